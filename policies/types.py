@@ -1,0 +1,166 @@
+"""The values that pass between cameras, policy and robot.
+
+NumPy only: the robot side imports this module without importing torch.
+
+Frames and units, everywhere in this package: SI; quaternions xyzw; the arm's *base* frame is the
+frame of its first link; the tool centre point (TCP) lies between the fingertips and has the
+orientation of the hand flange.  Images are uint8 RGB and upright, as a person standing behind the
+camera sees the scene (mirroring, where a data set has it, is the policy's own preprocessing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Image = NDArray[np.uint8]
+
+MAX_INSTRUCTION_CHARS = 512
+
+
+class VegaError(Exception):
+    """Something a user can mend; the text is one sentence that says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class RobotState:
+    """One sample of an arm's own sensors.
+
+    joint_positions, joint_velocities: (n,) rad, rad/s, in the order of `joint_names`.
+    gripper_positions: (m,) m, opening of each finger, 0 = closed.
+    eef_position (3,) m and eef_quaternion (4,) xyzw: the TCP in the base frame.
+    stamp_ns: time of the sample on the robot's clock.
+    """
+
+    stamp_ns: int
+    joint_names: tuple[str, ...]
+    joint_positions: FloatArray
+    joint_velocities: FloatArray
+    gripper_positions: FloatArray
+    eef_position: FloatArray
+    eef_quaternion: FloatArray
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees when it decides.
+
+    images: camera name -> (T, H, W, 3) uint8 RGB, oldest frame first, T = PolicySpec.window.
+    state: the arm at `stamp_ns`.
+    base_position (3,) m, base_quaternion (4,) xyzw: the base frame in the world frame, for
+        policies whose proprioception is in world coordinates (OpenVLA-OFT on LIBERO).
+    stamp_ns: the newest time all inputs have in common.
+    """
+
+    images: Mapping[str, Image]
+    state: RobotState
+    instruction: str
+    stamp_ns: int
+    base_position: FloatArray = field(default_factory=lambda: np.zeros(3))
+    base_quaternion: FloatArray = field(default_factory=lambda: np.array([0.0, 0.0, 0.0, 1.0]))
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """What the numbers of an action mean; declared by the checkpoint, never guessed.
+
+    eef_delta: (dx, dy, dz, rx, ry, rz, gripper); +-1 is +-position_scale metres and
+        +-rotation_scale radians (rotation vector), in axes parallel to the base frame, as the goal
+        of a critically damped impedance law  a = kp (goal - x) - 2 sqrt(kp) v  that acts for one
+        control period from the measured pose (robosuite 1.4 OSC_POSE).
+    joint_position: n absolute joint angles (rad), then the gripper.
+    gripper: > 0 closes, < 0 opens, 0 keeps.
+    """
+
+    kind: Literal["eef_delta", "joint_position"]
+    dim: int = 7
+    rate_hz: float = 20.0
+    position_scale: float = 0.05
+    rotation_scale: float = 0.5
+    kp: float = 150.0
+    kp_null: float = 10.0
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy needs and gives; enough to wire a robot to it.
+
+    cameras: names in the order the policy wants them.
+    window: frames per camera; stride: distance of two frames of a window in control periods.
+    chunk_length: actions in a chunk; open_loop_horizon: how many of them are executed before the
+        next query when the world waits for the policy.
+    """
+
+    name: str
+    cameras: tuple[str, ...]
+    action_space: ActionSpace
+    chunk_length: int = 8
+    open_loop_horizon: int = 8
+    window: int = 1
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """A policy's answer to one observation.
+
+    actions: (H, dim) float64 in the units of the policy's ActionSpace, finite.
+    stamp_ns, instruction: those of the observation.
+    timings_ms: stage name -> milliseconds.
+    gates: camera -> (rows, cols) float32 in [0, 1], the share of f_sem per token, if there is a
+        world simulator.
+    """
+
+    actions: FloatArray
+    stamp_ns: int
+    instruction: str
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    gates: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that turns an observation into a chunk of actions.  Used from one thread at a time."""
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """Decide.  Raises VegaError on an observation it cannot use."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything about the current episode."""
+        ...
+
+
+def check_instruction(text: str) -> str:
+    """Return the instruction stripped of outer white space, or raise VegaError."""
+    text = text.strip()
+    if not text:
+        raise VegaError("The instruction is empty: publish a sentence such as 'pick up the milk and place it in the basket'.")
+    if len(text) > MAX_INSTRUCTION_CHARS:
+        raise VegaError(
+            f"The instruction has {len(text)} characters: shorten it to at most {MAX_INSTRUCTION_CHARS}."
+        )
+    return text
+
+
+def check_images(images: Mapping[str, Image], spec: PolicySpec) -> None:
+    """Raise VegaError unless every camera of `spec` has a (window, H, W, 3) uint8 array."""
+    for camera in spec.cameras:
+        if camera not in images:
+            raise VegaError(
+                f"Policy {spec.name} needs camera '{camera}', which is missing: map one of {sorted(images)} to it."
+            )
+        image = images[camera]
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[0] != spec.window or image.shape[3] != 3:
+            raise VegaError(
+                f"Camera '{camera}' gave {image.dtype} {image.shape}: policy {spec.name} needs uint8 RGB of shape "
+                f"({spec.window}, height, width, 3)."
+            )

@@ -1,0 +1,1 @@
+"""The simulated robot, and the evaluations that run on it."""
