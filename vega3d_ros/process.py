@@ -1,0 +1,181 @@
+"""Child processes that never outlive their welcome.
+
+Each child leads a process group of its own, so that Ctrl-C on the terminal reaches the parent alone
+and the parent passes it on exactly once (rclpy's teardown does not survive a second SIGINT).  The
+kernel ends a child whose parent was killed, so that no policy goes on commanding a robot unseen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from policies.types import VegaError
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def print_line(name: str, line: str) -> None:
+    """Show one line of output under the name of its process."""
+    print(f"[{name}] {line}", flush=True)
+
+
+class ChildProcess:
+    """One child process, its output read line by line.
+
+    Start it from the main thread: the kernel ties its life to the thread that forked it.  Methods
+    may be called from any thread.  `on_line(name, line)` is called in a reader thread for every line
+    of stdout and stderr.
+
+    Raises VegaError if the command cannot be started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        on_line: Callable[[str, str], None] | None = print_line,
+        keep_lines: int = 200,
+    ) -> None:
+        self.name = name
+        self.command = tuple(command)
+        self._on_line = on_line
+        self._lines: deque[str] = deque(maxlen=keep_lines)
+        self._news = threading.Condition()
+        self._line_count = 0
+        self._output_ended = False
+        try:
+            self._process = subprocess.Popen(
+                self.command,
+                env=None if environment is None else dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                bufsize=1,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        except OSError as error:
+            raise VegaError(f"{name} cannot be started ({error}): check that {self.command[0]} exists.") from error
+        self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status (negative: the signal that ended it), None while it runs."""
+        return self._process.poll()
+
+    def tail(self, lines: int = 20) -> list[str]:
+        """The last lines of output, oldest first."""
+        with self._news:
+            return list(self._lines)[-lines:]
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Exit status, or None if it still runs after `timeout_s` seconds."""
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        self._reader.join(1.0)
+        return status
+
+    def wait_for_line(self, text: str, timeout_s: float) -> str:
+        """The first kept line that contains `text`; waits until it is printed.
+
+        Raises VegaError if the process ends, or `timeout_s` seconds pass, without it.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._news:
+            seen = 0
+            while True:
+                fresh = min(self._line_count - seen, len(self._lines))
+                for line in list(self._lines)[len(self._lines) - fresh :]:
+                    if text in line:
+                        return line
+                seen = self._line_count
+                remaining = deadline - time.monotonic()
+                if self._output_ended:
+                    raise VegaError(f"{self.name} ended before it printed '{text}': read its output above.")
+                if remaining <= 0:
+                    raise VegaError(f"{self.name} did not print '{text}' within {timeout_s:g} s: read its output above.")
+                self._news.wait(remaining)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the child alone; nothing happens if it has ended."""
+        if self.returncode is None:
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def stop(self, grace_s: float = 5.0) -> int:
+        """End it: SIGINT, after `grace_s` SIGTERM, after 1 s more SIGKILL to its whole group.
+
+        Returns the exit status.  Safe to call more than once.
+        """
+        self.signal(signal.SIGINT)
+        status = self.wait(grace_s)
+        if status is None:
+            self.signal(signal.SIGTERM)
+            status = self.wait(1.0)
+        # Whatever the child started itself and left behind goes too.
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        return self._process.wait() if status is None else status
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            for line in self._process.stdout:
+                line = line.rstrip("\n")
+                with self._news:
+                    self._lines.append(line)
+                    self._line_count += 1
+                    self._news.notify_all()
+                if self._on_line is not None:
+                    self._on_line(self.name, line)
+        finally:
+            with self._news:
+                self._output_ended = True
+                self._news.notify_all()
+
+    def __enter__(self) -> ChildProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def stop_all(children: Sequence[ChildProcess], grace_s: float = 5.0) -> None:
+    """End all of them at the same time, so that the whole takes about `grace_s`, not its multiple."""
+    for child in children:
+        child.signal(signal.SIGINT)
+    deadline = time.monotonic() + grace_s
+    for child in children:
+        child.wait(max(0.0, deadline - time.monotonic()))
+    for child in children:
+        if child.returncode is None:
+            child.stop(0.0)
