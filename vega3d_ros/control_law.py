@@ -1,0 +1,105 @@
+"""What an `eef_delta` action does to the arm in one control period.
+
+LIBERO's checkpoints were trained on robosuite's OSC_POSE controller, which pulls the tool towards
+*measured pose + delta* as a critically damped impedance for 50 ms and does not arrive.  To command joints
+instead, this law runs that controller on the arm's own model for one period and returns where it leads.
+
+Source: Khatib 1987 (operational space control, position and orientation decoupled, torques for the
+posture projected into the null space), with the gains and conventions of robosuite 1.4
+`controllers/osc.py`: the orientation error is half the sum of the cross products of the axes (a sine, not
+an angle), and torques are cut at the actuators' limits.  Pure functions of NumPy arrays; same input, same
+bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pinocchio as pin
+
+from policies.types import ActionSpace, FloatArray, VegaError
+
+from .kinematics import Kinematics
+
+STEP_S = 0.002
+# Jacobian and inertia change little in 10 ms; computing them at every 2 ms would cost the most of a call
+# and move the result by less than 0.01 mm.
+STEPS_PER_MODEL = 5
+
+
+class ImpedanceLaw:
+    """The OSC_POSE law for one arm.  Not thread-safe (it shares `kinematics`' workspace).
+
+    action_space: kind `eef_delta`; gives the period, the scales and the gains.  home (n,) rad: the posture
+    that the free direction of a redundant arm is drawn to.
+    """
+
+    def __init__(self, kinematics: Kinematics, action_space: ActionSpace, home: FloatArray) -> None:
+        if action_space.kind != "eef_delta" or action_space.dim != 7:
+            raise VegaError(
+                f"The impedance law needs eef_delta actions of 7 numbers, not {action_space.kind} of "
+                f"{action_space.dim}: use a checkpoint whose action space fits."
+            )
+        self._home = np.asarray(home, dtype=np.float64)
+        if self._home.shape != (kinematics.n,):
+            raise VegaError(f"Parameter home has {self._home.size} angles: give {kinematics.n}, one per arm joint.")
+        self._kinematics = kinematics
+        self._space = action_space
+        self._steps = max(1, round(1.0 / (action_space.rate_hz * STEP_S)))
+        self._dt = 1.0 / (action_space.rate_hz * self._steps)
+
+    def goal(self, q: FloatArray, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Position (3,) m and rotation (3, 3), base frame, that the action (>= 6,) pulls towards from q (n,) rad.
+
+        Numbers beyond +-1 are cut there, as the controller does.
+        """
+        delta = np.clip(np.asarray(action, dtype=np.float64)[:6], -1.0, 1.0)
+        position, rotation = self._kinematics.tip_pose(q)
+        turn = pin.exp3(self._space.rotation_scale * delta[3:])
+        return position + self._space.position_scale * delta[:3], turn @ rotation
+
+    def step(self, q: FloatArray, qd: FloatArray, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Joint positions (n,) rad and velocities (n,) rad/s at the end of the period.
+
+        q (n,) rad and qd (n,) rad/s are measured; action (7,) is in the units of the action space.  The
+        result is the law's own and may lie beyond joint limits: the safety guard decides about those.
+        """
+        goal_position, goal_rotation = self.goal(q, action)
+        kinematics, kp, kp_null = self._kinematics, self._space.kp, self._space.kp_null
+        kd, kd_null = 2.0 * np.sqrt(kp), 2.0 * np.sqrt(kp_null)
+        effort = kinematics.effort_limits
+        q, qd = np.array(q, dtype=np.float64), np.array(qd, dtype=np.float64)
+        for index in range(self._steps):
+            if index % STEPS_PER_MODEL == 0:
+                position, rotation, jacobian, inertia, bias = kinematics.dynamics(q, qd)
+                error = np.concatenate([goal_position - position, orientation_error(goal_rotation, rotation)])
+                q_model = q.copy()
+                wrench_to_torque, null, inverse = _operational_space(jacobian, inertia)
+                null = null @ inertia
+            motion = jacobian @ np.stack([q - q_model, qd], axis=1)
+            acceleration = kp * (error - motion[:, 0]) - kd * motion[:, 1]
+            posture = kp_null * (self._home - q) - kd_null * qd
+            torque = np.clip(wrench_to_torque @ acceleration + null @ posture + bias, -effort, effort)
+            qd = qd + self._dt * (inverse @ (torque - bias))
+            q = q + self._dt * qd
+        return q, qd
+
+
+def orientation_error(goal: FloatArray, current: FloatArray) -> FloatArray:
+    """(3,) base axes: sin(angle) * axis of the rotation from `current` to `goal`, both (3, 3)."""
+    turn = goal @ current.T
+    return 0.5 * np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
+
+
+def _operational_space(jacobian: FloatArray, inertia: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Maps of operational space control for one configuration of n joints.
+
+    Returns (n, 6) from the tool's acceleration to joint torques, with position and orientation each
+    weighted by their own inertia; (n, n) the projector of posture torques; (n, n) the inverse inertia.
+    """
+    inverse = np.linalg.inv(inertia)
+    mobility = jacobian @ inverse @ jacobian.T
+    weights = np.zeros((6, 6))
+    weights[:3, :3] = np.linalg.pinv(mobility[:3, :3])
+    weights[3:, 3:] = np.linalg.pinv(mobility[3:, 3:])
+    null = np.eye(len(inertia)) - jacobian.T @ np.linalg.pinv(mobility) @ jacobian @ inverse
+    return jacobian.T @ weights, null, inverse
