@@ -1,0 +1,196 @@
+"""Parameters of policy_node: declared with descriptions and ranges, read into one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from policies.types import FloatArray, VegaError
+
+CLOCK_MODES = ("lockstep", "realtime")
+_Type = Parameter.Type
+
+
+@dataclass(frozen=True)
+class CameraParameters:
+    """Where a camera of the policy is found; width and height of 0 accept any size."""
+
+    topic: str
+    compressed: bool
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """docs/interfaces.md says what each is; units SI."""
+
+    policy: str
+    device: str
+    threads: int
+    clock_mode: str
+    autostart: bool
+    hardware_id: str
+    robot_description: str
+    tip_frame: str
+    joint_names: tuple[str, ...]
+    home: FloatArray
+    controller: str
+    gripper_joints: tuple[str, ...]
+    gripper_command_joint: str
+    gripper_open: float
+    gripper_closed: float
+    gripper_controller: str
+    max_skew_s: float
+    max_age_s: float
+    base_pose_topic: str
+    base_position: FloatArray
+    base_quaternion: FloatArray
+
+
+def declare(node: Node) -> None:
+    """Declare everything but the cameras, which only the policy knows.
+
+    rclpy raises where a value given at start-up has the wrong type or is out of range.
+    """
+    fixed, free = True, False
+    _declare(node, "policy", "vega-nano", fixed, "Name of a policy in policies/, checkpoint folder, or module:Class.")
+    _declare(node, "device", "cpu", fixed, "Torch device of the policy, such as cpu or cuda:0.")
+    _declare(node, "threads", 1, fixed, "Torch threads of the policy.", _integers(1, 256))
+    _declare(
+        node,
+        "clock_mode",
+        "realtime",
+        fixed,
+        "lockstep: one command for every joint state, the world waits; realtime: a timer at the policy's rate.",
+        constraints=" or ".join(CLOCK_MODES),
+    )
+    _declare(node, "autostart", False, free, "Begin to command at activation, without ~/start.")
+    _declare(node, "hardware_id", "arm", fixed, "Name of this robot in /diagnostics.")
+    _declare(
+        node,
+        "robot_description",
+        "",
+        fixed,
+        "URDF: a path or package://vega3d_ros/config/robots/...; empty: from the topic robot_description.",
+    )
+    _declare(node, "tip_frame", "panda_tcp", fixed, "Frame of the tool centre point in the URDF.")
+    _declare(node, "joint_names", _Type.STRING_ARRAY, fixed, "Arm joints in the order of the kinematic chain.")
+    _declare(node, "home", _Type.DOUBLE_ARRAY, fixed, "Joint angles of the null-space posture, rad.")
+    _declare(node, "controller", "panda_arm_controller", fixed, "<controller>/joint_trajectory is commanded.")
+    _declare(node, "gripper.joints", _Type.STRING_ARRAY, fixed, "Joints of joint_states that give finger openings.")
+    _declare(node, "gripper.command_joint", "", fixed, "Joint commanded to open and close; empty: no gripper.")
+    metres = _numbers(-10.0, 10.0)
+    _declare(node, "gripper.open", 0.04, fixed, "Position of the commanded joint when open, m (or rad).", metres)
+    _declare(node, "gripper.closed", 0.0, fixed, "Position of the commanded joint when closed, m (or rad).", metres)
+    _declare(
+        node, "gripper.controller", "", fixed, "Empty: the gripper joint is part of the arm's trajectory; else its own."
+    )
+    seconds = _numbers(0.001, 10.0)
+    _declare(node, "max_skew_s", 0.06, fixed, "Cameras and joint states further apart than this are not used.", seconds)
+    _declare(node, "max_age_s", 0.25, fixed, "Cameras and joint states older than this stop the robot.", seconds)
+    _declare(node, "base_pose_topic", "", fixed, "Topic of the base frame in the world (PoseStamped); empty: fixed.")
+    _declare(node, "base_position", [0.0, 0.0, 0.0], fixed, "Base frame in the world, m.")
+    _declare(node, "base_quaternion", [0.0, 0.0, 0.0, 1.0], fixed, "Base frame in the world, unit quaternion xyzw.")
+
+
+def read(node: Node) -> NodeParameters:
+    """The parameters, checked against each other.  Raises VegaError."""
+    get = _getter(node)
+    parameters = NodeParameters(
+        policy=get("policy"),
+        device=get("device"),
+        threads=get("threads"),
+        clock_mode=get("clock_mode"),
+        autostart=get("autostart"),
+        hardware_id=get("hardware_id"),
+        robot_description=get("robot_description"),
+        tip_frame=get("tip_frame"),
+        joint_names=tuple(get("joint_names") or ()),
+        home=_array(get("home")),
+        controller=get("controller").strip("/"),
+        gripper_joints=tuple(get("gripper.joints") or ()),
+        gripper_command_joint=get("gripper.command_joint"),
+        gripper_open=get("gripper.open"),
+        gripper_closed=get("gripper.closed"),
+        gripper_controller=get("gripper.controller").strip("/"),
+        max_skew_s=get("max_skew_s"),
+        max_age_s=get("max_age_s"),
+        base_pose_topic=get("base_pose_topic"),
+        base_position=_array(get("base_position")),
+        base_quaternion=_array(get("base_quaternion")),
+    )
+    if parameters.clock_mode not in CLOCK_MODES:
+        raise VegaError(f"Parameter clock_mode is '{parameters.clock_mode}': choose one of {', '.join(CLOCK_MODES)}.")
+    if not parameters.joint_names:
+        raise VegaError("Parameter joint_names is empty: pass a robot's file, such as config/robots/libero.yaml.")
+    if parameters.home.shape != (len(parameters.joint_names),):
+        raise VegaError(
+            f"Parameter home has {parameters.home.size} angles for {len(parameters.joint_names)} joints: give one each."
+        )
+    if not parameters.controller:
+        raise VegaError("Parameter controller is empty: name the joint trajectory controller of the arm.")
+    if parameters.base_position.shape != (3,) or parameters.base_quaternion.shape != (4,):
+        raise VegaError("Parameters base_position and base_quaternion need 3 and 4 numbers: correct the robot's YAML.")
+    if abs(np.linalg.norm(parameters.base_quaternion) - 1.0) > 1e-3:
+        raise VegaError("Parameter base_quaternion is not a unit quaternion xyzw: correct the robot's YAML.")
+    return parameters
+
+
+def read_camera(node: Node, camera: str) -> CameraParameters:
+    """Declare (once) and read the parameters of one camera of the policy."""
+    prefix = f"cameras.{camera}."
+    if not node.has_parameter(prefix + "topic"):
+        _declare(node, prefix + "topic", f"{camera}/image_raw", True, f"Image topic of camera '{camera}'.")
+        _declare(node, prefix + "compressed", False, True, "The topic carries CompressedImage (JPEG or PNG).")
+        sizes = _integers(0, 16384)
+        _declare(node, prefix + "width", 0, True, "Image width that is accepted, pixels; 0: any.", sizes)
+        _declare(node, prefix + "height", 0, True, "Image height that is accepted, pixels; 0: any.", sizes)
+    get = _getter(node)
+    return CameraParameters(
+        topic=get(prefix + "topic"),
+        compressed=get(prefix + "compressed"),
+        width=get(prefix + "width"),
+        height=get(prefix + "height"),
+    )
+
+
+def _declare(
+    node: Node,
+    name: str,
+    default: object,
+    read_only: bool,
+    description: str,
+    limits: IntegerRange | FloatingPointRange | None = None,
+    constraints: str = "",
+) -> None:
+    descriptor = ParameterDescriptor(description=description, read_only=read_only, additional_constraints=constraints)
+    if isinstance(limits, IntegerRange):
+        descriptor.integer_range = [limits]
+    elif isinstance(limits, FloatingPointRange):
+        descriptor.floating_point_range = [limits]
+    node.declare_parameter(name, default, descriptor)
+
+
+def _getter(node: Node):  # type: ignore[no-untyped-def]
+    def get(name: str):  # type: ignore[no-untyped-def]
+        # get_parameter raises for an array that was declared by type alone and never set.
+        return node.get_parameter_or(name, Parameter(name)).value
+
+    return get
+
+
+def _integers(lowest: int, highest: int) -> IntegerRange:
+    return IntegerRange(from_value=lowest, to_value=highest, step=1)
+
+
+def _numbers(lowest: float, highest: float) -> FloatingPointRange:
+    return FloatingPointRange(from_value=lowest, to_value=highest)
+
+
+def _array(values: object) -> FloatArray:
+    return np.array([] if values is None else values, dtype=np.float64)
