@@ -7,6 +7,7 @@ kernel ends a child whose parent was killed, so that no policy goes on commandin
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -59,6 +60,7 @@ class ChildProcess:
         self._news = threading.Condition()
         self._line_count = 0
         self._output_ended = False
+        self._group_ended = False
         try:
             self._process = subprocess.Popen(
                 self.command,
@@ -118,16 +120,14 @@ class ChildProcess:
                 if self._output_ended:
                     raise VegaError(f"{self.name} ended before it printed '{text}': read its output above.")
                 if remaining <= 0:
-                    raise VegaError(f"{self.name} did not print '{text}' within {timeout_s:g} s: read its output above.")
+                    raise VegaError(f"{self.name} did not print '{text}' in {timeout_s:g} s: read its output above.")
                 self._news.wait(remaining)
 
     def signal(self, number: int) -> None:
         """Send a signal to the child alone; nothing happens if it has ended."""
         if self.returncode is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                pass
 
     def stop(self, grace_s: float = 5.0) -> int:
         """End it: SIGINT, after `grace_s` SIGTERM, after 1 s more SIGKILL to its whole group.
@@ -135,15 +135,19 @@ class ChildProcess:
         Returns the exit status.  Safe to call more than once.
         """
         self.signal(signal.SIGINT)
+        return self._end(grace_s)
+
+    def _end(self, grace_s: float) -> int:
         status = self.wait(grace_s)
         if status is None:
             self.signal(signal.SIGTERM)
             status = self.wait(1.0)
-        # Whatever the child started itself and left behind goes too.
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+        if not self._group_ended:
+            # Whatever the child started itself and left behind goes too; once only, because the
+            # number of an ended group may be given to another.
+            self._group_ended = True
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         return self._process.wait() if status is None else status
 
     def _read(self) -> None:
@@ -175,7 +179,4 @@ def stop_all(children: Sequence[ChildProcess], grace_s: float = 5.0) -> None:
         child.signal(signal.SIGINT)
     deadline = time.monotonic() + grace_s
     for child in children:
-        child.wait(max(0.0, deadline - time.monotonic()))
-    for child in children:
-        if child.returncode is None:
-            child.stop(0.0)
+        child._end(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,53 @@
+"""Starts what makes a robot follow an instruction; `ros2 launch ... --show-args` lists the arguments."""
+
+from __future__ import annotations
+
+import os
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from policies.types import VegaError
+from vega3d_ros.bringup import ARGUMENTS, NodeEntry, environment_of, node_table
+
+
+def end_everything(event: ProcessExited, context: LaunchContext) -> None:
+    """Every process is needed: one that ends by itself ends the launch, with a status that says so."""
+    if not context.is_shutdown:
+        raise RuntimeError(f"{event.process_name} ended with status {event.returncode}, so everything was stopped.")
+
+
+def node_actions(entry: NodeEntry) -> list[LaunchDescriptionEntity]:
+    node = Node(
+        package=entry.package,
+        executable=entry.executable,
+        name=entry.name,
+        parameters=[*(str(path) for path in entry.parameter_files), dict(entry.parameters)],
+        remappings=list(entry.remappings),
+        output="screen",
+        emulate_tty=True,
+    )
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=end_everything)), node]
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    arguments = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    try:
+        os.environ.update(environment_of(arguments))
+        table = node_table(arguments)
+    except VegaError as error:
+        # The launch system shows this sentence and ends with status 1.
+        raise RuntimeError(str(error)) from None
+    return [action for entry in table for action in node_actions(entry)]
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(argument.name, default_value=argument.default, description=argument.description)
+        for argument in ARGUMENTS
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
