@@ -1,0 +1,40 @@
+# make demo | test | lint | bench | venv | lock; the variables below can be given on the command line.
+VENV ?= .venv
+SUITE ?= libero_object
+TASK ?= 0
+TRIAL ?= 0
+POLICY ?= vega-nano
+# More options for `python -m sim.demo`, or for pytest.
+ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+RUN := PATH="$(BIN):$$PATH" AMENT_PREFIX_PATH="$(abspath $(VENV))$${AMENT_PREFIX_PATH:+:$$AMENT_PREFIX_PATH}" \
+       MUJOCO_GL="$${MUJOCO_GL:-egl}" $(BIN)/python
+# The loader of the ROS wheels leaves this mark to its children; in another environment it would keep it from working.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+unexport PYTHONHOME
+
+.PHONY: demo test lint bench venv lock
+
+demo: venv
+	$(RUN) -m sim.demo --suite $(SUITE) --task $(TASK) --trial $(TRIAL) --policy $(POLICY) $(ARGS)
+
+test: venv
+	$(RUN) -m pytest $(ARGS)
+
+lint: venv
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+bench: venv
+	$(RUN) -m benchmarks $(ARGS)
+
+venv:
+	@bash scripts/make_venv.sh $(VENV)
+
+# New pins, for Python 3.10 to 3.12 alike; versions already pinned stay unless UPGRADE=--upgrade is given.
+lock: venv
+	cd requirements && $(BIN)/uv pip compile --quiet --universal --python-version 3.10 $(UPGRADE) \
+		--custom-compile-command "make lock" core.in policy.in sim.in test.in -o lock.txt
+	cd requirements && $(BIN)/uv pip compile --quiet --universal --python-version 3.10 $(UPGRADE) \
+		--custom-compile-command "make lock" -c lock.txt ros-wheels.in -o lock-ros.txt
