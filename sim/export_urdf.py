@@ -101,7 +101,7 @@ def _joint(model: mujoco.MjModel, body: int, parent: str, child: str) -> list[ET
     lower, upper = model.jnt_range[index]
     axis = model.jnt_axis[index].copy()
     name = model.joint(index).name.replace("gripper0_", "panda_").replace("robot0_", "panda_")
-    if is_finger and upper <= 0.0:  # robosuite's second finger opens towards negative values; ROS counts openings from 0 up
+    if is_finger and upper <= 0.0:  # robosuite's second finger opens towards negative values, a ROS finger from 0 up
         axis, lower, upper = -axis, -upper, -lower
     joint = ET.Element("joint", name=name, type="prismatic" if is_finger else "revolute")
     _place(joint, model.body_pos[body], rotation, parent, child)

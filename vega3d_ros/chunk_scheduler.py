@@ -332,15 +332,12 @@ class ChunkScheduler:
             # At rest there is nothing to lead over from.
             return motion[consumed:]
         targets = self._origin + np.cumsum(motion, axis=0) if self._is_delta else motion
-        if consumed > 0:
-            before = targets[consumed - 1]
-        else:
-            before = self._origin if self._is_delta else self._target
-        first = consumed - 1 if consumed > 0 else 0
+        last = max(consumed - 1, 0)
         if self._is_delta:
-            own_rate = motion[first]
+            before, own_rate = (targets[last] if consumed > 0 else self._origin), motion[last]
         else:
-            later = max(first, min(1, len(motion) - 1))
+            later = max(last, min(1, len(motion) - 1))
+            before = targets[last] if consumed > 0 else self._target
             own_rate = motion[later] - motion[max(0, later - 1)]
         offset, rate = self._target - before, self._rate - own_rate
         path = targets[consumed:] + _fade(len(motion) - consumed, self._blend, offset, rate)
@@ -351,6 +348,6 @@ class ChunkScheduler:
 
 
 def _fade(count: int, length: int, offset: FloatArray, rate: FloatArray) -> FloatArray:
-    """(count, dim): values at steps 1..count of the cubic with value `offset` and slope `rate` at 0, both 0 at `length`."""
+    """(count, dim): at steps 1..count, the cubic with value `offset` and slope `rate` at 0, and both 0 at `length`."""
     s = np.minimum(np.arange(1, count + 1) / length, 1.0)[:, None]
     return (1 - 3 * s**2 + 2 * s**3) * offset + (s - 2 * s**2 + s**3) * length * rate

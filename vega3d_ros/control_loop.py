@@ -32,7 +32,7 @@ from .safety_guard import SafetyGuard
 
 @dataclass(frozen=True)
 class JointSample:
-    """One message of joint sensors: positions (n,) rad, velocities (n,) rad/s, gripper_positions (m,) m (0 = closed)."""
+    """One joint state: positions (n,) rad, velocities (n,) rad/s, gripper_positions (m,) m, 0 = closed."""
 
     stamp_ns: int
     positions: FloatArray

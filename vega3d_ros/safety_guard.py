@@ -112,7 +112,7 @@ class SafetyGuard:
         mode: Literal["reject", "clamp"] = "reject",
     ) -> None:
         if limits is None:
-            raise VegaError("There are no safety limits: give acceleration (and what the URDF lacks) in the robot YAML.")
+            raise VegaError("There are no safety limits: give acceleration (and what the URDF lacks) in its YAML.")
         if mode not in ("reject", "clamp"):
             raise VegaError(f"There is no guard mode '{mode}': choose reject or clamp.")
         if not period_s > 0:
