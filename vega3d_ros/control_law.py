@@ -42,6 +42,9 @@ class ImpedanceLaw:
         self._home = np.asarray(home, dtype=np.float64)
         if self._home.shape != (kinematics.n,):
             raise VegaError(f"Parameter home has {self._home.size} angles: give {kinematics.n}, one per arm joint.")
+        inertia = kinematics.dynamics(self._home, np.zeros(kinematics.n))[3]
+        if np.linalg.eigvalsh(inertia)[0] < 1e-6:
+            raise VegaError("The robot description gives the arm no inertia: add <inertial> to every link of the URDF.")
         self._kinematics = kinematics
         self._space = action_space
         self._steps = max(1, round(1.0 / (action_space.rate_hz * STEP_S)))
