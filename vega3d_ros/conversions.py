@@ -155,7 +155,10 @@ def joint_state_message(sample: JointSample, joint_names: Sequence[str], gripper
 
 
 def trajectory_message(
-    stamp: int, names: Sequence[str], positions: Sequence[float] | FloatArray, velocities: Sequence[float] | FloatArray,
+    stamp: int,
+    names: Sequence[str],
+    positions: Sequence[float] | FloatArray,
+    velocities: Sequence[float] | FloatArray,
     period_s: float,
 ) -> JointTrajectory:
     """One point, to be reached `period_s` after the controller receives it; `stamp` (ns) names the state answered.
@@ -187,14 +190,10 @@ def command_messages(
     gripper_position: m, where the gripper joint shall be at the end of the period; see `GripperMemory`.
     """
     if not gripper_joint:
-        arm = trajectory_message(
-            command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s
-        )
+        arm = trajectory_message(command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s)
         return arm, None
     if gripper_apart:
-        arm = trajectory_message(
-            command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s
-        )
+        arm = trajectory_message(command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s)
         return arm, trajectory_message(command.stamp_ns, [gripper_joint], [gripper_position], [0.0], command.period_s)
     both = trajectory_message(
         command.stamp_ns,

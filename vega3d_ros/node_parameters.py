@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,23 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from policies.types import FloatArray, VegaError
+from vega3d_ros.chunk_scheduler import MERGE_MODES
 
 CLOCK_MODES = ("lockstep", "realtime")
 _Type = Parameter.Type
+# Arrays of one number stand for all joints; what is not given here must be in the URDF.
+_SAFETY = {
+    "lower": "Lower joint limits, rad.",
+    "upper": "Upper joint limits, rad.",
+    "velocity": "Joint velocity limits, rad/s.",
+    "acceleration": "Joint acceleration limits, rad/s^2; required, as a URDF has none.",
+    "position_margin": "Distance kept from the joint limits, rad (one number).",
+    "velocity_scale": "Factor in (0, 1] on the velocity limits (one number).",
+    "acceleration_scale": "Factor in (0, 1] on the acceleration limits (one number).",
+    "workspace_lower": "Lower corner of the tool's box in the base frame, m.",
+    "workspace_upper": "Upper corner of the tool's box in the base frame, m.",
+    "min_interval_s": "Commands closer together than this are refused, s (one number).",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,10 @@ class NodeParameters:
     base_pose_topic: str
     base_position: FloatArray
     base_quaternion: FloatArray
+    merge: str
+    command_timeout_s: float
+    safety_mode: str
+    safety: dict[str, object]
 
 
 def declare(node: Node) -> None:
@@ -96,6 +115,27 @@ def declare(node: Node) -> None:
     _declare(node, "base_pose_topic", "", fixed, "Topic of the base frame in the world (PoseStamped); empty: fixed.")
     _declare(node, "base_position", [0.0, 0.0, 0.0], fixed, "Base frame in the world, m.")
     _declare(node, "base_quaternion", [0.0, 0.0, 0.0, 1.0], fixed, "Base frame in the world, unit quaternion xyzw.")
+    _declare(
+        node,
+        "merge",
+        "align",
+        fixed,
+        "realtime: how a new chunk takes over from the one under way.",
+        constraints=" or ".join(MERGE_MODES),
+    )
+    _declare(
+        node, "command_timeout_s", 5.0, fixed, "realtime: without an action for this long, stop.", _numbers(0.05, 60.0)
+    )
+    _declare(
+        node,
+        "safety.mode",
+        "reject",
+        fixed,
+        "What becomes of a command outside a limit.",
+        constraints="reject or clamp",
+    )
+    for name, description in _SAFETY.items():
+        _declare(node, f"safety.{name}", _Type.DOUBLE_ARRAY, fixed, description)
 
 
 def read(node: Node) -> NodeParameters:
@@ -123,6 +163,10 @@ def read(node: Node) -> NodeParameters:
         base_pose_topic=get("base_pose_topic"),
         base_position=_array(get("base_position")),
         base_quaternion=_array(get("base_quaternion")),
+        merge=get("merge"),
+        command_timeout_s=get("command_timeout_s"),
+        safety_mode=get("safety.mode"),
+        safety={name: _number_or_array(get(f"safety.{name}")) for name in _SAFETY if get(f"safety.{name}") is not None},
     )
     if parameters.clock_mode not in CLOCK_MODES:
         raise VegaError(f"Parameter clock_mode is '{parameters.clock_mode}': choose one of {', '.join(CLOCK_MODES)}.")
@@ -131,6 +175,11 @@ def read(node: Node) -> NodeParameters:
     if parameters.home.shape != (len(parameters.joint_names),):
         raise VegaError(
             f"Parameter home has {parameters.home.size} angles for {len(parameters.joint_names)} joints: give one each."
+        )
+    if parameters.gripper_command_joint and parameters.gripper_command_joint not in parameters.gripper_joints:
+        raise VegaError(
+            f"Parameter gripper.command_joint is '{parameters.gripper_command_joint}': list it in gripper.joints "
+            "too, so that its position is known."
         )
     if not parameters.controller:
         raise VegaError("Parameter controller is empty: name the joint trajectory controller of the arm.")
@@ -190,6 +239,10 @@ def _integers(lowest: int, highest: int) -> IntegerRange:
 
 def _numbers(lowest: float, highest: float) -> FloatingPointRange:
     return FloatingPointRange(from_value=lowest, to_value=highest)
+
+
+def _number_or_array(values: Sequence[float]) -> float | list[float]:
+    return float(values[0]) if len(values) == 1 else list(values)
 
 
 def _array(values: object) -> FloatArray:

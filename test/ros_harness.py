@@ -1,0 +1,236 @@
+"""A robot made of messages, for tests of policy_node in a process of its own over real DDS.
+
+Everything waits for events with a deadline; nothing sleeps for luck.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Log
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from sim.ros_client import RosClient, unused_domain
+from vega3d_ros import conversions
+from vega3d_ros.control_loop import JointSample
+from vega3d_ros.process import ChildProcess
+
+ROOT = Path(__file__).resolve().parent.parent
+JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
+FINGERS = ("panda_finger_joint1", "panda_finger_joint2")
+CAMERAS = ("agentview", "wrist")
+HOME = np.array([0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.2267522, 0.7853981633974483])
+COMMANDS = "panda_arm_controller/joint_trajectory"
+PERIOD_NS = 50_000_000
+INSTRUCTION = "pick up the milk and place it in the basket"
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+DEADLINE_S = 20.0
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+    "shutdown": Transition.TRANSITION_ACTIVE_SHUTDOWN,
+    "shutdown when inactive": Transition.TRANSITION_INACTIVE_SHUTDOWN,
+}
+
+
+def image_of(seed: int, size: int = 256) -> np.ndarray:
+    """(size, size, 3) uint8 noise that depends on the seed alone."""
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def sample_at(step: int) -> JointSample:
+    """An arm that sways a little around home, exactly representable for both sides."""
+    sway = 0.01 * np.sin(0.1 * step + np.arange(7))
+    return JointSample(step * PERIOD_NS, HOME + sway, 0.02 * np.cos(0.1 * step + np.arange(7)), np.array([0.04, 0.04]))
+
+
+class FakeRobot:
+    """Publishes cameras, joint states, instruction and base pose; hears commands, diagnostics, log and gates."""
+
+    def __init__(self, domain: int, watch: Callable[[], None] = lambda: None) -> None:
+        self.client = RosClient("fake_robot", domain, watch)
+        node = self.node = self.client.node
+        self.commands: list[JointTrajectory] = []
+        self.diagnostics: list[DiagnosticArray] = []
+        self.log: list[Log] = []
+        self.cameras = {
+            name: node.create_publisher(Image, f"{name}/image_raw", qos_profile_sensor_data) for name in CAMERAS
+        }
+        self.joint_states = node.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
+        self.instruction = node.create_publisher(String, "instruction", LATCHED)
+        self.base_pose = node.create_publisher(PoseStamped, "base_pose", LATCHED)
+        node.create_subscription(JointTrajectory, COMMANDS, self.commands.append, 100)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 100)
+        node.create_subscription(Log, "/rosout", self.log.append, 100)
+        self.base_pose.publish(conversions.pose_message(np.array([-0.6, 0.0, 0.9]), np.array([0.0, 0.0, 0.0, 1.0]), 0))
+
+    # Sending
+
+    def send_image(self, camera: str, image: np.ndarray, stamp_ns: int) -> None:
+        self.cameras[camera].publish(conversions.image_message(image, stamp_ns, camera))
+
+    def send_images(self, step: int) -> None:
+        for index, camera in enumerate(CAMERAS):
+            self.send_image(camera, image_of(2 * step + index), step * PERIOD_NS)
+
+    def send_joints(self, sample: JointSample) -> None:
+        self.joint_states.publish(conversions.joint_state_message(sample, JOINTS, FINGERS))
+
+    def send_instruction(self, text: str = INSTRUCTION) -> None:
+        self.instruction.publish(String(data=text))
+
+    # Waiting
+
+    def until(self, condition: Callable[[], bool], timeout_s: float = DEADLINE_S) -> bool:
+        return self.client.until(condition, timeout_s)
+
+    def quiet_for(self, seconds: float) -> bool:
+        """True if no command comes for so long: the time in which a command would have come is waited out."""
+        before = len(self.commands)
+        self.until(lambda: len(self.commands) > before, seconds)
+        return len(self.commands) == before
+
+    def connected(self) -> bool:
+        """Whether the node under test hears everything we send."""
+        publishers = [*self.cameras.values(), self.joint_states, self.instruction]
+        return all(publisher.get_subscription_count() > 0 for publisher in publishers)
+
+    def change(self, transition: str, node: str = "policy_node") -> bool:
+        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
+        return bool(self.client.call(ChangeState, f"{node}/change_state", request, DEADLINE_S).success)
+
+    def state(self, node: str = "policy_node") -> str:
+        request = GetState.Request()
+        return str(self.client.call(GetState, f"{node}/get_state", request, DEADLINE_S).current_state.label)
+
+    def bring_up(self) -> None:
+        """Configure, activate, and wait until it is connected; the node is not started yet."""
+        assert self.change("configure"), self.log_text()
+        assert self.change("activate"), self.log_text()
+        assert self.until(self.connected)
+
+    def ask(self, step: int) -> JointTrajectory:
+        """One step in lockstep: images, then joints; returns the command, which must answer this stamp."""
+        before = len(self.commands)
+        self.send_images(step)
+        self.send_joints(sample_at(step))
+        assert self.until(lambda: len(self.commands) > before), f"no command for step {step}: {self.sentence()}"
+        command = self.commands[-1]
+        assert conversions.stamp_ns(command.header.stamp) == step * PERIOD_NS
+        return command
+
+    # Reading
+
+    def log_text(self) -> str:
+        return " | ".join(message.msg for message in self.log if message.name == "policy_node")
+
+    def status(self, name: str = "command", node: str = "policy_node") -> Any:
+        """The newest status of that name, None before the first."""
+        for array in reversed(self.diagnostics):
+            for status in array.status:
+                if status.name == f"{node}: {name}":
+                    return status
+        return None
+
+    def sentence(self) -> str:
+        status = self.status()
+        return status.message if status is not None else "no diagnostics yet"
+
+    def values(self, name: str = "command") -> dict[str, str]:
+        status = self.status(name)
+        return {pair.key: pair.value for pair in status.values} if status is not None else {}
+
+    def shows(self, level: int, *words: str) -> bool:
+        """Wait for a command status of that level whose sentence has the words; a fresh one, not one from before."""
+        self.diagnostics.clear()
+
+        def shown() -> bool:
+            status = self.status()
+            return status is not None and status.level == bytes([level]) and all(w in status.message for w in words)
+
+        return self.until(shown, 6.0)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def node_command(policy: str, parameters: Mapping[str, Any], name: str = "policy_node") -> list[str]:
+    """The command line of a policy_node for the LIBERO Panda."""
+    command = [sys.executable, "-m", "vega3d_ros.policy_node", "--ros-args", "-r", f"__node:={name}"]
+    command += ["--params-file", str(ROOT / "config" / "robots" / "libero.yaml")]
+    for key, value in {"policy": f"tiny_policy:{policy}", **parameters}.items():
+        command += ["-p", f"{key}:={json.dumps(value)}"]
+    return command
+
+
+def node_environment(domain: int) -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "test"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+
+
+def start_node(
+    domain: int, policy: str = "TinyPolicy", parameters: Mapping[str, Any] | None = None, name: str = "policy_node"
+) -> ChildProcess:
+    return ChildProcess(
+        name, node_command(policy, parameters or {}, name), environment=node_environment(domain), on_line=None
+    )
+
+
+@contextmanager
+def policy_node(policy: str = "TinyPolicy", **parameters: Any) -> Iterator[tuple[FakeRobot, ChildProcess]]:
+    """A fake robot and a policy_node process in a domain of their own; `__` in a parameter's name stands for a dot."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    domain = unused_domain()
+    named = {"clock_mode": "lockstep", **{key.replace("__", "."): value for key, value in parameters.items()}}
+    with start_node(domain, policy, named) as child:
+
+        def watch() -> None:
+            if child.returncode is not None:
+                raise AssertionError(f"policy_node ended with {child.returncode}: {child.tail()}")
+
+        robot = FakeRobot(domain, watch)
+        try:
+            yield robot, child
+        finally:
+            robot.close()
+
+
+class Pace:
+    """Calls a function at a fixed rate from inside a wait, as a driver's timer would."""
+
+    def __init__(self, robot: FakeRobot, period_s: float, action: Callable[[], None]) -> None:
+        self._timer = robot.node.create_timer(period_s, action)
+        self._robot = robot
+
+    def __enter__(self) -> Pace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._robot.node.destroy_timer(self._timer)
+
+
+def now_ns() -> int:
+    return time.time_ns()

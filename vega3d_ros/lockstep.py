@@ -1,0 +1,60 @@
+"""One command for every joint state, while the world waits.  NumPy only, one thread.
+
+The decision itself is `ControlLoop`, the same object that an evaluation without ROS uses; this adds
+only the waiting for frames that belong to the joint state.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vega3d_ros.control_loop import ControlLoop, JointCommand, JointSample
+from vega3d_ros.frame_buffer import FrameBuffer
+
+
+class Lockstep:
+    """Answers joint states in order.
+
+    Frames must lie within half a control period of the joint state they are used with: a world
+    that waits sends them with (nearly) the same stamp, perhaps later than the joint state, and the
+    frame of the step before must never take their place.
+    """
+
+    def __init__(self, loop: ControlLoop, buffer: FrameBuffer, period_ns: int) -> None:
+        self.loop = loop
+        self.pending: JointSample | None = None
+        self.offered_s = 0.0  # time.monotonic() of the first offer of `pending`
+        self.queried_frames_ns: int | None = None
+        self._buffer = buffer
+        self._tolerance_ns = period_ns // 2
+
+    def reset(self) -> None:
+        """Forget the queue, the policy's memory and the joint state that waits."""
+        self.pending = None
+        self.queried_frames_ns = None
+        self.loop.reset()
+
+    def offer(self, sample: JointSample) -> None:
+        """The newest joint state; an older one that still waits is no longer worth an answer."""
+        if self.pending is None or self.pending.stamp_ns != sample.stamp_ns:
+            self.offered_s = time.monotonic()
+        self.pending = sample
+
+    def answer(self, instruction: str) -> JointCommand | None:
+        """The command for the pending joint state, None while there is none or frames are missing.
+
+        Sets `queried_frames_ns` to the newest frame's stamp if the policy was asked, else to None.
+        Raises VegaError, or whatever the policy raises; the joint state then stays unanswered.
+        """
+        sample, images = self.pending, None
+        if sample is None:
+            return None
+        self.queried_frames_ns = None
+        if self.loop.needs_images:
+            frames = self._buffer.sample(sample.stamp_ns, self._tolerance_ns)
+            if frames is None:
+                return None
+            images = frames.images
+            self.queried_frames_ns = max(int(stamps[-1]) for stamps in frames.stamps_ns.values())
+        self.pending = None
+        return self.loop.step(sample, images, instruction)

@@ -1,0 +1,118 @@
+"""The process around a node: spinning, signals, a clean end within a deadline; and what it needs at its start."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import rclpy
+from rclpy.context import Context
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterAlreadyDeclaredException,
+)
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import String
+
+from policies.types import VegaError
+from vega3d_ros.resources import resolve
+
+END_S = 5.0
+DESCRIPTION_S = 5.0
+
+
+def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
+    """Run one node until SIGINT, SIGTERM or shutdown; returns the exit status.
+
+    A parameter that cannot be used ends the process with one sentence and status 1.  A callback that
+    does not return within `END_S` of the signal (a policy that hangs) ends it with status 1 too.
+    """
+    status = 0
+    node: Node | None = None
+    try:
+        rclpy.init(args=args)
+        _end_in_time(rclpy.get_default_context())
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok():
+            # With a number it returns at a signal on every executor and distribution.
+            executor.spin_once(timeout_sec=0.2)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (InvalidParameterTypeException, InvalidParameterValueException, ParameterAlreadyDeclaredException) as error:
+        print(f"A parameter cannot be used: {str(error).rstrip('.')}; correct the robot's YAML.", file=sys.stderr)
+        status = 1
+    except VegaError as error:
+        print(error, file=sys.stderr)
+        status = 1
+    finally:
+        try:
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+        except KeyboardInterrupt:  # a signal to the whole process group may come twice
+            status = status or 0
+    return status
+
+
+def _end_in_time(context: Context) -> None:
+    """A thread that ends the process the hard way if it is still there `END_S` after the shutdown of `context`."""
+
+    def watch() -> None:
+        while context.ok():
+            time.sleep(0.2)
+        time.sleep(END_S)
+        print(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end in time", daemon=True).start()
+
+
+def read_robot_description(node: Node, path: str) -> str:
+    """The URDF's text, from a file or, if `path` is empty, from the latched topic `robot_description`.
+
+    Waits up to `DESCRIPTION_S` for the topic, with a node of its own, since it is called from a callback
+    of `node`.  Raises VegaError.
+    """
+    if path:
+        try:
+            return resolve(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise VegaError(f"The robot description {path} cannot be read ({error}): correct it.") from error
+    texts: list[str] = []
+    listener = Node(
+        f"{node.get_name()}_robot_description",
+        namespace=node.get_namespace(),
+        context=node.context,
+        use_global_arguments=False,
+        start_parameter_services=False,
+    )
+    executor = SingleThreadedExecutor(context=node.context)
+    try:
+        latched = QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
+        topic = node.resolve_topic_name("robot_description")
+        listener.create_subscription(String, topic, lambda message: texts.append(message.data), latched)
+        executor.add_node(listener)
+        deadline = time.monotonic() + DESCRIPTION_S
+        while not texts and time.monotonic() < deadline and node.context.ok():
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        executor.remove_node(listener)
+        executor.shutdown()
+        listener.destroy_node()
+    if not texts:
+        raise VegaError(
+            f"No robot description came on '{topic}' within {DESCRIPTION_S:.0f} s: start robot_state_publisher, or set "
+            "the parameter robot_description to a URDF."
+        )
+    return texts[0]

@@ -1,0 +1,89 @@
+"""What policy_node says about itself: one sentence on what it does, or why the robot stands still, and all counts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from vega3d_ros.diagnostics import Latencies, Level, Status, counts
+from vega3d_ros.inputs import JOINTS, Inputs
+from vega3d_ros.lockstep import Lockstep
+from vega3d_ros.node_outputs import Outputs
+from vega3d_ros.realtime import Realtime
+
+# A world in lockstep may stand still for good reasons; after this long it is worth saying.
+LOCKSTEP_PATIENCE_S = 1.0
+
+
+@dataclass
+class Condition:
+    """The node's own state.
+
+    running: between ~/start and ~/stop.  fault: why it stopped by itself, until ~/start.  started_s:
+    time.monotonic() of the last start.  qos_problems: topic -> sentence.
+    """
+
+    running: bool = False
+    fault: str = ""
+    started_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    latencies: Latencies = field(default_factory=Latencies)
+    qos_problems: dict[str, str] = field(default_factory=dict)
+
+
+def report(
+    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs, now_ns: int
+) -> tuple[Level, str, list[Status]]:
+    """Level and sentence of the whole, and every status for /diagnostics."""
+    level, sentence = _judge(condition, runner, inputs, outputs, now_ns)
+    counters = counts({**condition.counts, **inputs.drops})
+    if isinstance(runner, Realtime):
+        counters |= {f"scheduler_{name}": value for name, value in runner.scheduler.counts.items()}
+    statuses = [Status("command", level, sentence, {"running": condition.running, **counters})]
+    now_s = time.monotonic()
+    for name, stream in inputs.streams.items():
+        values = stream.values(now_s)
+        values |= {why: n for (camera, why), n in sorted(inputs.buffer.drops.items()) if camera == name}
+        statuses.append(Status(name, Level.ERROR if stream.problem else Level.OK, stream.problem or "ok", values))
+    statuses.append(Status("latency", Level.OK, "milliseconds per stage", condition.latencies.values()))
+    statuses += [Status(f"qos {topic}", Level.ERROR, text) for topic, text in condition.qos_problems.items()]
+    return level, sentence, statuses
+
+
+def _judge(
+    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs, now_ns: int
+) -> tuple[Level, str]:
+    if condition.fault:
+        return Level.ERROR, condition.fault
+    if not condition.running:
+        return Level.OK, "Active and still: call ~/start to command."
+    problem = inputs.problem()
+    if not problem and not outputs.heard():
+        problem = f"Nobody listens to {outputs.topic}: start the arm's controller or correct 'controller'."
+    if not problem and isinstance(runner, Realtime):
+        problem = inputs.stale(now_ns)
+    if problem:
+        return Level.ERROR, problem
+    if isinstance(runner, Realtime):
+        waiting = runner.waiting_for or runner.scheduler.notice
+    else:
+        level, waiting = _judge_lockstep(condition, runner, inputs)
+        if level is Level.ERROR:
+            return level, waiting
+    return (Level.WARN, waiting) if waiting else (Level.OK, f"Commanding: {inputs.instruction}")
+
+
+def _judge_lockstep(condition: Condition, runner: Lockstep, inputs: Inputs) -> tuple[Level, str]:
+    now_s = time.monotonic()
+    silent = inputs.streams[JOINTS].age_s(now_s) > LOCKSTEP_PATIENCE_S
+    if runner.pending is not None:
+        overdue = now_s - runner.offered_s > LOCKSTEP_PATIENCE_S
+        return (Level.ERROR, inputs.buffer.waiting_for) if overdue else (Level.OK, "")
+    if inputs.sample is None:
+        overdue = now_s - condition.started_s > LOCKSTEP_PATIENCE_S
+        sentence = "No joint_states have come since the start: start the robot, or correct the topic."
+        return (Level.ERROR, sentence) if overdue else (Level.OK, "")
+    if silent:
+        return Level.WARN, "Every joint state is answered and no new one comes: the world stands still."
+    return Level.OK, ""

@@ -1,0 +1,389 @@
+"""policy_node: cameras, joint states and an instruction in, joint commands out.  Lifecycle node, wiring only.
+
+Topics, services and parameters: docs/interfaces.md.  Everything runs in the executor's thread, except
+the policy in `realtime`, which has a thread of its own (`realtime.py`).
+
+The robot stays still unless everything is right.  What is wrong with an input (`Inputs.problem`,
+`Inputs.stale`) holds commands back until it is right again; a *fault* (the clock jumped back, the
+policy failed, somebody else commands the same arm) stops until `~/start` is called.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from vega3d_ros.dds import apply_defaults
+
+apply_defaults()  # before rclpy reads the environment
+
+from geometry_msgs.msg import PoseStamped  # noqa: E402
+from rclpy.clock import Clock, ClockType  # noqa: E402
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data  # noqa: E402
+from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
+from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+
+from policies.types import Policy, VegaError  # noqa: E402
+from vega3d_ros import node_parameters  # noqa: E402
+from vega3d_ros.control_loop import ControlLoop, JointCommand  # noqa: E402
+from vega3d_ros.diagnostics import Level  # noqa: E402
+from vega3d_ros.frame_buffer import FrameBuffer  # noqa: E402
+from vega3d_ros.inputs import Inputs  # noqa: E402
+from vega3d_ros.kinematics import Kinematics  # noqa: E402
+from vega3d_ros.lockstep import Lockstep  # noqa: E402
+from vega3d_ros.node_outputs import Outputs  # noqa: E402
+from vega3d_ros.node_process import read_robot_description, run_node  # noqa: E402
+from vega3d_ros.node_report import Condition, report  # noqa: E402
+from vega3d_ros.qos_events import subscription_events  # noqa: E402
+from vega3d_ros.realtime import Realtime  # noqa: E402
+from vega3d_ros.safety_guard import SafetyGuard, combine_limits  # noqa: E402
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+DIAGNOSTICS_PERIOD_S = 1.0
+RIVAL_PERIOD_S = 0.1
+CLOSE_S = 2.0
+
+
+class PolicyNode(LifecycleNode):  # type: ignore[misc]
+    """One policy, one arm.  Raises from the constructor what rclpy raises on parameters of a wrong type."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("policy_node", **options)
+        node_parameters.declare(self)
+        self._inputs: Inputs | None = None
+        self._runner: Lockstep | Realtime | None = None
+        self._outputs: Outputs | None = None
+        self._subscriptions: list[Any] = []
+        self._timers: list[Any] = []
+        self._condition = Condition()
+        self._said = ""
+        self._last_answer: tuple[int, JointCommand] | None = None
+        self.create_service(Trigger, "~/start", self._on_start)
+        self.create_service(Trigger, "~/stop", self._on_stop)
+
+    # Lifecycle.  rclpy swallows what a transition raises, so each one says it and answers FAILURE.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("configure", self._configure, undo=self._unconfigure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("activate", self._activate, undo=self._deactivate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("deactivate", self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("cleanup", self._unconfigure)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("shutdown", self._unconfigure)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("recover", self._unconfigure)
+
+    def _transition(
+        self, name: str, action: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> TransitionCallbackReturn:
+        try:
+            action()
+            return TransitionCallbackReturn.SUCCESS
+        except VegaError as error:
+            self.get_logger().error(str(error))
+        except Exception as error:
+            self.get_logger().error(f"Cannot {name} ({type(error).__name__}: {error}): see the traceback in the log.")
+            self.get_logger().error(traceback.format_exc())
+        if undo is not None:
+            undo()
+        return TransitionCallbackReturn.FAILURE
+
+    def _configure(self) -> None:
+        parameters = self._parameters_read = node_parameters.read(self)
+        from policies.checkpoints import load_policy  # torch is imported here and not before
+
+        policy: Policy = load_policy(parameters.policy, device=parameters.device, threads=parameters.threads)
+        spec = policy.spec
+        cameras = {camera: node_parameters.read_camera(self, camera) for camera in spec.cameras}
+        self._period_s = 1.0 / spec.action_space.rate_hz
+        period_ns = round(self._period_s * 1e9)
+        self._lockstep = parameters.clock_mode == "lockstep"
+        kinematics = Kinematics(
+            read_robot_description(self, parameters.robot_description), parameters.joint_names, parameters.tip_frame
+        )
+        limits = combine_limits(kinematics, parameters.safety)
+        self._guard = SafetyGuard(kinematics, limits, self._period_s, parameters.safety_mode)  # type: ignore[arg-type]
+        loop = ControlLoop(policy, kinematics, parameters.home, self._guard)
+        max_age_ns = None if self._lockstep else round(parameters.max_age_s * 1e9)
+        buffer = FrameBuffer(
+            spec.cameras, spec.window, spec.stride * period_ns, round(parameters.max_skew_s * 1e9), max_age_ns
+        )
+        self._inputs = Inputs(parameters, cameras, buffer, judge_age=not self._lockstep)
+        if self._lockstep:
+            self._runner = Lockstep(loop, buffer, period_ns)
+        else:
+            self._runner = Realtime(loop, buffer, parameters.home, parameters.merge, parameters.command_timeout_s)
+        self._set_base()
+        self._subscribe(cameras)
+        self.get_logger().info(f"Policy {spec.name} is loaded; it looks at {', '.join(spec.cameras)}.")
+
+    def _subscribe(self, cameras: dict[str, node_parameters.CameraParameters]) -> None:
+        def listen(kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile) -> None:
+            events = subscription_events(self, topic, self._condition.qos_problems)
+            self._subscriptions.append(self.create_subscription(kind, topic, callback, qos, event_callbacks=events))
+
+        for name, camera in cameras.items():
+            kind = CompressedImage if camera.compressed else ImageMessage
+            listen(kind, camera.topic, partial(self._on_image, name), qos_profile_sensor_data)
+        listen(JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data)
+        listen(String, "instruction", self._on_instruction, LATCHED)
+        if self._parameters_read.base_pose_topic:
+            listen(PoseStamped, self._parameters_read.base_pose_topic, self._on_base_pose, LATCHED)
+
+    def _activate(self) -> None:
+        parameters = self._parameters_read
+        self._outputs = Outputs(self, parameters, self._condition.qos_problems)
+        # Steady clocks: a simulated clock that stands still must not silence the supervision.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers = [
+            self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady),
+            self.create_timer(RIVAL_PERIOD_S, self._check_rivals, clock=steady),
+        ]
+        if not self._lockstep:
+            self._timers.append(self.create_timer(self._period_s, self._on_control_timer))
+        if parameters.autostart:
+            self._start()
+
+    def _deactivate(self) -> None:
+        self._stop()
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        self._timers = []
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._outputs = None
+
+    def _unconfigure(self) -> None:
+        self._deactivate()
+        for subscription in self._subscriptions:
+            self.destroy_subscription(subscription)
+        self._subscriptions = []
+        if isinstance(self._runner, Realtime) and not self._runner.close(CLOSE_S):
+            self.get_logger().warning("The policy is still computing and was left behind: restart this process.")
+        self._runner = self._inputs = None
+        self._condition.qos_problems.clear()
+
+    def destroy_node(self) -> None:
+        """Also ends the inference thread, without which the interpreter could not end cleanly."""
+        self._unconfigure()
+        super().destroy_node()
+
+    # Start and stop
+
+    def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            if self._outputs is None or self._inputs is None:
+                raise VegaError("policy_node is not active: activate it first.")
+            self._start()
+            problem = self._inputs.problem()
+            response.success = True
+            response.message = f"Started, and waiting: {problem}" if problem else "Started."
+        except VegaError as error:
+            response.message = str(error)
+            self.get_logger().error(response.message)
+        return response
+
+    def _on_stop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._stop()
+        response.success = True
+        response.message = "Stopped; the queue is empty."
+        return response
+
+    def _start(self) -> None:
+        """Begin an episode: nothing from before counts."""
+        assert self._inputs is not None and self._runner is not None and self._outputs is not None
+        self._condition.running = False
+        self._inputs.clear(None if self._lockstep else self._now_ns())
+        self._runner.reset()
+        self._outputs.gripper.reset()
+        self._last_answer = None
+        self._condition.fault = ""
+        self._condition.started_s = time.monotonic()
+        self._condition.counts["episodes"] += 1
+        self._condition.running = True
+
+    def _stop(self) -> None:
+        self._condition.running = False
+        self._drop_queue()
+
+    def _drop_queue(self) -> None:
+        self._last_answer = None
+        if isinstance(self._runner, Lockstep):
+            self._runner.pending = None
+            self._runner.loop.discard()
+        elif isinstance(self._runner, Realtime):
+            self._runner.discard()
+
+    def _fail(self, sentence: str) -> None:
+        """Stop until ~/start."""
+        self._condition.fault = self._said = sentence
+        self._condition.counts["faults"] += 1
+        self.get_logger().error(sentence)
+        self._stop()
+
+    # Inputs
+
+    def _on_image(self, camera: str, message: ImageMessage | CompressedImage) -> None:
+        if self._inputs is not None and self._outputs is not None:
+            self._after_input(self._inputs.on_image(camera, message, self._now_ns()))
+
+    def _on_joint_state(self, message: JointState) -> None:
+        if self._inputs is None or self._outputs is None:
+            return
+        sample, jump = self._inputs.on_joint_state(message, self._now_ns())
+        if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
+            if self._last_answer is not None and self._last_answer[0] == sample.stamp_ns:
+                # The world asks again: it has not heard the answer, which must not change.
+                self._condition.counts["answers_repeated"] += 1
+                self._send(self._last_answer[1])
+                return
+            self._runner.offer(sample)
+        self._after_input(jump)
+
+    def _on_instruction(self, message: String) -> None:
+        if self._inputs is None:
+            return
+        before = self._inputs.instruction
+        accepted = self._inputs.on_instruction(message.data)
+        # In lockstep a new sentence counts from the next chunk: a world that renders only where a chunk ends could
+        # not answer an earlier question.
+        if isinstance(self._runner, Realtime) and before != self._inputs.instruction:
+            self._runner.discard()
+        elif isinstance(self._runner, Lockstep) and not accepted:
+            self._runner.loop.discard()
+        self._after_input("")
+
+    def _on_base_pose(self, message: PoseStamped) -> None:
+        if self._inputs is not None and self._inputs.on_base_pose(message):
+            self._set_base()
+            self._after_input("")
+
+    def _set_base(self) -> None:
+        if self._inputs is not None and self._runner is not None and self._inputs.base is not None:
+            self._runner.loop.base_position, self._runner.loop.base_quaternion = self._inputs.base
+
+    def _after_input(self, jump: str) -> None:
+        if jump:
+            self._on_jump(jump)
+        elif self._condition.running and isinstance(self._runner, Lockstep):
+            self._guarded(self._answer)
+
+    def _on_jump(self, sentence: str) -> None:
+        """A clock was set back: what is held belongs to another time."""
+        assert self._inputs is not None
+        self._condition.counts["stamp_jumps"] += 1
+        self._inputs.clear()
+        if self._condition.running:
+            self._fail(sentence)
+
+    # Commands
+
+    def _answer(self) -> None:
+        """lockstep: answer the pending joint state, if everything it needs is there."""
+        runner, inputs, outputs = self._runner, self._inputs, self._outputs
+        assert isinstance(runner, Lockstep) and inputs is not None and outputs is not None
+        if runner.pending is None or inputs.problem() or not outputs.heard():
+            return
+        command = runner.answer(inputs.instruction or "")
+        if command is None:
+            return
+        self._last_answer = (command.stamp_ns, command)
+        self._send(command)
+        self._condition.latencies.add_all(command.timings_ms)
+        if runner.queried_frames_ns is not None:
+            self._note_query(runner.queried_frames_ns, command.timings_ms["policy"])
+            outputs.publish_gates(runner.loop.last_chunk)
+
+    def _on_control_timer(self) -> None:
+        if self._condition.running:
+            self._guarded(self._tick)
+
+    def _tick(self) -> None:
+        """realtime: the command of this control period, if everything it needs is there."""
+        runner, inputs, outputs = self._runner, self._inputs, self._outputs
+        assert isinstance(runner, Realtime) and inputs is not None and outputs is not None
+        if inputs.problem() or inputs.stale(self._now_ns()) or not outputs.heard():
+            if runner.scheduler.remaining:
+                runner.discard()  # actions planned before a gap do not fit the world after it
+            return
+        assert inputs.sample is not None
+        command = runner.tick(inputs.sample, inputs.instruction or "")
+        if runner.new_chunk is not None and runner.new_chunk.chunk is not None:
+            answer = runner.new_chunk
+            self._condition.latencies.add_all(answer.chunk.timings_ms)
+            self._condition.latencies.add("policy", 1e3 * answer.latency_s)
+            if command is not None:
+                self._note_query(answer.frames_ns, 1e3 * answer.latency_s)
+            outputs.publish_gates(answer.chunk)
+        if command is not None:
+            self._send(command)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except VegaError as error:
+            self._fail(str(error))
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            self._fail(
+                f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."
+            )
+
+    def _send(self, command: JointCommand) -> None:
+        assert self._outputs is not None and self._inputs is not None and self._inputs.sample is not None
+        self._outputs.publish(command, self._inputs.sample)
+        self._condition.counts["commands"] += 1
+        for rule in command.rejected:
+            self._condition.counts[f"guard_rejected_{rule}"] += 1
+        for rule in command.touched:
+            self._condition.counts[f"guard_clamped_{rule}"] += 1
+
+    def _note_query(self, frames_ns: int, policy_ms: float) -> None:
+        total_ms = (self._now_ns() - frames_ns) / 1e6
+        # Stamps of a simulated or foreign clock say nothing about our latency.
+        if 0 <= total_ms < 60_000 and not self.get_parameter("use_sim_time").value:
+            self._condition.latencies.add("image_to_command", total_ms)
+            self._condition.latencies.add("image_to_command_without_policy", total_ms - policy_ms)
+
+    # Supervision
+
+    def _check_rivals(self) -> None:
+        if self._outputs is not None and self._condition.running:
+            rivals = self._outputs.rivals()
+            if rivals:
+                self._fail(rivals)
+
+    def _on_diagnostics(self) -> None:
+        if self._runner is None or self._inputs is None or self._outputs is None:
+            return
+        level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
+        if sentence != self._said and level > Level.OK:
+            (self.get_logger().error if level is Level.ERROR else self.get_logger().warning)(sentence)
+        self._said = sentence
+        self._outputs.publish_diagnostics(statuses, self._now_ns())
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_node(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
