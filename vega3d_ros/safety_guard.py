@@ -161,7 +161,8 @@ class SafetyGuard:
         if any(a.shape != (n,) for a in arrays) or not names_match:
             return self._refuse(("shape",), measured, rate)
         interval_ok = self._interval_ok(stamp_ns)
-        broken = self._broken(position, velocity, measured, rate)
+        with np.errstate(over="ignore"):  # infinite is also too far
+            broken = self._broken(position, velocity, measured, rate)
         if not interval_ok:
             broken = (*broken, "rate")
         if broken and (self.mode == "reject" or not interval_ok):
@@ -205,10 +206,11 @@ class SafetyGuard:
         broken = []
         if np.any(position < limits.lower - EPSILON) or np.any(position > limits.upper + EPSILON):
             broken.append("position")
-        speeds = [np.abs(velocity), *(np.abs(position - p) / period for p, _ in references)]
-        if any(np.any(speed > limits.velocity + EPSILON) for speed in speeds):
+        distance, change = limits.velocity * period + EPSILON, limits.acceleration * period + EPSILON
+        too_far = any(np.any(np.abs(position - p) > distance) for p, _ in references)
+        if too_far or np.any(np.abs(velocity) > limits.velocity + EPSILON):
             broken.append("velocity")
-        if any(np.any(np.abs(velocity - v) / period > limits.acceleration + EPSILON) for _, v in references):
+        if any(np.any(np.abs(velocity - v) > change) for _, v in references):
             broken.append("acceleration")
         if not self._inside_box(position):
             broken.append("workspace")
