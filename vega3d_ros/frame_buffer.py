@@ -152,7 +152,8 @@ class FrameBuffer:
         windows = {camera: frames for camera, frames in chosen.items() if frames is not None}
         newest = [frames[-1].stamp_ns for frames in windows.values()]
         if max(newest) - min(newest) > self.max_skew_ns:
-            self.waiting_for = f"The cameras are {(max(newest) - min(newest)) / 1e6:.0f} ms apart: synchronise them or raise max_skew_s."
+            apart_ms = (max(newest) - min(newest)) / 1e6
+            self.waiting_for = f"The cameras are {apart_ms:.0f} ms apart: synchronise them or raise max_skew_s."
             self._count_skew(self.cameras, time_ns)
             return None
         for frames in windows.values():

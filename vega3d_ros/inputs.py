@@ -155,7 +155,7 @@ class Inputs:
             return True
         stream.problem = ""
         known, self.base = self.base, base
-        return known is None or any((a != b).any() for a, b in zip(known, base))
+        return known is None or any((a != b).any() for a, b in zip(known, base, strict=True))
 
     def problem(self) -> str:
         """Why nothing may be commanded, as far as single messages tell; '' if all is well."""

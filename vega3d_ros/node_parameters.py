@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from policies.types import FloatArray, VegaError
-from vega3d_ros.chunk_scheduler import MERGE_MODES
+from vega3d_ros.chunk_scheduler import MERGE_MODES, MergeMode
 
 CLOCK_MODES = ("lockstep", "realtime")
 _Type = Parameter.Type
@@ -65,7 +65,7 @@ class NodeParameters:
     base_pose_topic: str
     base_position: FloatArray
     base_quaternion: FloatArray
-    merge: str
+    merge: MergeMode
     command_timeout_s: float
     safety_mode: str
     safety: dict[str, object]

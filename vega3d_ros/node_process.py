@@ -88,6 +88,10 @@ def read_robot_description(node: Node, path: str) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise VegaError(f"The robot description {path} cannot be read ({error}): correct it.") from error
     texts: list[str] = []
+
+    def hear(message: String) -> None:
+        texts.append(message.data)
+
     listener = Node(
         f"{node.get_name()}_robot_description",
         namespace=node.get_namespace(),
@@ -101,7 +105,7 @@ def read_robot_description(node: Node, path: str) -> str:
             depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
         )
         topic = node.resolve_topic_name("robot_description")
-        listener.create_subscription(String, topic, lambda message: texts.append(message.data), latched)
+        listener.create_subscription(String, topic, hear, latched)
         executor.add_node(listener)
         deadline = time.monotonic() + DESCRIPTION_S
         while not texts and time.monotonic() < deadline and node.context.ok():

@@ -322,8 +322,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
             return
         assert inputs.sample is not None
         command = runner.tick(inputs.sample, inputs.instruction or "")
-        if runner.new_chunk is not None and runner.new_chunk.chunk is not None:
-            answer = runner.new_chunk
+        answer = runner.new_chunk
+        if answer is not None and answer.chunk is not None:
             self._condition.latencies.add_all(answer.chunk.timings_ms)
             self._condition.latencies.add("policy", 1e3 * answer.latency_s)
             if command is not None:
