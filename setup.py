@@ -29,9 +29,7 @@ def data_folder(folder):
     """(target, files) pairs that install a folder below share/<package>, its subfolders included."""
     files = sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file())
     parents = sorted({path.parent for path in files if "__pycache__" not in path.parts})
-    return [
-        (f"share/{NAME}/{parent}", [str(path) for path in files if path.parent == parent]) for parent in parents
-    ]
+    return [(f"share/{NAME}/{parent}", [str(path) for path in files if path.parent == parent]) for parent in parents]
 
 
 setup(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from policies.types import VegaError
 from vega3d_ros.bringup import ARGUMENTS, NodeEntry, environment_of, node_table
 

@@ -46,7 +46,7 @@ prepare_uv() {
     index=${PIP_INDEX_URL:-$("$VENV/bin/pip" config get global.index-url 2>/dev/null || true)}
     [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
     [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$PIP_CERT}
-    export UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 UV_HTTP_TIMEOUT=180 UV_LINK_MODE=${UV_LINK_MODE:-copy}
+    export UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 UV_HTTP_TIMEOUT=180
     "$VENV/bin/pip" install --quiet --disable-pip-version-check "$(grep -m1 '^uv==' requirements/lock.txt)"
 }
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from policies.types import VegaError, check_instruction
-from vega3d_ros.process import ChildProcess, stop_all
+from vega3d_ros.process import ChildProcess, print_line, stop_all
 from vega3d_ros.resources import share_folder
 
 SIMULATED_ROBOTS = ("libero",)
@@ -195,16 +195,23 @@ def node_command(entry: NodeEntry, folder: Path) -> list[str]:
     return command
 
 
-def run_table(table: Sequence[NodeEntry], environment: Mapping[str, str], stop: threading.Event) -> None:
+def run_table(
+    table: Sequence[NodeEntry],
+    environment: Mapping[str, str],
+    stop: threading.Event,
+    on_line: Callable[[str, str], None] = print_line,
+) -> None:
     """Start the processes and keep them until `stop` is set; call it from the main thread.
 
+    environment: all variables of the processes.  on_line(name, line): see ChildProcess.
     Raises VegaError, after ending all the others, when one of them ends by itself.
     """
     children: list[ChildProcess] = []
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
         try:
             for entry in table:
-                children.append(ChildProcess(entry.name, node_command(entry, Path(folder)), environment=environment))
+                command = node_command(entry, Path(folder))
+                children.append(ChildProcess(entry.name, command, environment=environment, on_line=on_line))
             while not stop.wait(0.2):
                 for child in children:
                     if child.returncode is not None:
@@ -266,13 +273,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="see below")
     words = parser.parse_args(argv).arguments
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
         arguments = parse_arguments(words)
         table = node_table(arguments)
-        run_table(table, {**os.environ, **environment_of(arguments)}, stop)
+        environment = {**os.environ, **environment_of(arguments)}
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        run_table(table, environment, stop)
     except VegaError as error:
         print(f"vega3d-bringup: {error}", file=sys.stderr)
         return 1

@@ -31,7 +31,8 @@ def _die_with_parent() -> None:
 
 def print_line(name: str, line: str) -> None:
     """Show one line of output under the name of its process."""
-    print(f"[{name}] {line}", flush=True)
+    # In one piece, because several reader threads print.
+    print(f"[{name}] {line}\n", end="", flush=True)
 
 
 class ChildProcess:

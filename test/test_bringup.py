@@ -1,0 +1,235 @@
+"""The table of nodes, and the processes that vega3d-bringup starts from it, over real DDS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from policies.types import VegaError
+from sim.ros_client import unused_domain
+from vega3d_ros import bringup
+from vega3d_ros.bringup import NodeEntry, node_table, parse_arguments, run_table
+from vega3d_ros.process import ChildProcess
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_S = 60.0
+
+
+def table_of(*words: str) -> dict[str, NodeEntry]:
+    return {entry.name: entry for entry in node_table(parse_arguments(words))}
+
+
+def is_running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_ended(pid: int) -> bool:
+    deadline = time.monotonic() + 10.0
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not is_running(pid)
+
+
+# The table
+
+
+def test_simulated_robot_runs_in_lockstep_and_starts_by_itself() -> None:
+    table = table_of("suite:=libero_goal", "task:=3", "trial:=7")
+    assert set(table) == {"policy_node", "sim_node", "startup_manager"}
+    assert table["sim_node"].parameters == {"suite": "libero_goal", "task": 3, "trial": 7, "clock_mode": "lockstep"}
+    policy = table["policy_node"].parameters
+    assert policy["clock_mode"] == "lockstep" and policy["use_sim_time"] and policy["autostart"]
+    assert table["startup_manager"].parameters["start_services"] == ["sim_node/reset", "sim_node/run"]
+    assert table["policy_node"].parameter_files[0].name == "libero.yaml"
+
+
+def test_real_robot_does_not_move_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_text("/**: {ros__parameters: {controller: arm}}\n")
+    table = table_of(f"robot:={path}", "instruction:=pick up the milk")
+    assert set(table) == {"policy_node", "startup_manager"}
+    policy = table["policy_node"].parameters
+    assert policy["autostart"] is False and policy["use_sim_time"] is False and "clock_mode" not in policy
+    assert "start_services" not in table["startup_manager"].parameters
+
+
+def test_users_instruction_replaces_that_of_the_simulated_task() -> None:
+    assert table_of()["sim_node"].remappings == ()
+    table = table_of("instruction:= pick up the milk ")
+    assert table["startup_manager"].parameters["instruction"] == "pick up the milk"
+    assert [source for source, _ in table["sim_node"].remappings] == ["instruction"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("robot:=none", "libero"),
+        ("robot:=/nowhere/arm.yaml", "libero"),
+        ("task:=-1", "task"),
+        ("task:=one", "task"),
+        ("threads:=0", "threads"),
+        ("clock_mode:=fast", "lockstep"),
+        ("use_sim_time:=maybe", "true"),
+        ("startup_timeout_s:=nan", "startup_timeout_s"),
+        ("domain:=233", "232"),
+        ("instruction:=" + "x" * 513, "512"),
+        ("instruction:= ", "empty"),
+        ("robt:=libero", "robot"),
+        ("libero", "name:=value"),
+    ],
+)
+def test_bad_argument_is_refused_with_one_sentence(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bringup.main([word]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in printed.err and len(printed.err.strip().splitlines()) == 1
+
+
+# The processes
+
+
+class Scene:
+    """Runs a stand-in and the startup manager until a line appears, and keeps what they said."""
+
+    def __init__(
+        self, until: str = "", refuse: str = "", services: tuple[str, ...] = (), timeout_s: float = 30.0
+    ) -> None:
+        manager: dict[str, object] = {"lifecycle_nodes": ["stand_in"], "timeout_s": timeout_s}
+        if services:
+            manager |= {"start_services": list(services), "instruction": "wave"}
+        self.table = (
+            NodeEntry("stand_in", "", "lifecycle_stand_in", parameters={"refuse": refuse}),
+            NodeEntry("startup_manager", "", "vega3d_ros.startup_manager", parameters=manager),
+        )
+        self.environment: Mapping[str, str] = {
+            **os.environ,
+            "ROS_DOMAIN_ID": str(unused_domain()),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), os.environ.get("PYTHONPATH", "")]),
+        }
+        self.until = until
+        self.lines: list[str] = []
+        self.stop = threading.Event()
+
+    def hear(self, name: str, line: str) -> None:
+        self.lines.append(line)
+        if self.until and self.until in line:
+            self.stop.set()
+
+    def run(self) -> None:
+        watchdog = threading.Timer(DEADLINE_S, self.stop.set)
+        watchdog.start()
+        try:
+            run_table(self.table, self.environment, self.stop, self.hear)
+        finally:
+            watchdog.cancel()
+
+    @property
+    def pid(self) -> int:
+        return int(next(line for line in self.lines if line.startswith("pid ")).split()[1])
+
+
+def test_nodes_are_configured_activated_told_and_started_in_this_order() -> None:
+    scene = Scene(until="Everything is up", services=("stand_in/run",))
+    scene.run()
+    said = [line for line in scene.lines if line in ("did configure", "did activate", "runs")]
+    assert said == ["did configure", "did activate", "runs"]
+    assert "told 'wave'" in scene.lines
+    assert not is_running(scene.pid)
+
+
+@pytest.mark.parametrize("transition", ["configure", "activate"])
+def test_refused_transition_ends_everything_and_says_why(transition: str) -> None:
+    scene = Scene(refuse=transition)
+    with pytest.raises(VegaError, match=f"stand_in did not {transition}: I was told not to {transition}"):
+        scene.run()
+    assert not is_running(scene.pid)
+
+
+def test_missing_service_is_given_up_after_the_deadline() -> None:
+    scene = Scene(services=("nobody/run",), timeout_s=4.0)
+    with pytest.raises(VegaError, match="nobody/run did not appear"):
+        scene.run()
+    assert not is_running(scene.pid)
+
+
+def test_death_of_one_node_ends_the_others() -> None:
+    scene = Scene()
+    killed: list[int] = []
+
+    def hear(name: str, line: str) -> None:
+        Scene.hear(scene, name, line)
+        if "Everything is up" in line:
+            killed.append(scene.pid)
+            os.kill(scene.pid, signal.SIGKILL)
+
+    scene.hear = hear  # type: ignore[method-assign]
+    with pytest.raises(VegaError, match="stand_in ended with SIGKILL"):
+        scene.run()
+    assert killed and not is_running(scene.pid)
+
+
+# Child processes
+
+DEAF = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(600)
+"""
+
+
+def test_deaf_process_is_killed_after_its_deadline() -> None:
+    with ChildProcess("deaf", [sys.executable, "-c", DEAF]) as child:
+        child.wait_for_line("deaf", DEADLINE_S)
+        began = time.monotonic()
+        assert child.stop(grace_s=0.2) == -signal.SIGKILL
+        assert time.monotonic() - began < 10.0
+
+
+def test_waiting_for_a_line_ends_with_the_process() -> None:
+    with ChildProcess("short", [sys.executable, "-c", "print('one')"]) as child:
+        assert child.wait_for_line("one", DEADLINE_S) == "one"
+        with pytest.raises(VegaError, match="ended before it printed 'two'"):
+            child.wait_for_line("two", DEADLINE_S)
+        assert child.wait(DEADLINE_S) == 0 and child.tail() == ["one"]
+
+
+def test_command_that_does_not_exist_is_one_sentence() -> None:
+    with pytest.raises(VegaError, match="cannot be started"):
+        ChildProcess("nothing", ["/nowhere/nothing"])
+
+
+def test_child_dies_with_a_killed_parent() -> None:
+    parent = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from vega3d_ros.process import ChildProcess
+child = ChildProcess("orphan", [sys.executable, "-c", {DEAF!r}], on_line=None)
+child.wait_for_line("deaf", 60)
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S)
+    assert run.returncode == -signal.SIGKILL
+    assert wait_until_ended(int(run.stdout.split()[-1]))
+
+
+def test_help_describes_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bringup.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for argument in bringup.ARGUMENTS:
+        assert f"'{argument.name}':\n        {argument.description}\n        (default: '{argument.default}')" in text
