@@ -28,9 +28,9 @@ from vega3d_ros.bringup import ARGUMENTS, node_command, node_table
 from vega3d_ros.process import ChildProcess, stop_all
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-START_S = 180.0
-CALL_S = 15.0
-RESET_S = 180.0
+START_S = 300.0
+CALL_S = 30.0
+RESET_S = 300.0
 
 
 class RosEpisodes:
@@ -43,6 +43,9 @@ class RosEpisodes:
     on_line(process, line): gets the processes' output, in a thread of its own.
     observe(node): may subscribe to whatever it wants to see; called at each start of the processes.  Its callbacks run
         inside `run`.
+    on_phase(sentence), on_wait(): for showing progress; the latter is called again and again while waiting.
+
+    report: what sim_node/success said last (see SimNode.report).
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class RosEpisodes:
         domain: int | None = None,
         on_line: Callable[[str, str], None] | None = None,
         observe: Callable[[Node], None] | None = None,
+        on_phase: Callable[[str], None] = lambda _: None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.suite = suite
         self._values = {argument.name: argument.default for argument in ARGUMENTS}
@@ -67,6 +72,9 @@ class RosEpisodes:
         self._fixed_domain = domain
         self._on_line = on_line
         self._observe = observe
+        self._on_phase = on_phase
+        self._on_wait = on_wait
+        self.report: dict[str, Any] = {}
         self._children: list[ChildProcess] = []
         self._client: RosClient | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -93,6 +101,7 @@ class RosEpisodes:
                     command = node_command(entry, Path(self._folder.name))
                     child = ChildProcess(entry.name, command, environment=environment, on_line=self._on_line)
                     self._children.append(child)
+            self._on_phase(f"sim_node and policy_node started in ROS domain {domain}; loading the policy.")
             self._client = RosClient("ros_episodes", domain, self._watch)
             node = self._client.node
             node.create_subscription(Bool, "sim_node/episode_over", self._on_over, LATCHED)
@@ -116,11 +125,9 @@ class RosEpisodes:
             self.close()
         return result
 
-    def call(self, service: str) -> dict[str, Any]:
-        """JSON that a Trigger service answers with, such as sim_node/success (see SimNode.report)."""
-        assert self._client is not None
-        answer = self._client.call(Trigger, service, Trigger.Request(), CALL_S)
-        return dict(json.loads(answer.message))
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Let the observer's callbacks run until the condition holds; False if it does not within the time."""
+        return self._client is not None and self._client.until(condition, timeout_s)
 
     def close(self) -> None:
         """End both processes.  The next `run` starts them again."""
@@ -145,15 +152,17 @@ class RosEpisodes:
         client.trigger("policy_node/stop", CALL_S)
         client.set_parameters("sim_node", {"suite": self.suite, "task": task, "trial": trial}, CALL_S)
         self._complaint = ""
-        client.trigger("sim_node/reset", RESET_S)
+        self._on_phase("Policy active; building the simulated task.")
+        sentence = client.trigger("sim_node/reset", RESET_S)
         if not client.until(lambda: self._over is False, CALL_S):
             raise VegaError("sim_node did not announce the new episode on ~/episode_over: check its log.")
         client.trigger("policy_node/start", CALL_S)
         client.trigger("sim_node/run", CALL_S)
+        self._on_phase(f"Episode runs: {sentence}")
         limit_s = self._limit_s()
         if not client.until(lambda: self._over is True, limit_s):
             raise VegaError(f"The episode did not end within {limit_s:.0f} s: check the log of sim_node.")
-        report = self.call("sim_node/success")
+        report = self._read_report()
         error = str(report["error"])
         if error and self._complaint:
             error = f"{error} policy_node said: {self._complaint}"
@@ -165,9 +174,15 @@ class RosEpisodes:
             states_sha256=str(report["states_sha256"]),
         )
 
+    def _read_report(self) -> dict[str, Any]:
+        assert self._client is not None
+        answer = self._client.call(Trigger, "sim_node/success", Trigger.Request(), CALL_S)
+        self.report = dict(json.loads(answer.message))
+        return self.report
+
     def _limit_s(self) -> float:
         """Every step may take the command's deadline; a bound that is reached only if sim_node itself hangs."""
-        return float(self.call("sim_node/success")["max_steps"]) * (self._sim_parameters["command_deadline_s"] + 2.0)
+        return float(self._read_report()["max_steps"]) * (self._sim_parameters["command_deadline_s"] + 2.0)
 
     def _transition(self, label: str, transition: int, goal: int) -> None:
         client = self._client
@@ -180,6 +195,7 @@ class RosEpisodes:
 
     def _watch(self) -> None:
         """Raise VegaError once a process has ended."""
+        self._on_wait()
         for child in self._children:
             status = child.returncode
             if status is not None:

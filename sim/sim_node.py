@@ -241,7 +241,8 @@ class SimNode(Node):
                 "copy the joint state's header.stamp.",
             )
         elif not self._lockstep and not self._first_tick * PERIOD_NS <= target.stamp_ns <= self.stamp_ns:
-            self._ignore("wrong_stamp", f"A command's stamp, {target.stamp_ns} ns, is not of this episode: check /clock.")
+            sentence = f"A command's stamp, {target.stamp_ns} ns, is not of this episode: check /clock."
+            self._ignore("wrong_stamp", sentence)
         elif self._lockstep and self._fresh:
             self._ignore("second_answer", "Two commands answer one joint state: stop one of the two commanding nodes.")
         elif self._target is not None and target.stamp_ns < self._target.stamp_ns:

@@ -43,7 +43,7 @@ class Robot:
         self.process = ChildProcess(
             "sim_node",
             [sys.executable, *command, "--ros-args", *arguments],
-            environment={**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"},
+            environment={**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONPATH": str(Path(__file__).parents[1])},
         )
         self.client = RosClient("test", self.domain)
         self.log, self.latched = [], {}

@@ -1,0 +1,200 @@
+"""One LIBERO episode for the eye: `python -m sim.demo --suite libero_object --task 3`.
+
+The simulated arm and the policy run as two processes that talk over DDS; this one starts them, watches the wire, and
+writes a video and a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from policies.checkpoints import shipped_policies
+from policies.types import VegaError
+from sim.recorder import Recorder
+from sim.report import EpisodeRecord, side_by_side, versions, write_page
+from sim.ros_episodes import RosEpisodes
+from sim.video import write_video
+
+RATE_HZ = 20.0
+HOLD_LAST_S = 0.5
+DIAGNOSTICS_S = 3.0
+
+
+class Terminal:
+    """Progress: one line that is rewritten on a terminal, a line now and then in a log."""
+
+    def __init__(self, write: Callable[[str], Any] = sys.stdout.write, rewrites: bool | None = None) -> None:
+        self._write = write
+        self._rewrites = sys.stdout.isatty() if rewrites is None else rewrites
+        self._open = False
+        self._started = time.monotonic()
+
+    def phase(self, text: str) -> None:
+        self._end_line()
+        self._write(f"[{time.monotonic() - self._started:5.1f} s] {text}\n")
+        sys.stdout.flush()
+
+    def step(self, step: int, steps: int, latency_ms: float) -> None:
+        text = f"          step {step:3d}/{steps}  observation to command {latency_ms:6.1f} ms"
+        if self._rewrites:
+            self._write(f"\r{text}")
+            self._open = True
+        elif step % 40 == 0:
+            self._write(f"{text}\n")
+        sys.stdout.flush()
+
+    def _end_line(self) -> None:
+        if self._open:
+            self._write("\n")
+            self._open = False
+
+
+def last_measured(policy: str, suite: str) -> str:
+    """The success rate last measured for a shipped policy, or that there is none.
+
+    Read from `results.json` beside the checkpoint: suite -> success_rate, wilson_95, episodes, command.
+    """
+    folder = shipped_policies().get(policy)
+    path = folder / "results.json" if folder is not None else None
+    if path is None or not path.is_file():
+        return f"none was measured for {policy} yet"
+    try:
+        result = json.loads(path.read_text())[suite]
+        low, high = result["wilson_95"]
+        return (
+            f"{100 * result['success_rate']:.1f} % of {result['episodes']} episodes of {suite} "
+            f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        )
+    except KeyError:
+        return f"none was measured for {policy} on {suite} yet"
+    except (ValueError, TypeError, OSError) as error:
+        raise VegaError(f"{path} cannot be read ({error}): write it again with sim/run_libero.py.") from error
+
+
+def writable_folder(path: Path) -> Path:
+    """Make the folder; VegaError if nothing can be written there, before anything is computed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+    except OSError as error:
+        raise VegaError(f"Nothing can be written to {path} ({error.strerror}): choose another --output.") from error
+    return path
+
+
+def run_episode(
+    suite: str, task: int, trial: int, policy: str, terminal: Terminal, *, camera_every: int = 1, device: str = "cpu"
+) -> EpisodeRecord:
+    """Run the episode over ROS and return what was seen of it; what went wrong is its `error`."""
+    recorder = Recorder()
+    log: list[str] = []
+    started = time.monotonic()
+    record = EpisodeRecord(suite, task, trial, policy, last_measured=last_measured(policy, suite), versions=versions())
+
+    def progress() -> None:
+        if recorder.steps and recorder.steps != shown[0]:
+            shown[0] = recorder.steps
+            terminal.step(recorder.steps, int(episodes.report.get("max_steps", 0)), recorder.last_wire_ms)
+
+    shown = [0]
+    episodes = RosEpisodes(
+        suite,
+        policy,
+        device=device,
+        camera_every=camera_every,
+        on_line=lambda name, line: log.append(f"[{name}] {line}"),
+        observe=recorder.subscribe,
+        on_phase=terminal.phase,
+        on_wait=progress,
+    )
+    with episodes:
+        result = episodes.run(task, trial)
+        if not result.error:
+            ended = time.monotonic()
+            episodes.wait(lambda: recorder.diagnostics_at > ended, DIAGNOSTICS_S)
+        recorder.fill(record)
+        report = episodes.report
+    record.instruction = str(report.get("instruction", ""))
+    record.max_steps = int(report.get("max_steps", 0))
+    record.success, record.steps, record.error = result.success, result.steps, result.error
+    record.wall_s = time.monotonic() - started
+    if record.error:
+        terminal.phase("The last lines of the two processes:")
+        for line in log[-15:]:
+            print(f"          {line}")
+    return record
+
+
+def write_results(record: EpisodeRecord, folder: Path, fps: float) -> tuple[Path | None, Path]:
+    """Write the video and the page; a page without its video is written where the video fails.
+
+    Returns their paths.  Raises VegaError if the page cannot be written.
+    """
+    stem = f"{record.suite}_task{record.task}_trial{record.trial}"
+    video: Path | None = folder / f"{stem}.mp4"
+    frames = side_by_side(record.frames)
+    assert video is not None
+    try:
+        write_video(video, frames + frames[-1:] * round(HOLD_LAST_S * fps), fps)
+    except VegaError as error:
+        print(error, file=sys.stderr)
+        video = None
+    page = folder / f"{stem}.html"
+    write_page(record, page, video)
+    return video, page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0 if the episode ran to its end, solved or not."""
+    parser = argparse.ArgumentParser(prog="python -m sim.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", default="libero_object")
+    parser.add_argument("--task", type=int, default=0)
+    parser.add_argument("--trial", type=int, default=0, help="official initial state")
+    parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, or module:Class")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--camera-every", type=int, default=1, help="draw the cameras every n-th step")
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"))
+    arguments = parser.parse_args(argv)
+    terminal = Terminal()
+    try:
+        folder = writable_folder(arguments.output)
+        record = run_episode(
+            arguments.suite,
+            arguments.task,
+            arguments.trial,
+            arguments.policy,
+            terminal,
+            camera_every=arguments.camera_every,
+            device=arguments.device,
+        )
+        if any(record.frames.values()):
+            terminal.phase("Writing the video and the page.")
+            video, page = write_results(record, folder, RATE_HZ / arguments.camera_every)
+            written = [f"  video         {video}"] if video is not None else []
+            written += [f"  page          {page}"]
+        else:
+            written = []
+    except VegaError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: stopped.", file=sys.stderr)
+        return 130
+    print()
+    print(f"  instruction   {record.instruction}")
+    print(f"  outcome       {record.outcome}")
+    print(f"  success rate  {record.last_measured}")
+    print("\n".join(written))
+    return 1 if record.error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The look of the report pages: phone, desk, dark mode and paper."""
+
+STYLE = """\
+:root {
+  color-scheme: light dark;
+  --ground: #fbfaf7; --paper: #ffffff; --ink: #1d2129; --soft: #667085; --rule: #e3e1da;
+  --commanded: #d9480f; --measured: #2b5f9e;
+  --p50: #1f5a8a; --p95: #6fa3cc; --p99: #c5dcee;
+  --good: #1b7f4b; --bad: #b42318; --error: #9a6700;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ground: #14161a; --paper: #1c1f25; --ink: #e8e6e1; --soft: #98a2b3; --rule: #30343c;
+    --commanded: #ff8a4c; --measured: #7db4ee;
+    --p50: #8cc0ee; --p95: #4b80ad; --p99: #2d4d68;
+    --good: #4cc38a; --bad: #ff8a80; --error: #e0b341;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
+header, main { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
+header { padding-top: 2rem; }
+.over { margin: 0; color: var(--soft); font-size: .9rem; }
+h1 { margin: .2rem 0 .4rem; font-size: clamp(1.35rem, 4.5vw, 2rem);
+  line-height: 1.2; font-weight: 650; text-wrap: balance; }
+h2 { margin: 0 0 .6rem; font-size: 1.15rem; }
+h3 { margin: .9rem 0 .3rem; font-size: .9rem; font-weight: 600; color: var(--soft); }
+.verdict { display: inline-block; margin: 0 0 1rem; padding: .2rem .7rem; border-radius: 1rem; border: 1.5px solid;
+  font-weight: 600; overflow-wrap: anywhere; }
+.good { color: var(--good); } .bad { color: var(--bad); } .error { color: var(--error); }
+section { margin: 0 0 1.2rem; padding: 1rem; background: var(--paper);
+  border: 1px solid var(--rule); border-radius: .6rem; }
+.note, .none { margin: 0 0 .6rem; color: var(--soft); font-size: .9rem; }
+video { display: block; width: 100%; border-radius: .4rem; background: #000; }
+figure { margin: 0; }
+.strip { display: grid; grid-template-columns: repeat(8, 1fr); gap: .35rem; }
+.strip img { display: block; width: 100%; border-radius: .25rem; }
+.strip figcaption { color: var(--soft); font-size: .75rem; text-align: center; font-variant-numeric: tabular-nums; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: .4rem 1.2rem; }
+.charts figcaption { display: flex; justify-content: space-between; font-size: .85rem; font-weight: 600; }
+.charts figcaption span { color: var(--soft); font-weight: 400; }
+.chart { display: block; width: 100%; height: auto; }
+.bars { max-width: 34rem; }
+.grid { stroke: var(--rule); stroke-width: 1; }
+.tick { fill: var(--soft); font-size: 10.5px; font-variant-numeric: tabular-nums; }
+.name { fill: var(--ink); font-size: 12.5px; }
+path { fill: none; stroke-linejoin: round; }
+path.commanded { stroke: var(--commanded); stroke-width: 3.2; stroke-opacity: .55; }
+path.measured { stroke: var(--measured); stroke-width: 1.3; }
+.legend { margin: 0 0 .4rem; color: var(--soft); font-size: .85rem; }
+.key { display: inline-block; width: 1.1rem; height: .55rem; margin: 0 .35rem 0 1rem; border-radius: .15rem; }
+.key:first-child { margin-left: 0; }
+.key.commanded { background: var(--commanded); } .key.measured { background: var(--measured); }
+.p50 { fill: var(--p50); background: var(--p50); }
+.p95 { fill: var(--p95); background: var(--p95); }
+.p99 { fill: var(--p99); background: var(--p99); }
+table { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
+th:first-child { text-align: left; font-weight: 500; }
+thead th { color: var(--soft); font-weight: 500; }
+.facts td { text-align: left; overflow-wrap: anywhere; } .facts th { width: 9rem; color: var(--soft); }
+@media (max-width: 34rem) {
+  .strip { grid-template-columns: repeat(4, 1fr); }
+  .facts th { width: 6.5rem; }
+}
+@media print {
+  :root { --ground: #fff; --paper: #fff; --ink: #000; --soft: #555; --rule: #ccc;
+    --commanded: #d9480f; --measured: #2b5f9e; --p50: #1f5a8a; --p95: #6fa3cc; --p99: #c5dcee;
+    --good: #1b7f4b; --bad: #b42318; --error: #9a6700; }
+  body { font-size: 11pt; }
+  header { padding-top: 0; }
+  video { display: none; }
+  section { border: 0; padding: 0; }
+  .charts { grid-template-columns: repeat(2, 1fr); }
+  figure, tr, h2 { break-inside: avoid; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+}
+"""
