@@ -27,7 +27,7 @@ class EpisodeResult:
 
     steps: control periods executed.  error: empty, or one sentence; an episode with an error says nothing about the
     policy.  actions_sha256: over the commands in order, each as float64 positions (rad), velocities (rad/s) and gripper
-    sign; states_sha256: over the simulator's state after each step.
+    sign, or as the float64 eef_delta action; states_sha256: over the simulator's state after each step.
     """
 
     success: bool
@@ -52,6 +52,10 @@ class Fingerprint:
         """Add one joint command; a gripper of 0 keeps its last sign (open at first), and is hashed as that sign."""
         self._gripper = float(np.sign(gripper)) or self._gripper
         self._actions.update(np.concatenate([positions, velocities, [self._gripper]]).astype(np.float64).tobytes())
+
+    def action(self, action: FloatArray) -> None:
+        """Add one eef_delta action as float64."""
+        self._actions.update(np.asarray(action, dtype=np.float64).tobytes())
 
     def state(self, state: bytes) -> None:
         """Add the simulator's state after a step."""
@@ -82,10 +86,18 @@ class Episode:
 
         positions, velocities: (n,) rad, rad/s.  gripper: > 0 closes, < 0 opens, 0 keeps.
         """
+        self._fingerprint.command(positions, velocities, gripper)
+        return self._advance(self.environment.step_joints(positions, velocities, gripper))
+
+    def step_eef(self, action: FloatArray) -> bool:
+        """Execute one (7,) eef_delta action with the simulator's own controller; True once the episode is over."""
+        self._fingerprint.action(action)
+        return self._advance(self.environment.step_eef(action))
+
+    def _advance(self, success: bool) -> bool:
         if self.over:
             raise RuntimeError("the episode is over")
-        self._fingerprint.command(positions, velocities, gripper)
-        self.success = self.environment.step_joints(positions, velocities, gripper)
+        self.success = success
         self._fingerprint.state(self.environment.states_digest())
         self.steps += 1
         self.over = self.success or self.steps >= self.environment.max_steps

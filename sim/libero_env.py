@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from policies.types import FloatArray, Image, RobotState, VegaError
+from sim.joint_controller import JointFollower
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -94,7 +95,7 @@ class LiberoEnvironment:
         self.initial_states = np.asarray(benchmark.get_task_init_states(task))
         self.env = _build(benchmark.get_task_bddl_file_path(task))
         self._resets_since_seed = -1
-        self._follower: Any = None
+        self._follower: JointFollower | None = None
         self._gripper = -1.0
         self._steps = 0
         robot = self.env.robots[0]
@@ -179,13 +180,11 @@ class LiberoEnvironment:
 
     def step_joints(self, positions: FloatArray, velocities: FloatArray, gripper: float) -> bool:
         if self._follower is None:
-            from sim.joint_controller import JointFollower
-
             self._follower = JointFollower()
             self._follower.attach(self.env.robots[0])
         self._gripper = float(np.sign(gripper)) or self._gripper
         self._follower.command(positions, velocities)
-        return self._step(np.r_[positions, self._gripper])
+        return self._step(self._follower.action(self._gripper))
 
     def states_digest(self) -> bytes:
         """The simulator's state (time, qpos, qvel) as bytes, for comparing runs bit for bit."""

@@ -1,0 +1,82 @@
+"""Finding and loading policies by name, folder or class."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from policies.types import Policy, VegaError
+
+HERE = Path(__file__).parent
+
+
+def shipped_policies() -> dict[str, Path]:
+    """Name -> folder of the checkpoints in this package: `vega_nano/` is `vega-nano`."""
+    return {config.parent.name.replace("_", "-"): config.parent for config in sorted(HERE.glob("*/config.json"))}
+
+
+def find_checkpoint(name_or_path: str) -> Path:
+    """Folder of a shipped policy or of a path.  Raises VegaError that lists what exists."""
+    shipped = shipped_policies()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    raise VegaError(
+        f"There is no policy '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, a checkpoint folder, or module:Class."
+    )
+
+
+def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Policy:
+    """A policy ready to act.
+
+    name_or_path: shipped name, checkpoint folder, or `module:Class` (called with no arguments).  threads: torch threads;
+    1 makes actions independent of the number of cores.  Raises VegaError.
+    """
+    if ":" in name_or_path and not Path(name_or_path).exists():
+        return _from_class(name_or_path)
+    folder = find_checkpoint(name_or_path)
+    import torch
+
+    from policies.vega_policy import VegaPolicy
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    check_device(device)
+    return VegaPolicy.from_pretrained(folder, device)
+
+
+def check_device(device: str) -> None:
+    """Raise VegaError unless torch can use `device`."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise VegaError(f"The device '{device}' cannot be used ({str(error).splitlines()[0]}): set device to cpu or to a GPU of this machine.") from error
+
+
+def checkpoint_sha256(name_or_path: str) -> str:
+    """Hash of a checkpoint's config and weights; empty for a policy without a folder."""
+    if ":" in name_or_path and not Path(name_or_path).exists():
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(find_checkpoint(name_or_path).glob("*")):
+        if path.name == "config.json" or path.suffix == ".safetensors":
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _from_class(name: str) -> Policy:
+    module_name, _, class_name = name.partition(":")
+    try:
+        policy: Any = getattr(importlib.import_module(module_name), class_name)()
+    except (ImportError, AttributeError) as error:
+        raise VegaError(f"The policy '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH.") from error
+    if not isinstance(policy, Policy):
+        raise VegaError(f"The class '{name}' is no policy: it needs spec, act(observation) and reset().")
+    return policy

@@ -1,0 +1,90 @@
+"""The one readable file of a checkpoint, `config.json`: what a `VegaPolicy` is composed of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from policies.types import ActionSpace, PolicySpec, VegaError
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """How a camera's image becomes the encoder's input.
+
+    image_size: (H, W) that the camera must deliver.  crop: (top, left, bottom, right) in those pixels, or None.
+    resize: (H, W) after the crop by area averaging, or None.
+    """
+
+    image_size: tuple[int, int]
+    crop: tuple[int, int, int, int] | None = None
+    resize: tuple[int, int] | None = None
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        if self.resize:
+            return self.resize
+        if self.crop:
+            return self.crop[2] - self.crop[0], self.crop[3] - self.crop[1]
+        return self.image_size
+
+
+@dataclass(frozen=True)
+class VegaConfig:
+    """Everything about a small VegaPolicy except its weights.
+
+    words, things: the vocabulary and what it can name.  proprio_mean/std: of (eef position, two columns of the eef
+    rotation, finger openings), base frame, m.  world_simulator, fusion: None where the policy has none.
+    """
+
+    name: str
+    cameras: dict[str, CameraConfig]
+    words: tuple[str, ...]
+    things: tuple[str, ...]
+    proprio_mean: tuple[float, ...]
+    proprio_std: tuple[float, ...]
+    action_space: ActionSpace = field(default_factory=lambda: ActionSpace("eef_delta"))
+    chunk_length: int = 8
+    open_loop_horizon: int = 8
+    text_dim: int = 64
+    channels: int = 64
+    encoder_blocks: int = 1
+    keypoints: int = 32
+    trunk_width: int = 512
+    trunk_layers: int = 2
+    world_simulator: dict[str, Any] | None = None
+    fusion: dict[str, Any] | None = None
+
+    @property
+    def spec(self) -> PolicySpec:
+        return PolicySpec(
+            name=self.name,
+            cameras=tuple(self.cameras),
+            action_space=self.action_space,
+            chunk_length=self.chunk_length,
+            open_loop_horizon=self.open_loop_horizon,
+        )
+
+    def save(self, folder: Path) -> None:
+        (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> VegaConfig:
+        path = folder / CONFIG_FILE
+        try:
+            raw = json.loads(path.read_text())
+            raw["cameras"] = {
+                name: CameraConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in camera.items()})
+                for name, camera in raw["cameras"].items()
+            }
+            raw["action_space"] = ActionSpace(**raw["action_space"])
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        except FileNotFoundError as error:
+            raise VegaError(f"There is no checkpoint in {folder}: {CONFIG_FILE} is missing.") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise VegaError(f"The checkpoint's {path} cannot be read ({error}): get the folder again.") from error

@@ -1,0 +1,1 @@
+"""Training of the policies that this repository ships."""

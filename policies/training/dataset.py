@@ -1,0 +1,125 @@
+"""Demonstrations in memory, and batches of them (arrays as `sim/collect_demos.py` writes them)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from policies.config import CameraConfig
+from policies.instructions import Vocabulary
+from policies.training.instructions import instruction
+from policies.types import VegaError
+from policies.vega_policy import proprioception
+
+IMAGE_SIZE = (256, 256)
+STORED_ORIGIN = (48, 24)  # of the agentview crop in the files
+CAMERAS = {
+    "agentview": CameraConfig(IMAGE_SIZE, crop=(60, 32, 204, 248)),
+    "wrist": CameraConfig(IMAGE_SIZE, resize=(96, 96)),
+}
+SHIFT = {"agentview": 2, "wrist": 3}
+PER_FRAME = ("agentview", "wrist", "pixels", "frame_step")
+PER_STEP = ("actions", "eef_position", "eef_quaternion", "gripper", "target_position", "episode_end")
+
+
+@dataclass
+class Batch:
+    """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11); actions (B, chunk, 7).
+
+    points: camera -> (B, 2) row and column of the grasp point in encoder pixels, NaN where outside; target (B, 3) m.
+    """
+
+    images: dict[str, Tensor]
+    ids: Tensor
+    proprio: Tensor
+    actions: Tensor
+    points: dict[str, Tensor]
+    target: Tensor
+
+
+class Demonstrations:
+    """All frames of a folder of demonstrations."""
+
+    def __init__(self, paths: Sequence[Path], chunk_length: int = 8) -> None:
+        if not paths:
+            raise VegaError("There are no demonstrations: make some with `python -m sim.collect_demos --output data/demos`.")
+        arrays: dict[str, list[NDArray[np.generic]]] = {key: [] for key in (*PER_FRAME, *PER_STEP, "target_name")}
+        steps = 0
+        for path in paths:
+            with np.load(path) as file:
+                for key in (*PER_FRAME, *PER_STEP):
+                    offset = steps if key in ("frame_step", "episode_end") else 0
+                    arrays[key].append(file[key] + offset if offset else file[key])
+                episode = np.searchsorted(file["first_step"], file["frame_step"], side="right") - 1
+                arrays["target_name"].append(file["target"][episode])
+                steps += len(file["actions"])
+        self.data = {key: np.concatenate(value) for key, value in arrays.items()}
+        self.chunk_length = chunk_length
+        at = self.data["frame_step"]
+        self.proprio = proprioception(
+            self.data["eef_position"][at], self.data["eef_quaternion"][at], self.data["gripper"][at]
+        ).astype(np.float32)
+        ends = self.data["episode_end"][at]
+        index = np.minimum(at[:, None] + np.arange(chunk_length), ends[:, None] - 1)
+        self.chunks = self.data["actions"][index]
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def batch(self, index: NDArray[np.int64], vocabulary: Vocabulary, rng: np.random.Generator, *, augment: bool) -> Batch:
+        """Frames `index`, each with a wording drawn from `rng`, shifted and recoloured if `augment`."""
+        images, points = {}, {}
+        shifts = {c: rng.integers(-s, s + 1, (len(index), 2)) if augment else np.zeros((len(index), 2), int) for c, s in SHIFT.items()}
+        pixels = self.data["pixels"][index]
+        top, left, bottom, right = CAMERAS["agentview"].crop or (0, 0, 0, 0)
+        origin = np.array([top, left]) + shifts["agentview"]
+        stored = self.data["agentview"]
+        views = np.empty((len(index), bottom - top, right - left, 3), np.uint8)
+        for row, (frame, (y, x)) in enumerate(zip(index, origin - STORED_ORIGIN)):
+            views[row] = stored[frame, y : y + bottom - top, x : x + right - left]
+        images["agentview"] = views
+        points["agentview"] = pixels[:, 0] - origin
+        pad = SHIFT["wrist"]
+        side = self.data["wrist"].shape[1]
+        padded = np.pad(self.data["wrist"][index], ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
+        wrist = np.empty((len(index), side, side, 3), np.uint8)
+        for row, (y, x) in enumerate(shifts["wrist"] + pad):
+            wrist[row] = padded[row, y : y + side, x : x + side]
+        images["wrist"] = wrist
+        scale = side / IMAGE_SIZE[0]
+        points["wrist"] = (pixels[:, 1] + 0.5) * scale - 0.5 - shifts["wrist"]
+        ids = [self._words(str(name), vocabulary, rng, augment) for name in self.data["target_name"][index]]
+        longest = max(map(len, ids))
+        proprio = self.proprio[index]
+        if augment:
+            proprio = proprio + rng.normal(0, 1, proprio.shape).astype(np.float32) * np.r_[[1e-3] * 3, [3e-3] * 6, [3e-4] * 2].astype(np.float32)
+        return Batch(
+            images={c: _recolour(torch.from_numpy(v), rng, augment) for c, v in images.items()},
+            ids=torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids]),
+            proprio=torch.from_numpy(proprio),
+            actions=torch.from_numpy(self.chunks[index]),
+            points={c: torch.from_numpy(v.astype(np.float32)) for c, v in points.items()},
+            target=torch.from_numpy(self.data["target_position"][self.data["frame_step"][index]]),
+        )
+
+    def _words(self, target: str, vocabulary: Vocabulary, rng: np.random.Generator, augment: bool) -> list[int]:
+        ids = vocabulary.encode(instruction(target, rng))
+        kept = [i for i in ids if not augment or rng.random() > 0.03]
+        return kept or ids
+
+
+def _recolour(image: Tensor, rng: np.random.Generator, augment: bool) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]; gain, tint, contrast and brightness per image if `augment`."""
+    x = image.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    if not augment:
+        return x
+    n = len(x)
+    gain = rng.uniform(0.8, 1.2, (n, 1, 1, 1)) * rng.uniform(0.93, 1.07, (n, 3, 1, 1))
+    bias = rng.uniform(-0.12, 0.12, (n, 1, 1, 1))
+    return x.mul_(torch.from_numpy(gain.astype(np.float32))).add_(torch.from_numpy(bias.astype(np.float32)))

@@ -1,0 +1,159 @@
+"""`VegaPolicy`: semantic encoder, world simulator, gated fusion, trunk and action head, composed from a config."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from policies.config import CameraConfig, VegaConfig
+from policies.instructions import Vocabulary
+from policies.nano import BagOfWords, L1Head, SemanticEncoder, Trunk
+from policies.types import ActionChunk, FloatArray, Image, Observation, PolicySpec, RobotState, VegaError, check_images
+
+WEIGHTS_FILE = "model.safetensors"
+PROPRIO_DIM = 11
+
+
+def prepare_image(image: Image, camera: CameraConfig, name: str) -> Image:
+    """Upright (H, W, 3) uint8 -> the encoder's pixels, uint8.  Raises VegaError on another size."""
+    if image.shape[:2] != camera.image_size:
+        height, width = camera.image_size
+        raise VegaError(
+            f"Camera '{name}' gives {image.shape[1]}x{image.shape[0]} pixels: this policy was trained on {width}x{height}, "
+            f"set the camera to that."
+        )
+    if camera.crop:
+        top, left, bottom, right = camera.crop
+        image = image[top:bottom, left:right]
+    if camera.resize and camera.resize != image.shape[:2]:
+        image = cv2.resize(image, camera.resize[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return image
+
+
+def proprioception(position: FloatArray, quaternion: FloatArray, gripper: FloatArray) -> FloatArray:
+    """(..., 3) m, (..., 4) xyzw, (..., 2) m -> (..., 11): position, first two columns of the rotation, openings.
+
+    Rotation columns are continuous where quaternions flip sign (Zhou et al. 2019).
+    """
+    x, y, z, w = np.moveaxis(quaternion, -1, 0)
+    first = np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)], axis=-1)
+    second = np.stack([2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w)], axis=-1)
+    return np.concatenate([position, first, second, gripper], axis=-1)
+
+
+class VegaPolicy(nn.Module):
+    """A policy in the sense of `policies.types.Policy`; also the module that training optimises."""
+
+    def __init__(self, config: VegaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary = Vocabulary(config.words, config.things)
+        grids = {
+            name: (camera.output_size[0] // SemanticEncoder.stride, camera.output_size[1] // SemanticEncoder.stride)
+            for name, camera in config.cameras.items()
+        }
+        self.text = BagOfWords(len(self.vocabulary), config.text_dim)
+        self.semantic_encoder = SemanticEncoder(tuple(config.cameras), config.channels, config.text_dim, config.encoder_blocks)
+        self.trunk = Trunk(
+            grids, config.channels, config.text_dim, PROPRIO_DIM, config.keypoints, config.trunk_width, config.trunk_layers
+        )
+        self.head = L1Head(config.trunk_width, config.chunk_length, config.action_space.dim)
+        self.register_buffer("proprio_mean", torch.tensor(config.proprio_mean), persistent=False)
+        self.register_buffer("proprio_std", torch.tensor(config.proprio_std), persistent=False)
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self.config.spec
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(
+        self, images: Mapping[str, Tensor], ids: Tensor, proprio: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, dict[str, Tensor]]]:
+        """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11), not normalised.
+
+        Returns actions (B, chunk, dim), the trunk's output (B, width), and where each camera sees the target.
+        """
+        text = self.text(ids)
+        tokens = self.semantic_encoder(images, text)
+        hidden, grounding = self.trunk(tokens, text, (proprio - self.proprio_mean) / self.proprio_std)
+        return self.head(hidden), hidden, grounding
+
+    @torch.inference_mode()
+    def act(self, observation: Observation) -> ActionChunk:
+        clock = _Clock()
+        check_images(observation.images, self.spec)
+        ids = torch.tensor([self.vocabulary.encode(observation.instruction)], device=self.device)
+        images = {
+            name: _to_tensor(prepare_image(observation.images[name][-1], camera, name)).to(self.device)
+            for name, camera in self.config.cameras.items()
+        }
+        proprio = (torch.from_numpy(_proprio(observation.state)).float()[None].to(self.device) - self.proprio_mean) / self.proprio_std
+        clock.lap("preprocess")
+        text = self.text(ids)
+        tokens = self.semantic_encoder(images, text)
+        clock.lap("semantic_encoder")
+        hidden, _ = self.trunk(tokens, text, proprio)
+        actions = self.head(hidden)[0].double().cpu().numpy()
+        if self.config.action_space.kind == "eef_delta":
+            actions[:, :6] = np.clip(actions[:, :6], -1.0, 1.0)
+        actions[:, -1] = np.where(actions[:, -1] > 0, 1.0, -1.0)
+        clock.lap("trunk_and_head")
+        return ActionChunk(actions, observation.stamp_ns, observation.instruction, timings_ms=clock.laps)
+
+    def reset(self) -> None:
+        """Nothing is remembered between queries."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save(folder)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private, which would not survive an installation
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> VegaPolicy:
+        """Load what `save_pretrained` wrote.  Raises VegaError on a missing or corrupt file."""
+        folder = Path(folder)
+        policy = cls(VegaConfig.load(folder))
+        path = folder / WEIGHTS_FILE
+        try:
+            policy.load_state_dict(load_file(path))
+        except FileNotFoundError as error:
+            raise VegaError(f"The checkpoint {folder} has no {WEIGHTS_FILE}: get the folder again.") from error
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise VegaError(f"The weights in {path} are corrupt or of another shape ({reason}): get the folder again.") from error
+        return policy.to(device).eval()
+
+
+def _to_tensor(image: Image) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+
+
+def _proprio(state: RobotState) -> FloatArray:
+    return proprioception(state.eef_position, state.eef_quaternion, state.gripper_positions)
+
+
+class _Clock:
+    """Milliseconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = (now - self._last) * 1e3
+        self._last = now
