@@ -153,7 +153,9 @@ def test_names_that_do_not_fit_are_refused_with_those_that_exist(joints, tip, ba
         Kinematics(URDF.read_text(), joints, tip, base)
 
 
-@pytest.mark.parametrize("text", ["", "<robot", "<html></html>", '<robot name="x"><joint name="j" type="revolute"/></robot>'])
+@pytest.mark.parametrize(
+    "text", ["", "<robot", "<html></html>", '<robot name="x"><joint name="j" type="revolute"/></robot>']
+)
 def test_a_broken_description_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(VegaError, match="robot_description") as caught:
         Kinematics(text, JOINTS, "panda_tcp")

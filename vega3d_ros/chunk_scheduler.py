@@ -164,6 +164,7 @@ class ChunkScheduler:
                   to actions.  The correction starts at the offset, and the rate, between the motion under way and
                   the chunk, and fades to zero along a cubic over `blend_steps`: no jump at the seam, and what the
                   executed steps did differently from the chunk's dropped prefix is made up for, not forgotten.
+                  A longer blend (default two chunks) is smoother, and later to follow a change of mind.
     The gripper (last number) always comes from the newest chunk.
 
     If the latency d cannot be hidden (d > chunk_length / 2) the queue runs dry before it asks again, as in
@@ -182,7 +183,7 @@ class ChunkScheduler:
             raise VegaError(f"There is no merge mode '{merge}': choose one of {', '.join(MERGE_MODES)}.")
         self._spec = spec
         self._merge = merge
-        self._blend = max(1, blend_steps if blend_steps is not None else spec.chunk_length)
+        self._blend = max(1, blend_steps if blend_steps is not None else 2 * spec.chunk_length)
         self._is_delta = spec.action_space.kind == "eef_delta"
         self.period_s = 1.0 / spec.action_space.rate_hz
         self.latency = LatencyMeter(self.period_s, warm_up, latency_window)
