@@ -58,9 +58,7 @@ def test_every_frame_is_held_used_or_counted(events, window, capacity):
     buffer = FrameBuffer(CAMERAS, window, 50 * MS, 20 * MS, capacity=capacity)
     used: dict[str, set[int]] = {c: set() for c in CAMERAS}
     kept: dict[int, int] = {}
-    identity = 0
-    for camera, ms, look in events:
-        identity += 1
+    for identity, (camera, ms, look) in enumerate(events, start=1):
         image = np.full((1, 1, 3), 0, dtype=np.uint8)
         image[0, 0] = [identity % 256, identity // 256, 0]
         if buffer.push(camera, ms * MS, image) is not Pushed.DROPPED:
@@ -178,5 +176,5 @@ def test_impossible_settings_are_refused(cameras, window):
 
 
 def test_an_unknown_camera_is_named():
-    with pytest.raises(VegaError, match="'c'.*'a', 'b'"):
+    with pytest.raises(VegaError, match=r"'c'.*'a', 'b'"):
         filled().push("c", 0, frame(0))

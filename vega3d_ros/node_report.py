@@ -40,12 +40,13 @@ def report(
     counters = counts({**condition.counts, **inputs.drops})
     if isinstance(runner, Realtime):
         counters |= {f"scheduler_{name}": value for name, value in runner.scheduler.counts.items()}
-    statuses = [Status("command", level, sentence, {"running": condition.running, **counters})]
+    values = {"running": condition.running, "instruction": inputs.instruction or "", **counters}
+    statuses = [Status("command", level, sentence, values)]
     now_s = time.monotonic()
     for name, stream in inputs.streams.items():
-        values = stream.values(now_s)
-        values |= {why: n for (camera, why), n in sorted(inputs.buffer.drops.items()) if camera == name}
-        statuses.append(Status(name, Level.ERROR if stream.problem else Level.OK, stream.problem or "ok", values))
+        details = stream.values(now_s)
+        details |= {why: n for (camera, why), n in sorted(inputs.buffer.drops.items()) if camera == name}
+        statuses.append(Status(name, Level.ERROR if stream.problem else Level.OK, stream.problem or "ok", details))
     statuses.append(Status("latency", Level.OK, "milliseconds per stage", condition.latencies.values()))
     statuses += [Status(f"qos {topic}", Level.ERROR, text) for topic, text in condition.qos_problems.items()]
     return level, sentence, statuses

@@ -1,0 +1,54 @@
+"""The DDS defaults: what they set, what they leave, and that they do what they are for."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks.ros_transport import images_between_processes
+from vega3d_ros.dds import apply_defaults
+
+NAMESPACE = {"d": "http://www.eprosima.com"}
+
+
+def test_an_empty_environment_stays_on_this_machine():
+    environ: dict[str, str] = {}
+    apply_defaults(environ)
+    assert environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    profile = ET.parse(environ["FASTDDS_DEFAULT_PROFILES_FILE"])
+    addresses = [item.text for item in profile.iterfind(".//d:interfaceWhiteList/d:address", NAMESPACE)]
+    assert addresses == ["127.0.0.1"]
+    assert int(profile.findtext(".//d:segment_size", "0", NAMESPACE)) >= 16 * 2**20
+    assert profile.findtext(".//d:useBuiltinTransports", "", NAMESPACE) == "false"
+
+
+@pytest.mark.parametrize("scope", ["SUBNET", "SYSTEM_DEFAULT"])
+def test_who_asks_for_the_network_gets_it_with_the_large_segment(scope):
+    environ = {"ROS_AUTOMATIC_DISCOVERY_RANGE": scope}
+    apply_defaults(environ)
+    assert environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == scope
+    profile = ET.parse(environ["FASTDDS_DEFAULT_PROFILES_FILE"])
+    assert profile.find(".//d:interfaceWhiteList", NAMESPACE) is None
+    assert int(profile.findtext(".//d:segment_size", "0", NAMESPACE)) >= 16 * 2**20
+
+
+@pytest.mark.parametrize("name", ["FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"])
+def test_a_profile_of_the_users_own_is_kept(name):
+    environ = {name: "/my/profile.xml"}
+    assert apply_defaults(environ) == {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    assert environ[name] == "/my/profile.xml"
+
+
+def test_humble_gets_the_names_it_knows():
+    environ = {"ROS_DISTRO": "humble"}
+    chosen = apply_defaults(environ)
+    assert chosen["ROS_LOCALHOST_ONLY"] == "1" and "FASTRTPS_DEFAULT_PROFILES_FILE" in chosen
+    assert "ROS_AUTOMATIC_DISCOVERY_RANGE" not in chosen
+
+
+def test_large_best_effort_images_arrive_between_processes():
+    """640x480 rgb8, which the default segment of 512 kB loses nearly all of; slow enough for a busy machine."""
+    counts = images_between_processes(rate_hz=10, seconds=3)
+    assert counts["sent"] >= 60
+    assert counts["received"] >= 0.95 * counts["sent"], counts

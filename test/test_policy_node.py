@@ -1,0 +1,279 @@
+"""policy_node over real DDS, in a process of its own: its lifecycle, lockstep and real time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from ros_harness import (
+    CAMERAS,
+    COMMANDS,
+    FINGERS,
+    HOME,
+    INSTRUCTION,
+    JOINTS,
+    ROOT,
+    Pace,
+    image_of,
+    now_ns,
+    policy_node,
+    sample_at,
+    start_node,
+)
+from sensor_msgs.msg import Image
+from tiny_policy import TinyPolicy
+from trajectory_msgs.msg import JointTrajectory
+
+from policies.types import VegaError
+from vega3d_ros.control_loop import ControlLoop, JointSample
+from vega3d_ros.conversions import GripperMemory, image_array
+from vega3d_ros.kinematics import Kinematics
+
+OK, ERROR = 0, 2
+
+
+def test_each_state_of_the_lifecycle_keeps_its_promise():
+    with policy_node() as (robot, child):
+        node = robot.node
+        assert robot.state() == "unconfigured"
+        with pytest.raises(VegaError, match="not active"):
+            robot.client.trigger("policy_node/start")
+
+        assert robot.change("configure"), robot.log_text()
+        robot.send_instruction()
+        assert robot.until(robot.connected)
+        assert node.count_publishers(COMMANDS) == 0, "a configured node must not look like one that commands"
+        robot.send_images(1)
+        robot.send_joints(sample_at(1))
+        assert robot.quiet_for(0.5)
+        assert not robot.diagnostics
+
+        assert robot.change("activate"), robot.log_text()
+        assert robot.until(lambda: node.count_publishers(COMMANDS) == 1)
+        robot.send_images(2)
+        robot.send_joints(sample_at(2))
+        assert robot.shows(OK, "~/start")
+        assert not robot.commands, "active alone must not command"
+
+        robot.client.trigger("policy_node/start")
+        for step in range(3, 8):
+            robot.ask(step)
+        robot.client.trigger("policy_node/stop")
+        before = len(robot.commands)
+        robot.send_images(8)
+        robot.send_joints(sample_at(8))
+        assert robot.quiet_for(0.5) and len(robot.commands) == before
+
+        robot.client.trigger("policy_node/start")
+        robot.ask(9)
+        assert robot.change("deactivate")
+        assert robot.until(lambda: node.count_publishers(COMMANDS) == 0)
+        robot.send_images(10)
+        robot.send_joints(sample_at(10))
+        assert robot.quiet_for(0.5)
+
+        assert robot.change("activate"), robot.log_text()
+        assert robot.change("shutdown")
+        assert robot.until(lambda: node.count_publishers(COMMANDS) == 0)
+        assert node.count_publishers("/diagnostics") == 0
+        assert robot.state() == "finalized"
+        assert child.returncode is None
+
+
+def test_lockstep_equals_the_direct_loop_bit_for_bit_and_answers_each_stamp_once():
+    loop = ControlLoop(
+        TinyPolicy(),
+        Kinematics((ROOT / "config/robots/libero_panda.urdf").read_text(), JOINTS, "panda_tcp"),
+        HOME,
+        base_position=np.array([-0.6, 0.0, 0.9]),
+    )
+    gripper = GripperMemory(0.04, 0.0)
+    with policy_node() as (robot, _):
+        robot.bring_up()
+        robot.send_instruction()
+        for episode in range(2):
+            robot.client.trigger("policy_node/stop")
+            robot.client.trigger("policy_node/start")
+            loop.reset()
+            gripper.reset()
+            # The second episode begins at an earlier time, as a simulator that starts anew does.
+            for step in range(10 - 9 * episode, 40 - 9 * episode):
+                received = robot.ask(step, joints_first=True, with_images=loop.needs_images)
+                images = {camera: image_of(2 * step + i)[None] for i, camera in enumerate(CAMERAS)}
+                expected = loop.step(sample_at(step), images, INSTRUCTION)
+                assert received.joint_names == [*JOINTS, FINGERS[0]]
+                (point,) = received.points
+                assert np.array(point.positions[:7]).tobytes() == expected.positions.tobytes()
+                assert np.array(point.velocities[:7]).tobytes() == expected.velocities.tobytes()
+                assert point.positions[7] == gripper.position(expected.gripper, 0.04)
+        robot.diagnostics.clear()
+        assert robot.until(lambda: robot.status() is not None)
+        assert robot.quiet_for(0.3)
+        # Every answer beyond one for a joint state repeats it: the harness asks again where a message was lost.
+        assert len(robot.commands) == 60 + int(robot.values().get("answers_repeated", 0))
+
+
+def test_a_repeated_joint_state_gets_the_same_answer_again():
+    with policy_node() as (robot, _):
+        robot.bring_up()
+        robot.send_instruction()
+        robot.client.trigger("policy_node/start")
+        first = robot.ask(5)
+        second = robot.ask(5)
+        assert first == second
+        third = robot.ask(6)
+        assert third.points[0].positions != first.points[0].positions
+
+
+def drive(robot, period_s: float = 0.05) -> Pace:
+    """Cameras and joints at 20 Hz with stamps of the wall clock."""
+    frames = [image_of(i) for i in range(4)]
+    count = [0]
+
+    def tick() -> None:
+        stamp = now_ns()
+        for index, camera in enumerate(CAMERAS):
+            robot.send_image(camera, frames[(count[0] + index) % 4], stamp)
+        robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+        count[0] += 1
+
+    return Pace(robot, period_s, tick)
+
+
+def test_real_time_commands_at_the_policys_rate_while_inference_runs_beside_it():
+    with policy_node("SlowPolicy", clock_mode="realtime") as (robot, _):
+        robot.bring_up()
+        robot.send_instruction()
+        with drive(robot):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) >= 5)
+            started, before = time.monotonic(), len(robot.commands)
+            assert robot.until(lambda: len(robot.commands) >= before + 60)
+            took = time.monotonic() - started
+            # Were inference in the way, 60 commands with 15 queries of 120 ms would take 1.8 s longer.
+            assert took < 60 * 0.05 + 1.2, f"60 commands took {took:.2f} s: {robot.values()}"
+            assert robot.shows(OK, "Commanding")
+            latency = robot.values("latency")
+            assert float(latency["policy_ms_p50"]) >= 120.0
+            assert float(latency["image_to_command_ms_p50"]) >= 120.0
+            assert float(robot.values("agentview")["rate_hz"]) > 10.0
+            robot.client.trigger("policy_node/stop")
+            assert robot.quiet_for(0.3)
+
+
+def test_the_gate_is_published_to_who_looks_at_it():
+    gates: list[Image] = []
+    with policy_node() as (robot, _):
+        robot.node.create_subscription(Image, "policy_node/gate/wrist", gates.append, 10)
+        robot.bring_up()
+        robot.send_instruction()
+        robot.client.trigger("policy_node/start")
+        step = 0
+
+        def seen() -> bool:
+            nonlocal step
+            step += 1
+            robot.ask(step)
+            return bool(gates)
+
+        assert robot.until(seen)
+        assert gates[0].encoding == "mono8" and list(gates[0].data) == [0, 85, 170, 255]
+        with pytest.raises(VegaError):
+            image_array(gates[0], "gate")
+
+
+def test_autostart_commands_without_a_call():
+    with policy_node(autostart=True) as (robot, _):
+        robot.bring_up()
+        robot.send_instruction()
+        robot.ask(1)
+
+
+def test_a_policy_that_cannot_be_loaded_fails_the_transition_and_says_why():
+    with policy_node("UnloadablePolicy") as (robot, child):
+        assert not robot.change("configure")
+        assert robot.until(lambda: "cut short: download it again." in robot.log_text())
+        assert robot.state() == "unconfigured"
+        assert child.returncode is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"policy": "no-such-policy"}, "There is no policy 'no-such-policy'"),
+        ({"robot_description": "package://vega3d_ros/config/robots/none.urdf"}, "none.urdf does not exist"),
+        ({"joint_names": ["elbow"], "home": [0.0]}, "elbow"),
+        ({"home": [0.0, 1.0]}, "2 angles for 7 joints"),
+        ({"clock_mode": "warp"}, "choose one of lockstep, realtime"),
+        ({"tip_frame": "nose"}, "nose"),
+    ],
+)
+def test_settings_that_cannot_work_fail_configure_with_one_sentence(parameters, words):
+    with policy_node(**parameters) as (robot, _):
+        assert not robot.change("configure")
+        assert robot.until(lambda: words in robot.log_text()), robot.log_text()
+        assert robot.state() == "unconfigured"
+
+
+def test_a_parameter_out_of_range_ends_the_process_with_one_sentence():
+    child = start_node(20, parameters={"threads": 0})
+    try:
+        assert child.wait(20.0) == 1
+        assert any("threads" in line for line in child.tail())
+        assert not any("Traceback" in line for line in child.tail())
+    finally:
+        child.stop()
+
+
+def test_a_second_commander_is_refused_and_one_that_sneaks_in_stops_the_first():
+    with policy_node() as (robot, _):
+        robot.bring_up()
+        robot.send_instruction()
+        robot.client.trigger("policy_node/start")
+        robot.ask(1)
+        domain = robot.node.context.get_domain_id()
+        with start_node(domain, parameters={"clock_mode": "lockstep"}, name="other_policy") as second:
+            assert robot.change("configure", "other_policy")
+            robot.ask(2)  # a second node that is only configured disturbs nobody
+            assert not robot.change("activate", "other_policy")
+            assert robot.state("other_policy") == "inactive"
+            text = "is already commanded by /policy_node"
+            assert robot.until(lambda: any(text in message.msg for message in robot.log))
+            robot.ask(3)
+            assert second.returncode is None
+        robot.node.create_publisher(JointTrajectory, COMMANDS, 1)
+        assert robot.shows(ERROR, "already commanded by /fake_robot")
+        robot.send_images(4)
+        robot.send_joints(sample_at(4))
+        assert robot.quiet_for(0.4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_cleanly_while_it_commands(number):
+    with policy_node(clock_mode="realtime") as (robot, child):
+        robot.bring_up()
+        robot.send_instruction()
+        with drive(robot):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) > 3)
+            os.kill(child.pid, number)
+            started = time.monotonic()
+            assert child.wait(8.0) == 0, child.tail()
+            assert time.monotonic() - started < 5.0
+            assert not any("Traceback" in line for line in child.tail()), child.tail()
+
+
+def test_a_hanging_policy_cannot_keep_the_process_alive():
+    with policy_node("HangingPolicy") as (robot, child):
+        robot.bring_up()
+        robot.send_instruction()
+        robot.client.trigger("policy_node/start")
+        robot.send_images(1)
+        robot.send_joints(sample_at(1))
+        assert robot.quiet_for(0.5)
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.wait(10.0) == 1
+        assert any("did not return" in line for line in child.tail())
