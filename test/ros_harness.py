@@ -110,11 +110,15 @@ class FakeRobot:
             again()
         return self.client.until(condition, max(0.0, deadline - time.monotonic()))
 
+    def answered(self) -> set[int]:
+        """Stamps of the joint states that have been answered; a repeated answer is no new one."""
+        return {conversions.stamp_ns(command.header.stamp) for command in self.commands}
+
     def quiet_for(self, seconds: float) -> bool:
-        """True if no command comes for so long: the time in which a command would have come is waited out."""
-        before = len(self.commands)
-        self.until(lambda: len(self.commands) > before, seconds)
-        return len(self.commands) == before
+        """True if no new command comes for so long: the time in which one would have come is waited out."""
+        before = self.answered()
+        self.until(lambda: self.answered() != before, seconds)
+        return self.answered() == before
 
     def connected(self) -> bool:
         """Whether the node under test hears everything we send."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
 from vega3d_ros.control_loop import ControlLoop, JointSample
-from vega3d_ros.conversions import GripperMemory, image_array
+from vega3d_ros.conversions import GripperMemory, image_array, stamp_ns
 from vega3d_ros.kinematics import Kinematics
 
 OK, ERROR = 0, 2
@@ -143,24 +142,32 @@ def drive(robot, period_s: float = 0.05) -> Pace:
     return Pace(robot, period_s, tick)
 
 
-def test_real_time_commands_at_the_policys_rate_while_inference_runs_beside_it():
-    with policy_node("SlowPolicy", clock_mode="realtime") as (robot, _):
+def test_in_real_time_commands_go_on_while_inference_runs_beside_them():
+    with policy_node("StuckPolicy", clock_mode="realtime", max_age_s=2.0, command_timeout_s=1.0) as (robot, _):
         robot.bring_up()
         robot.send_instruction()
         with drive(robot):
             robot.client.trigger("policy_node/start")
-            assert robot.until(lambda: len(robot.commands) >= 5)
-            started, before = time.monotonic(), len(robot.commands)
-            assert robot.until(lambda: len(robot.commands) >= before + 60)
-            took = time.monotonic() - started
-            # Were inference in the way, 60 commands with 15 queries of 120 ms would take 1.8 s longer.
-            assert took < 60 * 0.05 + 1.2, f"60 commands took {took:.2f} s: {robot.values()}"
-            assert robot.shows(OK, "Commanding")
-            latency = robot.values("latency")
-            assert float(latency["policy_ms_p50"]) >= 120.0
-            assert float(latency["image_to_command_ms_p50"]) >= 120.0
-            assert float(robot.values("agentview")["rate_hz"]) > 10.0
+            # The second query, which is put long before the first chunk is used up, never returns.
+            assert robot.shows(ERROR, "gave no usable action")
+            assert len(robot.commands) == TinyPolicy.spec.chunk_length
+            stamps = [stamp_ns(command.header.stamp) for command in robot.commands]
+            assert stamps == sorted(stamps)
+            assert float(robot.values("agentview")["rate_hz"]) > 0.0
+            assert int(robot.values("latency")["image_to_command_count"]) == 1
+
+
+def test_real_time_goes_on_from_chunk_to_chunk_until_it_is_stopped():
+    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, _):
+        robot.bring_up()
+        robot.send_instruction()
+        with drive(robot):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) >= 30), robot.sentence()
+            robot.diagnostics.clear()
+            assert robot.until(lambda: int(robot.values().get("scheduler_chunks", 0)) >= 4)
             robot.client.trigger("policy_node/stop")
+            robot.until(lambda: False, 0.1)  # what was on its way
             assert robot.quiet_for(0.3)
 
 
@@ -221,7 +228,7 @@ def test_settings_that_cannot_work_fail_configure_with_one_sentence(parameters, 
 def test_a_parameter_out_of_range_ends_the_process_with_one_sentence():
     child = start_node(20, parameters={"threads": 0})
     try:
-        assert child.wait(20.0) == 1
+        assert child.wait(60.0) == 1
         assert any("threads" in line for line in child.tail())
         assert not any("Traceback" in line for line in child.tail())
     finally:
@@ -253,16 +260,15 @@ def test_a_second_commander_is_refused_and_one_that_sneaks_in_stops_the_first():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_cleanly_while_it_commands(number):
-    with policy_node(clock_mode="realtime") as (robot, child):
+    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, child):
         robot.bring_up()
         robot.send_instruction()
         with drive(robot):
             robot.client.trigger("policy_node/start")
             assert robot.until(lambda: len(robot.commands) > 3)
             os.kill(child.pid, number)
-            started = time.monotonic()
-            assert child.wait(8.0) == 0, child.tail()
-            assert time.monotonic() - started < 5.0
+            # After 5 s it would end itself with status 1.
+            assert child.wait(30.0) == 0, child.tail()
             assert not any("Traceback" in line for line in child.tail()), child.tail()
 
 
@@ -275,5 +281,5 @@ def test_a_hanging_policy_cannot_keep_the_process_alive():
         robot.send_joints(sample_at(1))
         assert robot.quiet_for(0.5)
         os.kill(child.pid, signal.SIGTERM)
-        assert child.wait(10.0) == 1
+        assert child.wait(30.0) == 1
         assert any("did not return" in line for line in child.tail())

@@ -76,11 +76,12 @@ class RaisingPolicy(TinyPolicy):
         return super().act(observation)
 
 
-class SlowPolicy(TinyPolicy):
-    """Takes 120 ms, more than two control periods."""
+class StuckPolicy(TinyPolicy):
+    """Its second query never returns."""
 
     def act(self, observation: Observation) -> ActionChunk:
-        time.sleep(0.12)
+        if self.queries == 1:
+            time.sleep(3600.0)
         return super().act(observation)
 
 

@@ -248,8 +248,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
             if self._last_answer is not None and self._last_answer[0] == sample.stamp_ns:
                 # The world asks again: it has not heard the answer, which must not change.
-                self._condition.counts["answers_repeated"] += 1
-                self._send(self._last_answer[1])
+                if not self._inputs.problem():
+                    self._condition.counts["answers_repeated"] += 1
+                    self._send(self._last_answer[1])
                 return
             self._runner.offer(sample)
         self._after_input(jump)
