@@ -195,6 +195,14 @@ class ChunkScheduler:
         }  # fmt: skip
         self._next_chunk_id = 0
         self._in_flight: Query | None = None
+        self._queue: deque[ScheduledAction]
+        self._live: list[tuple[int, FloatArray]]  # (first step, actions) of the chunks that `ensemble` averages
+        self._starved: int
+        # The last executed absolute target (eef_delta: in action units, 0 at the start), whether there is one, and its
+        # change in the last step (None: the arm was not moving).
+        self._target: FloatArray
+        self._has_target: bool
+        self._rate: FloatArray | None
         self._clear()
 
     @property
@@ -301,12 +309,12 @@ class ChunkScheduler:
 
     def _clear(self) -> None:
         dims = self._spec.action_space.dim - 1
-        self._queue: deque[ScheduledAction] = deque()
-        self._live: list[tuple[int, FloatArray]] = []
+        self._queue = deque()
+        self._live = []
         self._starved = 0
-        self._target = np.zeros(dims)  # the last executed absolute target; eef_delta: in action units, 0 at the start
+        self._target = np.zeros(dims)
         self._has_target = False
-        self._rate: FloatArray | None = None  # its change in the last step; None: the arm was not moving
+        self._rate = None
         self._origin = self._target.copy()
 
     def _merged(self, actions: FloatArray, consumed: int, query: Query) -> FloatArray:

@@ -99,7 +99,7 @@ def _operational_space(jacobian: FloatArray, inertia: FloatArray) -> tuple[Float
     Returns (n, 6) from the tool's acceleration to joint torques, with position and orientation each
     weighted by their own inertia; (n, n) the projector of posture torques; (n, n) the inverse inertia.
     """
-    inverse = np.linalg.inv(inertia)
+    inverse: FloatArray = np.linalg.inv(inertia).astype(np.float64, copy=False)
     mobility = jacobian @ inverse @ jacobian.T
     weights = np.zeros((6, 6))
     weights[:3, :3] = np.linalg.pinv(mobility[:3, :3])
