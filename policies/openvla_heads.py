@@ -90,7 +90,7 @@ def build_proprio_projector(source: TensorSource, language_dim: int) -> ProprioP
 
 def build_action_head(source: TensorSource, language_dim: int, prefix: str = "model.") -> L1ActionHead:
     """L1 head on the meta device, sized by the tensors; VegaError for a diffusion head."""
-    if any(key.startswith("noise_predictor.") for key in source.keys()):
+    if any(key.startswith("noise_predictor.") for key in source.names()):
         raise VegaError(
             f"'{source.name}' is a diffusion action head, which this package does not run: choose a checkpoint with an "
             "L1 head (keys 'model.fc1.weight', ...)."
@@ -105,6 +105,6 @@ def build_action_head(source: TensorSource, language_dim: int, prefix: str = "mo
 def _check_width(source: TensorSource, width: int, language_dim: int) -> None:
     if width != language_dim:
         raise VegaError(
-            f"'{source.name}' was made for a language model of width {width}, this one has {language_dim}: use the file "
-            "that came with this checkpoint."
+            f"'{source.name}' was made for a language model of width {width}, this one has {language_dim}: use the "
+            "file that came with this checkpoint."
         )

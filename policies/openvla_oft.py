@@ -21,39 +21,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from policies.openvla_heads import (
-    ImageProjector,
-    L1ActionHead,
-    ProprioProjector,
-    build_action_head,
-    build_projector,
-    build_proprio_projector,
-)
-from policies.openvla_vision import VisionTower, build_dinov2, build_siglip, fill_tower, merged_backbone
-from policies.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD, prompt, with_empty_token
+from policies.openvla_heads import ImageProjector, L1ActionHead, ProprioProjector
+from policies.openvla_vision import VisionTower
+from policies.preprocessing import prompt, with_empty_token
 from policies.types import VegaError
-from policies.weight_files import (
-    SafetensorsSource,
-    TensorSource,
-    check_memory,
-    depth,
-    fill,
-    find_component,
-    read_json,
-    read_torch_file,
-    resolve_folder,
-    shape_of,
-)
 
 PLACEHOLDER_ID, STOP_ID = 1, 2
-# Chunk lengths and normalisation of the published robots (OpenVLA-OFT constants.py), by action width;
-# the tensors do not show them.  Other checkpoints say theirs in config.json or in from_pretrained.
-_PUBLISHED = {7: (8, "bounds_q99"), 14: (25, "bounds")}
-
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*.pt", "tokenizer.model", "lora_adapter/adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -262,138 +238,9 @@ class OpenVLAOFT(nn.Module):
         rotary_dtype: precision the rotary frequencies are rounded to.  Published results were run with float32;
             bfloat16 is what `model.to(torch.bfloat16)` makes of them, and moves actions by about 0.01.
         """
-        folder = resolve_folder(path_or_id, _HUB_PATTERNS)
-        model = _load(cls, folder, torch.device(device), dtype, chunk_length, normalization, attention)
+        from policies.openvla_loading import load  # it imports this module
+
+        model = load(path_or_id, torch.device(device), dtype, chunk_length, normalization, attention)
         model.rotary.inv_freq = model.rotary.inv_freq.to(rotary_dtype).float()
         model.check_bidirectional()
         return model
-
-
-def _load(
-    cls: type[OpenVLAOFT],
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    chunk_length: int | None,
-    normalization: str | None,
-    attention: str,
-) -> OpenVLAOFT:
-    config = read_json(folder / "config.json")
-    weights = SafetensorsSource(folder)
-    llama = _build_llama(config.get("text_config", {}), weights, attention)
-    width = llama.embed_tokens.weight.shape[1]
-    head_source = _component(folder, "action_head--*_checkpoint.pt", "action head")
-    if head_source is None:
-        raise VegaError(f"Folder '{folder}' has no 'action_head--*_checkpoint.pt': add the one of this checkpoint.")
-    head = build_action_head(head_source, width)
-    proprio_source = _component(folder, "proprio_projector--*_checkpoint.pt", "proprio projector")
-    proprio = build_proprio_projector(proprio_source, width) if proprio_source else None
-    vision = _component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone")
-    vision_source: TensorSource = weights if vision is None else merged_backbone(vision, _lora_scale(folder))
-    film_dim = 0 if vision is None else width
-    prefixes = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
-    towers = [build_dinov2(vision_source, prefixes[0], film_dim), build_siglip(vision_source, prefixes[1], film_dim)]
-    projector = build_projector(weights)
-    parts = [llama, head, *towers, projector, *([proprio] if proprio else [])]
-    check_memory(parts, device, dtype, f"Checkpoint '{folder}'")
-
-    info = _info(folder, config, head, proprio, towers, chunk_length, normalization)
-    fill(llama, weights, lambda name: (f"language_model.model.{name}", None), device, dtype)
-    fill(projector, weights, lambda name: (f"projector.{name}", None), device, dtype)
-    fill(head, head_source, lambda name: (f"model.{name}", None), device, dtype)
-    if proprio is not None and proprio_source is not None:
-        fill(proprio, proprio_source, lambda name: (name, None), device, dtype)
-    for tower, prefix in zip(towers, prefixes, strict=True):
-        fill_tower(tower, vision_source, prefix, device, dtype)
-    model = cls(info, towers, projector, llama, head, proprio).eval()
-    model.rotary.to(device)
-    return model
-
-
-def _component(folder: Path, pattern: str, purpose: str) -> TensorSource | None:
-    path = find_component(folder, pattern, purpose)
-    return None if path is None else read_torch_file(path)
-
-
-def _lora_scale(folder: Path) -> float | None:
-    path = folder / "lora_adapter" / "adapter_config.json"
-    if not path.is_file():
-        return None
-    config = read_json(path)
-    return config["lora_alpha"] / config["r"] if "lora_alpha" in config and config.get("r") else None
-
-
-def _build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention: str) -> LlamaModel:
-    """Llama on the meta device.  Sizes come from the tensors, the rest from the shipped config.
-
-    The config is a default LlamaConfig with few changes (eps 1e-6), never Llama-2's own.
-    """
-    prefix = "language_model.model."
-    vocabulary, width = shape_of(weights, f"{prefix}embed_tokens.weight")
-    kept = ("num_attention_heads", "rms_norm_eps", "max_position_embeddings", "hidden_act")
-    heads = int(text_config.get("num_attention_heads", LlamaConfig().num_attention_heads))
-    if width % heads:
-        raise VegaError(f"'{weights.name}' has width {width}, which {heads} heads do not divide: use its own config.json.")
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=shape_of(weights, f"{prefix}layers.0.mlp.gate_proj.weight")[0],
-        num_hidden_layers=depth(weights, f"{prefix}layers."),
-        num_key_value_heads=shape_of(weights, f"{prefix}layers.0.self_attn.k_proj.weight")[0] * heads // width,
-        rope_parameters={"rope_type": "default", "rope_theta": float(text_config.get("rope_theta", 10000.0))},
-        attn_implementation=attention,
-        **{name: text_config[name] for name in kept if name in text_config},
-    )
-    if text_config.get("rope_scaling"):
-        raise VegaError(f"'{weights.name}' scales its rotary positions, which no OpenVLA-OFT does: use a published one.")
-    with torch.device("meta"):
-        return LlamaModel(config)
-
-
-def _info(
-    folder: Path,
-    config: Mapping[str, Any],
-    head: L1ActionHead,
-    proprio: ProprioProjector | None,
-    towers: Sequence[VisionTower],
-    chunk_length: int | None,
-    normalization: str | None,
-) -> OpenVLAOFTInfo:
-    published_chunk, published_normalization = _PUBLISHED.get(head.action_dim, (None, None))
-    chunk_length = chunk_length or config.get("chunk_length") or published_chunk
-    normalization = normalization or config.get("normalization") or published_normalization
-    if chunk_length is None or normalization is None:
-        raise VegaError(
-            f"Checkpoint '{folder}' has {head.action_dim}-D actions and does not say its chunk length and normalisation: "
-            "give chunk_length and normalization, or write them into its config.json."
-        )
-    path = folder / "dataset_statistics.json"
-    statistics = read_json(path) if path.is_file() else config.get("norm_stats", {})
-    if not statistics:
-        raise VegaError(f"Checkpoint '{folder}' has no statistics: add its dataset_statistics.json.")
-    size = int(config.get("image_sizes", [224])[0])
-    patches = {round((size // tower.patch_pixels) ** 2) for tower in towers}
-    if len(patches) != 1:
-        raise VegaError(f"The vision towers of '{folder}' have different grids: use a fused OpenVLA backbone.")
-    return OpenVLAOFTInfo(
-        folder=str(folder),
-        chunk_length=int(chunk_length),
-        action_dim=head.action_dim,
-        proprio_dim=0 if proprio is None else proprio.fc1.in_features,
-        image_size=size,
-        patches=patches.pop(),
-        normalization=str(normalization),
-        image_mean_std=_image_mean_std(folder),
-        statistics=statistics,
-    )
-
-
-def _image_mean_std(folder: Path) -> tuple[tuple[Sequence[float], Sequence[float]], ...]:
-    """Per tower (mean, std) from preprocessor_config.json, or the published constants."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return DINOV2_MEAN_STD, SIGLIP_MEAN_STD
-    params = read_json(path).get("tvf_normalize_params")
-    if not isinstance(params, list) or len(params) != 2 or not all("mean" in p and "std" in p for p in params):
-        raise VegaError(f"File '{path}' does not give 'tvf_normalize_params' of two towers: copy the published one.")
-    return tuple((tuple(p["mean"]), tuple(p["std"])) for p in params)

@@ -49,7 +49,11 @@ class VisionTower(nn.Module):
         self.embeddings = embeddings
         self.blocks = blocks
         self.prefix_tokens = prefix_tokens
-        width = blocks[0].norm1.normalized_shape[0] if hasattr(blocks[0], "norm1") else blocks[0].layer_norm1.normalized_shape[0]
+        width = (
+            blocks[0].norm1.normalized_shape[0]
+            if hasattr(blocks[0], "norm1")
+            else blocks[0].layer_norm1.normalized_shape[0]
+        )
         self.width: int = width
         self.films = nn.ModuleList(FiLM(film_dim, width) for _ in blocks) if film_dim else None
 
@@ -61,10 +65,7 @@ class VisionTower(nn.Module):
     def forward(self, pixels: torch.Tensor, language: torch.Tensor | None = None) -> torch.Tensor:
         x = self.embeddings(pixels)
         for i, block in enumerate(self.blocks):
-            if self.films is None:
-                x = block(x, None)
-            else:
-                x = self._film_block(block, self.films[i], x, language)
+            x = block(x, None) if self.films is None else self._film_block(block, self.films[i], x, language)
         return x[:, self.prefix_tokens :]
 
     @staticmethod
@@ -141,7 +142,9 @@ def fill_tower(tower: VisionTower, source: TensorSource, prefix: str, device: to
     _fill_embeddings(tower, source, prefix, device, dtype)
 
 
-def _fill_embeddings(tower: VisionTower, source: TensorSource, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
+def _fill_embeddings(
+    tower: VisionTower, source: TensorSource, prefix: str, device: torch.device, dtype: torch.dtype
+) -> None:
     projection = {"weight": f"{prefix}patch_embed.proj.weight", "bias": f"{prefix}patch_embed.proj.bias"}
     embeddings = tower.embeddings
     convolution = next(m for m in embeddings.modules() if isinstance(m, nn.Conv2d))
@@ -165,13 +168,13 @@ def merged_backbone(source: TensorSource, lora_scale: float | None) -> DictSourc
     (`.block.`).  lora_scale: alpha / rank; None takes OpenVLA-OFT's training rule min(rank, 16) / rank.
     """
     merged: dict[str, torch.Tensor] = {}
-    for key in source.keys():
+    for key in source.names():
         if ".lora_" in key or "lora_magnitude" in key:
             continue
         tensor = source.read(key)
         stem = key.removesuffix(".base_layer.weight")
         down = f"{stem}.lora_A.default.weight"
-        if stem != key and down in source.keys():
+        if stem != key and down in source.names():
             a, b = source.read(down).float(), source.read(f"{stem}.lora_B.default.weight").float()
             rank = a.shape[0]
             scale = min(rank, 16) / rank if lora_scale is None else lora_scale

@@ -139,7 +139,7 @@ def axis_angle(quaternion: FloatArray) -> FloatArray:
 
 
 def libero_state(position: FloatArray, quaternion: FloatArray, gripper_qpos: FloatArray) -> FloatArray:
-    """LIBERO's proprioception (8,): TCP position (3,) m and rotation vector (3,) rad in the world, finger joints (2,) m.
+    """LIBERO's proprioception (8,): TCP position (m) and rotation vector (rad) in the world, finger joints (m).
 
     `gripper_qpos` is MuJoCo's: the second finger's joint is negative when open.
     """
@@ -160,9 +160,13 @@ def _bounds(statistics: Mapping[str, Any], kind: str, size: int, what: str) -> t
     try:
         low, high = (np.asarray(statistics[name], dtype=np.float64) for name in names[kind])
     except KeyError as error:
-        raise VegaError(f"The {what} statistics lack {error}: use the checkpoint's own dataset_statistics.json.") from None
+        raise VegaError(
+            f"The {what} statistics lack {error}: use the checkpoint's own dataset_statistics.json."
+        ) from None
     if low.shape != (size,) or high.shape != (size,):
-        raise VegaError(f"The {what} has {size} numbers but its statistics {low.size}: choose the statistics of this robot.")
+        raise VegaError(
+            f"The {what} has {size} numbers but its statistics {low.size}: choose the statistics of this robot."
+        )
     return low, high
 
 

@@ -11,10 +11,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from policies.types import VegaError
@@ -66,7 +67,7 @@ class TensorSource(Protocol):
 
     name: str
 
-    def keys(self) -> Iterable[str]: ...
+    def names(self) -> Iterable[str]: ...
 
     def shape(self, key: str) -> tuple[int, ...]: ...
 
@@ -99,7 +100,7 @@ class SafetensorsSource:
                 raise VegaError(f"File '{folder / shard}' is damaged ({error}): download it again.") from None
             self._where.update(dict.fromkeys(self._files[shard].keys(), shard))
 
-    def keys(self) -> Iterable[str]:
+    def names(self) -> Iterable[str]:
         return self._where.keys()
 
     def shape(self, key: str) -> tuple[int, ...]:
@@ -117,7 +118,7 @@ class DictSource:
         self.name = name
         self._tensors = dict(tensors)
 
-    def keys(self) -> Iterable[str]:
+    def names(self) -> Iterable[str]:
         return self._tensors.keys()
 
     def shape(self, key: str) -> tuple[int, ...]:
@@ -144,7 +145,7 @@ def read_torch_file(path: Path) -> DictSource:
 
 def depth(source: TensorSource, prefix: str) -> int:
     """How many numbered blocks there are under `prefix`, e.g. "blocks." -> 24."""
-    numbers = [int(m.group(1)) for key in source.keys() if (m := re.match(re.escape(prefix) + r"(\d+)\.", key))]
+    numbers = [int(m.group(1)) for key in source.names() if (m := re.match(re.escape(prefix) + r"(\d+)\.", key))]
     return max(numbers, default=-1) + 1
 
 
@@ -191,6 +192,14 @@ def fill(
                 "needed: this file belongs to another model, download the matching one."
             )
         assign(module, name, tensor.reshape(parameter.shape).to(device=device, dtype=dtype, copy=True))
+
+
+def write_component(config: Mapping[str, Any], source: TensorSource, names: Iterable[str], folder: Path) -> None:
+    """Write a diffusers component: config.json and the tensors `names` of `source` in one safetensors file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+    tensors = {name: source.read(name).detach().cpu().contiguous() for name in names}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -1,0 +1,67 @@
+"""The prompt's embedding: exported once from Wan's text encoder (UMT5-XXL, 11 GB), read ever after.
+
+VEGA-3D conditions on the empty prompt, whose embedding is a single row; the transformer pads it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from policies.types import VegaError
+from policies.weight_files import resolve_folder
+
+PROMPT_FILE = "prompt_embedding.safetensors"
+PROMPT_ROWS = 512  # Wan pads every prompt to this length with zeros and attends to the padding too
+
+
+def save_prompt(embedding: torch.Tensor, path: Path) -> None:
+    """Write a prompt embedding (n, text width)."""
+    save_file({"prompt_embedding": embedding.detach().cpu().contiguous()}, path)
+
+
+def read_prompt(folder: Path, given: torch.Tensor | str | os.PathLike[str] | None = None) -> torch.Tensor:
+    """A prompt embedding (n, text width): `given` itself, the file it names, or the one in a Wan folder."""
+    if isinstance(given, torch.Tensor):
+        return given
+    path = folder / PROMPT_FILE if given is None else Path(given)
+    if not path.is_file():
+        raise VegaError(
+            f"File '{path}' with the prompt's embedding is missing: make it once with "
+            f"`python -m policies.world_simulator export-prompt {folder}`."
+        )
+    try:
+        return load_file(path)["prompt_embedding"]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise VegaError(
+            f"File '{path}' holds no 'prompt_embedding' ({type(error).__name__}): make it again with "
+            f"`python -m policies.world_simulator export-prompt {folder}`."
+        ) from None
+
+
+def export_prompt(path_or_id: str | os.PathLike[str], text: str = "", output: Path | None = None) -> tuple[Path, int]:
+    """Run the text encoder of a diffusers Wan folder on `text` and write the embedding's rows before the padding.
+
+    Returns the file written (`output`, or one in the folder) and its number of rows.
+    """
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    folder = resolve_folder(path_or_id, ("text_encoder/*", "tokenizer/*"))
+    for part in ("tokenizer", "text_encoder"):
+        if not (folder / part).is_dir():
+            raise VegaError(f"Folder '{folder}' has no '{part}/': give a complete Wan folder in diffusers layout.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.bfloat16).eval()
+    except (OSError, ValueError) as error:
+        raise VegaError(f"The text encoder in '{folder}' does not load ({error}): download it again.") from error
+    tokens = tokenizer(text, truncation=True, max_length=PROMPT_ROWS, add_special_tokens=True, return_tensors="pt")
+    with torch.no_grad():
+        embedding = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0].float()
+    path = output or folder / PROMPT_FILE
+    save_prompt(embedding, path)
+    return path, len(embedding)
