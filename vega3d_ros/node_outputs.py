@@ -58,7 +58,7 @@ class Outputs:
     def rivals(self) -> str:
         """A sentence if somebody else publishes on a command topic, else ''."""
         own = 1 if self._commands else 0
-        for topic in self._topics:
+        for topic in map(self._node.resolve_topic_name, self._topics):
             if self._node.count_publishers(topic) > own:
                 names = {
                     f"{info.node_namespace.rstrip('/')}/{info.node_name}"

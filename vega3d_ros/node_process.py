@@ -10,11 +10,7 @@ from collections.abc import Callable
 
 import rclpy
 from rclpy.context import Context
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    ParameterAlreadyDeclaredException,
-)
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -46,7 +42,7 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
             executor.spin_once(timeout_sec=0.2)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (InvalidParameterTypeException, InvalidParameterValueException, ParameterAlreadyDeclaredException) as error:
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"A parameter cannot be used: {str(error).rstrip('.')}; correct the robot's YAML.", file=sys.stderr)
         status = 1
     except VegaError as error:

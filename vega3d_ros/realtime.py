@@ -118,16 +118,17 @@ class Realtime:
         if the queue has been empty for too long, or whatever the policy raised.
         """
         self._take_answers()
+        self.waiting_for = "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
         item = self.scheduler.pop()
         if item is None:
-            if self.scheduler.starved_s > self._timeout_s:
+            # While frames are missing the policy is not to blame, and asking it will do once they come.
+            if self.scheduler.starved_s > self._timeout_s and not self._buffer.waiting_for:
                 raise VegaError(
                     f"The policy gave no usable action for {self.scheduler.starved_s:.1f} s: use a faster device or "
                     "policy, or raise command_timeout_s, then call ~/start again."
                 )
-            self.waiting_for = self.waiting_for or "The policy is computing its first actions."
             return None
         self.waiting_for = ""
         positions, velocities = self._maker.targets(sample, item.action)
