@@ -38,6 +38,7 @@ def test_each_state_of_the_lifecycle_keeps_its_promise():
     with policy_node() as (robot, child):
         node = robot.node
         assert robot.state() == "unconfigured"
+        assert not robot.change("activate"), "a transition that this state lacks is refused and ends nothing"
         with pytest.raises(VegaError, match="not active"):
             robot.client.trigger("policy_node/start")
 

@@ -21,6 +21,7 @@ from vega3d_ros.dds import apply_defaults
 apply_defaults()  # before rclpy reads the environment
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.clock import Clock, ClockType  # noqa: E402
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data  # noqa: E402
@@ -86,6 +87,20 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._transition("recover", self._unconfigure)
+
+    def _LifecycleNodeMixin__on_change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """Refuse a transition that the present state does not have; rclpy alone would let it end the process."""
+        try:
+            return super()._LifecycleNodeMixin__on_change_state(request, response)  # type: ignore[misc]
+        except RuntimeError as error:
+            name = request.transition.label or request.transition.id
+            self.get_logger().error(
+                f"Transition {name} is not possible in this state ({str(error).split(', at ')[0]}): ask for another."
+            )
+            response.success = False
+            return response
 
     def _transition(
         self, name: str, action: Callable[[], None], undo: Callable[[], None] | None = None
