@@ -202,6 +202,7 @@ def test_the_stricter_of_urdf_and_config_wins() -> None:
     np.testing.assert_array_equal(loose.upper, arm.upper)
     np.testing.assert_array_equal(loose.velocity, arm.velocity_limits)
     np.testing.assert_array_equal(loose.acceleration, np.full(7, 10.0))
+    np.testing.assert_array_equal(combine_limits(arm, {"acceleration": [10.0]}).acceleration, np.full(7, 10.0))
     tight = combine_limits(
         arm,
         {"acceleration": FRANKA, "velocity": [0.5] * 7, "upper": [0.1] * 3 + [-1.0] + [0.1] * 3, "lower": -2.5,

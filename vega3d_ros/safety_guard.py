@@ -263,11 +263,11 @@ def _array(values: Any) -> FloatArray:
 
 
 def _vector(config: Mapping[str, Any], key: str, n: int, default: float) -> FloatArray:
-    """config[key] as (n,), a single number standing for all; the default where it is absent."""
+    """config[key] as (n,); a single number (ROS parameters: a list of one) stands for all; default if absent."""
     if key not in config or config[key] is None:
         return np.full(n, default)
     values = _array(config[key])
-    if values.shape not in ((), (n,)) or np.isnan(values).any():
+    if values.shape not in ((), (1,), (n,)) or np.isnan(values).any():
         raise VegaError(f"Safety limit {key} is {config[key]}: give one number, or {n} of them.")
     return np.broadcast_to(values, (n,)).copy()
 
