@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 
 from policies.checkpoints import shipped_policies
 from policies.types import VegaError
+from sim.direct_episodes import results_folder
 from sim.recorder import Recorder
-from sim.report import EpisodeRecord, side_by_side, versions, write_page
+from sim.report import Recording, side_by_side, versions, write_page
 from sim.ros_episodes import RosEpisodes
 from sim.video import write_video
 
@@ -78,26 +78,14 @@ def last_measured(policy: str, suite: str) -> str:
         raise VegaError(f"{path} cannot be read ({error}): write it again with sim/run_libero.py.") from error
 
 
-def writable_folder(path: Path) -> Path:
-    """Make the folder; VegaError if nothing can be written there, before anything is computed."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as probe:
-            probe.write(b"\0" * 4096)
-            probe.flush()
-    except OSError as error:
-        raise VegaError(f"Nothing can be written to {path} ({error.strerror}): choose another --output.") from error
-    return path
-
-
 def run_episode(
     suite: str, task: int, trial: int, policy: str, terminal: Terminal, *, camera_every: int = 1, device: str = "cpu"
-) -> EpisodeRecord:
+) -> Recording:
     """Run the episode over ROS and return what was seen of it; what went wrong is its `error`."""
     recorder = Recorder()
     log: list[str] = []
     started = time.monotonic()
-    record = EpisodeRecord(suite, task, trial, policy, last_measured=last_measured(policy, suite), versions=versions())
+    record = Recording(suite, task, trial, policy, last_measured=last_measured(policy, suite), versions=versions())
 
     def progress() -> None:
         if recorder.steps and recorder.steps != shown[0]:
@@ -133,7 +121,7 @@ def run_episode(
     return record
 
 
-def write_results(record: EpisodeRecord, folder: Path, fps: float) -> tuple[Path | None, Path]:
+def write_results(record: Recording, folder: Path, fps: float) -> tuple[Path | None, Path]:
     """Write the video and the page; a page without its video is written where the video fails.
 
     Returns their paths.  Raises VegaError if the page cannot be written.
@@ -165,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     terminal = Terminal()
     try:
-        folder = writable_folder(arguments.output)
+        folder = results_folder(arguments.output)
         record = run_episode(
             arguments.suite,
             arguments.task,

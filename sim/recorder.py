@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import Image
 from sim.libero_env import CAMERAS, FINGER_NAMES, JOINT_NAMES
-from sim.report import EpisodeRecord, Stage
+from sim.report import Recording, Stage
 from sim.sim_node import COMMAND_TOPIC
 from vega3d_ros.conversions import image_array, stamp_ns
 
@@ -66,7 +66,7 @@ class Recorder:
         """From seeing the newest observation to seeing its command, ms."""
         return self._wire_ms[-1] if self._wire_ms else 0.0
 
-    def fill(self, record: EpisodeRecord) -> None:
+    def fill(self, record: Recording) -> None:
         """Put what was seen into the record; times count from the first joint state."""
         if not self._joints:
             return

@@ -34,7 +34,7 @@ class Stage:
 
 
 @dataclass
-class EpisodeRecord:
+class Recording:
     """What was seen of an episode.  Times are seconds of the robot's clock since the episode began.
 
     measured, commanded: (n, 7) rad; a command is stamped with the time at which it shall be reached.
@@ -97,7 +97,7 @@ def side_by_side(frames: Mapping[str, Sequence[tuple[float, Image]]]) -> list[Im
     ]
 
 
-def write_page(record: EpisodeRecord, path: Path, video: Path | None) -> None:
+def write_page(record: Recording, path: Path, video: Path | None) -> None:
     """Write the page; the video is embedded.  It appears whole or not at all.
 
     Raises VegaError if it cannot be written.
@@ -112,7 +112,7 @@ def write_page(record: EpisodeRecord, path: Path, video: Path | None) -> None:
         raise VegaError(f"The page {path} could not be written ({error.strerror}): make room on the disk.") from error
 
 
-def page(record: EpisodeRecord, video: bytes | None) -> str:
+def page(record: Recording, video: bytes | None) -> str:
     """The HTML text.  video: MP4."""
     verdict = "error" if record.error else "good" if record.success else "bad"
     title = f"{record.suite} task {record.task}: {'solved' if record.success else 'not solved'}"
@@ -152,7 +152,7 @@ def _section(title: str, body: str, note: str = "") -> str:
     return f"<section><h2>{escape(title)}</h2>{note}{body}</section>\n"
 
 
-def _views(record: EpisodeRecord, video: bytes | None) -> str:
+def _views(record: Recording, video: bytes | None) -> str:
     cameras = {name: frames for name, frames in record.frames.items() if frames}
     if not cameras:
         return ""
@@ -171,7 +171,7 @@ def _views(record: EpisodeRecord, video: bytes | None) -> str:
     return _section("What the cameras saw", body)
 
 
-def _gates(record: EpisodeRecord) -> str:
+def _gates(record: Recording) -> str:
     body = ""
     for name, maps in record.gates.items():
         frames = record.frames.get(name)
@@ -189,7 +189,7 @@ def _gates(record: EpisodeRecord) -> str:
     return _section("The fusion gate", body, note) if body else ""
 
 
-def _joints(record: EpisodeRecord) -> str:
+def _joints(record: Recording) -> str:
     if not record.measured_times.size:
         return ""
     charts = []
@@ -219,7 +219,7 @@ def _chart(title: str, aside: str, svg: str) -> str:
     return f"<figure><figcaption>{escape(title)}{aside}</figcaption>{svg}</figure>"
 
 
-def _tracking_error(record: EpisodeRecord, joint: int) -> str:
+def _tracking_error(record: Recording, joint: int) -> str:
     """Largest difference between a command and the arm at the time the command is for."""
     measured_ms, commanded_ms = (np.rint(1e3 * times) for times in (record.measured_times, record.commanded_times))
     _, measured, commanded = np.intersect1d(measured_ms, commanded_ms, return_indices=True)
@@ -229,7 +229,7 @@ def _tracking_error(record: EpisodeRecord, joint: int) -> str:
     return f"at most {1e3 * difference:.1f} mrad apart"
 
 
-def _latency(record: EpisodeRecord) -> str:
+def _latency(record: Recording) -> str:
     if not record.stages:
         return ""
     rows = [(stage.name, (stage.p50, stage.p95, stage.p99)) for stage in record.stages]
@@ -247,7 +247,7 @@ def _latency(record: EpisodeRecord) -> str:
     return _section("Latency of each stage", f'<p class="legend">{legend}</p>{chart}{table}')
 
 
-def _facts(record: EpisodeRecord) -> str:
+def _facts(record: Recording) -> str:
     facts = {
         "Instruction": record.instruction,
         "Policy": record.policy,

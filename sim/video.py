@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from policies.types import Image, VegaError
+
+FINISH_S = 120.0
 
 
 def write_video(path: Path, frames: Sequence[Image], fps: float) -> None:
@@ -14,31 +17,40 @@ def write_video(path: Path, frames: Sequence[Image], fps: float) -> None:
 
     The file appears whole or not at all.  Raises VegaError if it cannot be written.
     """
-    import imageio_ffmpeg
-
     if not frames:
         raise VegaError(f"There are no frames for {path}: check that the cameras publish.")
-    height, width = frames[0].shape[:2]
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        writer = imageio_ffmpeg.write_frames(
-            str(partial),
-            (width, height),
-            fps=fps,
-            quality=None,
-            codec="libx264",
-            macro_block_size=2,
-            output_params=["-crf", "23", "-preset", "veryfast", "-movflags", "+faststart", "-threads", "1"],
-            ffmpeg_log_level="error",
-        )
-        writer.send(None)
-        for frame in frames:
-            writer.send(frame.tobytes())
-        writer.close()
-        if not partial.is_file() or partial.stat().st_size == 0:
-            raise OSError("the encoder wrote nothing")
+        _encode(partial, frames, fps)
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         partial.unlink(missing_ok=True)
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise VegaError(f"The video {path} could not be written ({reason}): make room on the disk.") from error
+        raise VegaError(f"The video {path} could not be written ({error}): make room on the disk.") from error
+
+
+def _encode(path: Path, frames: Sequence[Image], fps: float) -> None:
+    """Pipe the frames through ffmpeg.  OSError where it fails: imageio's own writer says nothing of a full disk."""
+    import imageio_ffmpeg
+
+    height, width = frames[0].shape[:2]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    coding = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-preset", "veryfast", "-threads", "1"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *source, *coding]
+    with subprocess.Popen(
+        [*command, "-movflags", "+faststart", str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stderr is not None
+        try:
+            for frame in frames:
+                process.stdin.write(frame.tobytes())
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # ffmpeg gave up; its exit status and its words follow
+        try:
+            status = process.wait(FINISH_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        words = process.stderr.read().decode(errors="replace").strip().splitlines()
+    if status != 0:
+        raise OSError(words[-1] if words else f"ffmpeg ended with status {status}")

@@ -1,0 +1,58 @@
+"""Episodes over ROS against the same episodes in one process, and what happens when a process fails."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from policies.checkpoints import load_policy
+from sim.direct_episodes import DirectEpisodes
+from sim.ros_episodes import RosEpisodes
+
+TEST_FOLDER = str(Path(__file__).resolve().parent)
+
+
+@pytest.fixture(autouse=True)
+def _policies_of_the_tests(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(TEST_FOLDER).parent), TEST_FOLDER]))
+    monkeypatch.syspath_prepend(TEST_FOLDER)
+
+
+def test_over_ros_is_the_direct_path_bit_for_bit_and_a_killed_process_is_an_error_of_its_episode_alone():
+    policy = "tiny_policy:TinyPolicy"
+    direct = DirectEpisodes("libero_object", load_policy(policy), "joint")
+    expected = direct.run(2, 1)
+    direct.close()
+    assert expected.steps == 280 and not expected.error
+
+    with RosEpisodes("libero_object", policy, camera_every=4) as episodes:
+        assert episodes.run(2, 1) == expected
+
+        victim = next(child for child in episodes._children if child.name == "policy_node")
+
+        def kill_in_mid_episode(message):
+            if message.header.stamp.sec >= 5:
+                victim.signal(signal.SIGKILL)
+
+        from sensor_msgs.msg import JointState
+
+        episodes._client.node.create_subscription(JointState, "joint_states", kill_in_mid_episode, 10)
+        result = episodes.run(2, 0)
+        assert "policy_node ended with status -9" in result.error and not result.success
+
+        assert episodes.run(2, 1) == expected, "both processes started afresh"
+
+
+def test_a_policy_that_fails_is_an_error_that_says_why():
+    with RosEpisodes("libero_object", "tiny_policy:RaisingPolicy", camera_every=4, command_deadline_s=3.0) as episodes:
+        result = episodes.run(0, 0)
+    assert "No command" in result.error and "CUDA error: device lost" in result.error
+
+
+def test_a_policy_that_cannot_be_loaded_is_an_error_that_says_why():
+    with RosEpisodes("libero_object", "tiny_policy:UnloadablePolicy") as episodes:
+        result = episodes.run(0, 0)
+    assert "cut short" in result.error and result.steps == 0
