@@ -39,7 +39,7 @@ COMMANDS = "panda_arm_controller/joint_trajectory"
 PERIOD_NS = 50_000_000
 INSTRUCTION = "pick up the milk and place it in the basket"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0  # generous: starting Python alone may take a minute beside other heavy work
 RESEND_S = 1.5
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,

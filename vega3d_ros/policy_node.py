@@ -21,9 +21,8 @@ from vega3d_ros.dds import apply_defaults
 apply_defaults()  # before rclpy reads the environment
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.clock import Clock, ClockType  # noqa: E402
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn  # noqa: E402
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
@@ -32,6 +31,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from policies.types import Policy, VegaError  # noqa: E402
 from vega3d_ros import node_parameters  # noqa: E402
+from vega3d_ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
 from vega3d_ros.control_loop import ControlLoop, JointCommand  # noqa: E402
 from vega3d_ros.diagnostics import Level  # noqa: E402
 from vega3d_ros.frame_buffer import FrameBuffer  # noqa: E402
@@ -51,7 +51,7 @@ RIVAL_PERIOD_S = 0.1
 CLOSE_S = 2.0
 
 
-class PolicyNode(LifecycleNode):  # type: ignore[misc]
+class PolicyNode(CarefulLifecycleNode):
     """One policy, one arm.  Raises from the constructor what rclpy raises on parameters of a wrong type."""
 
     def __init__(self, **options: Any) -> None:
@@ -68,54 +68,25 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
 
-    # Lifecycle.  rclpy swallows what a transition raises, so each one says it and answers FAILURE.
+    # Lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("configure", self._configure, undo=self._unconfigure)
+        return self.transition("configure", self._configure, undo=self._unconfigure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("activate", self._activate, undo=self._deactivate)
+        return self.transition("activate", self._activate, undo=self._deactivate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("deactivate", self._deactivate)
+        return self.transition("deactivate", self._deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("cleanup", self._unconfigure)
+        return self.transition("cleanup", self._unconfigure)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("shutdown", self._unconfigure)
+        return self.transition("shutdown", self._unconfigure)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("recover", self._unconfigure)
-
-    def _LifecycleNodeMixin__on_change_state(
-        self, request: ChangeState.Request, response: ChangeState.Response
-    ) -> ChangeState.Response:
-        """Refuse a transition that the present state does not have; rclpy alone would let it end the process."""
-        try:
-            return super()._LifecycleNodeMixin__on_change_state(request, response)  # type: ignore[misc]
-        except RuntimeError as error:
-            name = request.transition.label or request.transition.id
-            self.get_logger().error(
-                f"Transition {name} is not possible in this state ({str(error).split(', at ')[0]}): ask for another."
-            )
-            response.success = False
-            return response
-
-    def _transition(
-        self, name: str, action: Callable[[], None], undo: Callable[[], None] | None = None
-    ) -> TransitionCallbackReturn:
-        try:
-            action()
-            return TransitionCallbackReturn.SUCCESS
-        except VegaError as error:
-            self.get_logger().error(str(error))
-        except Exception as error:
-            self.get_logger().error(f"Cannot {name} ({type(error).__name__}: {error}): see the traceback in the log.")
-            self.get_logger().error(traceback.format_exc())
-        if undo is not None:
-            undo()
-        return TransitionCallbackReturn.FAILURE
+        return self.transition("recover", self._unconfigure)
 
     def _configure(self) -> None:
         parameters = self._parameters_read = node_parameters.read(self)
