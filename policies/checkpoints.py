@@ -27,15 +27,16 @@ def find_checkpoint(name_or_path: str) -> Path:
     if path.is_dir():
         return path
     raise VegaError(
-        f"There is no policy '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, a checkpoint folder, or module:Class."
+        f"There is no policy '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, "
+        "a checkpoint folder, or module:Class."
     )
 
 
 def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Policy:
     """A policy ready to act.
 
-    name_or_path: shipped name, checkpoint folder, or `module:Class` (called with no arguments).  threads: torch threads;
-    1 makes actions independent of the number of cores.  Raises VegaError.
+    name_or_path: shipped name, checkpoint folder, or `module:Class` (called with no arguments).  threads: of torch; 1
+    makes actions independent of the number of cores.  Raises VegaError.
     """
     if ":" in name_or_path and not Path(name_or_path).exists():
         return _from_class(name_or_path)
@@ -57,7 +58,10 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise VegaError(f"The device '{device}' cannot be used ({str(error).splitlines()[0]}): set device to cpu or to a GPU of this machine.") from error
+        raise VegaError(
+            f"The device '{device}' cannot be used ({str(error).splitlines()[0]}): "
+            "set device to cpu or to a GPU of this machine."
+        ) from error
 
 
 def checkpoint_sha256(name_or_path: str) -> str:
@@ -76,7 +80,9 @@ def _from_class(name: str) -> Policy:
     try:
         policy: Any = getattr(importlib.import_module(module_name), class_name)()
     except (ImportError, AttributeError) as error:
-        raise VegaError(f"The policy '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH.") from error
+        raise VegaError(
+            f"The policy '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH."
+        ) from error
     if not isinstance(policy, Policy):
         raise VegaError(f"The class '{name}' is no policy: it needs spec, act(observation) and reset().")
     return policy

@@ -49,9 +49,9 @@ class FilmConvEncoder(nn.Module):
     def __init__(self, channels: int, text: int, blocks: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 24, 5, stride=2, padding=2),
+            nn.Conv2d(3, 48, 4, stride=4),
             nn.GELU(),
-            nn.Conv2d(24, 48, 3, stride=2, padding=1),
+            nn.Conv2d(48, 48, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(48, channels, 3, stride=2, padding=1),
             nn.GroupNorm(8, channels),
@@ -119,7 +119,14 @@ class Trunk(nn.Module):
     """Camera readouts, proprioception and text -> (B, width)."""
 
     def __init__(
-        self, grids: Mapping[str, tuple[int, int]], channels: int, text: int, proprio: int, keypoints: int, width: int, layers: int
+        self,
+        grids: Mapping[str, tuple[int, int]],
+        channels: int,
+        text: int,
+        proprio: int,
+        keypoints: int,
+        width: int,
+        layers: int,
     ) -> None:
         super().__init__()
         self.grids = dict(grids)
@@ -128,7 +135,8 @@ class Trunk(nn.Module):
         inputs = sum(r.width for r in self.readouts.values()) + 64 + text  # type: ignore[misc]
         self.inlet = nn.Linear(inputs, width)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)) for _ in range(layers)
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
 

@@ -143,11 +143,11 @@ def check_instruction(text: str) -> str:
     """Return the instruction stripped of outer white space, or raise VegaError."""
     text = text.strip()
     if not text:
-        raise VegaError("The instruction is empty: publish a sentence such as 'pick up the milk and place it in the basket'.")
-    if len(text) > MAX_INSTRUCTION_CHARS:
         raise VegaError(
-            f"The instruction has {len(text)} characters: shorten it to at most {MAX_INSTRUCTION_CHARS}."
+            "The instruction is empty: publish a sentence such as 'pick up the milk and place it in the basket'."
         )
+    if len(text) > MAX_INSTRUCTION_CHARS:
+        raise VegaError(f"The instruction has {len(text)} characters: shorten it to at most {MAX_INSTRUCTION_CHARS}.")
     return text
 
 

@@ -27,8 +27,8 @@ def prepare_image(image: Image, camera: CameraConfig, name: str) -> Image:
     if image.shape[:2] != camera.image_size:
         height, width = camera.image_size
         raise VegaError(
-            f"Camera '{name}' gives {image.shape[1]}x{image.shape[0]} pixels: this policy was trained on {width}x{height}, "
-            f"set the camera to that."
+            f"Camera '{name}' gives {image.shape[1]}x{image.shape[0]} pixels: this policy was trained on "
+            f"{width}x{height}, set the camera to that."
         )
     if camera.crop:
         top, left, bottom, right = camera.crop
@@ -61,9 +61,17 @@ class VegaPolicy(nn.Module):
             for name, camera in config.cameras.items()
         }
         self.text = BagOfWords(len(self.vocabulary), config.text_dim)
-        self.semantic_encoder = SemanticEncoder(tuple(config.cameras), config.channels, config.text_dim, config.encoder_blocks)
+        self.semantic_encoder = SemanticEncoder(
+            tuple(config.cameras), config.channels, config.text_dim, config.encoder_blocks
+        )
         self.trunk = Trunk(
-            grids, config.channels, config.text_dim, PROPRIO_DIM, config.keypoints, config.trunk_width, config.trunk_layers
+            grids,
+            config.channels,
+            config.text_dim,
+            PROPRIO_DIM,
+            config.keypoints,
+            config.trunk_width,
+            config.trunk_layers,
         )
         self.head = L1Head(config.trunk_width, config.chunk_length, config.action_space.dim)
         self.register_buffer("proprio_mean", torch.tensor(config.proprio_mean), persistent=False)
@@ -98,7 +106,9 @@ class VegaPolicy(nn.Module):
             name: _to_tensor(prepare_image(observation.images[name][-1], camera, name)).to(self.device)
             for name, camera in self.config.cameras.items()
         }
-        proprio = (torch.from_numpy(_proprio(observation.state)).float()[None].to(self.device) - self.proprio_mean) / self.proprio_std
+        proprio = (
+            torch.from_numpy(_proprio(observation.state)).float()[None].to(self.device) - self.proprio_mean
+        ) / self.proprio_std
         clock.lap("preprocess")
         text = self.text(ids)
         tokens = self.semantic_encoder(images, text)
@@ -134,7 +144,9 @@ class VegaPolicy(nn.Module):
             raise VegaError(f"The checkpoint {folder} has no {WEIGHTS_FILE}: get the folder again.") from error
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise VegaError(f"The weights in {path} are corrupt or of another shape ({reason}): get the folder again.") from error
+            raise VegaError(
+                f"The weights in {path} are corrupt or of another shape ({reason}): get the folder again."
+            ) from error
         return policy.to(device).eval()
 
 

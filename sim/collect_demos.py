@@ -48,7 +48,9 @@ def collect_episode(environment: LiberoEnvironment, rng: np.random.Generator, ev
     _wander(environment, expert, rng)
     noise = _Bursts(rng)
     frames: dict[str, list[Any]] = {"agentview": [], "wrist": [], "frame_step": [], "pixels": []}
-    steps: dict[str, list[Any]] = {key: [] for key in ("actions", "eef_position", "eef_quaternion", "gripper", "target_position")}
+    steps: dict[str, list[Any]] = {
+        key: [] for key in ("actions", "eef_position", "eef_quaternion", "gripper", "target_position")
+    }
     phase, left = int(rng.integers(every)), AFTER_SUCCESS
     for step in range(MAX_STEPS):
         if step % every == phase:
@@ -116,7 +118,9 @@ def _wander(environment: LiberoEnvironment, expert: ScriptedExpert, rng: np.rand
         environment.step_eef(direction)
 
 
-def collect_block(suite: str, task: int, block: int, episodes: int, seed: int, every: int, path: Path) -> tuple[int, int]:
+def collect_block(
+    suite: str, task: int, block: int, episodes: int, seed: int, every: int, path: Path
+) -> tuple[int, int]:
     """Write one block; (episodes kept, episodes tried).  Deterministic in (seed, task, block)."""
     rng = np.random.default_rng([seed, task, block])
     environment = LiberoEnvironment(suite, task)
@@ -129,14 +133,26 @@ def collect_block(suite: str, task: int, block: int, episodes: int, seed: int, e
             kept.append(episode)
     environment.close()
     if len(kept) < episodes:
-        raise VegaError(f"The expert solved {len(kept)} of {tried} episodes of task {task}: look at its grasp before collecting more.")
+        raise VegaError(
+            f"The expert solved {len(kept)} of {tried} episodes of task {task}: mend its grasp first."
+        )
     first = np.cumsum([0] + [len(e["actions"]) for e in kept])
     arrays = {
         key: np.concatenate([np.asarray(e[key]) for e in kept])
-        for key in ("agentview", "wrist", "pixels", "actions", "eef_position", "eef_quaternion", "gripper", "target_position")
+        for key in (
+            "agentview",
+            "wrist",
+            "pixels",
+            "actions",
+            "eef_position",
+            "eef_quaternion",
+            "gripper",
+            "target_position",
+        )
     }
-    arrays["frame_step"] = np.concatenate([np.asarray(e["frame_step"]) + s for e, s in zip(kept, first)])
-    arrays["episode_end"] = np.concatenate([np.full(len(e["actions"]), s) for e, s in zip(kept, first[1:])])
+    spans = list(zip(kept, first[:-1], first[1:], strict=True))
+    arrays["frame_step"] = np.concatenate([np.asarray(e["frame_step"]) + start for e, start, _ in spans])
+    arrays["episode_end"] = np.concatenate([np.full(len(e["actions"]), end) for e, _, end in spans])
     arrays["first_step"] = first[:-1]
     arrays["target"] = np.array([e["target"] for e in kept])
     arrays["kind"] = np.array([e["kind"] for e in kept])
@@ -154,7 +170,9 @@ def _work(job: tuple[Any, ...]) -> tuple[Path, int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Collect demonstrations of the scripted expert on random layouts.")
-    parser.add_argument("--suite", default="libero_object", help="suite whose scenes are used (pick-and-place into a basket)")
+    parser.add_argument(
+        "--suite", default="libero_object", help="suite whose scenes are used (pick-and-place into a basket)"
+    )
     parser.add_argument("--blocks", type=int, default=4, help="blocks per task")
     parser.add_argument("--episodes", type=int, default=25, help="episodes per block")
     parser.add_argument("--every", type=int, default=4, help="render every n-th step")
@@ -170,7 +188,10 @@ def main(argv: list[str] | None = None) -> int:
             path = args.output / f"{args.suite}_task{task}_seed{args.seed}_block{block}.npz"
             if not path.exists():
                 jobs.append((args.suite, task, block, args.episodes, args.seed, args.every, path))
-    print(f"{len(jobs)} blocks of {args.episodes} episodes to collect, {args.blocks * tasks - len(jobs)} exist", flush=True)
+    print(
+        f"{len(jobs)} blocks of {args.episodes} episodes to collect, {args.blocks * tasks - len(jobs)} exist",
+        flush=True,
+    )
     start = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with context.Pool(args.processes, maxtasksperchild=1) as pool:

@@ -28,7 +28,10 @@ def load_robot(path: str = ROBOT_FILE) -> dict[str, Any]:
 def build_control_loop(policy: Policy, robot: dict[str, Any]) -> ControlLoop:
     """The control loop as `policy_node` builds it from the same robot file, guard included."""
     kinematics = Kinematics(resolve(robot["robot_description"]).read_text(), robot["joint_names"], robot["tip_frame"])
-    safety = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in robot["safety"].items()}
+    safety = {
+        key: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for key, value in robot["safety"].items()
+    }
     mode = safety.pop("mode")
     limits = combine_limits(kinematics, safety)
     guard = SafetyGuard(kinematics, limits, 1.0 / policy.spec.action_space.rate_hz, mode)
@@ -46,7 +49,10 @@ class DirectEpisodes:
         if command == "eef" and policy.spec.action_space.kind != "eef_delta":
             raise VegaError(f"Policy {policy.spec.name} commands joints: run it with --command joint.")
         if policy.spec.window != 1:
-            raise VegaError(f"Policy {policy.spec.name} wants windows of {policy.spec.window} frames, which this evaluation cannot give yet.")
+            raise VegaError(
+                f"Policy {policy.spec.name} wants windows of {policy.spec.window} frames: "
+                "this evaluation gives single frames only."
+            )
         self.suite, self.policy, self.command, self.seed = suite, policy, command, seed
         self.latencies_ms: list[float] = []
         self._environment: LiberoEnvironment | None = None

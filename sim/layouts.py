@@ -33,7 +33,7 @@ def place_randomly(environment: LiberoEnvironment, rng: np.random.Generator) -> 
     places = {name: _xy(env, name) for name in names}
     if kind == "permuted":
         order = rng.permutation(len(names))
-        places = {name: places[names[i]] for name, i in zip(names, order)}
+        places = {name: places[names[i]] for name, i in zip(names, order, strict=True)}
         _move(env, BASKET, _xy(env, BASKET) + rng.uniform(-0.02, 0.02, 2))
     elif kind == "random":
         sampled = _scatter(env, names, rng)

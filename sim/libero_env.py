@@ -30,7 +30,11 @@ SUITES = (
     "libero_goal",
     "libero_10",
     "libero_90",
-    *(f"libero_{base}_{kind}" for base in ("spatial", "object", "goal", "10") for kind in ("lan", "object", "swap", "task")),
+    *(
+        f"libero_{base}_{kind}"
+        for base in ("spatial", "object", "goal", "10")
+        for kind in ("lan", "object", "swap", "task")
+    ),
 )
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 WAIT_STEPS = 10
@@ -110,7 +114,9 @@ class LiberoEnvironment:
 
     def reset(self, trial: int) -> None:
         if not 0 <= trial < self.trials:
-            raise VegaError(f"Task {self.task} of {self.suite} has trials 0 to {self.trials - 1}: trial {trial} does not exist.")
+            raise VegaError(
+                f"Task {self.task} of {self.suite} has trials 0 to {self.trials - 1}: trial {trial} does not exist."
+            )
         if self._resets_since_seed != trial - 1:
             self.env.seed(self.seed)
             self._resets_since_seed = -1
@@ -150,7 +156,7 @@ class LiberoEnvironment:
     def seed_random(self, seed: int) -> None:
         """Seed the generator that `random_reset` draws from."""
         self.env.seed(seed)
-        self._resets_since_seed = -10**6
+        self._resets_since_seed = -(10**6)
 
     def state(self) -> RobotState:
         robot, sim = self.env.robots[0], self.env.sim

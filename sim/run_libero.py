@@ -16,12 +16,12 @@ from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from policies.checkpoints import checkpoint_sha256, load_policy, shipped_policies  # noqa: E402
-from policies.types import VegaError  # noqa: E402
-from sim.direct_episodes import DirectEpisodes, results_folder  # noqa: E402
-from sim.episode import EpisodeResult  # noqa: E402
-from sim.evaluation import PROTOCOL, SUMMARY_FILE, EpisodeRecord, ResultWriter, parse_tasks, per_task, wilson_95  # noqa: E402
-from sim.libero_env import SUITES, list_tasks, load_suite  # noqa: E402
+from policies.checkpoints import checkpoint_sha256, load_policy, shipped_policies
+from policies.types import VegaError
+from sim.direct_episodes import DirectEpisodes, results_folder
+from sim.episode import EpisodeResult
+from sim.evaluation import PROTOCOL, SUMMARY_FILE, EpisodeRecord, ResultWriter, parse_tasks, per_task, wilson_95
+from sim.libero_env import SUITES, list_tasks, load_suite
 
 SEED = 0  # env.seed(0), once per task, as in the reference
 
@@ -35,14 +35,22 @@ class Runner(Protocol):
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a policy on a LIBERO suite.")
     parser.add_argument("--suite", default="libero_object", help="name of a suite (--list shows them)")
-    parser.add_argument("--policy", default="vega-nano", help="name in this repository, checkpoint folder, or module:Class")
+    parser.add_argument(
+        "--policy", default="vega-nano", help="name in this repository, checkpoint folder, or module:Class"
+    )
     parser.add_argument("--tasks", default=None, help="such as 0-9 or 0,3 (default: all)")
     parser.add_argument("--trials", type=int, default=10, help="official initial states per task")
-    parser.add_argument("--transport", choices=("direct", "ros"), default="direct", help="one process, or two over DDS in lockstep")
-    parser.add_argument("--command", choices=("eef", "joint"), default=None, help="default: eef for direct, joint for ros")
+    parser.add_argument(
+        "--transport", choices=("direct", "ros"), default="direct", help="one process, or two over DDS in lockstep"
+    )
+    parser.add_argument(
+        "--command", choices=("eef", "joint"), default=None, help="default: eef for direct, joint for ros"
+    )
     parser.add_argument("--device", default="cpu", help="torch device of the policy")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the policy")
-    parser.add_argument("--output", type=Path, default=None, help="folder for summary.json (default: outputs/<suite>_<time>)")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="folder for summary.json (default: outputs/<suite>_<time>)"
+    )
     parser.add_argument("--list", action="store_true", help="list suites, their tasks, and policies, then stop")
     args = parser.parse_args(argv)
     if args.command is None:
@@ -74,7 +82,9 @@ def evaluate(args: argparse.Namespace) -> int:
                 writer.add(record)
                 report(writer, record, total, time.monotonic() - started)
     except KeyboardInterrupt:
-        print(f"Interrupted: {len(writer.records)} of {total} episodes are in {folder / SUMMARY_FILE}.", file=sys.stderr)
+        print(
+            f"Interrupted: {len(writer.records)} of {total} episodes are in {folder / SUMMARY_FILE}.", file=sys.stderr
+        )
         return 130
     finally:
         runner.close()
@@ -127,7 +137,10 @@ def finish(writer: ResultWriter) -> None:
     rate = summary["success_rate"]
     low, high = summary["wilson_95"]
     if rate is not None:
-        print(f"success_rate {100 * rate:.1f} % (Wilson 95 %: {100 * low:.1f} to {100 * high:.1f}), {summary['errors']} errors")
+        print(
+            f"success_rate {100 * rate:.1f} % (Wilson 95 %: {100 * low:.1f} to {100 * high:.1f}), "
+            f"{summary['errors']} errors"
+        )
     print(f"{writer.folder / SUMMARY_FILE}")
 
 

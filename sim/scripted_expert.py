@@ -57,7 +57,9 @@ def object_geometry(env: Any, name: str) -> ObjectGeometry:
 class ScriptedExpert:
     """Picks `target` and drops it into `basket`.  One instance per episode."""
 
-    def __init__(self, environment: LiberoEnvironment, target: str, basket: str = "basket_1", *, speed: float = 1.0) -> None:
+    def __init__(
+        self, environment: LiberoEnvironment, target: str, basket: str = "basket_1", *, speed: float = 1.0
+    ) -> None:
         self.env = environment.env
         self.target, self.basket, self.speed = target, basket, speed
         self.geometry = object_geometry(self.env, target)
@@ -112,7 +114,7 @@ class ScriptedExpert:
         return np.concatenate([delta, self._level(), [grip]])
 
     def _shift_from_neighbours(self) -> float:
-        """Displacement of the grasp along a long thing's x axis so that the palm does not come down on a taller one, m."""
+        """How far to grasp off centre along x so that the palm does not come down on a taller neighbour, m."""
         reach = max((float(self.geometry.high[0] - self.geometry.low[0]) - 0.04) / 2, 0.0)
         palm = self.position(self.target)[2] + self.grasp_height + PALM_ABOVE_TCP
         boxes = []
@@ -128,7 +130,9 @@ class ScriptedExpert:
             gaps = [np.maximum(low - here - HAND_HALF, here - HAND_HALF - high).max() for low, high in boxes]
             return min([*gaps, 0.01])
 
-        return max((round(s, 3) for s in np.linspace(-reach, reach, 9)), key=lambda s: (round(clearance(s), 3), -abs(s)))
+        return max(
+            (round(s, 3) for s in np.linspace(-reach, reach, 9)), key=lambda s: (round(clearance(s), 3), -abs(s))
+        )
 
     def _approach(self) -> tuple[FloatArray, float]:
         goal = self.grasp_point

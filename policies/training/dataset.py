@@ -48,7 +48,9 @@ class Demonstrations:
 
     def __init__(self, paths: Sequence[Path], chunk_length: int = 8) -> None:
         if not paths:
-            raise VegaError("There are no demonstrations: make some with `python -m sim.collect_demos --output data/demos`.")
+            raise VegaError(
+                "There are no demonstrations: make some with `python -m sim.collect_demos --output data/demos`."
+            )
         arrays: dict[str, list[NDArray[np.generic]]] = {key: [] for key in (*PER_FRAME, *PER_STEP, "target_name")}
         steps = 0
         for path in paths:
@@ -72,16 +74,21 @@ class Demonstrations:
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def batch(self, index: NDArray[np.int64], vocabulary: Vocabulary, rng: np.random.Generator, *, augment: bool) -> Batch:
+    def batch(
+        self, index: NDArray[np.int64], vocabulary: Vocabulary, rng: np.random.Generator, *, augment: bool
+    ) -> Batch:
         """Frames `index`, each with a wording drawn from `rng`, shifted and recoloured if `augment`."""
         images, points = {}, {}
-        shifts = {c: rng.integers(-s, s + 1, (len(index), 2)) if augment else np.zeros((len(index), 2), int) for c, s in SHIFT.items()}
+        shifts = {
+            c: rng.integers(-s, s + 1, (len(index), 2)) if augment else np.zeros((len(index), 2), int)
+            for c, s in SHIFT.items()
+        }
         pixels = self.data["pixels"][index]
         top, left, bottom, right = CAMERAS["agentview"].crop or (0, 0, 0, 0)
         origin = np.array([top, left]) + shifts["agentview"]
         stored = self.data["agentview"]
         views = np.empty((len(index), bottom - top, right - left, 3), np.uint8)
-        for row, (frame, (y, x)) in enumerate(zip(index, origin - STORED_ORIGIN)):
+        for row, (frame, (y, x)) in enumerate(zip(index, origin - STORED_ORIGIN, strict=True)):
             views[row] = stored[frame, y : y + bottom - top, x : x + right - left]
         images["agentview"] = views
         points["agentview"] = pixels[:, 0] - origin
@@ -98,7 +105,9 @@ class Demonstrations:
         longest = max(map(len, ids))
         proprio = self.proprio[index]
         if augment:
-            proprio = proprio + rng.normal(0, 1, proprio.shape).astype(np.float32) * np.r_[[1e-3] * 3, [3e-3] * 6, [3e-4] * 2].astype(np.float32)
+            proprio = proprio + rng.normal(0, 1, proprio.shape).astype(np.float32) * np.r_[
+                [1e-3] * 3, [3e-3] * 6, [3e-4] * 2
+            ].astype(np.float32)
         return Batch(
             images={c: _recolour(torch.from_numpy(v), rng, augment) for c, v in images.items()},
             ids=torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids]),
@@ -115,7 +124,7 @@ class Demonstrations:
 
 
 def _recolour(image: Tensor, rng: np.random.Generator, augment: bool) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]; gain, tint, contrast and brightness per image if `augment`."""
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]; recoloured at random if `augment`."""
     x = image.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
     if not augment:
         return x

@@ -51,5 +51,8 @@ def vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
     from policies.instructions import words
 
     sources = [*TEMPLATES, *TAKE, *PUT, *INTO, *(n for names in NAMES.values() for n in names), "the that it"]
-    known = sorted({w for s in sources for w in words(s)} - {"take", "put", "put1", "into", "the", "thing"} | {"take", "put", "into", "the"})
+    known = sorted(
+        {w for s in sources for w in words(s)} - {"take", "put", "put1", "into", "the", "thing"}
+        | {"take", "put", "into", "the"}
+    )
     return tuple(known), tuple(target.replace("_", " ") for target in NAMES)

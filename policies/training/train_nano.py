@@ -1,4 +1,4 @@
-"""Train a small VegaPolicy on demonstrations: `python -m policies.training.train_nano --demos data/demos --output outputs/nano`.
+"""Train a small VegaPolicy on demonstrations: `python -m policies.training.train_nano`.
 
 L1 on chunks of actions; beside it, where the grasp point is: per camera as a map over its tokens, and in the base
 frame from the trunk.  The average of the weights (EMA) is what is saved.  Resumes from its last checkpoint.
@@ -92,7 +92,10 @@ def evaluate(learner: Learner, demos: Demonstrations, words: Vocabulary, limit: 
     index = rng.permutation(len(demos))[:limit]
     learner.eval()
     with torch.inference_mode():
-        results = [learner.loss(demos.batch(part, words, rng, augment=False))[1] for part in np.array_split(index, max(len(index) // 128, 1))]
+        results = [
+            learner.loss(demos.batch(part, words, rng, augment=False))[1]
+            for part in np.array_split(index, max(len(index) // 128, 1))
+        ]
     learner.train()
     return {key: float(np.mean([r[key] for r in results])) for key in results[0]}
 
@@ -119,7 +122,10 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         first, spent = state["step"], state["seconds"]
     parameters = sum(p.numel() for p in policy.parameters())
-    print(f"{parameters / 1e6:.2f} M parameters, {len(demos)} frames, {len(validation)} held out, from step {first}", flush=True)
+    print(
+        f"{parameters / 1e6:.2f} M parameters, {len(demos)} frames, {len(validation)} held out, from step {first}",
+        flush=True,
+    )
     start, running = time.monotonic() - spent, {}
     for step in range(first, args.steps):
         rng = np.random.default_rng([args.seed, step])
@@ -135,7 +141,7 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         decay = min(0.999, (step + 1) / (step + 20))
         with torch.no_grad():
-            for average, new in zip(ema.parameters(), learner.parameters()):
+            for average, new in zip(ema.parameters(), learner.parameters(), strict=True):
                 average.lerp_(new, 1 - decay)
         running = {key: 0.98 * running.get(key, value) + 0.02 * value for key, value in parts.items()}
         done = step + 1
@@ -143,7 +149,10 @@ def train(args: argparse.Namespace) -> None:
             seconds = time.monotonic() - start
             left = seconds / done * (args.steps - done)
             text = " ".join(f"{key} {value:.4f}" for key, value in running.items())
-            print(f"{done}/{args.steps} {text} | {done * args.batch / seconds:.0f} samples/s, {left / 60:.1f} min left", flush=True)
+            print(
+                f"{done}/{args.steps} {text} | {done * args.batch / seconds:.0f} samples/s, {left / 60:.1f} min left",
+                flush=True,
+            )
         if done % args.save_every == 0 or done == args.steps:
             held = evaluate(ema, validation, words)
             line = {"step": done, "seconds": round(time.monotonic() - start, 1), "train": running, "held_out": held}
@@ -153,8 +162,13 @@ def train(args: argparse.Namespace) -> None:
             ema.policy.save_pretrained(args.output)
             partial = state_path.with_suffix(".partial")
             torch.save(
-                {"learner": learner.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": done,
-                 "seconds": time.monotonic() - start},
+                {
+                    "learner": learner.state_dict(),
+                    "ema": ema.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": done,
+                    "seconds": time.monotonic() - start,
+                },
                 partial,
             )
             partial.rename(state_path)
@@ -173,7 +187,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=int, default=500)
-    parser.add_argument("--holdout-block", type=int, default=-1, help="block of the demonstrations that is not trained on")
+    parser.add_argument(
+        "--holdout-block", type=int, default=-1, help="block of the demonstrations that is not trained on"
+    )
     train(parser.parse_args(argv))
     return 0
 

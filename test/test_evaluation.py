@@ -1,0 +1,70 @@
+"""What an evaluation reports, and that finished episodes survive whatever comes after them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.types import VegaError
+from sim.evaluation import EpisodeRecord, ResultWriter, parse_tasks, per_task, wilson_95
+
+
+def record(task: int, success: bool, error: str = "") -> EpisodeRecord:
+    return EpisodeRecord(task, 0, success, 90, 0, error, 1.0, "a", "b")
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_rate_and_mirrors(counts: tuple[int, int]) -> None:
+    won, total = counts
+    low, high = wilson_95(won, total)
+    assert 0 <= low <= won / total <= high <= 1
+    mirrored = wilson_95(total - won, total)
+    assert low == pytest.approx(1 - mirrored[1], abs=1e-12)
+
+
+def test_wilson_interval_of_a_published_example() -> None:
+    # Newcombe 1998, Statistics in Medicine 17:857, table I: 81 of 263.
+    assert wilson_95(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@pytest.mark.parametrize(("text", "tasks"), [("0-3,7", [0, 1, 2, 3, 7]), ("4", [4]), ("2,2,1", [2, 1])])
+def test_tasks_are_read(text: str, tasks: list[int]) -> None:
+    assert parse_tasks(text, 10) == tasks
+
+
+@pytest.mark.parametrize("text", ["10", "a", "", "3-1", "-1", "0-99"])
+def test_tasks_that_do_not_exist_are_refused(text: str) -> None:
+    with pytest.raises(VegaError):
+        parse_tasks(text, 10)
+
+
+def test_an_error_is_not_a_failure_of_the_policy(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path, {"suite": "s"})
+    for entry in (record(0, True), record(0, False), record(1, False, "the renderer died")):
+        writer.add(entry)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["success_rate"] == 0.5
+    assert summary["errors"] == 1
+    assert len(summary["episodes"]) == 3
+    assert per_task(writer.records) == {0: (1, 2)}
+
+
+def test_what_was_finished_is_on_disk_at_once_and_a_full_disk_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = ResultWriter(tmp_path, {"suite": "s"})
+    writer.add(record(0, True))
+
+    def full(self: Path, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(VegaError, match="No space left"):
+            writer.add(record(1, True))
+    assert len(json.loads((tmp_path / "summary.json").read_text())["episodes"]) == 1
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 2

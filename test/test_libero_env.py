@@ -1,0 +1,108 @@
+"""The LIBERO environment against the stock one, and the expert on layouts that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from policies.types import VegaError
+from sim.layouts import place_randomly
+from sim.libero_env import WAIT_STEPS, LiberoEnvironment, list_tasks, load_suite
+from sim.scripted_expert import ScriptedExpert
+
+TASK = 3
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[LiberoEnvironment]:
+    env = LiberoEnvironment("libero_object", TASK)
+    yield env
+    env.close()
+
+
+def test_states_equal_those_of_the_stock_environment(environment: LiberoEnvironment) -> None:
+    from libero.libero.envs import OffScreenRenderEnv
+
+    benchmark = load_suite("libero_object")
+    stock = OffScreenRenderEnv(
+        bddl_file_name=benchmark.get_task_bddl_file_path(TASK), camera_heights=256, camera_widths=256
+    )
+    stock.seed(0)
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 7))
+    for trial in range(2):
+        stock.reset()
+        stock.set_init_state(environment.initial_states[trial])
+        for _ in range(WAIT_STEPS):
+            seen, *_ = stock.step([0, 0, 0, 0, 0, 0, -1])
+        environment.reset(trial)
+        for action in actions:
+            seen, *_ = stock.step(action)
+            environment.step_eef(action)
+        ours = np.frombuffer(environment.states_digest())
+        assert np.abs(ours - stock.get_sim_state()).max() < 1e-9
+        if trial == 0:
+            difference = environment.render("agentview").astype(int) - seen["agentview_image"][::-1]
+            assert np.abs(difference).max() == 0
+    stock.close()
+
+
+def test_a_trial_does_not_depend_on_what_ran_before(environment: LiberoEnvironment) -> None:
+    digests = []
+    for order in ((2,), (0, 1, 2), (7, 2)):
+        for trial in order:
+            environment.reset(trial)
+        for _ in range(5):
+            environment.step_joints(environment.state().joint_positions, np.zeros(7), -1.0)
+        digests.append(environment.states_digest())
+    assert digests[0] == digests[1] == digests[2]
+
+
+def test_the_state_is_the_arm_in_its_base_frame(environment: LiberoEnvironment) -> None:
+    environment.reset(0)
+    state = environment.state()
+    assert state.stamp_ns == 0
+    assert np.linalg.norm(state.eef_quaternion) == pytest.approx(1.0)
+    world = state.eef_position + environment.base_position
+    assert world == pytest.approx(np.array(environment.env._eef_xpos), abs=1e-12)
+    assert (state.gripper_positions > 0.03).all()
+
+
+def test_the_expert_solves_random_layouts_for_any_object(environment: LiberoEnvironment) -> None:
+    rng = np.random.default_rng(5)
+    solved = tried = 0
+    while tried < 4:
+        if place_randomly(environment, rng) is None:
+            continue
+        tried += 1
+        names = [name for name in environment.env.objects_dict if name != "basket_1"]
+        expert = ScriptedExpert(environment, str(rng.choice(names)))
+        for _ in range(170):
+            environment.step_eef(expert.action())
+            if expert.solved:
+                solved += 1
+                break
+    assert solved >= 3
+
+
+@pytest.mark.parametrize(
+    ("suite", "task", "part"),
+    [("libero", 0, "libero_object"), ("libero_object", 10, "0 to 9"), ("libero_object", -1, "0 to 9")],
+)
+def test_unknown_suites_and_tasks_say_what_exists(suite: str, task: int, part: str) -> None:
+    with pytest.raises(VegaError, match=part):
+        LiberoEnvironment(suite, task)
+
+
+def test_unknown_trial_and_camera(environment: LiberoEnvironment) -> None:
+    with pytest.raises(VegaError, match="0 to 49"):
+        environment.reset(50)
+    with pytest.raises(VegaError, match="wrist"):
+        environment.render("head")
+
+
+def test_the_sentence_is_the_file_name_except_where_only_the_field_differs() -> None:
+    assert list_tasks("libero_object")[0] == "pick up the alphabet soup and place it in the basket"
+    assert list_tasks("libero_object_swap") == list_tasks("libero_object")
+    assert list_tasks("libero_object_lan")[0] != list_tasks("libero_object")[0]

@@ -1,0 +1,45 @@
+"""What a user can get wrong with `sim/run_libero.py`: one sentence, exit status 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.run_libero import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--suite", "libero_objekt"], "libero_object_swap"),
+        (["--tasks", "12"], "tasks 0 to 9"),
+        (["--policy", "vega-giant"], "vega-nano"),
+        (["--policy", "no_such_module:Policy"], "cannot be imported"),
+        (["--policy", "pathlib:Path"], "is no policy"),
+        (["--transport", "ros", "--command", "eef"], "--command joint"),
+        (["--trials", "0"], "from 1 on"),
+        (["--device", "cuda:7"], "cannot be used"),
+        (["--output", "/proc/nowhere"], "cannot be written"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert part in said
+
+
+def test_a_corrupt_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from policies.checkpoints import find_checkpoint
+
+    source = find_checkpoint("vega-nano")
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    assert main(["--policy", str(tmp_path)]) == 2
+    assert "model.safetensors" in capsys.readouterr().err
+    (tmp_path / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:100_000])
+    assert main(["--policy", str(tmp_path)]) == 2
+    assert "corrupt" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")
+    assert main(["--policy", str(tmp_path)]) == 2
+    assert "cannot be read" in capsys.readouterr().err

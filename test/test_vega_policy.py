@@ -1,0 +1,125 @@
+"""The small policy: what goes in and out, that it is kept whole on disk, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from policies.checkpoints import find_checkpoint, load_policy
+from policies.instructions import Vocabulary
+from policies.types import Observation, RobotState, VegaError
+from policies.vega_policy import VegaPolicy, proprioception
+
+MILK = "pick up the milk and place it in the basket"
+
+
+def observation(instruction: str = MILK, seed: int = 0) -> Observation:
+    rng = np.random.default_rng(seed)
+    images = {camera: rng.integers(0, 255, (1, 256, 256, 3), dtype=np.uint8) for camera in ("agentview", "wrist")}
+    state = RobotState(
+        5,
+        (),
+        np.zeros(7),
+        np.zeros(7),
+        np.array([0.04, 0.04]),
+        np.array([0.45, 0.0, 0.26]),
+        np.array([1.0, 0.0, 0.0, 0.0]),
+    )
+    return Observation(images, state, instruction, 5)
+
+
+@pytest.fixture(scope="module")
+def nano() -> VegaPolicy:
+    policy = load_policy("vega-nano")
+    assert isinstance(policy, VegaPolicy)
+    return policy
+
+
+def test_a_chunk_is_finite_bounded_and_repeatable(nano: VegaPolicy) -> None:
+    first, second = nano.act(observation()), nano.act(observation())
+    assert first.actions.shape == (8, 7)
+    assert np.abs(first.actions).max() <= 1.0
+    assert set(np.unique(first.actions[:, 6])) <= {-1.0, 1.0}
+    assert first.actions.tobytes() == second.actions.tobytes()
+    assert first.stamp_ns == 5
+    assert first.instruction == MILK
+
+
+def test_it_looks_listens_and_feels(nano: VegaPolicy) -> None:
+    base = observation()
+    here = nano.act(base).actions
+    assert not np.array_equal(here, nano.act(observation("pick up the butter and place it in the basket")).actions)
+    for camera in base.images:
+        darker = {**base.images, camera: base.images[camera] // 2}
+        assert not np.array_equal(here, nano.act(replace(base, images=darker)).actions)
+    elsewhere = replace(base.state, eef_position=np.array([0.5, 0.1, 0.1]))
+    assert not np.array_equal(here, nano.act(replace(base, state=elsewhere)).actions)
+
+
+def test_saving_and_loading_changes_nothing(nano: VegaPolicy, tmp_path: Path) -> None:
+    nano.save_pretrained(tmp_path)
+    again = VegaPolicy.from_pretrained(tmp_path)
+    assert again.config == nano.config
+    assert again.act(observation()).actions.tobytes() == nano.act(observation()).actions.tobytes()
+
+
+def test_the_shipped_checkpoint_is_small() -> None:
+    assert sum(p.stat().st_size for p in find_checkpoint("vega-nano").rglob("*")) <= 25e6
+
+
+@pytest.mark.parametrize("text", ["", "   ", "do something", "x" * 10_000, "nimm die Gurke"])
+def test_instructions_that_name_nothing_known_are_refused(nano: VegaPolicy, text: str) -> None:
+    with pytest.raises(VegaError):
+        nano.act(observation(text))
+
+
+def test_cameras_that_do_not_fit_are_refused(nano: VegaPolicy) -> None:
+    base = observation()
+    for wrong in (
+        base.images["wrist"][:, :200],
+        base.images["wrist"].astype(np.float32),
+        base.images["wrist"][..., :1],
+    ):
+        with pytest.raises(VegaError, match="wrist"):
+            nano.act(replace(base, images={**base.images, "wrist": wrong}))
+    with pytest.raises(VegaError, match="wrist"):
+        nano.act(replace(base, images={"agentview": base.images["agentview"]}))
+
+
+@given(st.lists(st.sampled_from(["grab", "the", "milk", "Butter!", "?", "zzz"]), max_size=8))
+def test_unknown_words_do_not_change_the_ids(parts: list[str]) -> None:
+    vocabulary = Vocabulary(("butter", "milk", "the"), ("milk", "butter"))
+    known = [p for p in parts if p in ("the", "milk", "Butter!")]
+    if any(p in ("milk", "Butter!") for p in parts):
+        assert vocabulary.encode(" ".join(parts)) == vocabulary.encode(" ".join(known))
+    else:
+        with pytest.raises(VegaError):
+            vocabulary.encode(" ".join(parts))
+
+
+@given(st.integers(0, 2**31))
+def test_proprioception_holds_the_rotation_whatever_the_sign_of_the_quaternion(seed: int) -> None:
+    rotation = Rotation.random(random_state=seed)
+    quaternion = rotation.as_quat()
+    values = proprioception(np.zeros(3), quaternion, np.zeros(2))
+    assert values[3:9] == pytest.approx(rotation.as_matrix()[:, :2].T.ravel(), abs=1e-9)
+    assert values == pytest.approx(proprioception(np.zeros(3), -quaternion, np.zeros(2)), abs=1e-12)
+
+
+def test_training_targets_put_the_soft_argmax_on_the_pixel() -> None:
+    from policies.nano import soft_argmax
+    from policies.training.train_nano import token_targets
+
+    points = torch.tensor([[20.0, 33.0], [71.5, 100.25], [float("nan"), 3.0]])
+    labels, valid = token_targets(points, (144, 216))
+    assert valid.tolist() == [1.0, 1.0, 0.0]
+    found, _ = soft_argmax((labels[:2] + 1e-12).log().reshape(2, 1, 18, 27))
+    cell = (found[:, 0] + 1) / 2 * torch.tensor([17.0, 26.0])
+    assert torch.allclose((cell + 0.5) * 8 - 0.5, points[:2], atol=1e-2)
