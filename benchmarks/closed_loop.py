@@ -1,0 +1,94 @@
+"""The closed loop in numbers: `python -m benchmarks.closed_loop` (about 20 minutes on two cores).
+
+Runs `sim/run_libero.py` on libero_object, 10 tasks x 10 official initial states, with eef deltas and with joint
+commands, and 10 episodes over ROS, and compares them; then the time of one `Policy.act` on one core.  Runs whose
+summary is complete and of the same checkpoint are reused; `--fresh` makes all of them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rows import Rows
+from policies.checkpoints import checkpoint_sha256, load_policy
+from policies.types import Observation, RobotState, VegaError
+from sim import run_libero
+
+REPORTED = ["libero_object_swap", "libero_object_lan"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Success rates and latency of a policy on libero_object.")
+    parser.add_argument("--policy", default="vega-nano")
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=Path("outputs/closed_loop"))
+    parser.add_argument("--suites", nargs="*", default=REPORTED, help="reported beside")
+    parser.add_argument("--fresh", action="store_true", help="do not reuse summaries in --output")
+    args = parser.parse_args(argv)
+    rows = Rows()
+    rows.at_most("policy_act_median_ms", act_median_ms(args.policy), 30.0)
+    eef = summary(args, "libero_object", "direct", "eef", args.trials)
+    joint = summary(args, "libero_object", "direct", "joint", args.trials)
+    rows.at_least("success_eef_percent", 100 * eef["success_rate"], 95.0)
+    rows.information("success_joint_percent", 100 * joint["success_rate"])
+    rows.at_most("eef_minus_joint_points", 100 * (eef["success_rate"] - joint["success_rate"]), 5.0)
+    ros = summary(args, "libero_object", "ros", "joint", 1)
+    rows.at_least("ros_identical_to_direct_of_10", identical(ros, joint), 10)
+    rows.at_most("episodes_with_errors", sum(run["errors"] for run in (eef, joint, ros)), 0)
+    for suite in args.suites:
+        run = summary(args, suite, "direct", "eef", args.trials)
+        rows.information(f"success_{suite}_percent", 100 * run["success_rate"])
+    return rows.status
+
+
+def summary(args: argparse.Namespace, suite: str, transport: str, command: str, trials: int) -> dict[str, Any]:
+    """The summary of a run, made now unless a complete one of this checkpoint is there."""
+    folder = args.output / f"{suite}_{transport}_{command}"
+    path = folder / "summary.json"
+    if path.is_file() and not args.fresh:
+        found = dict(json.loads(path.read_text()))
+        same = found.get("checkpoint_sha256") == checkpoint_sha256(args.policy)
+        if same and len(found["episodes"]) >= 10 * trials:
+            return found
+    words = ["--suite", suite, "--policy", args.policy, "--trials", str(trials), "--transport", transport]
+    print(f"# sim/run_libero.py {' '.join(words)} --command {command}", flush=True)
+    run_libero.main([*words, "--command", command, "--output", str(folder)])
+    return dict(json.loads(path.read_text()))
+
+
+def identical(ros: dict[str, Any], direct: dict[str, Any]) -> int:
+    """Episodes over ROS whose commands, states and outcome equal those of the same trials in one process."""
+    keys = ("success", "steps", "error", "actions_sha256", "states_sha256")
+    table = {(e["task"], e["trial"]): [e[key] for key in keys] for e in direct["episodes"]}
+    whole = [e for e in ros["episodes"] if not e["error"]]
+    return sum(table.get((e["task"], e["trial"])) == [e[key] for key in keys] for e in whole)
+
+
+def act_median_ms(name: str, repetitions: int = 100) -> float:
+    """Median wall time of one `Policy.act` on one core, after ten to warm up."""
+    policy = load_policy(name, threads=1)
+    rng = np.random.default_rng(0)
+    images = {camera: rng.integers(0, 255, (1, 256, 256, 3), dtype=np.uint8) for camera in policy.spec.cameras}
+    down = np.array([1.0, 0.0, 0.0, 0.0])
+    state = RobotState(0, (), np.zeros(7), np.zeros(7), np.full(2, 0.04), np.array([0.45, 0.0, 0.26]), down)
+    observation = Observation(images, state, "pick up the milk and place it in the basket", 0)
+    times = []
+    for _ in range(repetitions + 10):
+        start = time.perf_counter()
+        policy.act(observation)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times[10:]))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except VegaError as error:
+        sys.exit(f"error: {error}")
