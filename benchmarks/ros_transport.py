@@ -121,14 +121,14 @@ def _receive() -> None:
 
     client = RosClient("receiver", int(os.environ["ROS_DOMAIN_ID"]))
     latencies: list[float] = []
-    over: list[bool] = []
+    over: list[Bool] = []
 
     def take(message: Image) -> None:
         latencies.append((time.time_ns() - stamp_ns(message.header.stamp)) / 1e6)
 
     for name in CAMERAS:
         client.node.create_subscription(Image, f"{name}/image_raw", take, qos_profile_sensor_data)
-    client.node.create_subscription(Bool, "done", lambda message: over.append(message.data), 1)
+    client.node.create_subscription(Bool, "done", over.append, 1)
     client.until(lambda: bool(over), 2 * DEADLINE_S)
     # What was sent before `done` may still be in the queues, until half a second passes without a frame.
     seen = -1

@@ -38,7 +38,7 @@ class CarefulLifecycleNode(LifecycleNode):  # type: ignore[misc]
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
         try:
-            return super()._LifecycleNodeMixin__on_change_state(request, response)
+            return super()._LifecycleNodeMixin__on_change_state(request, response)  # type: ignore[misc]
         except RuntimeError as error:
             name = request.transition.label or request.transition.id
             self.get_logger().error(

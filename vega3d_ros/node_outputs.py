@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image as ImageMessage
 from trajectory_msgs.msg import JointTrajectory
 
@@ -18,7 +19,8 @@ from vega3d_ros.diagnostics import Status, diagnostic_array
 from vega3d_ros.node_parameters import NodeParameters
 from vega3d_ros.qos_events import publisher_events
 
-_COMMANDS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+DISCOVERY_S = 0.5
+_LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _DIAGNOSTICS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -40,12 +42,17 @@ class Outputs:
             self._topics.append(f"{parameters.gripper_controller}/joint_trajectory")
         self._gates: dict[str, Any] = {}
         self._commands: list[Any] = []
-        rivals = self.rivals()
-        if rivals:
-            raise VegaError(rivals)
+        # Others become visible one by one after this process joined the domain; a rival that takes longer than this
+        # is found by the node's repeated check.
+        deadline = time.monotonic() + DISCOVERY_S
+        while time.monotonic() < deadline:
+            rivals = self.rivals()
+            if rivals:
+                raise VegaError(rivals)
+            time.sleep(0.05)
         self._commands = [
             node.create_publisher(
-                JointTrajectory, topic, _COMMANDS, event_callbacks=publisher_events(node, topic, qos_problems)
+                JointTrajectory, topic, _LATEST, event_callbacks=publisher_events(node, topic, qos_problems)
             )
             for topic in self._topics
         ]
@@ -90,9 +97,7 @@ class Outputs:
             return
         for camera, gate in chunk.gates.items():
             if camera not in self._gates:
-                self._gates[camera] = self._node.create_publisher(
-                    ImageMessage, f"~/gate/{camera}", qos_profile_sensor_data
-                )
+                self._gates[camera] = self._node.create_publisher(ImageMessage, f"~/gate/{camera}", _LATEST)
             if self._gates[camera].get_subscription_count() > 0:
                 self._gates[camera].publish(conversions.gate_message(gate, chunk.stamp_ns, camera))
 
