@@ -61,11 +61,12 @@ def images_between_processes(rate_hz: float, seconds: float, own_profile: bool =
 
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain())}
-        environment.pop("FASTDDS_DEFAULT_PROFILES_FILE", None)
+        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+            environment.pop(name, None)
         if not own_profile:
             plain = Path(folder) / "plain.xml"
             plain.write_text(PLAIN_PROFILE)
-            environment["FASTDDS_DEFAULT_PROFILES_FILE"] = str(plain)
+            environment["FASTDDS_DEFAULT_PROFILES_FILE"] = environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(plain)
         module = [sys.executable, "-m", "benchmarks.ros_transport", "--role"]
         with (
             ChildProcess("receiver", [*module, "receiver"], environment=environment, on_line=None) as receiver,

@@ -13,9 +13,8 @@ from collections.abc import MutableMapping
 from vega3d_ros.resources import share_folder
 
 _RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
-# Humble's Fast DDS 2.6 knows the profile by its older name, and Humble has no discovery range.
-_PROFILE_NAMES = {"humble": "FASTRTPS_DEFAULT_PROFILES_FILE"}
-_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
+# Fast DDS 2 (Humble, Jazzy) reads only the second name, Fast DDS 3 (Kilted and later) the first.
+_PROFILE_NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 def apply_defaults(environ: MutableMapping[str, str] | None = None) -> dict[str, str]:
@@ -35,9 +34,8 @@ def apply_defaults(environ: MutableMapping[str, str] | None = None) -> dict[str,
         local = chosen.get("ROS_LOCALHOST_ONLY", environ.get("ROS_LOCALHOST_ONLY")) == "1"
     else:
         local = chosen.get(_RANGE, environ.get(_RANGE)) in ("LOCALHOST", "OFF")
-    if not any(name in environ for name in (_PROFILE, *_PROFILE_NAMES.values())):
+    if not any(name in environ for name in _PROFILE_NAMES):
         profile = "fastdds_local.xml" if local else "fastdds_network.xml"
-        name = _PROFILE_NAMES["humble"] if humble else _PROFILE
-        chosen[name] = str(share_folder() / "config" / "dds" / profile)
+        chosen.update(dict.fromkeys(_PROFILE_NAMES, str(share_folder() / "config" / "dds" / profile)))
     environ.update(chosen)
     return chosen
