@@ -180,6 +180,23 @@ def test_death_of_one_node_ends_the_others() -> None:
     assert killed and not is_running(scene.pid)
 
 
+def test_bringup_makes_the_policy_move_the_simulated_arm_and_ends_with_ctrl_c() -> None:
+    domain = unused_domain()
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-m", "vega3d_ros.bringup", "policy:=tiny_policy:TinyPolicy", f"domain:={domain}"]
+    with ChildProcess("bringup", command, environment=environment) as child:
+        child.wait_for_line("Everything is up", 150.0)
+        watch = [sys.executable, str(ROOT / "test" / "watch_arm.py")]
+        moved = subprocess.run(watch, env=environment, capture_output=True, text=True, timeout=120)
+        assert moved.returncode == 0, moved.stdout + moved.stderr
+        child.signal(signal.SIGINT)
+        assert child.wait(30.0) == 0
+
+
 # Child processes
 
 DEAF = """

@@ -20,7 +20,10 @@ def main() -> int:
     node = rclpy.create_node("watch_arm")
     positions: list[np.ndarray] = []
     node.create_subscription(
-        JointState, "joint_states", lambda message: positions.append(np.array(message.position)), qos_profile_sensor_data
+        JointState,
+        "joint_states",
+        lambda message: positions.append(np.array(message.position)),
+        qos_profile_sensor_data,
     )
     deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
