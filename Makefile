@@ -27,7 +27,7 @@ lint: venv
 	$(RUN) -m mypy
 
 bench: venv
-	$(RUN) -m benchmarks $(ARGS)
+	$(RUN) -m benchmarks.ros_transport $(ARGS)
 
 venv:
 	@bash scripts/make_venv.sh $(VENV)
