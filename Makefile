@@ -27,7 +27,7 @@ lint: venv
 	$(RUN) -m mypy
 
 bench: venv
-	$(RUN) -m benchmarks.ros_transport $(ARGS)
+	$(RUN) -m benchmarks $(ARGS)
 
 venv:
 	@bash scripts/make_venv.sh $(VENV)
