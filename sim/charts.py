@@ -66,7 +66,8 @@ def line_chart(series: Sequence[Series], label: str, x_unit: str = "s", smallest
 def bar_chart(rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[str], label: str, unit: str) -> str:
     """Horizontal bars over each other, one group a row, on one logarithmic axis.
 
-    rows: (name, values in the order of `styles`), values above 0; larger values are drawn first.
+    rows: (name, values in the order of `styles`), values above 0; larger values are drawn first, the first is written
+    beside its bar.
     """
     values = [value for _, group in rows for value in group if value > 0]
     if not values:
@@ -74,7 +75,7 @@ def bar_chart(rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[str]
     low = 10.0 ** math.floor(math.log10(min(values)) - 0.3)
     high = 10.0 ** math.ceil(math.log10(max(values)))
     left, width, height = 4, 360, 34 * len(rows) + 26
-    span = width - left - 62
+    span = width - left - 84
 
     def x_of(value: float) -> float:
         return left + span * (math.log10(max(value, low)) - math.log10(low)) / (math.log10(high) - math.log10(low))
@@ -84,8 +85,9 @@ def bar_chart(rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[str]
     while decade <= high * 1.001:
         x = x_of(decade)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{height - 20}"/>')
+        anchor = "start" if decade == low else "middle"
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{_number(decade)} {unit}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{_number(decade)} {unit}</text>'
         )
         decade *= 10.0
     for i, (name, group) in enumerate(rows):
@@ -95,7 +97,7 @@ def bar_chart(rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[str]
             length = max(x_of(value) - left, 1.0)
             parts.append(f'<rect class="{style}" x="{left}" y="{y + 15}" width="{length:.1f}" height="9" rx="2"/>')
         end = x_of(max(group)) + 5
-        parts.append(f'<text class="tick" x="{end:.1f}" y="{y + 23}">{_number(group[0])} {unit}</text>')
+        parts.append(f'<text class="tick" x="{end:.1f}" y="{y + 23}">{styles[0]} {_number(group[0])} {unit}</text>')
     return "".join([*parts, "</svg>"])
 
 

@@ -74,6 +74,7 @@ thead th { color: var(--soft); font-weight: 500; }
   section { border: 0; padding: 0; }
   .charts { grid-template-columns: repeat(2, 1fr); }
   figure, tr, h2 { break-inside: avoid; }
+  h2, h3, .note, .legend { break-after: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

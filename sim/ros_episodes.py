@@ -72,8 +72,8 @@ class RosEpisodes:
         self._fixed_domain = domain
         self._on_line = on_line
         self._observe = observe
-        self._on_phase = on_phase
-        self._on_wait = on_wait
+        self.on_phase = on_phase
+        self.on_wait = on_wait
         self.report: dict[str, Any] = {}
         self._children: list[ChildProcess] = []
         self._client: RosClient | None = None
@@ -101,7 +101,7 @@ class RosEpisodes:
                     command = node_command(entry, Path(self._folder.name))
                     child = ChildProcess(entry.name, command, environment=environment, on_line=self._on_line)
                     self._children.append(child)
-            self._on_phase(f"sim_node and policy_node started in ROS domain {domain}; loading the policy.")
+            self.on_phase(f"sim_node and policy_node started in ROS domain {domain}; loading the policy.")
             self._client = RosClient("ros_episodes", domain, self._watch)
             node = self._client.node
             node.create_subscription(Bool, "sim_node/episode_over", self._on_over, LATCHED)
@@ -124,6 +124,11 @@ class RosEpisodes:
         if result.error:
             self.close()
         return result
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of sim_node and policy_node while they run."""
+        return {child.name: child.pid for child in self._children}
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Let the observer's callbacks run until the condition holds; False if it does not within the time."""
@@ -152,13 +157,13 @@ class RosEpisodes:
         client.trigger("policy_node/stop", CALL_S)
         client.set_parameters("sim_node", {"suite": self.suite, "task": task, "trial": trial}, CALL_S)
         self._complaint = ""
-        self._on_phase("Policy active; building the simulated task.")
+        self.on_phase("Policy active; building the simulated task.")
         sentence = client.trigger("sim_node/reset", RESET_S)
         if not client.until(lambda: self._over is False, CALL_S):
             raise VegaError("sim_node did not announce the new episode on ~/episode_over: check its log.")
         client.trigger("policy_node/start", CALL_S)
         client.trigger("sim_node/run", CALL_S)
-        self._on_phase(f"Episode runs: {sentence}")
+        self.on_phase(f"Episode runs: {sentence}")
         limit_s = self._limit_s()
         if not client.until(lambda: self._over is True, limit_s):
             raise VegaError(f"The episode did not end within {limit_s:.0f} s: check the log of sim_node.")
@@ -195,7 +200,7 @@ class RosEpisodes:
 
     def _watch(self) -> None:
         """Raise VegaError once a process has ended."""
-        self._on_wait()
+        self.on_wait()
         for child in self._children:
             status = child.returncode
             if status is not None:

@@ -2,11 +2,15 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rclpy")
+
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import JointState
 
 from policies.checkpoints import load_policy
 from sim.direct_episodes import DirectEpisodes
@@ -28,22 +32,24 @@ def test_over_ros_is_the_direct_path_bit_for_bit_and_a_killed_process_is_an_erro
     direct.close()
     assert expected.steps == 280 and not expected.error
 
-    with RosEpisodes("libero_object", policy, camera_every=4) as episodes:
+    seen: list[JointState] = []
+    listen = partial(listen_to_joints, seen)
+    with RosEpisodes("libero_object", policy, camera_every=4, observe=listen) as episodes:
         assert episodes.run(2, 1) == expected
 
-        victim = next(child for child in episodes._children if child.name == "policy_node")
-
-        def kill_in_mid_episode(message):
-            if message.header.stamp.sec >= 5:
-                victim.signal(signal.SIGKILL)
-
-        from sensor_msgs.msg import JointState
-
-        episodes._client.node.create_subscription(JointState, "joint_states", kill_in_mid_episode, 10)
+        seen.clear()
+        victim = episodes.pids["policy_node"]
+        episodes.on_wait = lambda: os.kill(victim, signal.SIGKILL) if len(seen) >= 20 and victim in episodes.pids.values() else None
         result = episodes.run(2, 0)
         assert "policy_node ended with status -9" in result.error and not result.success
 
+        episodes.on_wait = lambda: None
         assert episodes.run(2, 1) == expected, "both processes started afresh"
+        assert episodes.pids["policy_node"] != victim
+
+
+def listen_to_joints(seen, node):
+    node.create_subscription(JointState, "joint_states", seen.append, qos_profile_sensor_data)
 
 
 def test_a_policy_that_fails_is_an_error_that_says_why():
