@@ -1,0 +1,204 @@
+"""Compare this package with what the reference implementations computed: `python -m policies.check_parity DIR`.
+
+DIR is a folder of golden vectors, of either kind: a Wan transformer (`transformer/`, `cases.npz`) or an
+OpenVLA-OFT checkpoint (`config.json`, ..., `cases.npz` and/or `libero_observation.npz`).  Prints a line
+`quantity max_error tolerance ok|FAIL` for each and exits 1 if one fails.
+
+Two properties of the vectors matter here.  `cases.npz` of OpenVLA-OFT was computed in memory: its rotary
+frequencies had gone through bf16 with the rest of the model (those of `libero_observation.npz`, computed
+from the files, had not), and its head's biases had not yet been rounded into the bf16 file.  The latter
+matters where a bias is large, in the gripper: its column is compared apart, with half a bf16 step of its
+bias added to the tolerance, and its decision (open or close) must agree besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from policies.openvla_oft import OpenVLAOFT
+from policies.preprocessing import (
+    libero_gripper,
+    libero_state,
+    normalize_proprio,
+    pixel_values,
+    policy_image,
+    rotate_180,
+    statistics_for,
+    unnormalize_actions,
+    with_empty_token,
+)
+from policies.types import VegaError
+from policies.wan_transformer import WanTrunk, load_transformer
+from policies.weight_files import read_json
+from policies.world_simulator import add_noise, noise_level
+
+STATISTICS_KEY = "libero_spatial_no_noops"
+NETWORK_TOLERANCE = 1e-4
+STATE_TOLERANCE = 1e-6
+ACTION_RANGE_TOLERANCE = 1e-2
+IMAGE_SHARE_TOLERANCE = 0.01  # share of values that may be off by more than one level
+SAMPLE_STEP = 37  # golden token samples hold every 37th token
+# What one level on one value in a hundred can do to the mean or deviation of a normalised channel.
+PIXEL_STATS_TOLERANCE = 1e-3
+
+Case = Mapping[str, NDArray]
+Line = tuple[str, float, float]
+
+
+def read_cases(path: Path) -> dict[str, dict[str, NDArray]]:
+    """Arrays of a golden file by case, or VegaError."""
+    cases: dict[str, dict[str, NDArray]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                case, _, quantity = key.partition("_")
+                cases.setdefault(case, {})[quantity] = arrays[key]
+    except (OSError, ValueError) as error:
+        raise VegaError(f"File '{path}' is no readable .npz ({error}): copy the golden folder again.") from None
+    if not cases:
+        raise VegaError(f"File '{path}' holds no case: copy the golden folder again.")
+    return cases
+
+
+def largest(ours: NDArray | torch.Tensor, golden: NDArray) -> float:
+    """Largest absolute difference; infinite where shapes differ or a number is not finite."""
+    array = ours.detach().float().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
+    if array.shape != golden.shape or not np.isfinite(array).all():
+        return float("inf")
+    return float(np.abs(array.astype(np.float64) - golden.astype(np.float64)).max())
+
+
+def golden_statistics(model: OpenVLAOFT) -> Mapping[str, Any]:
+    """The statistics the golden actions were made with: the only ones, or those of the suite they are from."""
+    statistics = model.info.statistics
+    return statistics_for(statistics, STATISTICS_KEY if len(statistics) > 1 else next(iter(statistics)))
+
+
+@torch.no_grad()
+def check_wan(folder: Path) -> Iterator[Line]:
+    """Noising, block outputs and velocity of a Wan transformer."""
+    blocks = int(read_json(folder / "transformer" / "config.json")["num_layers"])
+    for name, case in read_cases(folder / "cases.npz").items():
+        timestep, sigma = noise_level(300)
+        yield f"{name}/timestep", largest(np.asarray(timestep), case["timestep"]), 0.0
+        yield f"{name}/sigma", largest(np.asarray(sigma), case["sigma"]), 1e-6
+        noisy = add_noise(torch.from_numpy(case["latents"]), torch.from_numpy(case["noise"]), sigma)
+        yield f"{name}/noisy", largest(noisy, case["noisy"]), NETWORK_TOLERANCE
+        model = load_transformer(folder / "transformer", None, torch.device("cpu"), torch.float32)
+        trunk = WanTrunk(model, torch.from_numpy(case["prompt_embedding"]), int(case["timestep"]), head=True)
+        taps = sorted(int(m.group(1)) for key in case if (m := re.fullmatch(r"features_block(\d+)", key)))
+        if any(tap >= blocks for tap in taps):
+            raise VegaError(f"'{folder}' has features of block {taps[-1]} but {blocks} blocks: copy the folder again.")
+        for tap, features in zip(taps, trunk(noisy, taps) if taps else [], strict=True):
+            yield f"{name}/features_block{tap}", largest(features, case[f"features_block{tap}"]), NETWORK_TOLERANCE
+        yield f"{name}/velocity", largest(trunk.velocity(noisy), case["velocity"]), NETWORK_TOLERANCE
+
+
+@torch.no_grad()
+def check_openvla_cases(folder: Path) -> Iterator[Line]:
+    """Every stage of OpenVLA-OFT from prepared inputs."""
+    model = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32, rotary_dtype=torch.bfloat16)
+    statistics = golden_statistics(model)
+    # Half the distance between neighbouring bf16 numbers: what the file may have lost of each bias.
+    lost = 2.0 ** (torch.frexp(model.head.fc2.bias.abs()).exponent.double().numpy() - 9)
+    gripper = ~np.asarray(statistics["action"]["mask"], dtype=bool)
+    for name, case in read_cases(folder / "cases.npz").items():
+        ids = [case["input_ids"].tolist()]
+        vision = model.vision_tokens(torch.from_numpy(case["pixel_values"].astype(np.float32)), ids)
+        yield f"{name}/vision_sample", largest(vision[0, ::SAMPLE_STEP], case["vision_sample"]), NETWORK_TOLERANCE
+        f_sem = model.project(vision)
+        yield f"{name}/projected_sample", largest(f_sem[0, ::SAMPLE_STEP], case["projected_sample"]), NETWORK_TOLERANCE
+        proprio = torch.from_numpy(case["proprio"])[None] if model.info.proprio_dim else None
+        hidden = model.action_hidden(ids, f_sem, proprio)
+        yield f"{name}/action_hidden", largest(hidden[0], case["action_hidden"]), NETWORK_TOLERANCE
+        normalized = model.head(hidden)[0].numpy()
+        actions = unnormalize_actions(normalized, statistics, model.info.normalization)
+        for quantity, ours in (("normalized_actions", normalized), ("actions", actions)):
+            golden = case[quantity]
+            yield f"{name}/{quantity}", largest(ours[:, ~gripper], golden[:, ~gripper]), NETWORK_TOLERANCE
+            tolerance = NETWORK_TOLERANCE + float(lost[gripper].max(initial=0.0))
+            yield f"{name}/{quantity}_gripper", largest(ours[:, gripper], golden[:, gripper]), tolerance
+        decisions = libero_gripper(actions) != libero_gripper(case["actions"])
+        yield f"{name}/gripper_decisions", float(decisions[:, -1].sum()), 0.0
+
+
+@torch.no_grad()
+def check_libero_observation(folder: Path) -> Iterator[Line]:
+    """The whole way from the simulator's raw output to the simulator's action."""
+    model = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32)
+    info = model.info
+    statistics = golden_statistics(model)
+    high, low = (np.asarray(statistics["action"][bound]) for bound in ("q99", "q01"))
+    for name, case in read_cases(folder / "libero_observation.npz").items():
+        state = libero_state(case["robot0_eef_pos"], case["robot0_eef_quat"], case["robot0_gripper_qpos"])
+        yield f"{name}/state", largest(state, case["state"]), STATE_TOLERANCE
+        proprio = normalize_proprio(state, statistics, info.normalization)
+        yield f"{name}/normalized_proprio", largest(proprio, case["normalized_proprio"]), STATE_TOLERANCE
+        images = []
+        for raw, seen in (("agentview_image", "policy_image"), ("robot0_eye_in_hand_image", "policy_wrist_image")):
+            image = policy_image(rotate_180(case[raw]), info.image_size)
+            images.append(image)
+            difference = np.abs(image.astype(int) - case[seen].astype(int))
+            yield f"{name}/{seen}_off_by_2", float((difference > 1).mean()), IMAGE_SHARE_TOLERANCE
+        pixels = pixel_values(images, info.image_mean_std)
+        channels = pixels.reshape(len(pixels), -1)
+        ours = np.stack([channels.mean(1), channels.std(1)])
+        yield f"{name}/pixel_stats", largest(ours, case["pixel_stats"]), PIXEL_STATS_TOLERANCE
+        ids = [with_empty_token(case["input_ids"])]
+        normalized = model(torch.from_numpy(pixels)[None], ids, torch.from_numpy(proprio)[None].float())[0].numpy()
+        actions = unnormalize_actions(normalized, statistics, info.normalization)
+        error = np.abs(actions - case["actions"]) / (high - low)
+        yield f"{name}/actions_per_range", float(error.max()), ACTION_RANGE_TOLERANCE
+        sent = libero_gripper(actions)
+        error = np.abs(sent - case["env_actions"])[:, :-1] / (high - low)[:-1]
+        yield f"{name}/env_actions_per_range", float(error.max()), ACTION_RANGE_TOLERANCE
+        yield f"{name}/gripper_signs", float((sent != case["env_actions"])[:, -1].sum()), 0.0
+
+
+def check(folder: Path) -> Iterator[Line]:
+    """(quantity, largest error, tolerance) for everything a golden folder holds."""
+    if (folder / "transformer").is_dir():
+        yield from check_wan(folder)
+        return
+    files = {"cases.npz": check_openvla_cases, "libero_observation.npz": check_libero_observation}
+    present = [file for file in files if (folder / file).is_file()]
+    if not (folder / "config.json").is_file() or not present:
+        raise VegaError(
+            f"'{folder}' is no golden folder: it needs 'transformer/' and 'cases.npz', or an OpenVLA-OFT checkpoint "
+            "with 'cases.npz' or 'libero_observation.npz'."
+        )
+    for file in present:
+        yield from files[file](folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 0 if everything agrees."""
+    parser = argparse.ArgumentParser(prog="python -m policies.check_parity", description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path, help="folder of golden vectors")
+    options = parser.parse_args(arguments)
+    failed = False
+    try:
+        for quantity, error, tolerance in check(options.folder):
+            good = error <= tolerance
+            failed |= not good
+            print(f"{quantity} {error:.3e} {tolerance:.3e} {'ok' if good else 'FAIL'}", flush=True)
+    except KeyError as error:
+        print(f"The golden vectors in '{options.folder}' lack {error}: copy the folder again.", file=sys.stderr)
+        return 1
+    except VegaError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

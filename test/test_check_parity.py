@@ -1,0 +1,74 @@
+"""The golden vectors of the reference implementations, and that the comparison can fail."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policies.check_parity import main
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    "folder, quantities",
+    [
+        ("wan_tiny", ("noisy", "features_block2", "features_block4", "velocity", "sigma", "timestep")),
+        (
+            "openvla_oft_tiny",
+            (
+                *("vision_sample", "projected_sample", "action_hidden", "normalized_actions", "actions"),
+                *("gripper_decisions", "state", "normalized_proprio", "pixel_stats", "actions_per_range"),
+                *("policy_image_off_by_2", "policy_wrist_image_off_by_2", "env_actions_per_range", "gripper_signs"),
+            ),
+        ),
+    ],
+)
+def test_golden_vectors_agree(folder, quantities, capsys):
+    assert main([str(GOLDEN / folder)]) == 0
+    lines = capsys.readouterr().out.split("\n")[:-1]
+    assert all(line.endswith(" ok") for line in lines)
+    names = {line.split(" ")[0].split("/")[1] for line in lines}
+    assert set(quantities) <= names
+
+
+@pytest.mark.parametrize(
+    "folder, file, key, change",
+    [
+        ("wan_tiny", "cases.npz", "case1_features_block4", 2e-3),
+        ("wan_tiny", "cases.npz", "case2_velocity", 2e-3),
+        ("openvla_oft_tiny", "cases.npz", "case0_vision_sample", 2e-3),
+        ("openvla_oft_tiny", "cases.npz", "case1_actions", 2e-3),
+        ("openvla_oft_tiny", "libero_observation.npz", "case1_policy_wrist_image", 2),
+        ("openvla_oft_tiny", "libero_observation.npz", "case0_state", 1e-4),
+        ("openvla_oft_tiny", "libero_observation.npz", "case0_env_actions", 0.1),
+    ],
+)
+def test_a_changed_number_fails(folder, file, key, change, tmp_path, capsys):
+    copy = shutil.copytree(GOLDEN / folder, tmp_path / folder)
+    with np.load(copy / file) as arrays:
+        changed = dict(arrays)
+    array = changed[key]
+    if array.dtype == np.uint8:
+        array += np.uint8(change)
+    else:
+        array.flat[0] += change
+    np.savez(copy / file, **changed)
+    assert main([str(copy)]) == 1
+    case, quantity = key.split("_", 1)
+    failed = [line for line in capsys.readouterr().out.split("\n") if line.endswith(" FAIL")]
+    assert len(failed) == 1 and failed[0].startswith(f"{case}/{quantity}")
+
+
+def test_bad_folders_are_named(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert "no golden folder" in capsys.readouterr().err
+    copy = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan")
+    (copy / "cases.npz").write_bytes(b"nothing")
+    assert main([str(copy)]) == 1
+    assert "cases.npz" in capsys.readouterr().err
+    with np.load(GOLDEN / "wan_tiny" / "cases.npz") as arrays:
+        np.savez(copy / "cases.npz", **{key: arrays[key] for key in arrays.files if not key.endswith("noise")})
+    assert main([str(copy)]) == 1
+    assert "noise" in capsys.readouterr().err

@@ -1,0 +1,389 @@
+"""The world simulator's shortcuts are exact, its grids are registered, its streams are streams."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from policies import wan_canvas, weight_files
+from policies.gated_fusion import build_fusion
+from policies.types import VegaError
+from policies.wan_stream import TokenRefresh
+from policies.world_simulator import (
+    LatentWorldSimulator,
+    WorldSimulatorConfig,
+    add_noise,
+    main,
+    noise_level,
+    save_world_simulator,
+)
+
+TAP, TEXT = 2, 12
+CONFIG = WorldSimulatorConfig(tap=TAP, canvas=(64, 96), grid=(4, 4), window=9)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """diffusers' own networks, small, with random weights."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(base_dim=8, z_dim=16).eval()
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=24, ffn_dim=64, num_layers=4, text_dim=TEXT, freq_dim=32
+    ).eval()
+    with torch.no_grad():  # as diffusers initialises them, norms and biases would hide mistakes
+        for parameter in [*transformer.parameters(), *vae.encoder.parameters()]:
+            if parameter.ndim == 1:
+                parameter += 0.2 * torch.randn_like(parameter)
+    return vae, transformer
+
+
+@pytest.fixture(scope="module")
+def folder(plain, tmp_path_factory):
+    path = tmp_path_factory.mktemp("wan")
+    save_world_simulator(path, *plain, torch.randn(1, TEXT, generator=torch.Generator().manual_seed(1)), CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def simulator(folder):
+    return LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def windowed(folder):
+    return LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32, mode="window")
+
+
+def frames(count, size=(40, 40), seed=0, batch=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, count, *size, 3), dtype=torch.uint8, generator=generator)
+
+
+def plain_features(transformer, latents, prompt, sigma, timestep, noise):
+    """Block TAP's output by diffusers' own forward pass and a hook, prompt padded with zeros to 512."""
+    found = []
+    hook = transformer.blocks[TAP].register_forward_hook(lambda module, args, output: found.append(output))
+    padded = torch.zeros(len(latents), 512, TEXT)
+    padded[:, : len(prompt)] = prompt
+    with torch.no_grad():
+        noisy = add_noise(latents, noise, sigma)
+        transformer(noisy, torch.full((len(latents),), timestep), padded)
+    hook.remove()
+    return found[0]
+
+
+def plain_latents(vae, video):
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
+    with torch.no_grad():
+        return (vae.encode(video).latent_dist.mode() - mean) / std
+
+
+@pytest.mark.parametrize("rows", [1, 3, 512])
+@pytest.mark.parametrize("shape", [(2, 16, 1, 8, 12), (1, 16, 3, 8, 12)])
+def test_features_equal_the_plain_network(rows, shape, plain, folder):
+    prompt = torch.randn(rows, TEXT, generator=torch.Generator().manual_seed(2))
+    simulator = LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32, prompt_embedding=prompt)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    noise = simulator.noise(latents)
+    expected = plain_features(plain[1], latents, prompt, simulator.sigma, simulator.timestep, noise)
+    tokens = simulator.tokens(latents)
+    torch.testing.assert_close(tokens.flatten(1, 3), expected, atol=1e-4, rtol=0)
+    assert expected.abs().max() > 0.5
+
+
+def test_only_what_runs_exists(simulator, windowed, plain):
+    assert len(simulator.trunk.blocks) == TAP + 1 and simulator.trunk.head is None
+    assert not any("decoder" in name for name, _ in simulator.named_parameters())
+    with pytest.raises(VegaError, match="cut behind its tap"):
+        simulator.trunk.velocity(torch.zeros(1, 16, 1, 8, 12))
+    plain_count = sum(p.numel() for p in plain[1].blocks[: TAP + 1].parameters())
+    assert sum(p.numel() for p in simulator.trunk.blocks.parameters()) < plain_count
+
+
+def test_single_frames_equal_one_frame_videos(simulator, plain):
+    video = simulator.to_canvas(frames(5, batch=2))
+    latents = simulator.encoder.frames(video)
+    for i in range(5):
+        expected = plain_latents(plain[0], video[:, :, i : i + 1])
+        torch.testing.assert_close(latents[:, :, i : i + 1], expected, atol=1e-5, rtol=0)
+
+
+def test_a_single_frame_pays_one_tap(simulator):
+    """No 3-D convolution runs for single frames; each would do three times the work."""
+    video = simulator.to_canvas(frames(1))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        simulator.encoder.frames(video)
+    weights = [event.input_shapes[1] for event in profile.events() if event.name == "aten::convolution"]
+    wide = [shape for shape in weights if len(shape) == 5 and shape[2] > 1]
+    assert len(weights) > 20 and not wide
+
+
+def test_window_and_stream_equal_encoding_everything(windowed, plain):
+    shots = frames(17, batch=2)
+    expected = plain_latents(plain[0], windowed.to_canvas(shots))
+    torch.testing.assert_close(windowed.encoder.window(windowed.to_canvas(shots)), expected, atol=1e-4, rtol=0)
+
+    stream, made = windowed.open_stream(), []
+    for start, stop in [(0, 1), (1, 2), (2, 9), (9, 10), (10, 17)]:
+        made.append(stream.push(shots[:, start:stop]))
+    assert made == [1, 0, 2, 0, 2]
+    # Bounded: of 5 latent frames the window's 3 are kept, each as if encoded with everything before it.
+    torch.testing.assert_close(stream.latents, expected[:, :, -3:], atol=1e-4, rtol=0)
+
+
+def test_a_full_stream_gives_the_windows_tokens(windowed):
+    shots = frames(9)
+    stream = windowed.open_stream()
+    stream.push(shots)
+    torch.testing.assert_close(stream.tokens(), windowed(shots), atol=1e-4, rtol=0)
+    assert stream.tokens().shape == (1, 16, 48)
+
+
+def test_a_step_costs_and_keeps_the_same_however_long_the_stream(windowed):
+    stream, sizes, operations = windowed.open_stream(), [], []
+    stream.push(frames(1))
+    for i in range(6):
+        with torch.profiler.profile(with_flops=True) as profile:
+            stream.push(frames(4, seed=i))
+        operations.append(sum(event.flops for event in profile.key_averages()))
+        sizes.append(sum(cache.numel() for cache in stream._state.caches) + stream.latents.numel())
+    assert len(set(operations[1:])) == 1 and operations[1] > 0
+    assert len(set(sizes[2:])) == 1
+
+
+def test_a_fork_has_its_own_future_and_reset_forgets(windowed):
+    stream = windowed.open_stream()
+    stream.push(frames(3))
+    twin = stream.fork()
+    before = twin.latents.clone()
+    stream.push(frames(6, seed=1))
+    assert torch.equal(twin.latents, before) and twin.latents.shape[2] == 1
+    twin.push(frames(6, seed=1))
+    assert torch.equal(twin.latents, stream.latents)
+    twin.push(frames(4, seed=2))
+    assert not torch.equal(twin.latents, stream.latents)
+
+    stream.reset()
+    with pytest.raises(VegaError, match="no frame"):
+        stream.tokens()
+    stream.push(frames(1, seed=3))
+    fresh = windowed.open_stream()
+    fresh.push(frames(1, seed=3))
+    assert torch.equal(stream.latents, fresh.latents)
+    with pytest.raises(VegaError, match="reset"):
+        stream.push(frames(1, size=(50, 40)))
+
+
+def test_the_same_frames_give_the_same_tokens(simulator, folder):
+    shot = frames(1)
+    assert torch.equal(simulator(shot), simulator(shot))
+    other = LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32, seed=1)
+    assert not torch.equal(simulator(shot), other(shot))
+    torch.testing.assert_close(simulator(frames(3)), simulator(frames(3)[:, -1:]))
+    long, short = (simulator.noise(torch.empty(1, 16, time, 8, 12)) for time in (3, 1))
+    assert torch.equal(long[:, :, :1], short)
+
+
+def test_noise_level_of_the_paper():
+    assert noise_level(300) == (299, pytest.approx(0.299923837184906, abs=1e-7))
+    assert noise_level(0) == (0, pytest.approx(0.0, abs=1e-2))
+    with pytest.raises(VegaError, match="schedule"):
+        noise_level(1001)
+
+
+def test_a_square_frame_on_the_published_canvas_lies_on_tokens_11_to_40():
+    spot = wan_canvas.place((256, 256), (480, 832), "registered")
+    assert (spot.top, spot.left, spot.height, spot.width) == (0, 176, 480, 480)
+    weights = wan_canvas.coverage(52, spot.left / 16, (spot.left + spot.width) / 16, 16)
+    used = torch.nonzero(weights.sum(0)).flatten()
+    assert used.min() == 11 and used.max() == 40
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(40, 400), st.integers(40, 400)),
+    st.tuples(st.integers(4, 30), st.integers(4, 52)),
+    st.tuples(st.integers(1, 16), st.integers(1, 16)),
+)
+def test_registered_tokens_tell_where_their_pixels_are(frame, tokens, grid):
+    """Tokens that hold their own position in the frame are pooled to the centres of the semantic cells."""
+    px = 16
+    canvas = (tokens[0] * px, tokens[1] * px)
+    spot = wan_canvas.place(frame, canvas, "registered")
+    assert spot.top >= 0 and spot.top + spot.height <= canvas[0] and spot.left >= 0
+    rows = ((torch.arange(tokens[0]) + 0.5) * px - spot.top) / spot.height
+    columns = ((torch.arange(tokens[1]) + 0.5) * px - spot.left) / spot.width
+    field = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)[None, None]
+    pooled = wan_canvas.pool_registered(field, spot, px, grid, (0, 0, 1, 1)).reshape(*grid, 2)
+    centres = [(torch.arange(n) + 0.5) / n for n in grid]
+    expected = torch.stack(torch.meshgrid(*centres, indexing="ij"), -1)
+    # A cell's own tokens reach at most one token beyond it; weights by area make it less than half of one.
+    for axis, size in enumerate((spot.height, spot.width)):
+        assert (pooled - expected)[..., axis].abs().max() <= 0.5 * px / size + 1e-4
+
+
+def test_official_framing_looks_elsewhere(simulator, folder):
+    official = LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32, framing="official")
+    shot = frames(1)
+    changed = shot.clone()
+    changed[:, :, :5] = 255 - changed[:, :, :5]  # the top rows, which the official crop throws away
+    assert torch.equal(official(shot), official(changed))
+    assert not torch.equal(simulator(shot), simulator(changed))
+    assert official(shot).shape == (1, 16, 48)
+
+
+def test_a_view_pools_the_part_under_the_semantic_tokens():
+    spot = wan_canvas.place((64, 64), (64, 64), "registered")
+    field = torch.arange(16.0).reshape(1, 1, 4, 4, 1)
+    pooled = wan_canvas.pool_registered(field, spot, 16, (1, 1), (0.5, 0.5, 1.0, 1.0))
+    assert pooled.item() == pytest.approx(np.mean([10, 11, 14, 15]))
+
+
+def test_letterbox_keeps_the_picture_and_blackens_the_rest():
+    video = wan_canvas.draw(
+        torch.full((1, 1, 64, 64, 3), 255, dtype=torch.uint8), (64, 96), "registered", torch.float32
+    )
+    assert (video[..., 16:80] == 1).all() and (video[..., :16] == -1).all() and (video[..., 80:] == -1).all()
+
+
+def test_refresh_reports_the_age_of_the_tokens():
+    made = []
+
+    def compute():
+        made.append(torch.tensor(len(made)))
+        return made[-1]
+
+    refresh = TokenRefresh(every=3)
+    answers = [refresh(compute) for _ in range(7)]
+    assert [(int(tokens), age) for tokens, age in answers] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+    refresh.reset()
+    assert refresh(compute)[1] == 0 and len(made) == 4
+    with pytest.raises(VegaError, match="1 or more"):
+        TokenRefresh(0)
+
+
+def test_saved_again_it_is_the_same_and_small(simulator, folder, tmp_path):
+    simulator.save_pretrained(tmp_path / "copy")
+    loaded = LatentWorldSimulator.from_pretrained(tmp_path / "copy", dtype=torch.float32)
+    assert loaded.config == simulator.config == CONFIG
+    assert torch.equal(loaded(frames(1)), simulator(frames(1)))
+    names = {
+        part: set(load_file(tmp_path / "copy" / part / "diffusion_pytorch_model.safetensors"))
+        for part in ("vae", "transformer")
+    }
+    assert not any(name.startswith("decoder") for name in names["vae"])
+    assert max(int(n.split(".")[1]) for n in names["transformer"] if n.startswith("blocks.")) == TAP
+    assert sorted(p.suffix for p in (tmp_path / "copy").rglob("*") if p.is_file()).count(".safetensors") == 3
+
+
+def test_whole_diffusers_folders_load(plain, folder, simulator, tmp_path):
+    for part, model in zip(("vae", "transformer"), plain, strict=True):
+        model.save_pretrained(tmp_path / part)
+    prompt = folder / "prompt_embedding.safetensors"
+    settings_of_folder = {"tap": TAP, "canvas": (64, 96), "grid": (4, 4), "window": 9}
+    loaded = LatentWorldSimulator.from_pretrained(
+        tmp_path, dtype=torch.float32, prompt_embedding=prompt, **settings_of_folder
+    )
+    assert torch.equal(loaded(frames(1)), simulator(frames(1)))
+
+
+def test_bfloat16_stays_close(simulator, folder):
+    half = LatentWorldSimulator.from_pretrained(folder, dtype=torch.bfloat16)
+    exact, rounded = simulator(frames(1)), half(frames(1)).float()
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=-1).min() > 0.99
+
+
+def test_tokens_can_feed_a_fusion_that_learns(simulator):
+    f_gen = simulator(frames(1))
+    fusion = build_fusion("token_gate", 8, simulator.dim)
+    fusion(torch.randn(1, 16, 8), f_gen)[0].sum().backward()
+    assert fusion.project[0].weight.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in simulator.parameters())
+
+
+def test_export_prompt_runs_the_text_encoder_once(folder, tmp_path, capsys):
+    copy = shutil.copytree(folder, tmp_path / "wan")
+    (copy / "prompt_embedding.safetensors").unlink()
+    with pytest.raises(VegaError, match="export-prompt"):
+        LatentWorldSimulator.from_pretrained(copy)
+    assert main(["export-prompt", str(copy)]) == 1 and "tokenizer" in capsys.readouterr().err
+
+    torch.manual_seed(0)
+    config = UMT5Config(vocab_size=16, d_model=TEXT, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    encoder = UMT5EncoderModel(config).eval()
+    encoder.save_pretrained(copy / "text_encoder")
+    words = Tokenizer(models.WordLevel({"</s>": 1, "<pad>": 0, "milk": 5}, unk_token="</s>"))
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>")
+    tokenizer.save_pretrained(copy / "tokenizer")
+    assert main(["export-prompt", str(copy)]) == 0 and "1 row" in capsys.readouterr().out
+    embedding = load_file(copy / "prompt_embedding.safetensors")["prompt_embedding"]
+    with torch.no_grad():
+        expected = encoder.to(torch.bfloat16)(torch.tensor([[1]])).last_hidden_state[0].float()
+    torch.testing.assert_close(embedding, expected, atol=1e-2, rtol=1e-2)
+    assert LatentWorldSimulator.from_pretrained(copy)(frames(1)).shape == (1, 16, 48)
+    assert main(["export-prompt", str(copy), "--prompt", "milk", "--output", str(tmp_path / "milk.safetensors")]) == 0
+    assert load_file(tmp_path / "milk.safetensors")["prompt_embedding"].shape == (2, TEXT)
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        ({"canvas": (64, 100)}, "multiples of 16"),
+        ({"mode": "window", "window": 8}, r"1 \+ 4 n, e\.g\. 5"),
+        ({"mode": "both"}, "mode 'both'"),
+        ({"tap": 4}, r"0 to \d"),
+        ({"view": (0.5, 0, 0.5, 1)}, "no part of a frame"),
+        ({"colour": 1}, "'colour' is unknown"),
+        ({"prompt_embedding": torch.zeros(1, 5)}, "export"),
+        ({"prompt_embedding": torch.zeros(600, TEXT)}, "512"),
+    ],
+)
+def test_bad_settings_are_named(overrides, sentence, folder):
+    with pytest.raises(VegaError, match=sentence):
+        LatentWorldSimulator.from_pretrained(folder, **overrides)
+
+
+def test_bad_frames_are_named(simulator, windowed):
+    with pytest.raises(VegaError, match="uint8"):
+        simulator(frames(1).float())
+    with pytest.raises(VegaError, match="uint8"):
+        simulator(frames(1)[..., :1])
+    with pytest.raises(VegaError, match="8 frames"):
+        windowed(frames(8))
+    with pytest.raises(VegaError, match="multiples of 8"):
+        simulator.encoder.frames(torch.zeros(1, 3, 1, 60, 64))
+
+
+def test_bad_folders_are_named(folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "wan")
+    config = json.loads((copy / "transformer" / "config.json").read_text())
+    (copy / "transformer" / "config.json").write_text(json.dumps(config | {"_class_name": "FluxTransformer2DModel"}))
+    with pytest.raises(VegaError, match="FluxTransformer2DModel"):
+        LatentWorldSimulator.from_pretrained(copy)
+    (copy / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": 65}))
+    with pytest.raises(VegaError, match=r"ffn.*another model"):
+        LatentWorldSimulator.from_pretrained(copy)
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(VegaError, match=r"vae.*safetensors"):
+        LatentWorldSimulator.from_pretrained(copy)
+    monkeypatch.setattr(weight_files, "available_bytes", lambda device: 1000)
+    with pytest.raises(VegaError, match="GB are free"):
+        LatentWorldSimulator.from_pretrained(folder)
