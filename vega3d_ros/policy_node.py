@@ -359,7 +359,11 @@ class PolicyNode(CarefulLifecycleNode):
             return
         level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
         if sentence != self._said and level > Level.OK:
-            (self.get_logger().error if level is Level.ERROR else self.get_logger().warning)(sentence)
+            # Two statements: rclpy ties a severity to the line that logs.
+            if level is Level.ERROR:
+                self.get_logger().error(sentence)
+            else:
+                self.get_logger().warning(sentence)
         self._said = sentence
         self._outputs.publish_diagnostics(statuses, self._now_ns())
 

@@ -22,8 +22,8 @@ def share_folder() -> Path:
     source = Path(__file__).resolve().parent.parent
     # The ROS wheels set no AMENT_PREFIX_PATH; pip puts the data files under the environment's prefix, and colcon
     # puts them beside the lib folder that holds this module.
-    candidates = [source, Path(sys.prefix) / "share" / PACKAGE]
-    candidates += [parent / "share" / PACKAGE for parent in source.parents]
+    candidates = [source, *(parent / "share" / PACKAGE for parent in source.parents)]
+    candidates.append(Path(sys.prefix) / "share" / PACKAGE)
     for candidate in candidates:
         if (candidate / "config" / "robots").is_dir():
             return candidate
