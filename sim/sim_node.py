@@ -6,9 +6,9 @@ Time: simulated time is control steps x 50 ms and never jumps back while the nod
 one second, so that nothing from before a reset can be taken for fresh.  Between `~/reset` and `~/run`, and after an
 episode, the world stands still and nothing but latched topics is on the air.
 
-Lockstep: an observation that stays unanswered is sent again every half second with the same stamp, since sensor data may
-be lost.  A command that is not obeyed is counted and logged once.  The message of `~/success` is JSON: phase, suite,
-task, trial, steps, success, error, actions_sha256, states_sha256 (see `EpisodeResult`), ignored_commands.
+Lockstep: an observation that stays unanswered is sent again every half second with the same stamp, since sensor data
+may be lost.  A command that is not obeyed is counted and logged once.  The message of `~/success` is JSON: phase,
+suite, task, trial, steps, success, error, actions_sha256, states_sha256 (see `EpisodeResult`), ignored_commands.
 
 Threads: one.  MuJoCo renders only in the thread that made its OpenGL context, so callbacks and steps take turns in
 `spin`.

@@ -39,7 +39,12 @@ def test_over_ros_is_the_direct_path_bit_for_bit_and_a_killed_process_is_an_erro
 
         seen.clear()
         victim = episodes.pids["policy_node"]
-        episodes.on_wait = lambda: os.kill(victim, signal.SIGKILL) if len(seen) >= 20 and victim in episodes.pids.values() else None
+
+        def kill_in_mid_episode():
+            if len(seen) >= 20 and victim in episodes.pids.values():
+                os.kill(victim, signal.SIGKILL)
+
+        episodes.on_wait = kill_in_mid_episode
         result = episodes.run(2, 0)
         assert "policy_node ended with status -9" in result.error and not result.success
 
