@@ -26,11 +26,9 @@ from typing import Any
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image as ImageMessage
@@ -40,6 +38,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
+from sim import sim_parameters
 from sim.episode import DigestedEnvironment, Episode
 from sim.joint_target import JointTarget, joint_target
 from sim.libero_env import CAMERAS, FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
@@ -55,7 +54,6 @@ GRIPPER_MIDDLE_M = 0.02
 PERIOD_NS = 50_000_000
 TICKS_BETWEEN_EPISODES = 20
 RESEND_S = 0.5
-CLOCK_MODES = ("lockstep", "realtime")
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 IDLE, READY, RUNNING, OVER = "idle", "ready", "running", "over"
@@ -81,7 +79,7 @@ class SimNode(Node):
         self._ignored: Counter[str] = Counter()
         self._overruns = self._resent = 0
         self._lockstep, self._camera_every, self._command_deadline_s = True, 1, 0.0
-        self._declare_parameters()
+        sim_parameters.declare(self)
 
         self._cameras = {
             name: self.create_publisher(ImageMessage, f"{name}/image_raw", qos_profile_sensor_data) for name in CAMERAS
@@ -98,44 +96,6 @@ class SimNode(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/run", self._on_run)
         self.create_service(Trigger, "~/success", self._on_success)
-
-    # Parameters
-
-    def _declare_parameters(self) -> None:
-        def declare(name: str, default: Any, description: str, **limits: Any) -> None:
-            self.declare_parameter(name, default, ParameterDescriptor(description=description, **limits))
-
-        self.add_on_set_parameters_callback(self._check_parameters)
-        numbers = IntegerRange(from_value=0, to_value=10_000, step=1)
-        declare("suite", "libero_object", "LIBERO or LIBERO-PRO suite; read at ~/reset")
-        declare("task", 0, "task of the suite; read at ~/reset", integer_range=[numbers])
-        declare("trial", 0, "official initial state; read at ~/reset", integer_range=[numbers])
-        declare(
-            "clock_mode",
-            "lockstep",
-            "lockstep: each step waits for the command that answers its stamp; realtime: 20 Hz wall clock; "
-            "read at ~/reset",
-            additional_constraints=" or ".join(CLOCK_MODES),
-        )
-        declare(
-            "camera_every",
-            1,
-            "render every n-th control step; read at ~/reset",
-            integer_range=[IntegerRange(from_value=1, to_value=1000, step=1)],
-        )
-        declare(
-            "command_deadline_s",
-            20.0,
-            "lockstep: wall time (s) after which a missing command ends the episode with an error; read at ~/reset",
-            floating_point_range=[FloatingPointRange(from_value=0.05, to_value=3600.0)],
-        )
-
-    def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            if parameter.name == "clock_mode" and parameter.value not in CLOCK_MODES:
-                reason = f"There is no clock mode '{parameter.value}': choose one of {', '.join(CLOCK_MODES)}."
-                return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
 
     # Services
 
