@@ -1,0 +1,81 @@
+"""Success on random layouts and targets, for tuning: `python -m sim.try_layouts --policy outputs/vega_nano`.
+
+The official initial states are the test set and are left alone.  Layouts are drawn as for demonstrations, with another
+seed; the wording is LIBERO's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+
+import numpy as np
+
+from policies.checkpoints import load_policy
+from policies.types import Observation, Policy, VegaError
+from sim.evaluation import wilson_95
+from sim.layouts import BASKET, place_randomly
+from sim.libero_env import LiberoEnvironment, load_suite
+from sim.scripted_expert import ScriptedExpert
+
+MAX_STEPS = 280
+
+
+def attempt(environment: LiberoEnvironment, policy: Policy, target: str) -> tuple[bool, float]:
+    """One episode from the present layout: solved?, and the least horizontal distance (m) of TCP and grasp point."""
+    judge = ScriptedExpert(environment, target)
+    text = f"pick up the {target.rsplit('_', 1)[0].replace('_', ' ')} and place it in the basket"
+    policy.reset()
+    nearest = np.inf
+    for step in range(MAX_STEPS):
+        at = step % policy.spec.open_loop_horizon
+        if at == 0:
+            state = environment.state()
+            images = {camera: environment.render(camera)[None] for camera in policy.spec.cameras}
+            chunk = policy.act(Observation(images, state, text, state.stamp_ns)).actions
+        environment.step_eef(chunk[at])
+        nearest = min(nearest, float(np.linalg.norm(judge.tcp[:2] - judge.grasp_point[:2])))
+        if judge.solved:
+            return True, nearest
+    return False, nearest
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Success of a policy on random layouts and targets.")
+    parser.add_argument("--policy", default="vega-nano")
+    parser.add_argument("--suite", default="libero_object")
+    parser.add_argument("--episodes", type=int, default=3, help="per scene")
+    parser.add_argument("--seed", type=int, default=1001)
+    args = parser.parse_args(argv)
+    policy = load_policy(args.policy)
+    won: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
+    for task in range(load_suite(args.suite).n_tasks):
+        rng = np.random.default_rng([args.seed, task])
+        environment = LiberoEnvironment(args.suite, task)
+        done = 0
+        while done < args.episodes:
+            kind = place_randomly(environment, rng)
+            if kind is None:
+                continue
+            done += 1
+            target = str(rng.choice([name for name in environment.env.objects_dict if name != BASKET]))
+            solved, nearest = attempt(environment, policy, target)
+            for key in (kind, "all"):
+                won[key] += solved
+                tried[key] += 1
+            outcome = "solved" if solved else f"not solved, came within {100 * nearest:.1f} cm"
+            print(f"scene {task} {kind}: {target} {outcome}", flush=True)
+        environment.close()
+    for key in sorted(tried):
+        low, high = wilson_95(won[key], tried[key])
+        print(f"{key}: {won[key]} of {tried[key]} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except VegaError as error:
+        sys.exit(f"error: {error}")
