@@ -53,11 +53,11 @@ def load(
     normalization: str | None,
     attention: str,
 ) -> OpenVLAOFT:
-    """See OpenVLAOFT.from_pretrained."""
+    """See OpenVLAOFT.from_pretrained (all but `rotary_dtype`)."""
     folder = resolve_folder(path_or_id, _HUB_PATTERNS)
     config = read_json(folder / "config.json")
     weights = SafetensorsSource(folder)
-    llama = _build_llama(config.get("text_config", {}), weights, attention)
+    llama = build_llama(config.get("text_config", {}), weights, attention)
     width = llama.embed_tokens.weight.shape[1]
     head_source = _component(folder, "action_head--*_checkpoint.pt", "action head")
     if head_source is None:
@@ -100,7 +100,7 @@ def _lora_scale(folder: Path) -> float | None:
     return config["lora_alpha"] / config["r"] if "lora_alpha" in config and config.get("r") else None
 
 
-def _build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention: str) -> LlamaModel:
+def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention: str) -> LlamaModel:
     """Llama on the meta device.  Sizes come from the tensors, the rest from the shipped config.
 
     The config is a default LlamaConfig with few changes (eps 1e-6), never Llama-2's own.
@@ -143,8 +143,8 @@ def _info(
     normalization = normalization or config.get("normalization") or published_normalization
     if chunk_length is None or normalization is None:
         raise VegaError(
-            f"Checkpoint '{folder}' has {head.action_dim}-D actions and does not say its chunk length and normalisation: "
-            "give chunk_length and normalization, or write them into its config.json."
+            f"Checkpoint '{folder}' has {head.action_dim}-D actions and says no chunk length and normalisation: give "
+            "chunk_length and normalization, or write them into its config.json."
         )
     path = folder / "dataset_statistics.json"
     statistics = read_json(path) if path.is_file() else config.get("norm_stats", {})

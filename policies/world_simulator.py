@@ -80,6 +80,7 @@ class WorldSimulatorConfig:
 def noise_level(k: int, shift: float = 5.0, steps: int = 1000) -> tuple[int, float]:
     """Timestep and sigma of the entry nearest to k in Wan's shifted flow-matching schedule (300 -> 299, 0.29992).
 
+    k = 0 is no noise at all, which the schedule itself never reaches.
     Source: the schedule of `steps` steps in Wan's fm_solvers_unipc, sigma' = s sigma / (1 + (s - 1) sigma).
     """
     sigmas = np.linspace(1.0 - 1.0 / steps, 0.0, steps + 1)[:-1].astype(np.float32)
@@ -87,6 +88,8 @@ def noise_level(k: int, shift: float = 5.0, steps: int = 1000) -> tuple[int, flo
     timesteps = (shifted * steps).astype(np.int64)
     if not 0 <= k <= steps:
         raise VegaError(f"Noise index {k} is outside the schedule: choose 0 to {steps}.")
+    if k == 0:
+        return 0, 0.0
     nearest = int(np.abs(timesteps - k).argmin())
     return int(timesteps[nearest]), float(shifted[nearest])
 
@@ -106,8 +109,13 @@ class LatentWorldSimulator(nn.Module):
         prompt: torch.Tensor,
         config: WorldSimulatorConfig,
     ):
-        """Take `transformer` apart (blocks 0..config.tap, used up).  prompt: (n, text width)."""
+        """Take `transformer` apart: blocks 0..config.tap are used up, the others dropped.  prompt: (n, text width)."""
         super().__init__()
+        if not 0 <= config.tap < len(transformer.blocks):
+            raise VegaError(
+                f"Block {config.tap} is not among the {len(transformer.blocks)} blocks: choose one."
+            )
+        transformer.blocks = transformer.blocks[: config.tap + 1]
         self.config, self.prompt = config, prompt
         self.timestep, self.sigma = noise_level(config.noise_index, config.shift)
         self.folder: Path | None = None
