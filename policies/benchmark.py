@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], list[tuple[str, float]]
         (f"+ per frame on every {options.refresh}th query", lambda: refresh(lambda: single(frame))[0], options.refresh),
     ]
     for name, f_gen, cycle in variants:
-        row = meter.measure(f"OpenVLA-OFT {name}", lambda f_gen=f_gen: query(f_gen), everything, cycle)
+        row = meter.measure(f"OpenVLA-OFT {name}", partial(query, f_gen), everything, cycle)
         ratios.append(ratio(f"OpenVLA-OFT {name}, against it alone", row, alone))
 
     for wanted, mode, name in (

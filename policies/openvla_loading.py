@@ -56,6 +56,7 @@ def load(
     """See OpenVLAOFT.from_pretrained (all but `rotary_dtype`)."""
     folder = resolve_folder(path_or_id, _HUB_PATTERNS)
     config = read_json(folder / "config.json")
+    _check_components(folder)
     weights = SafetensorsSource(folder)
     llama = build_llama(config.get("text_config", {}), weights, attention)
     width = llama.embed_tokens.weight.shape[1]
@@ -85,6 +86,21 @@ def load(
     model = OpenVLAOFT(info, towers, projector, llama, head, proprio).eval()
     model.rotary.to(device)
     return model
+
+
+def _check_components(folder: Path) -> None:
+    """Raise VegaError for a component this package does not run: ignoring it would change the policy silently."""
+    for file in sorted(folder.glob("*--*_checkpoint.pt")):
+        kind = file.name.partition("--")[0]
+        if kind == "noisy_action_projector":
+            raise VegaError(
+                f"'{file}' belongs to a diffusion action head, which this package does not run: choose a checkpoint "
+                "with an L1 head."
+            )
+        if kind not in ("action_head", "proprio_projector", "vision_backbone"):
+            raise VegaError(
+                f"'{file}' is a component this package does not know: move it away if the policy needs none."
+            )
 
 
 def _component(folder: Path, pattern: str, purpose: str) -> TensorSource | None:

@@ -35,13 +35,13 @@ class WorldStream:
         self._state: EncoderState = encoder.start()
         self._started = False
         self._waiting: torch.Tensor | None = None
-        self._frame: tuple[int, int] | None = None
+        self._shape: tuple[int, int, int] | None = None
         self._latents: deque[torch.Tensor] = deque(maxlen=encoder.latent_frames(self._simulator.config.window))
 
     def fork(self) -> WorldStream:
         """A stream with the same past and a future of its own; costs nothing, what is remembered is shared."""
         copy = WorldStream(self._simulator)
-        copy._state, copy._started, copy._waiting, copy._frame = self._state, self._started, self._waiting, self._frame
+        copy._state, copy._started, copy._waiting, copy._shape = self._state, self._started, self._waiting, self._shape
         copy._latents = self._latents.copy()
         return copy
 
@@ -58,11 +58,13 @@ class WorldStream:
 
         The first frame makes a latent frame alone, later ones in groups of the VAE's temporal stride.
         """
-        size = (frames.shape[2], frames.shape[3])
-        if self._frame not in (None, size):
-            raise VegaError(f"The stream's frames are {self._frame}, this one is {size}: reset the stream first.")
         video = self._simulator.to_canvas(frames)
-        self._frame = size
+        shape = (frames.shape[0], frames.shape[2], frames.shape[3])
+        if self._shape not in (None, shape):
+            raise VegaError(
+                f"The stream holds (batch, height, width) {self._shape}, these are {shape}: reset the stream first."
+            )
+        self._shape = shape
         if self._waiting is not None:
             video = torch.cat([self._waiting, video], dim=2)
         encoder, made = self._simulator.encoder, 0
@@ -78,9 +80,8 @@ class WorldStream:
     def tokens(self) -> torch.Tensor:
         """f_gen (B, rows * columns, D) of the newest latent frame, in the light of those kept."""
         latents = self.latents
-        if self._frame is None:
-            raise VegaError("The stream has seen no frame yet: push one first.")
-        return self._simulator.pool(self._simulator.tokens(latents)[:, -1:], self._frame)[:, 0]
+        assert self._shape is not None, "latents exist only after a push"
+        return self._simulator.pool(self._simulator.tokens(latents)[:, -1:], self._shape[1:])[:, 0]
 
 
 class TokenRefresh:

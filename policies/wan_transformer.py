@@ -55,7 +55,7 @@ class WanTrunk(nn.Module):
         # Rotary frequencies are computed, not loaded: made here, off the meta device.
         self.rope = WanRotaryPosEmbed(model.config.attention_head_dim, self.patch_size, model.config.rope_max_seq_len)
         self.rope.to(device)
-        self._rotations: dict[tuple[int, int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rotations: dict[tuple[object, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         with torch.no_grad():
             # Constants are cheap: they are computed in float32 whatever the network runs in.
             rows, log_counts = _distinct_rows(prompt.to(device, torch.float32))
@@ -101,12 +101,12 @@ class WanTrunk(nn.Module):
 
     def _rotation(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin (1, tokens, 1, head / 2) float32 for this grid, computed once per size."""
-        grid = tuple(latents.shape[2:])
-        if grid not in self._rotations:
+        key = (*latents.shape[2:], latents.device)
+        if key not in self._rotations:
             cos, sin = self.rope(latents)
             # Every angle stands twice, for the two halves of a rotated pair.
-            self._rotations[grid] = cos[..., ::2].float().contiguous(), sin[..., 1::2].float().contiguous()
-        return self._rotations[grid]
+            self._rotations[key] = cos[..., ::2].float().contiguous(), sin[..., 1::2].float().contiguous()
+        return self._rotations[key]
 
 
 class FoldedBlock(nn.Module):
@@ -133,7 +133,7 @@ class FoldedBlock(nn.Module):
         self.cross_q, self.cross_norm_q, self.cross_out = cross.to_q, cross.norm_q, cross.to_out[0]
         self.register_buffer("prompt_k", self._split(cross.norm_k(cross.to_k(text))[None]), persistent=False)
         self.register_buffer("prompt_v", self._split(cross.to_v(text)[None]), persistent=False)
-        self.register_buffer("prompt_bias", log_counts[None, None, None].to(dtype), persistent=False)
+        self.register_buffer("prompt_bias", log_counts[None, None, None], persistent=False)
         self.norm3 = _norm(1 + scale3, shift3, dtype)
         self.ffn_in = block.ffn.net[0].proj
         self.ffn_out = _gated(block.ffn.net[2], gate3)
@@ -153,8 +153,9 @@ class FoldedBlock(nn.Module):
 
         q = self._split(self.cross_norm_q(self.cross_q(x if self.norm2 is None else self._layer_norm(x, self.norm2))))
         # Written out: with one or two keys the fused kernels cost more than they save.
-        scores = q @ self.prompt_k.transpose(-1, -2) * q.shape[-1] ** -0.5 + self.prompt_bias
-        attended = scores.softmax(-1) @ self.prompt_v
+        # In float32, because bf16 has no log(511) to better than a hundredth.
+        scores = (q @ self.prompt_k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + self.prompt_bias
+        attended = scores.softmax(-1).to(q.dtype) @ self.prompt_v
         x = x + self.cross_out(attended.transpose(1, 2).flatten(2))
 
         return x + self.ffn_out(F.gelu(self.ffn_in(self._layer_norm(x, self.norm3)), approximate="tanh"))

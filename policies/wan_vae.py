@@ -137,11 +137,8 @@ class WanEncoder(nn.Module):
 def load_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> WanEncoder:
     """The encoder half of a diffusers Wan VAE from its folder, streamed to `device` in `dtype`; no decoder."""
     vae = _on_meta(folder)
-    parts = {"encoder": vae.encoder, "quant_conv": vae.quant_conv}
-    check_memory(parts.values(), device, dtype, f"VAE '{folder}'")
-    source = SafetensorsSource(folder)
-    for prefix, part in parts.items():
-        fill(part, source, lambda name, prefix=prefix: (f"{prefix}.{name}", None), device, dtype)
+    check_memory([vae], device, dtype, f"VAE '{folder}'")
+    fill(vae, SafetensorsSource(folder), lambda name: (name, None), device, dtype)
     return WanEncoder(vae)
 
 

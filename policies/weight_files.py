@@ -216,6 +216,8 @@ def available_bytes(device: torch.device) -> int | None:
 
 def check_memory(modules: Iterable[nn.Module], device: torch.device, dtype: torch.dtype, what: str) -> None:
     """Raise VegaError, before anything is loaded, if the weights of `modules` do not fit on `device`."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise VegaError(f"{what} cannot go to '{device}', there is no CUDA device here: use device 'cpu'.")
     needed = sum(p.numel() for module in modules for p in module.parameters()) * dtype.itemsize
     free = available_bytes(device)
     if free is not None and needed > free:

@@ -74,7 +74,8 @@ class WorldSimulatorConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise VegaError(f"World simulator setting '{unknown[0]}' is unknown: remove it from {CONFIG_FILE}.")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arguments)
 
 
 def noise_level(k: int, shift: float = 5.0, steps: int = 1000) -> tuple[int, float]:
@@ -112,9 +113,7 @@ class LatentWorldSimulator(nn.Module):
         """Take `transformer` apart: blocks 0..config.tap are used up, the others dropped.  prompt: (n, text width)."""
         super().__init__()
         if not 0 <= config.tap < len(transformer.blocks):
-            raise VegaError(
-                f"Block {config.tap} is not among the {len(transformer.blocks)} blocks: choose one."
-            )
+            raise VegaError(f"Block {config.tap} is not among the {len(transformer.blocks)} blocks: choose one.")
         transformer.blocks = transformer.blocks[: config.tap + 1]
         self.config, self.prompt = config, prompt
         self.timestep, self.sigma = noise_level(config.noise_index, config.shift)
@@ -122,7 +121,7 @@ class LatentWorldSimulator(nn.Module):
         self.encoder = encoder
         self.trunk = trunk = WanTrunk(transformer, prompt, self.timestep)
         self.token_px = encoder.spatial_stride * trunk.patch_size[1]
-        self._noises: dict[tuple[int, ...], torch.Tensor] = {}
+        self._noises: dict[tuple[object, ...], torch.Tensor] = {}
         if any(side < self.token_px or side % self.token_px for side in config.canvas):
             raise VegaError(
                 f"Canvas {config.canvas} does not divide into tokens: give sides that are multiples of {self.token_px}."
@@ -158,7 +157,7 @@ class LatentWorldSimulator(nn.Module):
     def noise(self, latents: torch.Tensor) -> torch.Tensor:
         """(1, C, T, h, w): the same for every call and sample; frame t's noise does not depend on T."""
         _, channels, time, height, width = latents.shape
-        key = (channels, time, height, width)
+        key = (channels, time, height, width, latents.device)
         if key not in self._noises:
             generator = torch.Generator().manual_seed(self.config.seed)
             drawn = torch.randn((time, channels, height, width), generator=generator)

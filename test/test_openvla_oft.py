@@ -296,6 +296,11 @@ def two_heads(folder):
         (break_key, r"blocks\.1\.attn\.qkv\.weight.*download"),
         (break_head, "150000_checkpoint.pt.*state dict"),
         (diffusion, "diffusion action head"),
+        (lambda folder: shutil.copy(folder / HEAD, folder / "noisy_action_projector--1_checkpoint.pt"), "diffusion"),
+        (
+            lambda folder: shutil.copy(folder / HEAD, folder / "gripper_head--1_checkpoint.pt"),
+            r"gripper_head.*not know",
+        ),
         (two_heads, "several files for the action head"),
         (lambda folder: (folder / HEAD).unlink(), "action_head"),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json"),
@@ -321,6 +326,12 @@ def test_too_little_memory_is_said_before_loading(monkeypatch):
     monkeypatch.setattr(weight_files, "assign", lambda *_: pytest.fail("something was loaded"))
     with pytest.raises(VegaError, match=r"needs 0\.0 GB on cpu but 0\.0 GB are free"):
         OpenVLAOFT.from_pretrained(GOLDEN)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_gpu_is_said():
+    with pytest.raises(VegaError, match="no CUDA device"):
+        OpenVLAOFT.from_pretrained(GOLDEN, device="cuda")
 
 
 def test_bad_calls_are_named(model):
