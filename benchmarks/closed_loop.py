@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("outputs/closed_loop"))
     parser.add_argument("--suites", nargs="*", default=REPORTED, help="reported beside")
+    parser.add_argument("--record", type=Path, help="also write the rates to this file, as results.json of a policy")
     parser.add_argument("--fresh", action="store_true", help="do not reuse summaries in --output")
     args = parser.parse_args(argv)
     rows = Rows()
@@ -42,10 +43,20 @@ def main(argv: list[str] | None = None) -> int:
     ros = summary(args, "libero_object", "ros", "joint", 1)
     rows.at_least("ros_identical_to_direct_of_10", identical(ros, joint), 10)
     rows.at_most("episodes_with_errors", sum(run["errors"] for run in (eef, joint, ros)), 0)
+    runs = {"libero_object": eef, "libero_object, joint commands": joint, "libero_object, joint commands over ROS": ros}
     for suite in args.suites:
-        run = summary(args, suite, "direct", "eef", args.trials)
-        rows.information(f"success_{suite}_percent", 100 * run["success_rate"])
+        runs[suite] = summary(args, suite, "direct", "eef", args.trials)
+        rows.information(f"success_{suite}_percent", 100 * runs[suite]["success_rate"])
+    if args.record:
+        args.record.write_text(json.dumps({name: measured(run) for name, run in runs.items()}, indent=1) + "\n")
     return rows.status
+
+
+def measured(run: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a summary beside a checkpoint."""
+    command = f"sim/run_libero.py --suite {run['suite']} --transport {run['transport']} --command {run['command']}"
+    kept = ("success_rate", "wilson_95", "checkpoint_sha256", "protocol", "versions")
+    return {"command": command, "episodes": len(run["episodes"]), **{key: run[key] for key in kept}}
 
 
 def summary(args: argparse.Namespace, suite: str, transport: str, command: str, trials: int) -> dict[str, Any]:
