@@ -17,17 +17,17 @@ unexport PYTHONHOME
 .PHONY: demo test lint bench venv lock
 
 demo: venv
-	$(RUN) -m sim.demo --suite $(SUITE) --task $(TASK) --trial $(TRIAL) --policy $(POLICY) $(ARGS)
+	@$(RUN) -m sim.demo --suite $(SUITE) --task $(TASK) --trial $(TRIAL) --policy $(POLICY) $(ARGS)
 
 test: venv
-	$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest $(ARGS)
 
 lint: venv
-	$(RUN) -m ruff check .
-	$(RUN) -m mypy
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
 
 bench: venv
-	$(RUN) -m benchmarks $(ARGS)
+	@$(RUN) -m benchmarks $(ARGS)
 
 venv:
 	@bash scripts/make_venv.sh $(VENV)
