@@ -42,7 +42,7 @@ class Sizes:
 
 
 FULL = Sizes()
-# About an eighth of the widths and a third of the canvas's sides; blocks of the world simulator, prompt rows,
+# About an eighth of the widths and a quarter of the canvas's sides; blocks of the world simulator, prompt rows,
 # window, patches and chunk as in the full size, so that the shares of the stages stay alike.
 REDUCED = Sizes(
     dinov2=(128, 8, 512),
@@ -52,7 +52,7 @@ REDUCED = Sizes(
     wan_ffn=1120,
     text_dim=512,
     vae_dim=8,
-    canvas=160,
+    canvas=128,
 )
 
 

@@ -296,7 +296,7 @@ def two_heads(folder):
         (break_key, r"blocks\.1\.attn\.qkv\.weight.*download"),
         (break_head, "150000_checkpoint.pt.*state dict"),
         (diffusion, "diffusion action head"),
-        (lambda folder: shutil.copy(folder / HEAD, folder / "noisy_action_projector--1_checkpoint.pt"), "diffusion"),
+        (lambda folder: shutil.copy(folder / HEAD, folder / "noisy_action_projector--1_checkpoint.pt"), "L1"),
         (
             lambda folder: shutil.copy(folder / HEAD, folder / "gripper_head--1_checkpoint.pt"),
             r"gripper_head.*not know",

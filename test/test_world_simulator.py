@@ -405,7 +405,7 @@ TINY = Sizes(
     text_dim=8,
     vae_dim=4,
     canvas=32,
-    window=5,
+    window=9,
 )
 
 
