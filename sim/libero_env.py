@@ -3,8 +3,9 @@
 Protocol (openvla-oft `experiments/robot/libero/run_libero_eval.py`): `env.seed(0)` once per task, then for every
 trial a reset, the official initial state, ten no-op steps with the gripper open; step limits without those ten;
 success at the first `done`.  A reset draws from NumPy's global generator, so trial k depends on the k resets before
-it; here `reset(k)` seeds and repeats those resets, which makes every trial independent of the order of calls.
-A reset does not rebuild the MuJoCo model (10 ms instead of seconds): the states it leads to are the same.
+it; here `reset(k)` repeats those draws and continues from there, which makes every trial independent of what ran
+before it in the process, other users of that generator included.
+A reset does not rebuild the MuJoCo model (10 ms instead of seconds): the states it leads to are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class LiberoEnvironment:
         self.max_steps = MAX_STEPS[base_suite(suite)]
         self.initial_states = np.asarray(benchmark.get_task_init_states(task))
         self.env = _build(benchmark.get_task_bddl_file_path(task))
-        self._resets_since_seed = -1
+        self._generator_before: list[Any] = []  # NumPy's global generator before the reset of trial 0, 1, ...
         self._follower: JointFollower | None = None
         self._gripper = -1.0
         self._steps = 0
@@ -117,12 +118,17 @@ class LiberoEnvironment:
             raise VegaError(
                 f"Task {self.task} of {self.suite} has trials 0 to {self.trials - 1}: trial {trial} does not exist."
             )
-        if self._resets_since_seed != trial - 1:
+        if not self._generator_before:
             self.env.seed(self.seed)
-            self._resets_since_seed = -1
-        while self._resets_since_seed < trial:
+            self._generator_before.append(np.random.get_state())
+        while True:
+            known = min(trial, len(self._generator_before) - 1)
+            np.random.set_state(self._generator_before[known])
             self.random_reset()
-            self._resets_since_seed += 1
+            if known + 1 == len(self._generator_before):
+                self._generator_before.append(np.random.get_state())
+            if known == trial:
+                break
         sim = self.env.sim
         sim.set_state_from_flattened(self.initial_states[trial])
         sim.forward()
@@ -156,7 +162,6 @@ class LiberoEnvironment:
     def seed_random(self, seed: int) -> None:
         """Seed the generator that `random_reset` draws from."""
         self.env.seed(seed)
-        self._resets_since_seed = -(10**6)
 
     def state(self) -> RobotState:
         robot, sim = self.env.robots[0], self.env.sim
@@ -224,10 +229,31 @@ def _build(bddl_file: str) -> Any:
             raise VegaError(f"OpenGL is missing ({error}): {GL_REMEDY}.") from error
         raise
     env.hard_reset = False
+    _reset_as_if_rebuilt(env.sim)
     for name in env.observation_names:
         env.modify_observable(name, "enabled", False)
         env.modify_observable(name, "active", False)
     return env
+
+
+def _reset_as_if_rebuilt(sim: Any) -> None:
+    """Make `sim.reset()` leave what building the model afresh leaves.
+
+    Resets of fixtures move bodies of the model itself.  After building a model robosuite makes two forward passes, one
+    of them for the cameras' context; each stores accelerations from which the constraint solver starts next time, so
+    without them states differ in the last bits.
+    """
+    model = sim.model
+    position, quaternion = model.body_pos.copy(), model.body_quat.copy()
+    plain = sim.reset
+
+    def reset() -> None:
+        plain()
+        model.body_pos[:], model.body_quat[:] = position, quaternion
+        sim.forward()
+        sim.forward()
+
+    sim.reset = reset
 
 
 def _rotation(quaternion: FloatArray) -> FloatArray:
