@@ -10,6 +10,9 @@ import yaml
 
 from policies.types import Observation, Policy, VegaError
 from sim.episode import Episode, EpisodeResult
+from sim.evaluation import results_folder as results_folder
+from sim.film import Film
+from sim.frames import FrameWindow
 from sim.libero_env import LiberoEnvironment
 from vega3d_ros.chunk_scheduler import LockstepQueue
 from vega3d_ros.control_loop import ControlLoop, JointSample
@@ -43,18 +46,19 @@ class DirectEpisodes:
 
     command: `eef` steps robosuite's own OSC_POSE with the policy's deltas (the published protocol); `joint` goes the
     robot's way, through kinematics, law and guard.
+    pictures: folder for the last frames that the policy saw of each episode not solved, and for videos.
+    video: draw every second step besides, and keep a video of each episode.
     """
 
-    def __init__(self, suite: str, policy: Policy, command: Literal["eef", "joint"], *, seed: int = 0) -> None:
+    def __init__(
+        self, suite: str, policy: Policy, command: Literal["eef", "joint"], *, seed: int = 0,
+        pictures: Path | None = None, video: bool = False,
+    ) -> None:  # fmt: skip
         if command == "eef" and policy.spec.action_space.kind != "eef_delta":
             raise VegaError(f"Policy {policy.spec.name} commands joints: run it with --command joint.")
-        if policy.spec.window != 1:
-            raise VegaError(
-                f"Policy {policy.spec.name} wants windows of {policy.spec.window} frames: "
-                "this evaluation gives single frames only."
-            )
         self.suite, self.policy, self.command, self.seed = suite, policy, command, seed
         self.latencies_ms: list[float] = []
+        self._pictures, self._video = pictures, video
         self._environment: LiberoEnvironment | None = None
         self._loop = build_control_loop(policy, load_robot()) if command == "joint" else None
 
@@ -63,11 +67,15 @@ class DirectEpisodes:
         try:
             environment = self._for_task(task)
             environment.reset(trial)
-            return self._run_joint(environment) if self._loop else self._run_eef(environment)
+            film = Film(environment, self.policy.spec.cameras[0], self._video)
+            result = self._run_joint(environment, film) if self._loop else self._run_eef(environment, film)
         except Exception as error:
             self.close()
             text = str(error) if isinstance(error, VegaError) else f"{type(error).__name__}: {error}"
             return EpisodeResult(False, 0, text, "", "")
+        if self._pictures is not None:
+            film.keep(self._pictures, task, trial, result.success)
+        return result
 
     def close(self) -> None:
         if self._environment is not None:
@@ -77,53 +85,53 @@ class DirectEpisodes:
     def _for_task(self, task: int) -> LiberoEnvironment:
         if self._environment is None or self._environment.task != task:
             self.close()
-            self._environment = LiberoEnvironment(self.suite, task, seed=self.seed)
+            self._environment = make_environment(self.suite, task, self.seed)
         return self._environment
 
-    def _images(self, environment: LiberoEnvironment) -> dict[str, Any]:
-        return {camera: environment.render(camera)[None] for camera in self.policy.spec.cameras}
+    def _draw(self, environment: LiberoEnvironment, frames: FrameWindow, film: Film, step: int) -> None:
+        if frames.needed(step):
+            images = {camera: environment.render(camera) for camera in self.policy.spec.cameras}
+            frames.add(step, images)
+            film.saw(step, images[film.camera])
 
-    def _run_eef(self, environment: LiberoEnvironment) -> EpisodeResult:
+    def _run_eef(self, environment: LiberoEnvironment, film: Film) -> EpisodeResult:
         episode = Episode(environment)
-        queue = LockstepQueue(self.policy.spec)
+        queue, frames = LockstepQueue(self.policy.spec), FrameWindow(self.policy.spec)
         self.policy.reset()
         while not episode.over:
+            self._draw(environment, frames, film, episode.steps)
             if queue.empty:
                 state = environment.state()
                 observation = Observation(
-                    self._images(environment), state, environment.instruction, state.stamp_ns,
+                    frames.images(episode.steps), state, environment.instruction, state.stamp_ns,
                     environment.base_position, environment.base_quaternion,
                 )  # fmt: skip
                 chunk = self.policy.act(observation)
                 self.latencies_ms.append(sum(chunk.timings_ms.values()))
                 queue.submit(chunk)
             episode.step_eef(queue.pop().action)
+            film.step(episode.steps)
         return episode.result()
 
-    def _run_joint(self, environment: LiberoEnvironment) -> EpisodeResult:
+    def _run_joint(self, environment: LiberoEnvironment, film: Film) -> EpisodeResult:
         loop = self._loop
         assert loop is not None
         loop.base_position, loop.base_quaternion = environment.base_position, environment.base_quaternion
         loop.reset()
-        episode = Episode(environment)
+        episode, frames = Episode(environment), FrameWindow(self.policy.spec)
         while not episode.over:
+            self._draw(environment, frames, film, episode.steps)
             state = environment.state()
             sample = JointSample(state.stamp_ns, state.joint_positions, state.joint_velocities, state.gripper_positions)
-            images = self._images(environment) if loop.needs_images else None
+            images = frames.images(episode.steps) if loop.needs_images else None
             command = loop.step(sample, images, environment.instruction)
             if "policy" in command.timings_ms:
                 self.latencies_ms.append(command.timings_ms["policy"])
             episode.step(command.positions, command.velocities, command.gripper)
+            film.step(episode.steps)
         return episode.result()
 
 
-def results_folder(path: Path) -> Path:
-    """Create the folder for results; VegaError where nothing can be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise VegaError(f"Results cannot be written to {path} ({error.strerror}): give another --output.") from error
-    return path
+def make_environment(suite: str, task: int, seed: int) -> LiberoEnvironment:
+    """The environment of a task.  Raises VegaError where it does not exist."""
+    return LiberoEnvironment(suite, task, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from policies.types import VegaError
 
@@ -20,7 +23,11 @@ EPISODES_FILE = "episodes.jsonl"
 
 @dataclass(frozen=True)
 class EpisodeRecord:
-    """One finished episode; an `error` says nothing about the policy and is not counted in the success rate."""
+    """One finished episode; an `error` says nothing about the policy and is not counted in the success rate.
+
+    wall_s and latency_ms (one number for each decision) are measurements: all else is the same on every machine with
+    the same versions, whatever the number of workers.
+    """
 
     task: int
     trial: int
@@ -31,6 +38,11 @@ class EpisodeRecord:
     wall_s: float
     actions_sha256: str
     states_sha256: str
+    latency_ms: tuple[float, ...] = ()
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.task, self.trial
 
 
 def wilson_95(successes: int, trials: int) -> tuple[float, float]:
@@ -41,7 +53,8 @@ def wilson_95(successes: int, trials: int) -> tuple[float, float]:
     rate = successes / trials
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # Without a success (or a failure) the bound is exact; rounding would put it past the rate itself.
+    return (max(centre - half, 0.0) if successes else 0.0), (min(centre + half, 1.0) if successes < trials else 1.0)
 
 
 def parse_tasks(text: str, count: int) -> list[int]:
@@ -58,17 +71,36 @@ def parse_tasks(text: str, count: int) -> list[int]:
     return list(dict.fromkeys(tasks))
 
 
+def results_folder(path: Path) -> Path:
+    """Create the folder for results; VegaError where nothing can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise VegaError(f"Results cannot be written to {path} ({error.strerror}): give another --output.") from error
+    return path
+
+
 class ResultWriter:
     """Keeps `episodes.jsonl` and `summary.json` in `folder`; raises VegaError when they cannot be written.
 
     header: the summary's own fields (suite, policy, transport, command, protocol, versions, ...).
+    resume: keep the episodes that an earlier run with the same header has put there, except those with an error, which
+        are to be repeated.
+    One writer a folder, as long as it lives.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, header: dict[str, Any], *, resume: bool = False) -> None:
         self.folder, self.header = folder, header
         self.records: list[EpisodeRecord] = []
+        self._lock = self._claim()
+        self._earlier_s = 0.0
         self._start = time.monotonic()
-        self._write(folder / EPISODES_FILE, "")
+        if resume:
+            self._read_back()
+        self._write(folder / EPISODES_FILE, "".join(json.dumps(asdict(r)) + "\n" for r in self.records))
         self.write_summary()
 
     def add(self, record: EpisodeRecord) -> None:
@@ -84,6 +116,7 @@ class ResultWriter:
         self.write_summary()
 
     def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; episodes by task and trial, in whatever order they were run."""
         counted = [r for r in self.records if not r.error]
         successes = sum(r.success for r in counted)
         return {
@@ -91,9 +124,48 @@ class ResultWriter:
             "success_rate": successes / len(counted) if counted else None,
             "wilson_95": list(wilson_95(successes, len(counted))),
             "errors": len(self.records) - len(counted),
-            "wall_s": round(time.monotonic() - self._start, 2),
-            "episodes": [asdict(r) for r in self.records],
+            "wall_s": round(self._earlier_s + time.monotonic() - self._start, 2),
+            "latency_ms": latency_percentiles(self.records),
+            "episodes": [_without_latency(r) for r in sorted(self.records, key=lambda r: r.key)],
         }
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        os.close(self._lock)
+
+    def _claim(self) -> int:
+        lock = -1
+        try:
+            lock = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if lock >= 0:
+                os.close(lock)
+            raise VegaError(
+                f"The folder {self.folder} is being written by another run: wait for it or give another --output."
+            ) from error
+        return lock
+
+    def _read_back(self) -> None:
+        path = self.folder / SUMMARY_FILE
+        if not path.is_file():
+            return
+        try:
+            found = json.loads(path.read_text())
+            lines = (self.folder / EPISODES_FILE).read_text().splitlines(keepends=True)
+            # A line without its end was cut off by the kill: that episode is repeated.
+            fields = [json.loads(line) for line in lines if line.endswith("\n")]
+            records = [EpisodeRecord(**{**f, "latency_ms": tuple(f.get("latency_ms", ()))}) for f in fields]
+        except (OSError, ValueError, TypeError) as error:
+            raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
+        for name, value in self.header.items():
+            if found.get(name) != value:
+                raise VegaError(
+                    f"The run in {self.folder} has {name} {found.get(name)}, this one {value}: "
+                    "give another --output, or the options of that run."
+                )
+        self.records = list({r.key: r for r in records if not r.error}.values())
+        self._earlier_s = float(found.get("wall_s", 0.0))
 
     def write_summary(self) -> None:
         self._write(self.folder / SUMMARY_FILE, json.dumps(self.summary(), indent=1) + "\n")
@@ -113,6 +185,21 @@ class ResultWriter:
             f"Results cannot be written to {self.folder} ({error.strerror}): make room there; "
             f"the {max(len(self.records) - 1, 0)} episodes before are kept."
         )
+
+
+def _without_latency(record: EpisodeRecord) -> dict[str, Any]:
+    fields = asdict(record)
+    del fields["latency_ms"]
+    return fields
+
+
+def latency_percentiles(records: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """Of one decision of the policy, over all episodes: p50, p95, p99 (ms) and count; empty without decisions."""
+    values = np.array([value for record in records for value in record.latency_ms])
+    if not values.size:
+        return {}
+    low, middle, high = (round(float(value), 2) for value in np.percentile(values, (50, 95, 99)))
+    return {"p50": low, "p95": middle, "p99": high, "count": values.size}
 
 
 def per_task(records: Sequence[EpisodeRecord]) -> dict[int, tuple[int, int]]:

