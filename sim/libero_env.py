@@ -6,6 +6,8 @@ success at the first `done`.  A reset draws from NumPy's global generator, so tr
 it; here `reset(k)` repeats those draws and continues from there, which makes every trial independent of what ran
 before it in the process, other users of that generator included.
 A reset does not rebuild the MuJoCo model (10 ms instead of seconds): the states it leads to are the same, bit for bit.
+Images and states are those at the end of a control step.  The stock environment returns what its observables sampled on
+a clock of their own, up to one physics substep (2 ms) before.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from policies.types import FloatArray, Image, RobotState, VegaError
-from sim.joint_controller import JointFollower
+
+if TYPE_CHECKING:
+    from sim.joint_controller import JointFollower
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -191,6 +195,9 @@ class LiberoEnvironment:
 
     def step_joints(self, positions: FloatArray, velocities: FloatArray, gripper: float) -> bool:
         if self._follower is None:
+            # Not at the top: robosuite fails to import where OpenGL is missing, and `_build` says that in a sentence.
+            from sim.joint_controller import JointFollower
+
             self._follower = JointFollower()
             self._follower.attach(self.env.robots[0])
         self._gripper = float(np.sign(gripper)) or self._gripper
