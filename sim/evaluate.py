@@ -14,6 +14,7 @@ from typing import Any
 from policies.checkpoints import checkpoint_sha256
 from policies.types import Policy, VegaError
 from sim.evaluation import SUMMARY_FILE, EpisodeRecord, ResultWriter, per_task, results_folder, wilson_95
+from sim.evaluation_report import REPORT_FILE, read_run, write_report
 from sim.workers import Runner, make_shards, run_here, run_in_workers
 
 SEED = 0  # env.seed(0), once per task, as in the reference
@@ -134,6 +135,7 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
         else:
             run_in_workers(settings, shards, args.workers, progress.add)
     except KeyboardInterrupt:
+        write_report([read_run(folder)], folder / REPORT_FILE)
         print(
             f"Interrupted: {len(writer.records)} of {len(wanted)} episodes are in {folder / SUMMARY_FILE}; "
             f"--resume --output {folder} goes on.",
@@ -170,6 +172,7 @@ class Progress:
 
 
 def finish(writer: ResultWriter) -> None:
+    write_report([read_run(writer.folder)], writer.folder / REPORT_FILE)
     summary = writer.summary()
     for task, (won, count) in sorted(per_task(writer.records).items()):
         print(f"task {task}: {won} of {count}")
@@ -180,4 +183,4 @@ def finish(writer: ResultWriter) -> None:
             f"success_rate {100 * rate:.1f} % (Wilson 95 %: {100 * low:.1f} to {100 * high:.1f}), "
             f"{summary['errors']} errors"
         )
-    print(f"{writer.folder / SUMMARY_FILE}")
+    print(f"{writer.folder / REPORT_FILE}\n{writer.folder / SUMMARY_FILE}")

@@ -1,0 +1,118 @@
+"""The page about evaluations, and the paired comparison, against known values and in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.types import VegaError
+from sim import compare
+from sim.evaluation import EpisodeRecord, ResultWriter
+from sim.evaluation_report import page, read_run, write_report
+from sim.film import strip, strip_path, video_path
+from sim.paired import compare_pair, mcnemar_exact
+from sim.video import write_video
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def make_run(folder: Path, seed: int, **fields: Any) -> Path:
+    """A finished run of 10 tasks x 10 trials with pictures of its failures."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    header = {
+        "suite": "libero_object", "policy": "<b>nano</b>", "checkpoint_sha256": "ab" * 32, "transport": "direct",
+        "clock": "lockstep", "command": "eef", "protocol": "openvla-oft", "versions": {"mujoco": "3.3.2"}, **fields,
+    }  # fmt: skip
+    writer = ResultWriter(folder, header)
+    (folder / "pictures").mkdir()
+    for task in range(10):
+        for trial in range(10):
+            good = bool(rng.random() < 0.8)
+            writer.records.append(EpisodeRecord(task, trial, good, 90, 0, "", 1.0, "a", "b", (28.0, 30.0)))
+            frames = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
+            if not good:
+                strip_path(folder / "pictures", task, trial).write_bytes(strip(frames))
+                write_video(video_path(folder / "pictures", task, trial), frames, 10.0)
+    writer.add(EpisodeRecord(9, 10, False, 0, 0, "the renderer died", 1.0, "", ""))
+    writer.close()
+    return folder
+
+
+def test_mcnemar_of_known_tables() -> None:
+    # Two-sided binomial tests at 1/2: 10 of 10 is 2/1024; 3 of 12 is 2 (1 + 12 + 66 + 220) / 4096.
+    assert mcnemar_exact(0, 10) == pytest.approx(2 / 1024)
+    assert mcnemar_exact(3, 9) == pytest.approx(598 / 4096)
+    assert mcnemar_exact(0, 0) == mcnemar_exact(4, 4) == 1.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans())))
+def test_pairs_are_counted_by_initial_state_whatever_the_order(outcomes: list[tuple[bool, bool]]) -> None:
+    first = [{"task": 0, "trial": i, "success": a} for i, (a, _) in enumerate(outcomes)]
+    second = [{"task": 0, "trial": i, "success": b} for i, (_, b) in enumerate(outcomes)]
+    pair = compare_pair(first, [*reversed(second), {"task": 1, "trial": 0, "success": True}])
+    assert pair.count == len(outcomes)
+    assert pair.only_first == outcomes.count((True, False))
+    assert pair.only_second == outcomes.count((False, True))
+    assert 0 < pair.p_value <= 1
+    assert pair.p_value == compare_pair(second, first).p_value
+
+
+def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "a", 1))
+    text = page([run])
+    won, count = run.tally()
+    assert count == 100
+    assert f"{won:.1f} %" in text and "98.4 %" in text and "99.4 %" in text
+    assert "&lt;b&gt;nano" in text and "<b>nano" not in text
+    assert set(re.findall(r'(?:src|href)="([a-z]+:)', text)) == {"data:"}
+    assert text.count("<video") == 100 - won
+
+
+def test_compare_says_what_differs_and_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [make_run(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 2))]
+    output = tmp_path / "compare.html"
+    assert compare.main([*map(str, folders), "--output", str(output)]) == 0
+    pair = compare_pair(*(read_run(folder).counted for folder in folders))
+    said = capsys.readouterr().out
+    assert f"in 100 pairs, p = {pair.p_value:.3g}" in said
+    assert "Run against run" in output.read_text()
+    assert compare.main([str(tmp_path)]) == 2
+    assert "give a folder of a run" in capsys.readouterr().err
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"suite": "s"}))
+    with pytest.raises(VegaError, match="folder of a run"):
+        read_run(tmp_path)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_browser_shows_it_on_a_phone_without_sideways_scrolling(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / name, seed)) for name, seed in (("a", 1), ("b", 2))]
+    write_report(runs, tmp_path / "page.html")
+    # A frame is as narrow as a phone; a window of a headless browser is not.
+    probe = """<iframe id="f" src="page.html" style="width:390px;height:800px"></iframe><script>
+    f.onload = () => { const d = f.contentDocument;
+      const broken = [...d.images].filter(i => !i.complete || !i.naturalWidth).length;
+      document.title = [d.documentElement.scrollWidth, d.images.length, broken,
+        d.querySelector('svg.forest').getBoundingClientRect().height > 100].join(' '); };</script>"""
+    (tmp_path / "probe.html").write_text(probe)
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run(
+        [*command, (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, timeout=300, check=True
+    )
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\w+)</title>", done.stdout)
+    assert found, done.stdout[-500:]
+    width, images, broken, drawn = found.groups()
+    assert int(width) <= 390 and int(images) > 10 and broken == "0" and drawn == "true"
