@@ -9,6 +9,7 @@ openpi's `examples/libero/main.py`: both cameras mirrored left to right as the t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -29,7 +30,8 @@ class RemotePolicy:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._socket, self.metadata = _connect(url)
+        self._open = contextlib.ExitStack()
+        self._socket, self.metadata = _connect(url, self._open)
         self.spec = PolicySpec(
             name=url, cameras=("agentview", "wrist"), action_space=ActionSpace("eef_delta"),
             chunk_length=REPLAN_STEPS, open_loop_horizon=REPLAN_STEPS,
@@ -60,7 +62,7 @@ class RemotePolicy:
         """openpi's policies remember nothing between requests."""
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -139,10 +141,10 @@ def unpack(data: bytes) -> Any:
     return _libraries()[0].unpackb(data, object_hook=decode)
 
 
-def _connect(url: str) -> tuple[Any, dict[Any, Any]]:
+def _connect(url: str, stack: contextlib.ExitStack) -> tuple[Any, dict[Any, Any]]:
     connect = _libraries()[1].connect
     try:
-        socket = connect(url, compression=None, max_size=None, open_timeout=CONNECT_S, proxy=None)
+        socket = stack.enter_context(connect(url, compression=None, max_size=None, open_timeout=CONNECT_S))
         metadata = socket.recv(CONNECT_S)
     except Exception as error:  # of many kinds: sockets, TLS, the handshake, its URL
         raise VegaError(f"No policy server answers at {url} ({error}): start it, or correct the address.") from error

@@ -1,0 +1,116 @@
+"""Policies behind openpi's WebSocket protocol: what goes over the wire, and what a user is told when it breaks."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.types import Observation, RobotState, VegaError
+from sim.evaluate import open_policy
+from sim.remote_policy import REPLAN_STEPS, RemotePolicy, prepare, proprioception
+
+RNG = np.random.default_rng(0)
+CHUNK = RNG.uniform(-1, 1, (10, 7)).astype(np.float32)
+
+
+def observation() -> Observation:
+    images = {name: RNG.integers(0, 255, (1, 256, 256, 3), dtype=np.uint8) for name in ("agentview", "wrist")}
+    down = np.array([-0.999, 0.01, 0.02, 0.03])
+    state = RobotState(
+        0, (), np.zeros(7), np.zeros(7), np.array([0.039, 0.038]), np.array([0.4, 0.1, 0.3]),
+        down / np.linalg.norm(down),
+    )  # fmt: skip
+    return Observation(images, state, "pick up the milk", 7, base_position=np.array([-0.6, 0.0, 0.9]))
+
+
+@contextmanager
+def server(answer: Callable[[dict[str, Any]], Any]) -> Iterator[str]:
+    """An openpi server of this machine; `answer` gives a map, or a string as openpi sends its tracebacks."""
+    serve = pytest.importorskip("websockets.sync.server").serve
+    msgpack = pytest.importorskip("msgpack")
+
+    def array(item: Any) -> Any:
+        return {b"__ndarray__": True, b"data": item.tobytes(), b"dtype": item.dtype.str, b"shape": item.shape}
+
+    def talk(socket: Any) -> None:
+        socket.send(msgpack.packb({"robot": "panda"}))
+        for request in socket:
+            reply = answer(msgpack.unpackb(request))
+            socket.send(reply if isinstance(reply, str) else msgpack.packb(reply, default=array))
+
+    with serve(talk, "127.0.0.1", 0, compression=None, max_size=None) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"ws://127.0.0.1:{running.socket.getsockname()[1]}"
+        running.shutdown()
+        thread.join(10)
+
+
+def test_the_first_five_actions_come_back_and_the_request_is_openpis() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        seen.append(request)
+        return {"actions": CHUNK, "server_timing": {"infer_ms": 1.0}}
+
+    asked = observation()
+    with server(answer) as url:
+        policy = open_policy(url, "cpu", 1)
+        chunk = policy.act(asked)
+    np.testing.assert_array_equal(chunk.actions, CHUNK[:REPLAN_STEPS].astype(np.float64))
+    assert chunk.stamp_ns == 7 and chunk.timings_ms["round_trip"] > 0
+    request = seen[0]
+    assert set(request) == {"observation/image", "observation/wrist_image", "observation/state", "prompt"}
+    image = request["observation/image"]
+    assert image[b"__ndarray__"] is True and image[b"dtype"] == "|u1" and list(image[b"shape"]) == [224, 224, 3]
+    assert image[b"data"] == prepare(asked.images["agentview"][0]).tobytes()
+    assert np.frombuffer(request["observation/state"][b"data"]).tolist() == proprioception(asked).tolist()
+    assert request["prompt"] == "pick up the milk"
+
+
+def test_proprioception_is_the_pose_in_the_world_with_the_sign_of_the_training_data() -> None:
+    state = proprioception(observation())
+    assert state[:3] == pytest.approx([-0.2, 0.1, 1.2])
+    assert state[3] > 3.0  # a hand that points down: half a turn about +x, not about -x
+    assert state[6:] == pytest.approx([0.039, -0.038])
+
+
+def test_pictures_are_mirrored_and_padded_without_distortion() -> None:
+    image = np.zeros((128, 256, 3), dtype=np.uint8)
+    image[:, :128] = (200, 0, 0)
+    square = prepare(image)
+    assert square.shape == (224, 224, 3)
+    assert not square[:56].any() and not square[168:].any()
+    assert square[112, 200, 0] == 200 and not square[112, 20].any()
+
+
+@pytest.mark.parametrize(
+    ("reply", "part"),
+    [
+        ("Traceback ...\nKeyError: 'observation/image'", "KeyError"),
+        ({"actions": CHUNK[:3]}, "at least 5 actions"),
+        ({"action": CHUNK}, "at least 5 actions"),
+    ],
+)
+def test_a_server_that_fails_is_one_sentence(reply: Any, part: str) -> None:
+    with server(lambda request: reply) as url, pytest.raises(VegaError, match=part):
+        RemotePolicy(url).act(observation())
+
+
+def test_nobody_there_is_one_sentence() -> None:
+    pytest.importorskip("websockets")
+    pytest.importorskip("msgpack")
+    with pytest.raises(VegaError, match="start it, or correct the address"):
+        RemotePolicy("ws://127.0.0.1:9")
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    with pytest.raises(VegaError, match="pip install msgpack websockets"):
+        RemotePolicy("ws://127.0.0.1:9")
