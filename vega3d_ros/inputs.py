@@ -9,13 +9,14 @@ time.monotonic().
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CompressedImage, JointState
 from sensor_msgs.msg import Image as ImageMessage
 
-from policies.types import FloatArray, VegaError, check_instruction
+from policies.types import FloatArray, Image, VegaError, check_instruction
 from vega3d_ros import conversions
 from vega3d_ros.control_loop import JointSample
 from vega3d_ros.diagnostics import Stream
@@ -23,6 +24,7 @@ from vega3d_ros.frame_buffer import FrameBuffer, Pushed
 from vega3d_ros.node_parameters import CameraParameters, NodeParameters
 
 JOINTS, INSTRUCTION, BASE_POSE = "joint_states", "instruction", "base_pose"
+INSTRUCTIONS_PER_S = 5
 
 
 class Inputs:
@@ -42,17 +44,21 @@ class Inputs:
         self.buffer = buffer
         self.streams = {name: Stream() for name in (*cameras, JOINTS, INSTRUCTION, BASE_POSE)}
         self.drops: Counter[str] = Counter()
+        self._changes_s: deque[float] = deque(maxlen=INSTRUCTIONS_PER_S + 1)
         self.sample: JointSample | None = None
         self.instruction: str | None = None
         self.base: tuple[FloatArray, FloatArray] | None = None
         if not parameters.base_pose_topic:
             self.base = (parameters.base_position, parameters.base_quaternion)
         self._not_before_ns: int | None = None
+        # camera -> the last picture, and how many frames have repeated it
+        self._pictures: dict[str, tuple[Image, int]] = {}
 
     def clear(self, not_before_ns: int | None = None) -> None:
         """Forget frames and joint states, and refuse those stamped before `not_before_ns`."""
         self.buffer.clear(not_before_ns)
         self._not_before_ns = not_before_ns
+        self._changes_s.clear()
         self.sample = None
         for name in (*self._cameras, JOINTS):
             self.streams[name].problem = ""
@@ -78,6 +84,12 @@ class Inputs:
                 "set its driver, or correct the size in the robot's YAML."
             )
             return ""
+        if wanted.max_identical and self._repeats(camera, image) > wanted.max_identical:
+            self.buffer.reject(camera, "frozen")
+            stream.problem = (
+                f"Camera '{camera}' repeats one picture: restart it, or set its max_identical to 0 if it is simulated."
+            )
+            return ""
         stamp = conversions.stamp_ns(message.header.stamp)
         if self._from_the_future(stamp, now_ns):
             self.buffer.reject(camera, "future")
@@ -94,6 +106,13 @@ class Inputs:
         if pushed is Pushed.JUMPED_BACK and previous is not None:
             return _jump_sentence(f"camera '{camera}'", previous - stamp)
         return ""
+
+    def _repeats(self, camera: str, image: Image) -> int:
+        """How many frames in a row have shown the very pixels of the one before them; real sensors have noise."""
+        last, count = self._pictures.get(camera, (None, 0))
+        count = count + 1 if last is not None and np.array_equal(last, image) else 0
+        self._pictures[camera] = (image, count)
+        return count
 
     def on_joint_state(self, message: JointState, now_ns: int) -> tuple[JointSample | None, str]:
         """The sample, None if it is refused; and a sentence if the robot's clock was set back, else ''."""
@@ -141,6 +160,16 @@ class Inputs:
             return False
         stream.problem = ""
         return True
+
+    def flooded(self, now_s: float) -> str:
+        """To be called at every change of the instruction: a sentence if it changes too often to be followed."""
+        self._changes_s.append(now_s)
+        if len(self._changes_s) <= INSTRUCTIONS_PER_S or now_s - self._changes_s[0] > 1.0:
+            return ""
+        return (
+            f"The instruction changed more than {INSTRUCTIONS_PER_S} times in a second: find who publishes it, then "
+            "call ~/start again."
+        )
 
     def on_base_pose(self, message: PoseStamped) -> bool:
         """Take the base frame; True if it differs from the one known."""

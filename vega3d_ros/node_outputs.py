@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image as ImageMessage
-from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import ActionChunk, VegaError
 from vega3d_ros import conversions
+from vega3d_ros.command_writers import LATEST, Writer, command_topics, make_writer
 from vega3d_ros.control_loop import JointCommand, JointSample
-from vega3d_ros.diagnostics import Status, diagnostic_array
 from vega3d_ros.node_parameters import NodeParameters
-from vega3d_ros.qos_events import publisher_events
+from vega3d_ros.safety_guard import GuardLimits
 
 DISCOVERY_S = 0.5
-_LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-_DIAGNOSTICS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Outputs:
@@ -31,17 +25,15 @@ class Outputs:
     look like one that commands.  Raises VegaError if somebody else publishes commands already.
     """
 
-    def __init__(self, node: Node, parameters: NodeParameters, qos_problems: dict[str, str]) -> None:
-        self.topic = f"{parameters.controller}/joint_trajectory"
+    def __init__(
+        self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
+    ) -> None:
         self.gripper = conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed)
         self._node = node
         self._parameters = parameters
-        self._apart = bool(parameters.gripper_controller)
-        self._topics = [self.topic]
-        if self._apart:
-            self._topics.append(f"{parameters.gripper_controller}/joint_trajectory")
         self._gates: dict[str, Any] = {}
-        self._commands: list[Any] = []
+        self._writer: Writer | None = None
+        self._topics = command_topics(parameters)
         # Others become visible one by one after this process joined the domain; a rival that takes longer than this
         # is found by the node's repeated check.
         deadline = time.monotonic() + DISCOVERY_S
@@ -50,21 +42,20 @@ class Outputs:
             if rivals:
                 raise VegaError(rivals)
             time.sleep(0.05)
-        self._commands = [
-            node.create_publisher(
-                JointTrajectory, topic, _LATEST, event_callbacks=publisher_events(node, topic, qos_problems)
-            )
-            for topic in self._topics
-        ]
-        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", _DIAGNOSTICS)
+        self._writer = make_writer(node, parameters, limits, qos_problems)
 
     def heard(self) -> bool:
-        """Whether every command topic has a listener; a command nobody hears would be lost."""
-        return all(publisher.get_subscription_count() > 0 for publisher in self._commands)
+        """Whether every command topic has a listener; a command nobody hears would be lost.  A dry run needs none."""
+        return self._writer is not None and (self._parameters.dry_run or self._writer.heard())
+
+    @property
+    def unheard(self) -> str:
+        """What to say where `heard` is false."""
+        return f"Nobody listens to {self._topics[0]}: start the arm's controller or correct 'controller'."
 
     def rivals(self) -> str:
         """A sentence if somebody else publishes on a command topic, else ''."""
-        own = 1 if self._commands else 0
+        own = 1 if self._writer is not None else 0
         for topic in map(self._node.resolve_topic_name, self._topics):
             if self._node.count_publishers(topic) > own:
                 names = {
@@ -79,17 +70,15 @@ class Outputs:
         return ""
 
     def publish(self, command: JointCommand, sample: JointSample) -> None:
-        """Send one command; `sample` gives the measured finger openings."""
+        """Send one command; `sample` gives the measured joints and finger openings."""
+        assert self._writer is not None
         parameters = self._parameters
         joint = parameters.gripper_command_joint
         position = 0.0
         if joint:
             measured = float(sample.gripper_positions[parameters.gripper_joints.index(joint)])
             position = self.gripper.position(command.gripper, measured)
-        messages = conversions.command_messages(command, parameters.joint_names, joint, position, self._apart)
-        for publisher, message in zip(self._commands, messages, strict=False):
-            if message is not None:
-                publisher.publish(message)
+        self._writer.write(command, position, sample)
 
     def publish_gates(self, chunk: ActionChunk | None) -> None:
         """`~/gate/<camera>` for each gate map of the chunk that somebody looks at."""
@@ -97,15 +86,13 @@ class Outputs:
             return
         for camera, gate in chunk.gates.items():
             if camera not in self._gates:
-                self._gates[camera] = self._node.create_publisher(ImageMessage, f"~/gate/{camera}", _LATEST)
+                self._gates[camera] = self._node.create_publisher(ImageMessage, f"~/gate/{camera}", LATEST)
             if self._gates[camera].get_subscription_count() > 0:
                 self._gates[camera].publish(conversions.gate_message(gate, chunk.stamp_ns, camera))
 
-    def publish_diagnostics(self, statuses: Iterable[Status], now_ns: int) -> None:
-        self._diagnostics.publish(
-            diagnostic_array(statuses, self._node.get_name(), self._parameters.hardware_id, now_ns)
-        )
-
     def destroy(self) -> None:
-        for publisher in (*self._commands, self._diagnostics, *self._gates.values()):
+        """Ends commanding with the arm at rest, and takes the publishers out of the graph."""
+        if self._writer is not None:
+            self._writer.destroy()
+        for publisher in self._gates.values():
             self._node.destroy_publisher(publisher)

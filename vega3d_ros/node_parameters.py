@@ -14,6 +14,8 @@ from policies.types import FloatArray, VegaError
 from vega3d_ros.chunk_scheduler import MERGE_MODES, MergeMode
 
 CLOCK_MODES = ("lockstep", "realtime")
+AFTER_PROBLEM = ("wait", "deactivate")
+COMMAND_INTERFACES = ("joint_trajectory", "forward_position")
 _Type = Parameter.Type
 # Arrays of one number stand for all joints; what is not given here must be in the URDF.
 _SAFETY = {
@@ -32,12 +34,13 @@ _SAFETY = {
 
 @dataclass(frozen=True)
 class CameraParameters:
-    """Where a camera of the policy is found; width and height of 0 accept any size."""
+    """Where a camera of the policy is found; 0 accepts any width or height, and any number of identical frames."""
 
     topic: str
     compressed: bool
     width: int
     height: int
+    max_identical: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,13 @@ class NodeParameters:
     base_quaternion: FloatArray
     merge: MergeMode
     command_timeout_s: float
+    policy_timeout_s: float
+    after_problem: str
+    dry_run: bool
+    command_interface: str
+    committed: bool
+    forward_rate_hz: float
+    forward_jerk: FloatArray
     safety_mode: str
     safety: dict[str, object]
 
@@ -126,6 +136,7 @@ def declare(node: Node) -> None:
     _declare(
         node, "command_timeout_s", 5.0, fixed, "realtime: without an action for this long, stop.", _numbers(0.05, 60.0)
     )
+    _declare_real_arm(node)
     _declare(
         node,
         "safety.mode",
@@ -136,6 +147,45 @@ def declare(node: Node) -> None:
     )
     for name, description in _SAFETY.items():
         _declare(node, f"safety.{name}", _Type.DOUBLE_ARRAY, fixed, description)
+
+
+def _declare_real_arm(node: Node) -> None:
+    """What an arm that can hurt somebody needs; the robot's YAML decides."""
+    _declare(
+        node,
+        "policy_timeout_s",
+        0.0,
+        True,
+        "realtime: a policy that has answered before and now thinks for longer than this is a fault; 0: off.",
+        _numbers(0.0, 60.0),
+    )
+    _declare(
+        node,
+        "after_problem",
+        "wait",
+        True,
+        "realtime: what an input or a driver that fails while the arm moves leads to.",
+        constraints=" or ".join(AFTER_PROBLEM),
+    )
+    _declare(node, "dry_run", True, True, "Publish commands below ~/dry_run/ only, where no driver listens.")
+    _declare(
+        node,
+        "command_interface",
+        "joint_trajectory",
+        True,
+        "What the arm's controller listens to.",
+        constraints=" or ".join(COMMAND_INTERFACES),
+    )
+    _declare(
+        node,
+        "committed",
+        True,
+        True,
+        "Trajectories start on arrival and end at rest, so that a driver stops by itself when this node dies.",
+    )
+    rates = _numbers(20.0, 1000.0)
+    _declare(node, "forward_position.rate_hz", 100.0, True, "forward_position: rate of the commands, Hz.", rates)
+    _declare(node, "forward_position.jerk", _Type.DOUBLE_ARRAY, True, "forward_position: jerk limits, rad/s^3.")
 
 
 def read(node: Node) -> NodeParameters:
@@ -165,11 +215,29 @@ def read(node: Node) -> NodeParameters:
         base_quaternion=_array(get("base_quaternion")),
         merge=get("merge"),
         command_timeout_s=get("command_timeout_s"),
+        policy_timeout_s=get("policy_timeout_s"),
+        after_problem=get("after_problem"),
+        dry_run=get("dry_run"),
+        command_interface=get("command_interface"),
+        committed=get("committed"),
+        forward_rate_hz=get("forward_position.rate_hz"),
+        forward_jerk=_array(get("forward_position.jerk")),
         safety_mode=get("safety.mode"),
         safety={name: _number_or_array(get(f"safety.{name}")) for name in _SAFETY if get(f"safety.{name}") is not None},
     )
-    if parameters.clock_mode not in CLOCK_MODES:
-        raise VegaError(f"Parameter clock_mode is '{parameters.clock_mode}': choose one of {', '.join(CLOCK_MODES)}.")
+    for name, choices in (
+        ("clock_mode", CLOCK_MODES),
+        ("after_problem", AFTER_PROBLEM),
+        ("command_interface", COMMAND_INTERFACES),
+    ):
+        if get(name) not in choices:
+            raise VegaError(f"Parameter {name} is '{get(name)}': choose one of {', '.join(choices)}.")
+    plain = parameters.command_interface == "joint_trajectory" and not parameters.committed
+    if parameters.clock_mode == "lockstep" and not plain:
+        raise VegaError(
+            "In lockstep one trajectory point answers one joint state: set committed to false and command_interface to "
+            "joint_trajectory, or clock_mode to realtime."
+        )
     if not parameters.joint_names:
         raise VegaError("Parameter joint_names is empty: pass a robot's file, such as config/robots/libero.yaml.")
     if parameters.home.shape != (len(parameters.joint_names),):
@@ -199,12 +267,15 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
         sizes = _integers(0, 16384)
         _declare(node, prefix + "width", 0, True, "Image width that is accepted, pixels; 0: any.", sizes)
         _declare(node, prefix + "height", 0, True, "Image height that is accepted, pixels; 0: any.", sizes)
+        repeats = "Frames in a row that may show the same pixels; 0: any number (simulated cameras)."
+        _declare(node, prefix + "max_identical", 0, True, repeats, _integers(0, 10_000))
     get = _getter(node)
     return CameraParameters(
         topic=get(prefix + "topic"),
         compressed=get(prefix + "compressed"),
         width=get(prefix + "width"),
         height=get(prefix + "height"),
+        max_identical=get(prefix + "max_identical"),
     )
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from vega3d_ros.diagnostics import Latencies, Level, Status, counts
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from vega3d_ros.diagnostics import Latencies, Level, Status, counts, diagnostic_array
 from vega3d_ros.inputs import JOINTS, Inputs
 from vega3d_ros.lockstep import Lockstep
 from vega3d_ros.node_outputs import Outputs
 from vega3d_ros.realtime import Realtime
 
+DIAGNOSTICS_PERIOD_S = 1.0
+_DIAGNOSTICS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # A world in lockstep may stand still for good reasons; after this long it is worth saying.
 LOCKSTEP_PATIENCE_S = 1.0
 
@@ -21,19 +29,38 @@ class Condition:
     """The node's own state.
 
     running: between ~/start and ~/stop.  fault: why it stopped by itself, until ~/start.  started_s:
-    time.monotonic() of the last start.  qos_problems: topic -> sentence.
+    time.monotonic() of the last start.  moving: a command has left since then.  qos_problems: topic -> sentence.
     """
 
     running: bool = False
     fault: str = ""
     started_s: float = 0.0
+    moving: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     latencies: Latencies = field(default_factory=Latencies)
     qos_problems: dict[str, str] = field(default_factory=dict)
 
 
+class Reporter:
+    """`/diagnostics`: calls `make` once a second, which builds a report and hands it to `publish`."""
+
+    def __init__(self, node: Node, hardware_id: str, make: Callable[[], None]) -> None:
+        self._node, self._hardware_id = node, hardware_id
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", _DIAGNOSTICS)
+        # A steady clock: a simulated one that stands still must not silence the supervision.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(DIAGNOSTICS_PERIOD_S, make, clock=steady)
+
+    def publish(self, statuses: Iterable[Status], now_ns: int) -> None:
+        self._publisher.publish(diagnostic_array(statuses, self._node.get_name(), self._hardware_id, now_ns))
+
+    def destroy(self) -> None:
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_publisher(self._publisher)
+
+
 def report(
-    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs, now_ns: int
+    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs | None, now_ns: int
 ) -> tuple[Level, str, list[Status]]:
     """Level and sentence of the whole, and every status for /diagnostics."""
     level, sentence = _judge(condition, runner, inputs, outputs, now_ns)
@@ -53,15 +80,15 @@ def report(
 
 
 def _judge(
-    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs, now_ns: int
+    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs | None, now_ns: int
 ) -> tuple[Level, str]:
     if condition.fault:
         return Level.ERROR, condition.fault
-    if not condition.running:
+    if not condition.running or outputs is None:
         return Level.OK, "Active and still: call ~/start to command."
     problem = inputs.problem()
     if not problem and not outputs.heard():
-        problem = f"Nobody listens to {outputs.topic}: start the arm's controller or correct 'controller'."
+        problem = outputs.unheard
     if not problem and isinstance(runner, Realtime):
         problem = inputs.stale(now_ns)
     if problem:

@@ -29,24 +29,22 @@ from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from policies.types import Policy, VegaError  # noqa: E402
+from policies.types import VegaError  # noqa: E402
 from vega3d_ros import node_parameters  # noqa: E402
 from vega3d_ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
-from vega3d_ros.control_loop import ControlLoop, JointCommand  # noqa: E402
+from vega3d_ros.control_loop import JointCommand  # noqa: E402
 from vega3d_ros.diagnostics import Level  # noqa: E402
-from vega3d_ros.frame_buffer import FrameBuffer  # noqa: E402
 from vega3d_ros.inputs import Inputs  # noqa: E402
-from vega3d_ros.kinematics import Kinematics  # noqa: E402
 from vega3d_ros.lockstep import Lockstep  # noqa: E402
 from vega3d_ros.node_outputs import Outputs  # noqa: E402
-from vega3d_ros.node_process import read_robot_description, run_node  # noqa: E402
-from vega3d_ros.node_report import Condition, report  # noqa: E402
+from vega3d_ros.node_process import run_node  # noqa: E402
+from vega3d_ros.node_report import Condition, Reporter, report  # noqa: E402
+from vega3d_ros.node_setup import build  # noqa: E402
 from vega3d_ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.realtime import Realtime  # noqa: E402
-from vega3d_ros.safety_guard import SafetyGuard, combine_limits  # noqa: E402
+from vega3d_ros.supervision import EmergencyStop, Heartbeat  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-DIAGNOSTICS_PERIOD_S = 1.0
 RIVAL_PERIOD_S = 0.1
 CLOSE_S = 2.0
 
@@ -60,13 +58,16 @@ class PolicyNode(CarefulLifecycleNode):
         self._inputs: Inputs | None = None
         self._runner: Lockstep | Realtime | None = None
         self._outputs: Outputs | None = None
-        self._subscriptions: list[Any] = []
-        self._timers: list[Any] = []
+        self._listeners: list[Any] = []
+        self._periodic: list[Any] = []
         self._condition = Condition()
         self._said = ""
+        self._reporter: Reporter | None = None
+        self._heartbeat: Heartbeat | None = None
         self._last_answer: tuple[int, JointCommand] | None = None
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
+        self._emergency = EmergencyStop(self, self._on_emergency)
 
     # Lifecycle
 
@@ -90,29 +91,11 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _configure(self) -> None:
         parameters = self._parameters_read = node_parameters.read(self)
-        from policies.checkpoints import load_policy  # torch is imported here and not before
-
-        policy: Policy = load_policy(parameters.policy, device=parameters.device, threads=parameters.threads)
-        spec = policy.spec
-        cameras = {camera: node_parameters.read_camera(self, camera) for camera in spec.cameras}
+        parts = build(self, parameters)
+        self._lockstep = isinstance(parts.runner, Lockstep)
+        self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
+        spec = parts.runner.loop.policy.spec
         self._period_s = 1.0 / spec.action_space.rate_hz
-        period_ns = round(self._period_s * 1e9)
-        self._lockstep = parameters.clock_mode == "lockstep"
-        kinematics = Kinematics(
-            read_robot_description(self, parameters.robot_description), parameters.joint_names, parameters.tip_frame
-        )
-        limits = combine_limits(kinematics, parameters.safety)
-        self._guard = SafetyGuard(kinematics, limits, self._period_s, parameters.safety_mode)  # type: ignore[arg-type]
-        loop = ControlLoop(policy, kinematics, parameters.home, self._guard)
-        max_age_ns = None if self._lockstep else round(parameters.max_age_s * 1e9)
-        buffer = FrameBuffer(
-            spec.cameras, spec.window, spec.stride * period_ns, round(parameters.max_skew_s * 1e9), max_age_ns
-        )
-        self._inputs = Inputs(parameters, cameras, buffer, judge_age=not self._lockstep)
-        if self._lockstep:
-            self._runner = Lockstep(loop, buffer, period_ns)
-        else:
-            self._runner = Realtime(loop, buffer, parameters.home, parameters.merge, parameters.command_timeout_s)
         self._set_base()
         self._subscribe(cameras)
         self.get_logger().info(f"Policy {spec.name} is loaded; it looks at {', '.join(spec.cameras)}.")
@@ -120,7 +103,7 @@ class PolicyNode(CarefulLifecycleNode):
     def _subscribe(self, cameras: dict[str, node_parameters.CameraParameters]) -> None:
         def listen(kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile) -> None:
             events = subscription_events(self, topic, self._condition.qos_problems)
-            self._subscriptions.append(self.create_subscription(kind, topic, callback, qos, event_callbacks=events))
+            self._listeners.append(self.create_subscription(kind, topic, callback, qos, event_callbacks=events))
 
         for name, camera in cameras.items():
             kind = CompressedImage if camera.compressed else ImageMessage
@@ -132,32 +115,45 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _activate(self) -> None:
         parameters = self._parameters_read
-        self._outputs = Outputs(self, parameters, self._condition.qos_problems)
-        # Steady clocks: a simulated clock that stands still must not silence the supervision.
+        self._emergency.check()
+        self._drop_report()
+        self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems)
+        self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
+        self._heartbeat = Heartbeat(self, lambda: self._condition.running)
+        # A simulated clock that stands still must not silence the supervision.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers = [
-            self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady),
-            self.create_timer(RIVAL_PERIOD_S, self._check_rivals, clock=steady),
-        ]
+        self._periodic = [self.create_timer(RIVAL_PERIOD_S, self._check_rivals, clock=steady)]
         if not self._lockstep:
-            self._timers.append(self.create_timer(self._period_s, self._on_control_timer))
+            self._periodic.append(self.create_timer(self._period_s, self._on_control_timer))
         if parameters.autostart:
             self._start()
 
     def _deactivate(self) -> None:
         self._stop()
-        for timer in self._timers:
+        for timer in self._periodic:
             self.destroy_timer(timer)
-        self._timers = []
+        self._periodic = []
         if self._outputs is not None:
             self._outputs.destroy()
         self._outputs = None
+        if self._heartbeat is not None:
+            self._heartbeat.destroy()
+        self._heartbeat = None
+        # After a fault somebody must be able to read what happened.
+        if not self._condition.fault:
+            self._drop_report()
+
+    def _drop_report(self) -> None:
+        if self._reporter is not None:
+            self._reporter.destroy()
+        self._reporter = None
 
     def _unconfigure(self) -> None:
         self._deactivate()
-        for subscription in self._subscriptions:
+        self._drop_report()
+        for subscription in self._listeners:
             self.destroy_subscription(subscription)
-        self._subscriptions = []
+        self._listeners = []
         if isinstance(self._runner, Realtime) and not self._runner.close(CLOSE_S):
             self.get_logger().warning("The policy is still computing and was left behind: restart this process.")
         self._runner = self._inputs = None
@@ -173,6 +169,7 @@ class PolicyNode(CarefulLifecycleNode):
     def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             if self._outputs is None or self._inputs is None:
+                self._emergency.check()
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
             problem = self._inputs.problem()
@@ -192,7 +189,7 @@ class PolicyNode(CarefulLifecycleNode):
     def _start(self) -> None:
         """Begin an episode: nothing from before counts."""
         assert self._inputs is not None and self._runner is not None and self._outputs is not None
-        self._condition.running = False
+        self._condition.running = self._condition.moving = False
         self._inputs.clear(None if self._lockstep else self._now_ns())
         self._runner.reset()
         self._outputs.gripper.reset()
@@ -214,12 +211,30 @@ class PolicyNode(CarefulLifecycleNode):
         elif isinstance(self._runner, Realtime):
             self._runner.discard()
 
-    def _fail(self, sentence: str) -> None:
-        """Stop until ~/start."""
+    def _on_emergency(self, sentence: str) -> None:
+        if self._outputs is not None:
+            self._fail(sentence, deactivate=True)
+        else:
+            self.get_logger().error(sentence)
+
+    @property
+    def _is_strict(self) -> bool:
+        """Whether every problem while the arm moves is a fault."""
+        return not self._lockstep and self._parameters_read.after_problem == "deactivate"
+
+    def _fail(self, sentence: str, deactivate: bool = False) -> None:
+        """Stop until ~/start; where `after_problem` or the caller says so, by deactivating."""
+        deactivate = deactivate or self._is_strict
+        if deactivate and "activate policy_node" not in sentence:
+            cause = sentence.rstrip(".").replace(", then call ~/start again", "")
+            sentence = f"{cause}, then activate policy_node and call ~/start."
         self._condition.fault = self._said = sentence
         self._condition.counts["faults"] += 1
         self.get_logger().error(sentence)
         self._stop()
+        if deactivate:
+            self._on_diagnostics()  # now, not within the next second
+            self.trigger_deactivate()
 
     # Inputs
 
@@ -250,6 +265,9 @@ class PolicyNode(CarefulLifecycleNode):
         # not answer an earlier question.
         if isinstance(self._runner, Realtime) and before != self._inputs.instruction:
             self._runner.discard()
+            flood = self._inputs.flooded(time.monotonic())
+            if flood and self._condition.running:
+                self._fail(flood)
         elif isinstance(self._runner, Lockstep) and not accepted:
             self._runner.loop.discard()
         self._after_input("")
@@ -303,9 +321,14 @@ class PolicyNode(CarefulLifecycleNode):
         """realtime: the command of this control period, if everything it needs is there."""
         runner, inputs, outputs = self._runner, self._inputs, self._outputs
         assert isinstance(runner, Realtime) and inputs is not None and outputs is not None
-        if inputs.problem() or inputs.stale(self._now_ns()) or not outputs.heard():
+        problem = inputs.problem() or inputs.stale(self._now_ns()) or ("" if outputs.heard() else outputs.unheard)
+        if self._is_strict:
+            problem = problem or outputs.rivals() or next(iter(self._condition.qos_problems.values()), "")
+        if problem:
             if runner.scheduler.remaining:
                 runner.discard()  # actions planned before a gap do not fit the world after it
+            if self._is_strict and self._condition.moving:
+                self._fail(problem)
             return
         assert inputs.sample is not None
         command = runner.tick(inputs.sample, inputs.instruction or "")
@@ -334,6 +357,7 @@ class PolicyNode(CarefulLifecycleNode):
         assert self._outputs is not None and self._inputs is not None and self._inputs.sample is not None
         self._outputs.publish(command, self._inputs.sample)
         self._condition.counts["commands"] += 1
+        self._condition.moving = True
         for rule in command.rejected:
             self._condition.counts[f"guard_rejected_{rule}"] += 1
         for rule in command.touched:
@@ -355,7 +379,7 @@ class PolicyNode(CarefulLifecycleNode):
                 self._fail(rivals)
 
     def _on_diagnostics(self) -> None:
-        if self._runner is None or self._inputs is None or self._outputs is None:
+        if self._runner is None or self._inputs is None or self._reporter is None:
             return
         level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
         if sentence != self._said and level > Level.OK:
@@ -365,7 +389,7 @@ class PolicyNode(CarefulLifecycleNode):
             else:
                 self.get_logger().warning(sentence)
         self._said = sentence
-        self._outputs.publish_diagnostics(statuses, self._now_ns())
+        self._reporter.publish(statuses, self._now_ns())
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)

@@ -77,7 +77,8 @@ class InferenceWorker:
 class Realtime:
     """Asynchronous execution of one policy.  All methods but the worker's own run in the control thread.
 
-    command_timeout_s: how long the queue may be empty before `tick` raises.
+    command_timeout_s: how long the queue may be empty before `tick` raises.  policy_timeout_s: how long the policy may
+    think about a question, once it has answered one (the first may compile); 0: as long as the queue lasts.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Realtime:
         home: FloatArray,
         merge: MergeMode,
         command_timeout_s: float,
+        policy_timeout_s: float = 0.0,
     ) -> None:
         self.loop = loop
         self.scheduler = ChunkScheduler(loop.policy.spec, merge)
@@ -95,12 +97,16 @@ class Realtime:
         self._maker = CommandMaker(loop.policy, loop.kinematics, home)
         self._buffer = buffer
         self._timeout_s = command_timeout_s
+        self._policy_timeout_s = policy_timeout_s
+        self._asked_s: float | None = None
+        self._warm = False
         self.waiting_for = ""
         self.new_chunk: Answer | None = None
 
     def reset(self) -> None:
         """Begin an episode: nothing queued, what is being computed will not count."""
         self.scheduler.reset()
+        self._asked_s = None
         self._maker.reset()
         if self.loop.guard is not None:
             self.loop.guard.reset()
@@ -109,6 +115,7 @@ class Realtime:
     def discard(self) -> None:
         """Forget what was computed so far: after a stop, a fault or a new instruction."""
         self.scheduler.discard()
+        self._asked_s = None
         self._maker.reset()
 
     def tick(self, sample: JointSample, instruction: str) -> JointCommand | None:
@@ -118,6 +125,7 @@ class Realtime:
         if the queue has been empty for too long, or whatever the policy raised.
         """
         self._take_answers()
+        self._check_policy()
         self.waiting_for = "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
@@ -141,6 +149,9 @@ class Realtime:
     def _take_answers(self) -> None:
         self.new_chunk = None
         while (answer := self._worker.answer()) is not None:
+            self._warm = True
+            if answer.query.epoch == self.scheduler.epoch:
+                self._asked_s = None
             if answer.chunk is None:
                 self.scheduler.abandon(answer.query)
                 # A query from before a reset belongs to nobody any more, and so does its failure.
@@ -151,6 +162,16 @@ class Realtime:
             if self.scheduler.submit(answer.chunk, answer.query):
                 self.new_chunk = answer
 
+    def _check_policy(self) -> None:
+        if not self._policy_timeout_s or not self._warm or self._asked_s is None:
+            return
+        age_s = time.perf_counter() - self._asked_s
+        if age_s > self._policy_timeout_s:
+            raise VegaError(
+                f"The policy has been computing for {age_s:.2f} s: use a faster device or policy, or raise "
+                "policy_timeout_s, then call ~/start again."
+            )
+
     def _ask(self, sample: JointSample, instruction: str) -> None:
         frames = self._buffer.sample()
         if frames is None:
@@ -158,4 +179,5 @@ class Realtime:
             return
         observation = self.loop.observe(sample, frames.images, instruction)
         newest = max(int(stamps[-1]) for stamps in frames.stamps_ns.values())
+        self._asked_s = time.perf_counter()
         self._worker.ask(observation, self.scheduler.begin_query(), newest)

@@ -19,6 +19,8 @@ from .kinematics import Kinematics
 RULES = ("finite", "shape", "position", "velocity", "acceleration", "workspace", "rate")
 # Room for rounding between computing a bound and comparing with it; far below what an encoder resolves.
 EPSILON = 1e-9
+# Controllers want the times of a trajectory's points to differ.
+SHORTEST_BRAKING_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class GuardLimits:
 
     lower, upper (n,) rad, margins already taken off; velocity (n,) rad/s; acceleration (n,) rad/s^2;
     workspace_lower, workspace_upper (3,) m: box for the tool in the base frame, None for no box;
-    min_interval_s: commands closer together than this are refused.
+    min_interval_s: commands closer together than this are refused.  stop_within_limits: refuse a command too, as
+    breaking `position`, from which the arm could not brake before a joint limit.
     """
 
     lower: FloatArray
@@ -37,6 +40,7 @@ class GuardLimits:
     workspace_lower: FloatArray | None = None
     workspace_upper: FloatArray | None = None
     min_interval_s: float = 0.0
+    stop_within_limits: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,10 @@ class SafetyGuard:
         limits, period = self.limits, self._period
         references = self._references(measured, rate)
         broken = []
-        if np.any(position < limits.lower - EPSILON) or np.any(position > limits.upper + EPSILON):
+        ends = [position]
+        if limits.stop_within_limits:
+            ends.append(braking(position, velocity, limits.acceleration)[0])
+        if any(np.any(end < limits.lower - EPSILON) or np.any(end > limits.upper + EPSILON) for end in ends):
             broken.append("position")
         distance, change = limits.velocity * period + EPSILON, limits.acceleration * period + EPSILON
         too_far = any(np.any(np.abs(position - p) > distance) for p, _ in references)
@@ -253,6 +260,16 @@ class SafetyGuard:
             position = anchor + inside * (position - anchor)
             velocity = np.clip(inside * velocity, slow, fast)
         return None if self._broken(position, velocity, measured, rate) else (position, velocity)
+
+
+def braking(position: FloatArray, velocity: FloatArray, acceleration: FloatArray) -> tuple[FloatArray, float]:
+    """Where the joints come to rest, (n,) rad, and after how long, s, from position (n,) rad and velocity (n,) rad/s.
+
+    All joints brake evenly over the same time, which is the shortest that none needs more than its acceleration (n,)
+    rad/s^2 for, and at least `SHORTEST_BRAKING_S`.
+    """
+    seconds = max(SHORTEST_BRAKING_S, float(np.max(np.abs(velocity) / acceleration)))
+    return position + 0.5 * seconds * velocity, seconds
 
 
 def _array(values: Any) -> FloatArray:

@@ -1,0 +1,196 @@
+"""What stops a real arm and keeps it still, over real DDS: the emergency stop, faults that deactivate, the dry run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from ros_harness import CAMERAS, COMMANDS, HOME, FakeRobot, Pace, image_of, now_ns, policy_node
+from std_msgs.msg import Bool, Header
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from policies.types import VegaError
+from vega3d_ros.control_loop import JointSample
+from vega3d_ros.conversions import stamp_ns
+
+ERROR = 2
+REAL = {"clock_mode": "realtime", "committed": True, "after_problem": "deactivate", "max_age_s": 8.0}
+BRAKE_RAD_S2 = 1000.0  # of libero.yaml
+
+
+class Arm:
+    """Sends cameras and joints at 20 Hz; `speed` rad/s is what its first joint claims to do."""
+
+    def __init__(self, robot: FakeRobot) -> None:
+        self.robot = robot
+        self.silent: set[str] = set()
+        self.speed = 0.0
+
+    def tick(self) -> None:
+        for camera in CAMERAS:
+            if camera not in self.silent:
+                self.robot.send_image(camera, image_of(0), now_ns())
+        velocities = np.array([self.speed, *[0.0] * 6])
+        self.robot.send_joints(JointSample(now_ns(), HOME, velocities, np.array([0.04, 0.04])))
+
+    def moves(self) -> bool:
+        before = len(self.robot.commands)
+        return self.robot.until(lambda: len(self.robot.commands) > before + 3)
+
+    def rests(self) -> bool:
+        """No command for as long as several would have come in."""
+        self.robot.until(lambda: False, 0.1)  # what was on its way
+        before = len(self.robot.commands)
+        self.robot.until(lambda: len(self.robot.commands) > before, 0.5)
+        return len(self.robot.commands) == before
+
+
+def start(robot: FakeRobot) -> None:
+    robot.client.trigger("policy_node/start")
+
+
+def test_the_emergency_stop_holds_until_the_arm_is_seen_at_rest():
+    with policy_node(**REAL) as (robot, _):
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert arm.moves(), robot.sentence()
+            robot.diagnostics.clear()
+            robot.client.trigger("policy_node/e_stop")
+            arm.speed = 0.5
+            assert robot.state() == "inactive"
+            assert robot.until(lambda: "emergency stop was set by the service ~/e_stop" in robot.sentence())
+            assert robot.node.count_publishers(COMMANDS) == 0
+            # It goes on telling, though it is inactive.
+            assert robot.shows(ERROR, "emergency stop", "~/clear_stop")
+            assert not robot.change("activate")
+            with pytest.raises(VegaError, match="emergency stop"):
+                start(robot)
+            seen: list[str] = []
+
+            def refused() -> str:
+                return str(robot.client.call(Trigger, "policy_node/clear_stop", Trigger.Request(), 20.0).message)
+
+            robot.until(lambda: False, 0.7)  # longer than the cooldown of the stop itself
+            assert "the arm moved" in refused()
+            arm.speed = 0.0
+            assert robot.until(lambda: seen.append(refused()) or seen[-1].startswith("Cleared")), seen
+            assert arm.rests(), "a cleared stop alone must not move the arm"
+            assert robot.change("activate"), robot.log_text()
+            assert arm.rests()
+            start(robot)
+            assert arm.moves(), robot.sentence()
+
+
+@pytest.mark.parametrize(
+    ("reliability", "durability"),
+    [
+        (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE),
+        (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE),
+        (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL),
+    ],
+)
+def test_the_stop_topic_is_heard_whatever_its_qos_and_in_every_state(reliability, durability):
+    with policy_node(**REAL) as (robot, _):
+        button = robot.node.create_publisher(
+            Bool, "e_stop", QoSProfile(depth=1, reliability=reliability, durability=durability)
+        )
+        assert robot.until(lambda: button.get_subscription_count() > 0)
+        assert robot.change("configure"), robot.log_text()
+        button.publish(Bool(data=False))
+        assert robot.change("activate"), "false is no stop"
+        assert robot.change("deactivate")
+        pressed = "set by the topic e_stop"
+        assert robot.until(lambda: pressed in robot.log_text(), again=lambda: button.publish(Bool(data=True)))
+        assert not robot.change("activate")
+        button.publish(Bool(data=False))
+        assert not robot.change("activate"), "letting go of the button does not clear it"
+
+
+def test_a_silent_camera_deactivates_and_its_return_moves_nothing():
+    beats: list[Header] = []
+    with policy_node(**REAL) as (robot, _):
+        robot.node.create_subscription(Header, "policy_node/heartbeat", beats.append, 10)
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            assert robot.until(lambda: any(beat.frame_id == "still" for beat in beats))
+            start(robot)
+            assert arm.moves(), robot.sentence()
+            assert robot.until(lambda: beats[-1].frame_id == "commanding")
+            arm.silent = {"wrist"}
+            assert robot.shows(ERROR, "Camera 'wrist' has been silent", "activate policy_node and call ~/start.")
+            assert robot.until(lambda: robot.state() == "inactive")
+            arm.silent = set()
+            assert arm.rests()
+            assert robot.change("activate")
+            assert arm.rests()
+            start(robot)
+            assert arm.moves(), robot.sentence()
+
+
+def test_a_committed_trajectory_starts_at_once_and_ends_at_rest():
+    with policy_node(**REAL) as (robot, _):
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert arm.moves(), robot.sentence()
+    for command in robot.commands:
+        assert stamp_ns(command.header.stamp) == 0
+        there, rest = command.points
+        assert there.time_from_start.nanosec == 50_000_000
+        seconds = (rest.time_from_start.nanosec - there.time_from_start.nanosec) / 1e9
+        assert 0.0 < seconds <= 0.05
+        assert not np.any(rest.velocities)
+        velocities = np.array(there.velocities[:7])
+        assert np.all(np.abs(velocities) / seconds <= BRAKE_RAD_S2 + 1e-6)
+        expected = np.array(there.positions[:7]) + 0.5 * seconds * velocities
+        np.testing.assert_allclose(rest.positions[:7], expected, atol=1e-9)
+        assert rest.positions[7] == there.positions[7]
+
+
+def test_a_dry_run_publishes_where_no_driver_listens():
+    heard: list[JointTrajectory] = []
+    with policy_node(**REAL, dry_run=True) as (robot, _):
+        robot.node.create_subscription(JointTrajectory, f"policy_node/dry_run/{COMMANDS}", heard.append, 10)
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert robot.until(lambda: len(heard) > 3), robot.sentence()
+        assert robot.node.count_publishers(COMMANDS) == 0
+        assert not robot.commands
+
+
+def test_a_stream_of_positions_goes_on_between_the_policys_actions_and_comes_to_rest():
+    from std_msgs.msg import Float64MultiArray
+
+    heard: list[Float64MultiArray] = []
+    forward = {"command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0]}
+    with policy_node(**REAL, **forward) as (robot, _):
+        robot.node.create_subscription(Float64MultiArray, "forward/commands", heard.append, 100)
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert robot.until(lambda: len(heard) > 40), robot.sentence()
+            robot.client.trigger("policy_node/e_stop")
+            assert robot.until(lambda: robot.node.count_publishers("forward/commands") == 0)
+        positions = np.array([message.data for message in heard])
+        assert positions.shape[1] == 7
+        assert np.abs(positions[-1] - positions[-2]).max() < 1e-3, "the last command is one at rest"
+        assert int(robot.values()["commands"]) < len(heard)
+
+
+def test_an_interface_that_lockstep_lacks_is_refused():
+    with policy_node(clock_mode="lockstep", committed=True) as (robot, _):
+        assert not robot.change("configure")
+        assert robot.until(lambda: "In lockstep one trajectory point answers" in robot.log_text())

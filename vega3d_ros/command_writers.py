@@ -1,0 +1,172 @@
+"""How a command reaches the arm's controller: as a short trajectory, or as a stream of positions.
+
+Each writer owns its publishers, sends one JointCommand per call, and leaves the arm at rest when it is destroyed.
+`gripper` is the position of the gripper's joint (m or rad).  Everything runs in the executor's thread.
+"""
+
+from __future__ import annotations
+
+import array
+import time
+from typing import Protocol
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vega3d_ros import conversions
+from vega3d_ros.control_loop import JointCommand, JointSample
+from vega3d_ros.jerk_limiter import JerkLimiter
+from vega3d_ros.node_parameters import NodeParameters
+from vega3d_ros.qos_events import publisher_events
+from vega3d_ros.safety_guard import GuardLimits, braking
+
+LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+BRAKING_DEADLINE_S = 1.0
+DRY_RUN = "~/dry_run/"
+
+
+def command_topics(parameters: NodeParameters) -> list[str]:
+    """The topics that a writer for these parameters publishes on: the arm's, then the gripper's if it has its own."""
+    prefix = DRY_RUN if parameters.dry_run else ""
+    arm = "commands" if parameters.command_interface == "forward_position" else "joint_trajectory"
+    topics = [f"{prefix}{parameters.controller}/{arm}"]
+    if parameters.gripper_controller:
+        topics.append(f"{prefix}{parameters.gripper_controller}/joint_trajectory")
+    return topics
+
+
+def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]) -> Writer:
+    """The writer that these parameters ask for."""
+    kind = ForwardWriter if parameters.command_interface == "forward_position" else TrajectoryWriter
+    return kind(node, parameters, limits, qos_problems)
+
+
+class Writer(Protocol):
+    """What every command interface can do."""
+
+    def heard(self) -> bool: ...
+
+    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
+
+    def destroy(self) -> None: ...
+
+
+class TrajectoryWriter:
+    """`<controller>/joint_trajectory`, and the gripper's own where it has a controller of its own.
+
+    Committed, a trajectory starts on arrival (stamp 0: a controller refuses one that ends in the past) and has a second
+    point at which the arm has braked: joint_trajectory_controller counts its timeout from the end of the trajectory,
+    and by default refuses one that ends in motion (ros2_controllers, parameter
+    allow_nonzero_velocity_at_trajectory_end).
+    """
+
+    def __init__(
+        self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
+    ) -> None:
+        self._parameters, self._limits = parameters, limits
+        self._node = node
+        self._apart = bool(parameters.gripper_controller)
+        self._publishers = [
+            node.create_publisher(
+                JointTrajectory, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems)
+            )
+            for topic in command_topics(parameters)
+        ]
+
+    def heard(self) -> bool:
+        return all(publisher.get_subscription_count() > 0 for publisher in self._publishers)
+
+    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+        parameters = self._parameters
+        messages = conversions.command_messages(
+            command, parameters.joint_names, parameters.gripper_command_joint, gripper, self._apart
+        )
+        for publisher, message in zip(self._publishers, messages, strict=False):
+            if message is not None:
+                publisher.publish(self._commit(message, command) if parameters.committed else message)
+
+    def _commit(self, message: JointTrajectory, command: JointCommand) -> JointTrajectory:
+        """Adds the point at which everything rests."""
+        message.header.stamp = conversions.time_message(0)
+        rest, seconds = braking(command.positions, command.velocities, self._limits.acceleration)
+        (last,) = message.points
+        by_name = dict(zip(self._parameters.joint_names, rest, strict=True))
+        point = JointTrajectoryPoint()
+        # What is no arm joint is the gripper's, which rests where it is sent.
+        point.positions = array.array(
+            "d", [by_name.get(n, p) for n, p in zip(message.joint_names, last.positions, strict=True)]
+        )
+        point.velocities = array.array("d", [0.0] * len(message.joint_names))
+        point.time_from_start = conversions.duration_message(command.period_s + seconds)
+        message.points = [last, point]
+        return message
+
+    def destroy(self) -> None:
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+
+
+class ForwardWriter:
+    """`<controller>/commands` (Float64MultiArray) at a rate of its own, jerk-limited; brakes without fresh commands.
+
+    A killed process cannot brake: such a controller then holds the last position at once.
+    """
+
+    def __init__(
+        self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
+    ) -> None:
+        self._node, self._limits, self._parameters = node, limits, parameters
+        self._jerk = np.broadcast_to(parameters.forward_jerk, limits.velocity.shape)
+        self._period_s = 1.0 / parameters.forward_rate_hz
+        self._limiter: JerkLimiter | None = None
+        topics = command_topics(parameters)
+        self._publishers = [
+            node.create_publisher(kind, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems))
+            for topic, kind in zip(topics, (Float64MultiArray, JointTrajectory), strict=False)
+        ]
+        self._gripper_sent: float | None = None
+        self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def heard(self) -> bool:
+        return all(publisher.get_subscription_count() > 0 for publisher in self._publishers)
+
+    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+        if self._limiter is None:
+            limits = self._limits
+            self._limiter = JerkLimiter(
+                sample.positions,
+                limits.velocity,
+                limits.acceleration,
+                self._jerk,
+                self._period_s,
+                patience_s=1.5 * command.period_s,
+            )
+        self._limiter.target(command.positions, command.velocities)
+        # Said once: repeating it would make the gripper's controller begin its motion anew at every step.
+        if len(self._publishers) > 1 and gripper != self._gripper_sent:
+            joint = self._parameters.gripper_command_joint
+            self._publishers[1].publish(conversions.trajectory_message(0, [joint], [gripper], [0.0], command.period_s))
+            self._gripper_sent = gripper
+
+    def _step(self) -> None:
+        if self._limiter is None:
+            return
+        self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._limiter.step())))
+        if self._limiter.at_rest:
+            self._limiter = None  # the next command starts from where the arm then is
+
+    def destroy(self) -> None:
+        """Brakes first, for which it takes the executor's thread."""
+        self._node.destroy_timer(self._timer)
+        deadline = time.monotonic() + BRAKING_DEADLINE_S
+        if self._limiter is not None:
+            self._limiter.brake()
+        while self._limiter is not None and time.monotonic() < deadline:
+            self._step()
+            time.sleep(self._period_s)
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
