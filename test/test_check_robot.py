@@ -1,0 +1,80 @@
+"""vega3d-check-robot on a robot made of messages: right, and wrong in ways it must name."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from ros_harness import CAMERAS, COMMANDS, HOME, ROOT, FakeRobot, Pace, image_of, node_environment, now_ns
+from trajectory_msgs.msg import JointTrajectory
+
+from sim.ros_client import unused_domain
+from vega3d_ros.control_loop import JointSample
+from vega3d_ros.process import ChildProcess
+
+
+@pytest.fixture
+def robot():
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    robot = FakeRobot(unused_domain())
+    yield robot
+    robot.close()
+
+
+def check(robot: FakeRobot, path: str, stamp_offset_ns: int = 0) -> tuple[int | None, str]:
+    """Exit status and output of a check of this robot, which sends at 20 Hz meanwhile."""
+
+    def tick() -> None:
+        stamp = now_ns() + stamp_offset_ns
+        for camera in CAMERAS:
+            robot.send_image(camera, image_of(0), stamp)
+        robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+
+    command = [sys.executable, "-m", "vega3d_ros.check_robot", f"robot:={path}", "seconds:=6"]
+    domain = robot.node.context.get_domain_id()
+    with (
+        ChildProcess("check_robot", command, environment=node_environment(domain), on_line=None) as child,
+        Pace(robot, 0.05, tick),
+    ):
+        assert robot.until(lambda: child.returncode is not None)
+        child.wait(5.0)
+        return child.returncode, "\n".join(child.tail(100))
+
+
+def patient(tmp_path, **changes) -> str:
+    """libero.yaml with an age limit that a busy machine keeps, and changes."""
+    tree = yaml.safe_load((ROOT / "config/robots/libero.yaml").read_text())
+    tree["/**"]["ros__parameters"] |= {"max_age_s": 10.0, "max_skew_s": 1.0, **changes}
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+def test_a_robot_that_is_as_its_file_says_passes_and_nothing_is_commanded(robot, tmp_path):
+    status, text = check(robot, patient(tmp_path))
+    assert status == 0, text
+    assert "All points pass." in text and "FIX" not in text
+    assert text.count("pass  camera") == 6 and "pass  joints within limits" in text
+    assert not robot.commands
+
+
+def test_each_thing_that_is_wrong_is_named(robot, tmp_path):
+    robot.node.create_publisher(JointTrajectory, COMMANDS, 1)
+    cameras = {
+        "agentview": {"topic": "agentview/image_raw", "width": 640, "height": 480},
+        "wrist": {"topic": "nowhere/image_raw"},
+    }
+    safety = {"acceleration": [10.0], "lower": [-0.1], "upper": [3.0]}
+    status, text = check(robot, patient(tmp_path, cameras=cameras, safety=safety), stamp_offset_ns=-60_000_000_000)
+    assert status == 1, text
+    for words in (
+        "FIX   camera agentview: It sends 256x256 instead of 640x480",
+        "FIX   camera wrist: Nothing came on nowhere/image_raw",
+        "FIX   joint_states, stamps",
+        "FIX   joints within limits: ['panda_joint2', 'panda_joint4']",
+        "1 other commander(s)",
+    ):
+        assert words in text, text
