@@ -67,7 +67,7 @@ class DirectEpisodes:
         try:
             environment = self._for_task(task)
             environment.reset(trial)
-            film = Film(environment, self.policy.spec.cameras[0], self._video)
+            film = Film(environment, (*self.policy.spec.cameras, *environment.cameras)[0], self._video)
             result = self._run_joint(environment, film) if self._loop else self._run_eef(environment, film)
         except Exception as error:
             self.close()
@@ -92,7 +92,8 @@ class DirectEpisodes:
         if frames.needed(step):
             images = {camera: environment.render(camera) for camera in self.policy.spec.cameras}
             frames.add(step, images)
-            film.saw(step, images[film.camera])
+            if film.camera in images:
+                film.saw(step, images[film.camera])
 
     def _run_eef(self, environment: LiberoEnvironment, film: Film) -> EpisodeResult:
         episode = Episode(environment)
@@ -134,4 +135,8 @@ class DirectEpisodes:
 
 def make_environment(suite: str, task: int, seed: int) -> LiberoEnvironment:
     """The environment of a task.  Raises VegaError where it does not exist."""
+    if suite == "robosuite":
+        from sim.robosuite_env import RobosuiteEnvironment
+
+        return RobosuiteEnvironment(task, seed=seed)
     return LiberoEnvironment(suite, task, seed=seed)

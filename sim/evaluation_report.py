@@ -19,6 +19,7 @@ from sim.report_style import STYLE
 
 REPORT_FILE = "report.html"
 SHOWN_FAILURES = 24
+COLOURS = 6
 VIDEO_BUDGET = 24 * 2**20  # bytes of video that a page carries; what is beyond stays in the folder
 
 # Success in percent.  OpenVLA-OFT: Kim et al. 2025, arXiv 2502.19645 (third-person and wrist image, proprioception, one
@@ -31,14 +32,16 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
 }
 PUBLISHED_NOTE = (
     "Published: Kim et al. 2025, arXiv 2502.19645 (both cameras and proprioception, 500 episodes a suite); VEGA-3D, "
-    "table 3 of its paper, which does not state the number of episodes. Three seeds of one method differ by about a "
-    "point, third parties by three to four."
+    "table 3 of its paper, which does not state the number of episodes. Others who repeated OpenVLA-OFT on "
+    "libero_spatial report 93.2 to 99.4 %."
 )
 LOOK = """
-.forest { width: 100%; height: auto; display: block; }
-.forest .band { stroke: var(--measured); stroke-width: 2.4; }
-.forest .dot { fill: var(--measured); stroke: var(--paper); stroke-width: 1; }
-.forest .band.other { stroke: var(--commanded); } .forest .dot.other { fill: var(--commanded); }
+.forest { width: 100%; max-width: 36rem; height: auto; display: block; }
+.forest .band { stroke-width: 2.4; }
+.forest .dot { stroke: var(--paper); stroke-width: 1; }
+.run0 { --run: #2b6cb0; } .run1 { --run: #d9480f; } .run2 { --run: #2f9e44; } .run3 { --run: #9c36b5; }
+.run4 { --run: #b58900; } .run5 { --run: #0b8793; }
+.band { stroke: var(--run); } .dot { fill: var(--run); } .key.dot { background: var(--run); }
 .forest .published { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 3 3; }
 .failures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .8rem; }
 .failures img { display: block; width: 100%; border-radius: .3rem; }
@@ -167,7 +170,11 @@ def _tasks(runs: Sequence[Run]) -> str:
     body = ""
     for suite in dict.fromkeys(str(run.summary["suite"]) for run in runs):
         members = [run for run in runs if run.summary["suite"] == suite]
-        body += f"<h3>{escape(suite)}</h3>{_forest(members, PUBLISHED.get(suite, {}))}"
+        keys = "".join(
+            f'<span class="key dot run{i % COLOURS}"></span>{escape(run.name)}' for i, run in enumerate(members)
+        )
+        legend = f'<p class="legend">{keys}</p>' if len(members) > 1 else ""
+        body += f"<h3>{escape(suite)}</h3>{legend}{_forest(members, PUBLISHED.get(suite, {}))}"
     note = "Point: share solved; bar: 95 % Wilson interval; dashed: published rates of the suite."
     return _section("Tasks", body, note)
 
@@ -194,13 +201,13 @@ def _forest(runs: Sequence[Run], published: Mapping[str, float]) -> str:
         parts.append(f'<text class="name" x="2" y="{top + line / 2 + 4:.1f}">task {task}</text>')
         for index, run in enumerate(runs):
             won, count = run.tally(task)
-            y, other = top + 11 * index + 5.5, " other" if index else ""
+            y, colour = top + 11 * index + 5.5, f"run{index % COLOURS}"
             low, high = wilson_95(won, count)
             parts.append(
-                f'<line class="band{other}" x1="{x_of(low):.1f}" x2="{x_of(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<line class="band {colour}" x1="{x_of(low):.1f}" x2="{x_of(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
             if count:
-                parts.append(f'<circle class="dot{other}" cx="{x_of(won / count):.1f}" cy="{y:.1f}" r="4"/>')
+                parts.append(f'<circle class="dot {colour}" cx="{x_of(won / count):.1f}" cy="{y:.1f}" r="4"/>')
             parts.append(
                 f'<text class="tick" x="{width - 2}" y="{y + 3.5:.1f}" text-anchor="end">{won} of {count}</text>'
             )

@@ -17,6 +17,7 @@ import io
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,23 +224,35 @@ class LiberoEnvironment:
             self._follower = None
 
 
-def _build(bddl_file: str) -> Any:
-    """The robosuite environment of a bddl file, observables off: states are read from the simulator when asked for."""
+@contextlib.contextmanager
+def building() -> Iterator[None]:
+    """While an environment is built: quiet, and VegaError where no OpenGL library is found."""
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            from libero.libero.envs.env_wrapper import ControlEnv
-
-            env = ControlEnv(bddl_file, use_camera_obs=False, has_offscreen_renderer=True, hard_reset=True).env
+            yield
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         if re.search(r"(?i)\b(lib)?(egl|osmesa|opengl|gl)\b|glGetError|eglQueryString", str(error)):
             raise VegaError(f"OpenGL is missing ({error}): {GL_REMEDY}.") from error
         raise
-    env.hard_reset = False
-    _reset_as_if_rebuilt(env.sim)
+
+
+def switch_off_observables(env: Any) -> None:
+    """States are read from the simulator when asked for."""
     for name in env.observation_names:
         env.modify_observable(name, "enabled", False)
         env.modify_observable(name, "active", False)
+
+
+def _build(bddl_file: str) -> Any:
+    """The robosuite environment of a bddl file."""
+    with building():
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        env = ControlEnv(bddl_file, use_camera_obs=False, has_offscreen_renderer=True, hard_reset=True).env
+    env.hard_reset = False
+    _reset_as_if_rebuilt(env.sim)
+    switch_off_observables(env)
     return env
 
 

@@ -1,0 +1,59 @@
+"""Evaluate a policy on robosuite's own tasks, with the options and the results of `run_libero.py`.
+
+    python sim/run_robosuite.py --policy vega-nano --tasks Lift,Door --trials 20 --output outputs/lift
+
+Trial k is robosuite's reset after seed k; see sim/robosuite_env.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from policies.types import VegaError
+from sim.evaluate import EpisodeSettings, add_options, check_options, evaluate
+from sim.evaluation import parse_tasks
+from sim.robosuite_env import PROTOCOL, SUITE, TASKS
+
+
+def parse_names(text: str | None) -> list[int]:
+    """'Lift,Door', '0-2' or nothing (all) -> indices; VegaError lists what exists."""
+    names = list(TASKS)
+    if text is None:
+        return list(range(len(names)))
+    parts = [part.strip() for part in text.split(",")]
+    if all(part in names for part in parts):
+        return [names.index(part) for part in dict.fromkeys(parts)]
+    if any(part[:1].isalpha() for part in parts):
+        raise VegaError(f"The tasks '{text}' do not all exist: choose from {', '.join(names)}.")
+    return parse_tasks(text, len(names))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Evaluate a policy on robosuite's tasks.")
+    add_options(parser)
+    parser.add_argument("--command", choices=("eef", "joint"), default="eef")
+    parser.add_argument("--list", action="store_true", help="list the tasks, then stop")
+    args = parser.parse_args(argv)
+    args.suite = SUITE
+    try:
+        if args.list:
+            for index, (name, instruction) in enumerate(TASKS.items()):
+                print(f"{index} {name}: {instruction}")
+            return 0
+        tasks = parse_names(args.tasks)
+        check_options(args)
+        settings = EpisodeSettings(
+            SUITE, args.policy, command=args.command, device=args.device, threads=args.threads, video=args.video
+        )
+        return evaluate(args, settings, PROTOCOL, tasks)
+    except VegaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
