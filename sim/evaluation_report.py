@@ -252,7 +252,8 @@ def _steps(runs: Sequence[Run]) -> str:
 
 def _failures(run: Run) -> str:
     """The last frames that the policy saw of what was not solved; with --video the whole episode at a click."""
-    folder, budget, figures = run.folder / "pictures", VIDEO_BUDGET, []
+    folder, budget = run.folder / "pictures", VIDEO_BUDGET
+    figures: list[str] = []
     failed = [e for e in run.counted if not e["success"]]
     for episode in failed:
         path = strip_path(folder, episode["task"], episode["trial"])
