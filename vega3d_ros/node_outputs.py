@@ -16,17 +16,25 @@ from vega3d_ros.node_parameters import NodeParameters
 from vega3d_ros.safety_guard import GuardLimits
 
 DISCOVERY_S = 0.5
+# After joining the domain; loading a policy takes longer than that.
+SETTLE_S = 2.5
 
 
 class Outputs:
     """The publishers of an active node.
 
     They exist only while it is active, so that a second node which is merely configured does not
-    look like one that commands.  Raises VegaError if somebody else publishes commands already.
+    look like one that commands.  joined_s: time.monotonic() at which the
+    process joined the domain.  Raises VegaError if somebody else publishes commands already.
     """
 
     def __init__(
-        self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
+        self,
+        node: Node,
+        parameters: NodeParameters,
+        limits: GuardLimits,
+        qos_problems: dict[str, str],
+        joined_s: float,
     ) -> None:
         self.gripper = conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed)
         self._node = node
@@ -36,7 +44,7 @@ class Outputs:
         self._topics = command_topics(parameters)
         # Others become visible one by one after this process joined the domain; a rival that takes longer than this
         # is found by the node's repeated check.
-        deadline = time.monotonic() + DISCOVERY_S
+        deadline = max(joined_s + SETTLE_S, time.monotonic() + DISCOVERY_S)
         while time.monotonic() < deadline:
             rivals = self.rivals()
             if rivals:
@@ -62,6 +70,8 @@ class Outputs:
                     f"{info.node_namespace.rstrip('/')}/{info.node_name}"
                     for info in self._node.get_publishers_info_by_topic(topic)
                 }
+                # A publisher may be known a moment before the name of its node is.
+                names = {"a node yet unnamed" if "_UNKNOWN_" in name else name for name in names}
                 others = sorted(names - {self._node.get_fully_qualified_name()}) or ["another node of the same name"]
                 return (
                     f"{topic} is already commanded by {', '.join(others)} in ROS domain "

@@ -62,6 +62,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._periodic: list[Any] = []
         self._condition = Condition()
         self._said = ""
+        self._joined_s = time.monotonic()
         self._reporter: Reporter | None = None
         self._heartbeat: Heartbeat | None = None
         self._last_answer: tuple[int, JointCommand] | None = None
@@ -117,7 +118,7 @@ class PolicyNode(CarefulLifecycleNode):
         parameters = self._parameters_read
         self._emergency.check()
         self._drop_report()
-        self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems)
+        self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
         self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
         # A simulated clock that stands still must not silence the supervision.
