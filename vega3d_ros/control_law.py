@@ -67,24 +67,38 @@ class ImpedanceLaw:
         result is the law's own and may lie beyond joint limits: the safety guard decides about those.
         """
         goal_position, goal_rotation = self.goal(q, action)
-        kinematics, kp, kp_null = self._kinematics, self._space.kp, self._space.kp_null
-        kd, kd_null = 2.0 * np.sqrt(kp), 2.0 * np.sqrt(kp_null)
-        effort = kinematics.effort_limits
-        q, qd = np.array(q, dtype=np.float64), np.array(qd, dtype=np.float64)
+        kinematics, effort, dt = self._kinematics, self._kinematics.effort_limits, self._dt
+        n = kinematics.n
+        state = np.concatenate([q, qd]).astype(np.float64, copy=False)
+        q, qd = state[:n], state[n:]
+        torque = np.empty(n)
         for index in range(self._steps):
             if index % STEPS_PER_MODEL == 0:
                 position, rotation, jacobian, inertia, bias = kinematics.dynamics(q, qd)
                 error = np.concatenate([goal_position - position, orientation_error(goal_rotation, rotation)])
-                q_model = q.copy()
-                wrench_to_torque, null, inverse = _operational_space(jacobian, inertia)
-                null = null @ inertia
-            motion = jacobian @ np.stack([q - q_model, qd], axis=1)
-            acceleration = kp * (error - motion[:, 0]) - kd * motion[:, 1]
-            posture = kp_null * (self._home - q) - kd_null * qd
-            torque = np.clip(wrench_to_torque @ acceleration + null @ posture + bias, -effort, effort)
-            qd = qd + self._dt * (inverse @ (torque - bias))
-            q = q + self._dt * qd
+                offset, gain, inverse = self._linear_law(q, error, jacobian, inertia, bias)
+            np.subtract(offset, gain @ state, out=torque)
+            np.minimum(np.maximum(torque, -effort, out=torque), effort, out=torque)
+            qd += dt * (inverse @ (torque - bias))
+            q += dt * qd
+        q, qd = q.copy(), qd.copy()
         return q, qd
+
+    def _linear_law(
+        self, q: FloatArray, error: FloatArray, jacobian: FloatArray, inertia: FloatArray, bias: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The law about one configuration q (n,) rad, as torque = offset - gain @ (q, qd) before torque limits.
+
+        error (6,): from the tool to its goal at q.  Returns offset (n,), gain (n, 2 n), inverse inertia (n, n).
+        """
+        kp, kp_null = self._space.kp, self._space.kp_null
+        wrench_to_torque, null, inverse = _operational_space(jacobian, inertia)
+        posture = null @ inertia
+        tool = wrench_to_torque @ jacobian
+        stiffness = kp * tool + kp_null * posture
+        damping = 2.0 * np.sqrt(kp) * tool + 2.0 * np.sqrt(kp_null) * posture
+        offset = kp * (wrench_to_torque @ error + tool @ q) + kp_null * (posture @ self._home) + bias
+        return offset, np.concatenate([stiffness, damping], axis=1), inverse
 
 
 def orientation_error(goal: FloatArray, current: FloatArray) -> FloatArray:
@@ -102,7 +116,18 @@ def _operational_space(jacobian: FloatArray, inertia: FloatArray) -> tuple[Float
     inverse: FloatArray = np.linalg.inv(inertia).astype(np.float64, copy=False)
     mobility = jacobian @ inverse @ jacobian.T
     weights = np.zeros((6, 6))
-    weights[:3, :3] = np.linalg.pinv(mobility[:3, :3])
-    weights[3:, 3:] = np.linalg.pinv(mobility[3:, 3:])
-    null = np.eye(len(inertia)) - jacobian.T @ np.linalg.pinv(mobility) @ jacobian @ inverse
+    weights[:3, :3] = _inverse(mobility[:3, :3])
+    weights[3:, 3:] = _inverse(mobility[3:, 3:])
+    null = np.eye(len(inertia)) - jacobian.T @ _inverse(mobility) @ (jacobian @ inverse)
     return jacobian.T @ weights, null, inverse
+
+
+def _inverse(mobility: FloatArray) -> FloatArray:
+    """The inverse, or near a singularity the pseudo-inverse, which takes four times as long."""
+    try:
+        inverse: FloatArray = np.linalg.inv(mobility)
+    except np.linalg.LinAlgError:
+        return np.linalg.pinv(mobility)
+    if np.abs(inverse).max() * np.abs(mobility).max() < 1e8:
+        return inverse
+    return np.linalg.pinv(mobility)
