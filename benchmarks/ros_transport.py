@@ -132,10 +132,10 @@ def _receive() -> None:
     client.node.create_subscription(Bool, "done", over.append, 1)
     client.until(lambda: bool(over), 2 * DEADLINE_S)
     # What was sent before `done` may still be in the queues, until half a second passes without a frame.
-    seen = -1
-    while seen != len(latencies):
-        seen = len(latencies)
-        client.until(lambda count=seen: len(latencies) > count, 0.5)
+    seen = [-1]
+    while seen[0] != len(latencies):
+        seen[0] = len(latencies)
+        client.until(lambda: len(latencies) > seen[0], 0.5)
     p99 = float(np.percentile(latencies, 99)) if latencies else float("nan")
     print(json.dumps({"received": len(latencies), "latency_ms_p99": p99}), flush=True)
     client.close()

@@ -95,7 +95,10 @@ def compiled(model: LatentWorldSimulator | OpenVLAOFT, mode: str) -> None:
     if isinstance(model, LatentWorldSimulator):
         parts: list[nn.Module] = [*model.trunk.blocks]
     else:
-        parts = [*model.layers, *(block for tower in model.towers for block in tower.blocks)]
+        parts = [
+            *model.layers,
+            *(block for tower in model.towers.children() for block in tower.get_submodule("blocks").children()),
+        ]
     for part in parts:
         part.compile(mode=mode)
 

@@ -153,7 +153,7 @@ def check_libero_observation(folder: Path) -> Iterator[Line]:
         channels = pixels.reshape(len(pixels), -1)
         ours = np.stack([channels.mean(1), channels.std(1)])
         yield f"{name}/pixel_stats", largest(ours, case["pixel_stats"]), PIXEL_STATS_TOLERANCE
-        ids = [with_empty_token(case["input_ids"])]
+        ids = [with_empty_token(case["input_ids"].tolist())]
         normalized = model(torch.from_numpy(pixels)[None], ids, torch.from_numpy(proprio)[None].float())[0].numpy()
         actions = unnormalize_actions(normalized, statistics, info.normalization)
         error = np.abs(actions - case["actions"]) / (high - low)

@@ -77,13 +77,14 @@ class VegaConfig:
     def load(cls, folder: Path) -> VegaConfig:
         path = folder / CONFIG_FILE
         try:
-            raw = json.loads(path.read_text())
+            raw: dict[str, Any] = json.loads(path.read_text())
             raw["cameras"] = {
                 name: CameraConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in camera.items()})
                 for name, camera in raw["cameras"].items()
             }
             raw["action_space"] = ActionSpace(**raw["action_space"])
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+            return cls(**fields)
         except FileNotFoundError as error:
             raise VegaError(f"There is no checkpoint in {folder}: {CONFIG_FILE} is missing.") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:

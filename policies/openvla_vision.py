@@ -8,6 +8,7 @@ embedding scales and shifts every block between attention and MLP (OpenVLA-OFT, 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,12 +50,9 @@ class VisionTower(nn.Module):
         self.embeddings = embeddings
         self.blocks = blocks
         self.prefix_tokens = prefix_tokens
-        width = (
-            blocks[0].norm1.normalized_shape[0]
-            if hasattr(blocks[0], "norm1")
-            else blocks[0].layer_norm1.normalized_shape[0]
-        )
-        self.width: int = width
+        norm = blocks[0].norm1 if hasattr(blocks[0], "norm1") else blocks[0].layer_norm1
+        assert isinstance(norm, nn.LayerNorm)
+        width = self.width = norm.normalized_shape[0]
         self.films = nn.ModuleList(FiLM(film_dim, width) for _ in blocks) if film_dim else None
 
     @property
@@ -69,7 +67,7 @@ class VisionTower(nn.Module):
         return x[:, self.prefix_tokens :]
 
     @staticmethod
-    def _film_block(block: nn.Module, film: nn.Module, x: torch.Tensor, language: torch.Tensor | None) -> torch.Tensor:
+    def _film_block(block: Any, film: nn.Module, x: torch.Tensor, language: torch.Tensor | None) -> torch.Tensor:
         if hasattr(block, "layer_scale1"):
             x = film(x + block.layer_scale1(block.attention(block.norm1(x))[0]), language)
             return x + block.layer_scale2(block.mlp(block.norm2(x)))

@@ -52,6 +52,9 @@ def proprioception(position: FloatArray, quaternion: FloatArray, gripper: FloatA
 class VegaPolicy(nn.Module):
     """A policy in the sense of `policies.types.Policy`; also the module that training optimises."""
 
+    proprio_mean: Tensor
+    proprio_std: Tensor
+
     def __init__(self, config: VegaConfig) -> None:
         super().__init__()
         self.config = config

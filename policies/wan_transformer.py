@@ -112,6 +112,10 @@ class WanTrunk(nn.Module):
 class FoldedBlock(nn.Module):
     """One Wan block with its modulation and prompt folded in.  (B, N, D) -> (B, N, D)."""
 
+    prompt_k: torch.Tensor
+    prompt_v: torch.Tensor
+    prompt_bias: torch.Tensor
+
     def __init__(
         self, block: WanTransformerBlock, modulation: torch.Tensor, text: torch.Tensor, log_counts: torch.Tensor
     ):

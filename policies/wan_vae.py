@@ -53,6 +53,9 @@ class EncoderState:
 class WanEncoder(nn.Module):
     """Video (B, 3, T, H, W) in [-1, 1] to normalised latents (B, C, T', h, w): the posterior's mean, no sampling."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, vae: AutoencoderKLWan):
         super().__init__()
         config = vae.config

@@ -133,9 +133,7 @@ def collect_block(
             kept.append(episode)
     environment.close()
     if len(kept) < episodes:
-        raise VegaError(
-            f"The expert solved {len(kept)} of {tried} episodes of task {task}: mend its grasp first."
-        )
+        raise VegaError(f"The expert solved {len(kept)} of {tried} episodes of task {task}: mend its grasp first.")
     first = np.cumsum([0] + [len(e["actions"]) for e in kept])
     arrays = {
         key: np.concatenate([np.asarray(e[key]) for e in kept])
@@ -158,7 +156,7 @@ def collect_block(
     arrays["kind"] = np.array([e["kind"] for e in kept])
     arrays = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
     partial.rename(path)
     return len(kept), tried
 

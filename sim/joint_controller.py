@@ -124,9 +124,7 @@ class _JointServo(Controller):
             + (3 * s**2 - 2 * s**3) * q1
             + (s**3 - s**2) * period * v1
         )
-        velocity = (
-            (6 * s**2 - 6 * s) * (q0 - q1) / period + (3 * s**2 - 4 * s + 1) * v0 + (3 * s**2 - 2 * s) * v1
-        )
+        velocity = (6 * s**2 - 6 * s) * (q0 - q1) / period + (3 * s**2 - 4 * s + 1) * v0 + (3 * s**2 - 2 * s) * v1
         return position, velocity
 
     def reset_goal(self) -> None:

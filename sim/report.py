@@ -92,9 +92,7 @@ def side_by_side(frames: Mapping[str, Sequence[tuple[float, Image]]]) -> list[Im
     cameras = [list(sequence) for sequence in frames.values() if sequence]
     if not cameras:
         return []
-    return [
-        np.ascontiguousarray(np.hstack([_nearest(camera, time) for camera in cameras])) for time, _ in cameras[0]
-    ]
+    return [np.ascontiguousarray(np.hstack([_nearest(camera, time) for camera in cameras])) for time, _ in cameras[0]]
 
 
 def write_page(record: Recording, path: Path, video: Path | None) -> None:

@@ -16,7 +16,11 @@ PERIOD = 0.05
 
 def make_spec(length: int = 8, kind: str = "eef_delta", horizon: int | None = None) -> PolicySpec:
     return PolicySpec(
-        "test", (), ActionSpace(kind, dim=3), chunk_length=length, open_loop_horizon=horizon or length  # type: ignore[arg-type]
+        "test",
+        (),
+        ActionSpace(kind, dim=3),
+        chunk_length=length,
+        open_loop_horizon=horizon or length,  # type: ignore[arg-type]
     )
 
 

@@ -125,9 +125,9 @@ def _operational_space(jacobian: FloatArray, inertia: FloatArray) -> tuple[Float
 def _inverse(mobility: FloatArray) -> FloatArray:
     """The inverse, or near a singularity the pseudo-inverse, which takes four times as long."""
     try:
-        inverse: FloatArray = np.linalg.inv(mobility)
+        inverse: FloatArray = np.linalg.inv(mobility).astype(np.float64, copy=False)
+        if np.abs(inverse).max() * np.abs(mobility).max() < 1e8:
+            return inverse
     except np.linalg.LinAlgError:
-        return np.linalg.pinv(mobility)
-    if np.abs(inverse).max() * np.abs(mobility).max() < 1e8:
-        return inverse
-    return np.linalg.pinv(mobility)
+        pass
+    return np.linalg.pinv(mobility).astype(np.float64, copy=False)

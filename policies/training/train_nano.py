@@ -126,7 +126,8 @@ def train(args: argparse.Namespace) -> None:
         f"{parameters / 1e6:.2f} M parameters, {len(demos)} frames, {len(validation)} held out, from step {first}",
         flush=True,
     )
-    start, running = time.monotonic() - spent, {}
+    start = time.monotonic() - spent
+    running: dict[str, float] = {}
     for step in range(first, args.steps):
         rng = np.random.default_rng([args.seed, step])
         rate = args.lr * min(1.0, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
