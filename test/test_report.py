@@ -1,5 +1,6 @@
 """The demonstration's page and video: right, self-contained, and whole or absent."""
 
+import contextlib
 import re
 import resource
 from html.parser import HTMLParser
@@ -147,20 +148,22 @@ def test_the_video_has_every_frame(tmp_path):
     reader.close()
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """The system refuses to let any file grow beyond 2 kB, as a full disk would."""
+    """The system refuses to let any file grow beyond 2 kB, as a full disk would; pytest's own log included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, full_disk):
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path):
     old = tmp_path / "a.html"
     old.write_text("old")
-    with pytest.raises(VegaError, match=r"could not be written .*make room"):
+    with full_disk(), pytest.raises(VegaError, match=r"could not be written .*make room"):
         write_page(recording(), old, None)
-    with pytest.raises(VegaError, match=r"could not be written .*make room"):
+    with full_disk(), pytest.raises(VegaError, match=r"could not be written .*make room"):
         write_video(tmp_path / "a.mp4", side_by_side(recording().frames), 20.0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"] and old.read_text() == "old"
