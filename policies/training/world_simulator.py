@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -148,7 +149,7 @@ def optimise(
         first = int(state["step"])
     start, mean = time.monotonic(), 0.0
     for step in range(first, steps):
-        rate = args.lr * min(1.0, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+        rate = args.lr * min(1.0, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(args.seed + step)

@@ -1,0 +1,77 @@
+"""Training of the small world simulator: it runs, goes on where it stopped, and what it writes can be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from policies.training import world_simulator as training
+from policies.world_simulator import LatentWorldSimulator
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demos")
+    rng = np.random.default_rng(0)
+    frames = {
+        "agentview": rng.integers(0, 255, (14, 40, 48, 3), dtype=np.uint8),
+        "wrist": rng.integers(0, 255, (14, 32, 32, 3), dtype=np.uint8),
+    }
+    # Two episodes of 6 and 8 frames, one frame every 4 steps.
+    np.savez(folder / "demo_0.npz", frame_step=np.arange(14) * 4, first_step=np.array([0, 24]), **frames)
+    return folder
+
+
+def arguments(demos: Path, output: Path, vae: int, transformer: int) -> list[str]:
+    sizes = ["--side", "32", "--batch", "1", "--threads", "1", "--save-every", "1", "--tap", "1"]
+    steps = ["--vae-steps", str(vae), "--transformer-steps", str(transformer)]
+    return ["--demos", str(demos), "--output", str(output), *sizes, *steps]
+
+
+def test_clips_stay_within_an_episode(demos: Path) -> None:
+    clips = training.Clips(demos, 32)
+    assert sorted(len(video) for video in clips.videos) == [6, 6, 8, 8]
+    batch = clips.batch(3, 5, np.random.default_rng(0))
+    assert batch.shape == (3, 3, 5, 32, 32)
+    assert batch.min() >= -1 and batch.max() <= 1
+
+
+def test_it_trains_resumes_and_writes_a_world_simulator(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.main(arguments(demos, tmp_path / "a", 1, 1))
+    before = torch.load(tmp_path / "a" / "vae.pt", weights_only=True)
+    assert before["step"] == 1
+    training.main(arguments(demos, tmp_path / "a", 2, 2))
+    assert torch.load(tmp_path / "a" / "vae.pt", weights_only=True)["step"] == 2
+    assert torch.load(tmp_path / "a" / "transformer.pt", weights_only=True)["step"] == 2
+    for name in ("reconstructions.png", "samples.png"):
+        assert (tmp_path / "a" / name).stat().st_size > 1000
+    simulator = LatentWorldSimulator.from_pretrained(tmp_path / "a" / "world_simulator")
+    frames = torch.randint(0, 255, (1, 1, 32, 32, 3), dtype=torch.uint8)
+    tokens = simulator(frames)
+    assert tokens.shape == (1, 16, 128)
+    assert torch.isfinite(tokens).all()
+    assert torch.equal(tokens, simulator(frames))
+
+
+def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is zero for a network that knows noise - data, so it is that which is learned."""
+    generator = training.Generator()
+    data = torch.full((2, training.LATENT_CHANNELS, 1, 4, 4), 0.5)
+
+    def known(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return (latents - data) / sigma.view(-1, 1, 1, 1, 1)
+
+    monkeypatch.setattr(generator, "velocity", known)
+    assert float(generator.loss(data)) < 1e-6
+    sampled = generator.sample(tuple(data.shape), torch.Generator().manual_seed(0))
+    assert torch.allclose(sampled, data, atol=1e-4)
+
+
+def test_without_demonstrations_it_says_how_to_make_some(tmp_path: Path) -> None:
+    with pytest.raises(training.VegaError, match="collect_demos"):
+        training.Clips(tmp_path, 32)
