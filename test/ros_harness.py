@@ -79,7 +79,9 @@ class FakeRobot:
         self.base_pose = node.create_publisher(PoseStamped, "base_pose", LATCHED)
         node.create_subscription(JointTrajectory, COMMANDS, self.commands.append, 100)
         node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 100)
-        node.create_subscription(Log, "/rosout", self.log.append, 100)
+        # Latched, or what a node says before it is known here would be lost.
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        node.create_subscription(Log, "/rosout", self.log.append, latched)
         self.base_pose.publish(conversions.pose_message(np.array([-0.6, 0.0, 0.9]), np.array([0.0, 0.0, 0.0, 1.0]), 0))
 
     # Sending

@@ -249,7 +249,7 @@ def test_a_second_commander_is_refused_and_one_that_sneaks_in_stops_the_first():
             assert not robot.change("activate", "other_policy")
             assert robot.state("other_policy") == "inactive"
             text = "is already commanded by /policy_node"
-            assert robot.until(lambda: any(text in message.msg for message in robot.log))
+            assert robot.until(lambda: any(text in message.msg for message in robot.log)), [m.msg for m in robot.log]
             robot.ask(3)
             assert second.returncode is None
         robot.node.create_publisher(JointTrajectory, COMMANDS, 1)

@@ -18,6 +18,7 @@ from vega3d_ros.safety_guard import GuardLimits
 DISCOVERY_S = 0.5
 # After joining the domain; loading a policy takes longer than that.
 SETTLE_S = 2.5
+UNNAMED = "a node yet unnamed"
 
 
 class Outputs:
@@ -45,10 +46,12 @@ class Outputs:
         # Others become visible one by one after this process joined the domain; a rival that takes longer than this
         # is found by the node's repeated check.
         deadline = max(joined_s + SETTLE_S, time.monotonic() + DISCOVERY_S)
-        while time.monotonic() < deadline:
-            rivals = self.rivals()
-            if rivals:
+        while True:
+            rivals, over = self.rivals(), time.monotonic() >= deadline
+            if rivals and (over or UNNAMED not in rivals):
                 raise VegaError(rivals)
+            if over:
+                break
             time.sleep(0.05)
         self._writer = make_writer(node, parameters, limits, qos_problems)
 
@@ -71,7 +74,7 @@ class Outputs:
                     for info in self._node.get_publishers_info_by_topic(topic)
                 }
                 # A publisher may be known a moment before the name of its node is.
-                names = {"a node yet unnamed" if "_UNKNOWN_" in name else name for name in names}
+                names = {UNNAMED if "_UNKNOWN_" in name else name for name in names}
                 others = sorted(names - {self._node.get_fully_qualified_name()}) or ["another node of the same name"]
                 return (
                     f"{topic} is already commanded by {', '.join(others)} in ROS domain "
