@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -39,8 +40,12 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
         executor = _executor()
         executor.add_node(node)
         while rclpy.ok():
-            # With a number it returns at a signal on every executor and distribution (EventsExecutor.spin may not).
-            executor.spin_once(timeout_sec=0.2)
+            try:
+                # With a number it returns at a signal on every executor and distribution (EventsExecutor.spin may not).
+                executor.spin_once(timeout_sec=0.2)
+            except InvalidHandle:
+                # The events executor still held an event of a timer or subscription destroyed by the last callback.
+                continue
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
