@@ -53,6 +53,7 @@ setup(
     extras_require={
         "policy": requirements("torch") + requirements("policy"),
         "sim": requirements("sim"),
+        "ray": requirements("ray"),
         "ros-wheels": requirements("ros-wheels"),
         "test": requirements("test"),
     },

@@ -25,6 +25,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from policies.training.dataset import CAMERAS
 from policies.types import VegaError
 from policies.world_simulator import WorldSimulatorConfig, save_world_simulator
 
@@ -34,6 +35,7 @@ KL_WEIGHT = 1e-6
 SHIFT = 5.0  # of Wan's schedule: most of the training sits at high noise
 SAMPLE_STEPS = 30
 CLIP_FRAMES = 5
+CANVAS = {"agentview": (96, 144), "wrist": (96, 96)}  # px on which the policy's world simulator sees each camera
 
 
 def small_vae() -> AutoencoderKLWan:
@@ -67,33 +69,44 @@ def small_transformer() -> WanTransformer3DModel:
 
 
 class Clips:
-    """Square crops of consecutive frames, both cameras, from a folder of demonstrations.
+    """Crops of consecutive frames from a folder of demonstrations, in the size in which the policy will see them.
 
-    batch(n, frames) -> (n, 3, frames, side, side) in [-1, 1].
+    batch(n, frames) -> (n, 3, frames, *CANVAS[camera]) in [-1, 1], of one camera drawn from `rng`.
     """
 
-    def __init__(self, folder: Path, side: int) -> None:
+    def __init__(self, folder: Path) -> None:
         paths = sorted(folder.glob("*[0-9].npz"))
         if not paths:
             raise VegaError(f"There are no demonstrations in {folder}: make some with `python -m sim.collect_demos`.")
-        self.side = side
-        self.videos: list[NDArray[np.uint8]] = []
+        self.videos: dict[str, list[NDArray[np.uint8]]] = {camera: [] for camera in CANVAS}
         for path in paths:
             with np.load(path) as file:
                 episode = np.searchsorted(file["first_step"], file["frame_step"], side="right")
                 cuts = np.flatnonzero(np.diff(episode)) + 1
-                for camera in ("agentview", "wrist"):
-                    self.videos += [v for v in np.split(file[camera], cuts) if len(v) >= CLIP_FRAMES]
+                for camera, videos in self.videos.items():
+                    frames = _scaled(file[camera], CANVAS[camera][0] / CAMERAS[camera].output_size[0])
+                    videos += [v for v in np.split(frames, cuts) if len(v) >= CLIP_FRAMES]
 
-    def batch(self, count: int, frames: int, rng: np.random.Generator) -> Tensor:
-        clips = np.empty((count, frames, self.side, self.side, 3), np.uint8)
+    def __len__(self) -> int:
+        return sum(map(len, self.videos.values()))
+
+    def batch(self, count: int, frames: int, rng: np.random.Generator, camera: str | None = None) -> Tensor:
+        camera = camera or str(rng.choice(list(CANVAS)))
+        videos, (rows, columns) = self.videos[camera], CANVAS[camera]
+        clips = np.empty((count, frames, rows, columns, 3), np.uint8)
         for clip in clips:
-            video = self.videos[rng.integers(len(self.videos))]
-            at, y, x = (
-                rng.integers(n - k + 1) for n, k in zip(video.shape, (frames, self.side, self.side), strict=False)
-            )
-            clip[:] = video[at : at + frames, y : y + self.side, x : x + self.side]
+            video = videos[rng.integers(len(videos))]
+            at, y, x = (rng.integers(n - k + 1) for n, k in zip(video.shape, (frames, rows, columns), strict=False))
+            clip[:] = video[at : at + frames, y : y + rows, x : x + columns]
         return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+
+
+def _scaled(frames: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """(T, H, W, 3), smaller by area averaging."""
+    if factor == 1:
+        return frames
+    size = (math.ceil(frames.shape[2] * factor), math.ceil(frames.shape[1] * factor))
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
 def vae_loss(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
@@ -175,7 +188,7 @@ def latent_statistics(vae: AutoencoderKLWan, clips: Clips) -> tuple[Tensor, Tens
     """Mean and standard deviation of the latents per channel, (C,) each."""
     rng = np.random.default_rng(0)
     parts = [vae.encode(clips.batch(8, CLIP_FRAMES, rng)).latent_dist.mode() for _ in range(8)]
-    latents = torch.cat(parts).transpose(0, 1).flatten(1)
+    latents = torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)
     return latents.mean(dim=1), latents.std(dim=1)
 
 
@@ -194,20 +207,20 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
-    clips = Clips(args.demos, args.side)
+    clips = Clips(args.demos)
     vae, generator = small_vae(), Generator()
-    print(f"{len(clips.videos)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
+    print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
 
     def reconstruct(rng: np.random.Generator) -> Tensor:
-        # Half of the steps on single frames, which is what `per_frame` gives it.
-        single = rng.random() < 0.5
+        # Most of the steps on single frames, which is what `per_frame` gives it.
+        single = rng.random() < 0.65
         return vae_loss(vae, clips.batch(args.batch * (3 if single else 1), 1 if single else CLIP_FRAMES, rng))
 
     optimise("vae", vae, reconstruct, args, args.vae_steps)
     vae.eval().requires_grad_(False)
     mean, std = latent_statistics(vae, clips)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
-    shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1))
+    shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1), "agentview")
     with torch.no_grad():
         picture(args.output / "reconstructions.png", shown, vae.decode(vae.encode(shown).latent_dist.mode()).sample)
 
@@ -219,14 +232,15 @@ def train(args: argparse.Namespace) -> None:
 
     optimise("transformer", generator, lambda rng: generator.loss(normalised(rng)), args, args.transformer_steps)
     generator.eval().requires_grad_(False)
-    shape = (4, LATENT_CHANNELS, 2, args.side // 8, args.side // 8)
+    rows, columns = CANVAS["agentview"]
+    shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
     sampled = generator.sample(shape, torch.Generator().manual_seed(0))
     with torch.no_grad():
         picture(
             args.output / "samples.png",
             vae.decode(sampled * std.view(1, -1, 1, 1, 1) + mean.view(1, -1, 1, 1, 1)).sample,
         )
-    config = WorldSimulatorConfig(tap=args.tap, canvas=(args.side, args.side), grid=(args.side // 8, args.side // 8))
+    config = WorldSimulatorConfig(tap=args.tap, canvas=(rows, columns), grid=(rows // 8, columns // 8))
     save_world_simulator(args.output / "world_simulator", vae, generator.transformer, generator.prompt, config)
     print(f"{args.output / 'world_simulator'}, reconstructions.png and samples.png beside it", flush=True)
 
@@ -242,7 +256,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--transformer-steps", type=int, default=4000)
     parser.add_argument("--tap", type=int, default=3, help="block whose output the policy reads, 0-based")
-    parser.add_argument("--side", type=int, default=96, help="pixels of a square crop")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)
