@@ -16,7 +16,7 @@ from typing import Any
 
 from policies.checkpoints import shipped_policies
 from policies.types import VegaError
-from sim.direct_episodes import results_folder
+from sim.evaluation import results_folder
 from sim.recorder import Recorder
 from sim.report import Recording, side_by_side, versions, write_page
 from sim.ros_episodes import RosEpisodes

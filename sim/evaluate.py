@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,15 @@ from typing import Any
 
 from policies.checkpoints import checkpoint_sha256
 from policies.types import Policy, VegaError
-from sim.evaluation import SUMMARY_FILE, EpisodeRecord, ResultWriter, per_task, results_folder, wilson_95
+from sim.evaluation import (
+    SUMMARY_FILE,
+    EpisodeRecord,
+    ResultWriter,
+    package_versions,
+    per_task,
+    results_folder,
+    wilson_95,
+)
 from sim.evaluation_report import REPORT_FILE, read_run, write_report
 from sim.workers import Runner, make_shards, run_here, run_in_workers
 
@@ -94,17 +101,6 @@ def check_options(args: argparse.Namespace) -> None:
         raise VegaError("--resume needs the folder of the run to go on with: give it as --output.")
 
 
-def versions() -> dict[str, str]:
-    """Versions that decide about the numbers; packages that are missing are left out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
     """The summary's own fields."""
     return {
@@ -115,7 +111,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "clock": "lockstep",
         "command": settings.command,
         "protocol": protocol,
-        "versions": versions(),
+        "versions": package_versions(PACKAGES),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,15 @@ def parse_tasks(text: str, count: int) -> list[int]:
     if not tasks or min(tasks) < 0 or max(tasks) >= count:
         raise VegaError(f"The tasks '{text}' do not all exist: the suite has tasks 0 to {count - 1}.")
     return list(dict.fromkeys(tasks))
+
+
+def package_versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of installed packages; those that are missing are left out."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def results_folder(path: Path) -> Path:

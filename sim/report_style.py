@@ -1,4 +1,14 @@
-"""The look of the report pages: phone, desk, dark mode and paper."""
+"""What the report pages share: their look (phone, desk, dark mode, paper), their frame, and how they are written."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from policies.types import VegaError
 
 STYLE = """\
 :root {
@@ -78,3 +88,57 @@ thead th { color: var(--soft); font-weight: 500; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+
+
+def document(title: str, header: str, sections: Sequence[str], look: str = "") -> str:
+    """A whole page.
+
+    header: HTML above the sections.  look: CSS beside that of all pages.
+    """
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>
+{STYLE}{look}</style>
+</head>
+<body>
+<header>
+{header}
+</header>
+<main>
+{"".join(sections)}
+</main>
+</body>
+</html>
+"""
+
+
+def section(title: str, body: str, note: str = "") -> str:
+    """body: HTML; title and note: text."""
+    note = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{escape(title)}</h2>{note}{body}</section>\n"
+
+
+def facts_table(facts: Mapping[str, object]) -> str:
+    """Names and values, without those that have no value."""
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items() if v)
+    return f'<table class="facts"><tbody>{rows}</tbody></table>'
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """kind: MIME type."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def write_document(path: Path, text: str) -> None:
+    """Write a page; it appears whole or not at all.  Raises VegaError if it cannot be written."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise VegaError(f"The page {path} could not be written ({error.strerror}): make room on the disk.") from error
