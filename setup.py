@@ -38,7 +38,7 @@ setup(
     packages=python_packages(),
     package_data={
         "": ["py.typed"],
-        "policies": ["vega_*/*.safetensors", "vega_*/*.yaml", "vega_*/*.json", "vega_*/*.txt", "vega_*/README.md"],
+        "policies": ["vega_*/**/*.safetensors", "vega_*/**/*.json", "vega_*/README.md"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

@@ -173,7 +173,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], list[tuple[str, float]]
 
     alone = meter.measure("OpenVLA-OFT alone", query, [policy])
     everything = [policy, fusion, single]
-    refresh = TokenRefresh(options.refresh)
+    refresh: TokenRefresh[torch.Tensor] = TokenRefresh(options.refresh)
     variants: list[tuple[str, Callable[[], torch.Tensor], int]] = [
         ("+ world simulator per frame", lambda: single(frame), 1),
         ("+ window", lambda: window(video), 1),

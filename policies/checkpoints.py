@@ -65,13 +65,14 @@ def check_device(device: str) -> None:
 
 
 def checkpoint_sha256(name_or_path: str) -> str:
-    """Hash of a checkpoint's config and weights; empty for a policy without a folder."""
+    """Hash of a checkpoint's config and weights, its world simulator's included; "" for a policy without a folder."""
     if ":" in name_or_path and not Path(name_or_path).exists():
         return ""
     digest = hashlib.sha256()
-    for path in sorted(find_checkpoint(name_or_path).glob("*")):
-        if path.name == "config.json" or path.suffix == ".safetensors":
-            digest.update(path.name.encode() + path.read_bytes())
+    folder = find_checkpoint(name_or_path)
+    for path in sorted(folder.rglob("*")):
+        if path.name in ("config.json", "world_simulator.json") or path.suffix == ".safetensors":
+            digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return digest.hexdigest()
 
 

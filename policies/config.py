@@ -35,11 +35,27 @@ class CameraConfig:
 
 
 @dataclass(frozen=True)
+class WorldViewConfig:
+    """The world simulator of a policy and how it enters.
+
+    source: folder relative to the checkpoint, or a hub id.  canvas: camera -> (rows, columns) px.  fusion: a name that
+    `gated_fusion.build_fusion` knows.  refresh_every: the simulator runs on every n-th query.  stride: distance of
+    two frames of a window in control periods, if the simulator looks at a window.
+    """
+
+    source: str
+    canvas: dict[str, tuple[int, int]]
+    fusion: str = "token_gate"
+    refresh_every: int = 1
+    stride: int = 1
+
+
+@dataclass(frozen=True)
 class VegaConfig:
     """Everything about a small VegaPolicy except its weights.
 
     words, things: the vocabulary and what it can name.  proprio_mean/std: of (eef position, two columns of the eef
-    rotation, finger openings), base frame, m.  world_simulator, fusion: None where the policy has none.
+    rotation, finger openings), base frame, m.  world_simulator: None where the policy has none.
     """
 
     name: str
@@ -57,8 +73,7 @@ class VegaConfig:
     keypoints: int = 32
     trunk_width: int = 512
     trunk_layers: int = 2
-    world_simulator: dict[str, Any] | None = None
-    fusion: dict[str, Any] | None = None
+    world_simulator: WorldViewConfig | None = None
 
     @property
     def spec(self) -> PolicySpec:
@@ -83,6 +98,10 @@ class VegaConfig:
                 for name, camera in raw["cameras"].items()
             }
             raw["action_space"] = ActionSpace(**raw["action_space"])
+            if raw.get("world_simulator"):
+                world = raw["world_simulator"]
+                canvas = {camera: tuple(size) for camera, size in world["canvas"].items()}
+                raw["world_simulator"] = WorldViewConfig(**{**world, "canvas": canvas})
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
             return cls(**fields)
         except FileNotFoundError as error:

@@ -114,6 +114,7 @@ class ActionChunk:
     timings_ms: stage name -> milliseconds.
     gates: camera -> (rows, cols) float32 in [0, 1], the share of f_sem per token, if there is a
         world simulator.
+    world_age: queries since the world simulator's tokens were computed, 0 where they are new.
     """
 
     actions: FloatArray
@@ -121,6 +122,7 @@ class ActionChunk:
     instruction: str
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     gates: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    world_age: int = 0
 
 
 @runtime_checkable

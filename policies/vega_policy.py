@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,9 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from policies.config import CameraConfig, VegaConfig
+from policies.gated_fusion import build_fusion
 from policies.instructions import Vocabulary
 from policies.nano import BagOfWords, L1Head, SemanticEncoder, Trunk
 from policies.types import ActionChunk, FloatArray, Image, Observation, PolicySpec, RobotState, VegaError, check_images
+from policies.world_simulator import LatentWorldSimulator
+from policies.world_view import CameraView, WorldView
 
 WEIGHTS_FILE = "model.safetensors"
 PROPRIO_DIM = 11
@@ -49,13 +54,30 @@ def proprioception(position: FloatArray, quaternion: FloatArray, gripper: FloatA
     return np.concatenate([position, first, second, gripper], axis=-1)
 
 
+class Decision(NamedTuple):
+    """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target.
+
+    gates: camera -> (B, rows, columns), the share of f_sem; empty without a world simulator or a gate.
+    """
+
+    actions: Tensor
+    hidden: Tensor
+    grounding: dict[str, dict[str, Tensor]]
+    gates: dict[str, Tensor]
+
+
+def _no_lap(stage: str) -> None:
+    """Nobody measures."""
+
+
 class VegaPolicy(nn.Module):
     """A policy in the sense of `policies.types.Policy`; also the module that training optimises."""
 
     proprio_mean: Tensor
     proprio_std: Tensor
 
-    def __init__(self, config: VegaConfig) -> None:
+    def __init__(self, config: VegaConfig, simulator: LatentWorldSimulator | None = None) -> None:
+        """simulator: of the world, where the config names one."""
         super().__init__()
         self.config = config
         self.vocabulary = Vocabulary(config.words, config.things)
@@ -67,6 +89,7 @@ class VegaPolicy(nn.Module):
         self.semantic_encoder = SemanticEncoder(
             tuple(config.cameras), config.channels, config.text_dim, config.encoder_blocks
         )
+        self.world = build_world_view(config, grids, simulator)
         self.trunk = Trunk(
             grids,
             config.channels,
@@ -82,56 +105,88 @@ class VegaPolicy(nn.Module):
 
     @property
     def spec(self) -> PolicySpec:
-        return self.config.spec
+        if self.world is None:
+            return self.config.spec
+        assert self.config.world_simulator is not None
+        return replace(
+            self.config.spec, window=self.world.simulator.frames_needed, stride=self.config.world_simulator.stride
+        )
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def forward(
-        self, images: Mapping[str, Tensor], ids: Tensor, proprio: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, dict[str, Tensor]]]:
+        self,
+        images: Mapping[str, Tensor],
+        ids: Tensor,
+        proprio: Tensor,
+        f_gen: Mapping[str, Tensor] | None = None,
+        lap: Callable[[str], None] = _no_lap,
+    ) -> Decision:
         """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11), not normalised.
 
-        Returns actions (B, chunk, dim), the trunk's output (B, width), and where each camera sees the target.
+        f_gen: camera -> (B, N, G), what `self.world` saw, needed where there is a world simulator.  lap: called with
+        a stage's name when it is over.
         """
         text = self.text(ids)
         tokens = self.semantic_encoder(images, text)
+        lap("semantic_encoder")
+        gates: dict[str, Tensor] = {}
+        if self.world is not None:
+            assert f_gen is not None, "a policy with a world simulator needs its tokens"
+            tokens, gates = self.world.fuse(tokens, f_gen)
+            lap("fusion")
         hidden, grounding = self.trunk(tokens, text, (proprio - self.proprio_mean) / self.proprio_std)
-        return self.head(hidden), hidden, grounding
+        actions = self.head(hidden)
+        lap("trunk_and_head")
+        return Decision(actions, hidden, grounding, gates)
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> ActionChunk:
         clock = _Clock()
         check_images(observation.images, self.spec)
         ids = torch.tensor([self.vocabulary.encode(observation.instruction)], device=self.device)
-        images = {
-            name: _to_tensor(prepare_image(observation.images[name][-1], camera, name)).to(self.device)
+        frames = {
+            name: torch.from_numpy(
+                np.stack([prepare_image(image, camera, name) for image in observation.images[name]])
+            ).to(self.device)[None]
             for name, camera in self.config.cameras.items()
         }
-        proprio = (
-            torch.from_numpy(_proprio(observation.state)).float()[None].to(self.device) - self.proprio_mean
-        ) / self.proprio_std
+        images = {name: video[:, -1].permute(0, 3, 1, 2).float() / 127.5 - 1.0 for name, video in frames.items()}
+        proprio = torch.from_numpy(_proprio(observation.state)).float()[None].to(self.device)
         clock.lap("preprocess")
-        text = self.text(ids)
-        tokens = self.semantic_encoder(images, text)
-        clock.lap("semantic_encoder")
-        hidden, _ = self.trunk(tokens, text, proprio)
-        actions = self.head(hidden)[0].double().cpu().numpy()
+        f_gen, age = None, 0
+        if self.world is not None:
+            f_gen, age = self.world.look(frames)
+            clock.lap("world_simulator")
+        decision = self(images, ids, proprio, f_gen, clock.lap)
+        actions = decision.actions[0].double().cpu().numpy()
         if self.config.action_space.kind == "eef_delta":
             actions[:, :6] = np.clip(actions[:, :6], -1.0, 1.0)
         actions[:, -1] = np.where(actions[:, -1] > 0, 1.0, -1.0)
-        clock.lap("trunk_and_head")
-        return ActionChunk(actions, observation.stamp_ns, observation.instruction, timings_ms=clock.laps)
+        return ActionChunk(
+            actions,
+            observation.stamp_ns,
+            observation.instruction,
+            timings_ms=clock.laps,
+            gates={camera: gate[0].float().cpu().numpy() for camera, gate in decision.gates.items()},
+            world_age=age,
+        )
 
     def reset(self) -> None:
-        """Nothing is remembered between queries."""
+        if self.world is not None:
+            self.world.reset()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
+        """Write `config.json`, `model.safetensors`, and the world simulator's folder if there is one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save(folder)
+        if self.world is not None and self.config.world_simulator is not None:
+            target = folder / self.config.world_simulator.source
+            if self.world.simulator.folder != target:
+                self.world.simulator.save_pretrained(target)
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_FILE)
         (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private, which would not survive an installation
 
@@ -139,7 +194,14 @@ class VegaPolicy(nn.Module):
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> VegaPolicy:
         """Load what `save_pretrained` wrote.  Raises VegaError on a missing or corrupt file."""
         folder = Path(folder)
-        policy = cls(VegaConfig.load(folder))
+        config = VegaConfig.load(folder)
+        simulator = None
+        if config.world_simulator is not None:
+            local = folder / config.world_simulator.source
+            simulator = LatentWorldSimulator.from_pretrained(
+                local if local.is_dir() else config.world_simulator.source, device=device, dtype=torch.float32
+            )
+        policy = cls(config, simulator)
         path = folder / WEIGHTS_FILE
         try:
             policy.load_state_dict(load_file(path))
@@ -153,8 +215,19 @@ class VegaPolicy(nn.Module):
         return policy.to(device).eval()
 
 
-def _to_tensor(image: Image) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+def build_world_view(
+    config: VegaConfig, grids: Mapping[str, tuple[int, int]], simulator: LatentWorldSimulator | None
+) -> WorldView | None:
+    """What the config says about the world simulator, composed.  grids: camera -> (rows, columns) of f_sem."""
+    world = config.world_simulator
+    if world is None:
+        return None
+    if simulator is None:
+        raise VegaError(f"Policy {config.name} needs a world simulator: load it with VegaPolicy.from_pretrained.")
+    cameras = {name: CameraView(world.canvas[name], grid) for name, grid in grids.items()}
+    return WorldView(
+        simulator, cameras, build_fusion(world.fusion, config.channels, simulator.dim), world.refresh_every
+    )
 
 
 def _proprio(state: RobotState) -> FloatArray:

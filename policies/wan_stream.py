@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
@@ -84,8 +84,11 @@ class WorldStream:
         return self._simulator.pool(self._simulator.tokens(latents)[:, -1:], self._shape[1:])[:, 0]
 
 
-class TokenRefresh:
-    """Tokens computed on every `every`-th query and reused between."""
+T = TypeVar("T")
+
+
+class TokenRefresh(Generic[T]):
+    """Tokens (a tensor, or one per camera) computed on every `every`-th query and reused between."""
 
     def __init__(self, every: int = 1):
         if every < 1:
@@ -95,10 +98,10 @@ class TokenRefresh:
 
     def reset(self) -> None:
         """Compute at the next query."""
-        self._tokens: torch.Tensor | None = None
+        self._tokens: T | None = None
         self._age = 0
 
-    def __call__(self, compute: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
+    def __call__(self, compute: Callable[[], T]) -> tuple[T, int]:
         """The tokens and their age in queries, 0 where `compute` has just made them."""
         if self._tokens is None or self._age + 1 >= self.every:
             self._tokens, self._age = compute(), 0

@@ -12,11 +12,12 @@ Reference: VEGA-3D, arXiv 2603.19235, section 3, and the tower `wan_t2v_online` 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +123,34 @@ class LatentWorldSimulator(nn.Module):
         self.trunk = trunk = WanTrunk(transformer, prompt, self.timestep)
         self.token_px = encoder.spatial_stride * trunk.patch_size[1]
         self._noises: dict[tuple[object, ...], torch.Tensor] = {}
-        if any(side < self.token_px or side % self.token_px for side in config.canvas):
-            raise VegaError(
-                f"Canvas {config.canvas} does not divide into tokens: give sides that are multiples of {self.token_px}."
-            )
+        self._check_canvas(config.canvas)
         if config.mode == "window":
             encoder.latent_frames(config.window)
+
+    def _check_canvas(self, canvas: tuple[int, int]) -> None:
+        if any(side < self.token_px or side % self.token_px for side in canvas):
+            raise VegaError(
+                f"Canvas {canvas} does not divide into tokens: give sides that are multiples of {self.token_px}."
+            )
+
+    def looking(
+        self, *, canvas: tuple[int, int], grid: tuple[int, int], view: tuple[float, float, float, float]
+    ) -> LatentWorldSimulator:
+        """The same video generator, weights shared, for a camera with another canvas, grid and view."""
+        self._check_canvas(canvas)
+        other = copy.copy(self)
+        other.config = replace(self.config, canvas=canvas, grid=grid, view=view)
+        return other
 
     @property
     def dim(self) -> int:
         """Width of the tokens."""
         return self.trunk.dim
+
+    @property
+    def frames_needed(self) -> int:
+        """Frames of a camera that one call looks at."""
+        return self.config.window if self.config.mode == "window" else 1
 
     @property
     def device(self) -> torch.device:

@@ -17,8 +17,8 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demos")
     rng = np.random.default_rng(0)
     frames = {
-        "agentview": rng.integers(0, 255, (14, 40, 48, 3), dtype=np.uint8),
-        "wrist": rng.integers(0, 255, (14, 32, 32, 3), dtype=np.uint8),
+        "agentview": rng.integers(0, 255, (14, 150, 220, 3), dtype=np.uint8),
+        "wrist": rng.integers(0, 255, (14, 96, 96, 3), dtype=np.uint8),
     }
     # Two episodes of 6 and 8 frames, one frame every 4 steps.
     np.savez(folder / "demo_0.npz", frame_step=np.arange(14) * 4, first_step=np.array([0, 24]), **frames)
@@ -26,17 +26,18 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(demos: Path, output: Path, vae: int, transformer: int) -> list[str]:
-    sizes = ["--side", "32", "--batch", "1", "--threads", "1", "--save-every", "1", "--tap", "1"]
+    sizes = ["--batch", "1", "--threads", "1", "--save-every", "1", "--tap", "1"]
     steps = ["--vae-steps", str(vae), "--transformer-steps", str(transformer)]
     return ["--demos", str(demos), "--output", str(output), *sizes, *steps]
 
 
 def test_clips_stay_within_an_episode(demos: Path) -> None:
-    clips = training.Clips(demos, 32)
-    assert sorted(len(video) for video in clips.videos) == [6, 6, 8, 8]
-    batch = clips.batch(3, 5, np.random.default_rng(0))
-    assert batch.shape == (3, 3, 5, 32, 32)
-    assert batch.min() >= -1 and batch.max() <= 1
+    clips = training.Clips(demos)
+    for camera, shape in (("agentview", (96, 144)), ("wrist", (96, 96))):
+        assert [len(video) for video in clips.videos[camera]] == [6, 8]
+        batch = clips.batch(3, 5, np.random.default_rng(0), camera)
+        assert batch.shape == (3, 3, 5, *shape)
+        assert batch.min() >= -1 and batch.max() <= 1
 
 
 def test_it_trains_resumes_and_writes_a_world_simulator(
@@ -51,9 +52,9 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     for name in ("reconstructions.png", "samples.png"):
         assert (tmp_path / "a" / name).stat().st_size > 1000
     simulator = LatentWorldSimulator.from_pretrained(tmp_path / "a" / "world_simulator")
-    frames = torch.randint(0, 255, (1, 1, 32, 32, 3), dtype=torch.uint8)
+    frames = torch.randint(0, 255, (1, 1, 144, 216, 3), dtype=torch.uint8)
     tokens = simulator(frames)
-    assert tokens.shape == (1, 16, 128)
+    assert tokens.shape == (1, 216, 128)
     assert torch.isfinite(tokens).all()
     assert torch.equal(tokens, simulator(frames))
 
@@ -74,4 +75,4 @@ def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.Monke
 
 def test_without_demonstrations_it_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(training.VegaError, match="collect_demos"):
-        training.Clips(tmp_path, 32)
+        training.Clips(tmp_path)

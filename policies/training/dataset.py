@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ CAMERAS = {
     "agentview": CameraConfig(IMAGE_SIZE, crop=(60, 32, 204, 248)),
     "wrist": CameraConfig(IMAGE_SIZE, resize=(96, 96)),
 }
+CANVAS = {"agentview": (96, 144), "wrist": (96, 96)}  # px on which the world simulator sees each of them
 SHIFT = {"agentview": 2, "wrist": 3}
 PER_FRAME = ("agentview", "wrist", "pixels", "frame_step")
 PER_STEP = ("actions", "eef_position", "eef_quaternion", "gripper", "target_position", "episode_end")
@@ -33,6 +35,7 @@ class Batch:
     """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11); actions (B, chunk, 7).
 
     points: camera -> (B, 2) row and column of the grasp point in encoder pixels, NaN where outside; target (B, 3) m.
+    f_gen: camera -> (B, N, G), the world simulator's tokens, where there is one.
     """
 
     images: dict[str, Tensor]
@@ -41,6 +44,15 @@ class Batch:
     actions: Tensor
     points: dict[str, Tensor]
     target: Tensor
+    f_gen: dict[str, Tensor] | None = None
+
+
+class WorldTokens(Protocol):
+    """The world simulator's tokens of all frames, computed before training (`policies/training/world_tokens.py`)."""
+
+    def batch(self, index: NDArray[np.int64], rng: np.random.Generator, *, augment: bool) -> dict[str, Tensor]:
+        """f_gen of frames `index`: camera -> (B, N, G)."""
+        ...
 
 
 class Demonstrations:
@@ -71,36 +83,44 @@ class Demonstrations:
         index = np.minimum(at[:, None] + np.arange(chunk_length), ends[:, None] - 1)
         self.chunks = self.data["actions"][index]
 
+        self.world_tokens: WorldTokens | None = None
+
     def __len__(self) -> int:
         return len(self.chunks)
+
+    def frames(
+        self, camera: str, index: NDArray[np.int64], rng: np.random.Generator, *, augment: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """What the encoder sees of frames `index`, (B, H, W, 3), and the grasp point there in px, (B, 2).
+
+        With `augment` each is shifted by up to SHIFT[camera] px.
+        """
+        most = SHIFT[camera]
+        shifts = rng.integers(-most, most + 1, (len(index), 2)) if augment else np.zeros((len(index), 2), int)
+        height, width = CAMERAS[camera].output_size
+        stored = self.data[camera]
+        views = np.empty((len(index), height, width, 3), np.uint8)
+        if camera == "agentview":
+            top, left, _, _ = CAMERAS[camera].crop or (0, 0, 0, 0)
+            origin = np.array([top, left]) + shifts
+            for view, frame, (y, x) in zip(views, index, origin - STORED_ORIGIN, strict=True):
+                view[:] = stored[frame, y : y + height, x : x + width]
+            return views, self.data["pixels"][index, 0] - origin
+        padded = np.pad(stored[index], ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+        for view, frame, (y, x) in zip(views, padded, shifts + most, strict=True):
+            view[:] = frame[y : y + height, x : x + width]
+        scale = height / IMAGE_SIZE[0]
+        return views, (self.data["pixels"][index, 1] + 0.5) * scale - 0.5 - shifts
 
     def batch(
         self, index: NDArray[np.int64], vocabulary: Vocabulary, rng: np.random.Generator, *, augment: bool
     ) -> Batch:
         """Frames `index`, each with a wording drawn from `rng`, shifted and recoloured if `augment`."""
         images, points = {}, {}
-        shifts = {
-            c: rng.integers(-s, s + 1, (len(index), 2)) if augment else np.zeros((len(index), 2), int)
-            for c, s in SHIFT.items()
-        }
-        pixels = self.data["pixels"][index]
-        top, left, bottom, right = CAMERAS["agentview"].crop or (0, 0, 0, 0)
-        origin = np.array([top, left]) + shifts["agentview"]
-        stored = self.data["agentview"]
-        views = np.empty((len(index), bottom - top, right - left, 3), np.uint8)
-        for row, (frame, (y, x)) in enumerate(zip(index, origin - STORED_ORIGIN, strict=True)):
-            views[row] = stored[frame, y : y + bottom - top, x : x + right - left]
-        images["agentview"] = views
-        points["agentview"] = pixels[:, 0] - origin
-        pad = SHIFT["wrist"]
-        side = self.data["wrist"].shape[1]
-        padded = np.pad(self.data["wrist"][index], ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
-        wrist = np.empty((len(index), side, side, 3), np.uint8)
-        for row, (y, x) in enumerate(shifts["wrist"] + pad):
-            wrist[row] = padded[row, y : y + side, x : x + side]
-        images["wrist"] = wrist
-        scale = side / IMAGE_SIZE[0]
-        points["wrist"] = (pixels[:, 1] + 0.5) * scale - 0.5 - shifts["wrist"]
+        for camera in CAMERAS:
+            views, at = self.frames(camera, index, rng, augment=augment)
+            images[camera] = recolour(torch.from_numpy(views), rng, augment)
+            points[camera] = torch.from_numpy(at.astype(np.float32))
         ids = [self._words(str(name), vocabulary, rng, augment) for name in self.data["target_name"][index]]
         longest = max(map(len, ids))
         proprio = self.proprio[index]
@@ -109,12 +129,13 @@ class Demonstrations:
                 [1e-3] * 3, [3e-3] * 6, [3e-4] * 2
             ].astype(np.float32)
         return Batch(
-            images={c: _recolour(torch.from_numpy(v), rng, augment) for c, v in images.items()},
+            images=images,
             ids=torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids]),
             proprio=torch.from_numpy(proprio),
             actions=torch.from_numpy(self.chunks[index]),
-            points={c: torch.from_numpy(v.astype(np.float32)) for c, v in points.items()},
+            points=points,
             target=torch.from_numpy(self.data["target_position"][self.data["frame_step"][index]]),
+            f_gen=self.world_tokens.batch(index, rng, augment=augment) if self.world_tokens else None,
         )
 
     def _words(self, target: str, vocabulary: Vocabulary, rng: np.random.Generator, augment: bool) -> list[int]:
@@ -123,7 +144,7 @@ class Demonstrations:
         return kept or ids
 
 
-def _recolour(image: Tensor, rng: np.random.Generator, augment: bool) -> Tensor:
+def recolour(image: Tensor, rng: np.random.Generator, augment: bool) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]; recoloured at random if `augment`."""
     x = image.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
     if not augment:

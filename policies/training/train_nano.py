@@ -20,13 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.config import VegaConfig
+from policies.config import VegaConfig, WorldViewConfig
+from policies.gated_fusion import fusion_names
 from policies.instructions import Vocabulary
 from policies.nano import SemanticEncoder
-from policies.training.dataset import CAMERAS, Batch, Demonstrations
+from policies.training.dataset import CAMERAS, CANVAS, Batch, Demonstrations
 from policies.training.instructions import vocabulary
+from policies.training.world_tokens import CachedWorldTokens
 from policies.types import VegaError
 from policies.vega_policy import VegaPolicy
+from policies.world_simulator import LatentWorldSimulator
 
 GROUNDING_WEIGHT, POINT_WEIGHT, TARGET_WEIGHT = 0.03, 0.2, 0.5
 
@@ -40,7 +43,7 @@ class Learner(nn.Module):
         self.target = nn.Linear(policy.config.trunk_width, 3)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        actions, hidden, grounding = self.policy(batch.images, batch.ids, batch.proprio)
+        actions, hidden, grounding, _ = self.policy(batch.images, batch.ids, batch.proprio, batch.f_gen)
         action = F.l1_loss(actions.float(), batch.actions)
         target = F.l1_loss(self.target(hidden.float()), batch.target)
         maps, points = torch.zeros(()), torch.zeros(())
@@ -72,7 +75,10 @@ def token_targets(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor
     return labels, inside.float()
 
 
-def build_policy(demos: Demonstrations, name: str) -> VegaPolicy:
+def build_policy(
+    demos: Demonstrations, name: str, simulator: LatentWorldSimulator | None, fusion: str, init: Path | None
+) -> VegaPolicy:
+    """A new policy; with `init` all weights that it shares with that checkpoint are taken from there."""
     words, things = vocabulary()
     mean, std = demos.proprio.mean(axis=0), demos.proprio.std(axis=0)
     config = VegaConfig(
@@ -82,8 +88,16 @@ def build_policy(demos: Demonstrations, name: str) -> VegaPolicy:
         things=things,
         proprio_mean=tuple(round(float(v), 6) for v in mean),
         proprio_std=tuple(round(float(max(v, 0.01)), 6) for v in std),
+        world_simulator=WorldViewConfig("world_simulator", CANVAS, fusion) if simulator else None,
     )
-    return VegaPolicy(config)
+    if init is None:
+        return VegaPolicy(config, simulator)
+    known = VegaPolicy.from_pretrained(init)
+    config = dataclasses.replace(known.config, name=name, world_simulator=config.world_simulator)
+    policy = VegaPolicy(config, simulator)
+    shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}
+    policy.load_state_dict(shared | {k: v for k, v in policy.state_dict().items() if k.startswith("world.")})
+    return policy
 
 
 def evaluate(learner: Learner, demos: Demonstrations, words: Vocabulary, limit: int = 1024) -> dict[str, float]:
@@ -107,7 +121,13 @@ def train(args: argparse.Namespace) -> None:
     held_out = [p for p in paths if p.stem.endswith(f"block{args.holdout_block}")]
     demos = Demonstrations([p for p in paths if p not in held_out])
     validation = Demonstrations(held_out) if held_out else demos
-    policy = VegaPolicy.from_pretrained(args.init) if args.init else build_policy(demos, args.name)
+    simulator = None
+    if args.world_simulator:
+        simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
+    policy = build_policy(demos, args.name, simulator, args.fusion, args.init)
+    if policy.world is not None:
+        for part in (demos,) if validation is demos else (demos, validation):
+            part.world_tokens = CachedWorldTokens(policy.world, part, args.output, args.seed)
     learner = Learner(policy)
     ema = copy.deepcopy(learner)
     words = policy.vocabulary
@@ -182,7 +202,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"))
     parser.add_argument("--name", default="vega-nano")
     parser.add_argument("--init", type=Path, help="checkpoint folder to start from")
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--world-simulator", type=Path, help="folder of a world simulator, to be fused in")
+    parser.add_argument("--fusion", default="token_gate", choices=fusion_names())
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)

@@ -25,7 +25,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from policies.training.dataset import CAMERAS
+from policies.training.dataset import CAMERAS, CANVAS
 from policies.types import VegaError
 from policies.world_simulator import WorldSimulatorConfig, save_world_simulator
 
@@ -35,7 +35,6 @@ KL_WEIGHT = 1e-6
 SHIFT = 5.0  # of Wan's schedule: most of the training sits at high noise
 SAMPLE_STEPS = 30
 CLIP_FRAMES = 5
-CANVAS = {"agentview": (96, 144), "wrist": (96, 96)}  # px on which the policy's world simulator sees each camera
 
 
 def small_vae() -> AutoencoderKLWan:
