@@ -18,12 +18,14 @@ import numpy as np
 
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256, load_policy
-from policies.types import Observation, RobotState, VegaError
+from policies.command_line import command
+from policies.types import Observation, RobotState
 from sim import run_libero
 
 REPORTED = ["libero_object_swap", "libero_object_lan"]
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Success rates and latency of a policy on libero_object.")
     parser.add_argument("--policy", default="vega-nano")
@@ -99,7 +101,4 @@ def act_median_ms(name: str, repetitions: int = 100) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except VegaError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
+from policies.command_line import command
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
 from sim import run_libero
 
@@ -197,6 +198,7 @@ def overhead(rows: Rows, folder: Path) -> None:
 ROWS = {"speed": speed, "stock": stock, "resume": resume, "workers": workers, "overhead": overhead}
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Speed, exactness and robustness of the evaluation.")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
@@ -209,7 +211,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except VegaError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -25,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from policies.command_line import command
 from policies.types import FloatArray, VegaError
 from sim.layouts import BASKET, place_randomly
 from sim.libero_env import LiberoEnvironment, load_suite
@@ -166,6 +167,7 @@ def _work(job: tuple[Any, ...]) -> tuple[Path, int, int]:
     return job[-1], kept, tried
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Collect demonstrations of the scripted expert on random layouts.")
     parser.add_argument(
@@ -200,7 +202,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except VegaError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -12,36 +12,33 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from policies.types import VegaError
+from policies.command_line import command
 from sim.evaluation import wilson_95
 from sim.evaluation_report import read_run, write_report
 from sim.paired import compare_pair
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare evaluations, paired by initial state.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, default=Path("compare.html"))
     args = parser.parse_args(argv)
-    try:
-        runs = [read_run(folder) for folder in args.runs]
-        for run in runs:
-            won, count = run.tally()
-            low, high = wilson_95(won, count)
-            print(f"{run.summary['suite']} {run.name}: {won} of {count}, {100 * low:.1f} to {100 * high:.1f} %")
-        for i, a in enumerate(runs):
-            for b in runs[i + 1 :]:
-                if a.summary["suite"] == b.summary["suite"]:
-                    pair = compare_pair(a.counted, b.counted)
-                    print(
-                        f"{a.name} against {b.name}: {pair.difference:+.1f} points in {pair.count} pairs, "
-                        f"p = {pair.p_value:.3g} (exact McNemar, {pair.only_first} against {pair.only_second} states)"
-                    )
-        write_report(runs, args.output)
-        print(args.output)
-    except VegaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = [read_run(folder) for folder in args.runs]
+    for run in runs:
+        won, count = run.tally()
+        low, high = wilson_95(won, count)
+        print(f"{run.summary['suite']} {run.name}: {won} of {count}, {100 * low:.1f} to {100 * high:.1f} %")
+    for i, a in enumerate(runs):
+        for b in runs[i + 1 :]:
+            if a.summary["suite"] == b.summary["suite"]:
+                pair = compare_pair(a.counted, b.counted)
+                print(
+                    f"{a.name} against {b.name}: {pair.difference:+.1f} points in {pair.count} pairs, "
+                    f"p = {pair.p_value:.3g} (exact McNemar, {pair.only_first} against {pair.only_second} states)"
+                )
+    write_report(runs, args.output)
+    print(args.output)
     return 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from policies.checkpoints import shipped_policies
+from policies.command_line import command
 from policies.types import VegaError
 from sim.evaluate import EpisodeSettings, add_options, check_options, evaluate
 from sim.evaluation import PROTOCOL, parse_tasks
@@ -63,16 +64,13 @@ def list_everything() -> None:
             print(f"  {index} {instruction}")
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
-    try:
-        if args.list:
-            list_everything()
-            return 0
-        return run(args)
-    except VegaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.list:
+        list_everything()
+        return 0
+    return run(args)
 
 
 if __name__ == "__main__":

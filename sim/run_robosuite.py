@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from policies.command_line import command
 from policies.types import VegaError
 from sim.evaluate import EpisodeSettings, add_options, check_options, evaluate
 from sim.evaluation import parse_tasks
@@ -32,6 +33,7 @@ def parse_names(text: str | None) -> list[int]:
     return parse_tasks(text, len(names))
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Evaluate a policy on robosuite's tasks.")
     add_options(parser)
@@ -39,20 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the tasks, then stop")
     args = parser.parse_args(argv)
     args.suite = SUITE
-    try:
-        if args.list:
-            for index, (name, instruction) in enumerate(TASKS.items()):
-                print(f"{index} {name}: {instruction}")
-            return 0
-        tasks = parse_names(args.tasks)
-        check_options(args)
-        settings = EpisodeSettings(
-            SUITE, args.policy, command=args.command, device=args.device, threads=args.threads, video=args.video
-        )
-        return evaluate(args, settings, PROTOCOL, tasks)
-    except VegaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.list:
+        for index, (name, instruction) in enumerate(TASKS.items()):
+            print(f"{index} {name}: {instruction}")
+        return 0
+    tasks = parse_names(args.tasks)
+    check_options(args)
+    settings = EpisodeSettings(
+        SUITE, args.policy, command=args.command, device=args.device, threads=args.threads, video=args.video
+    )
+    return evaluate(args, settings, PROTOCOL, tasks)
 
 
 if __name__ == "__main__":

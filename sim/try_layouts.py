@@ -13,7 +13,8 @@ from collections import Counter
 import numpy as np
 
 from policies.checkpoints import load_policy
-from policies.types import Observation, Policy, VegaError
+from policies.command_line import command
+from policies.types import Observation, Policy
 from sim.evaluation import wilson_95
 from sim.layouts import BASKET, place_randomly
 from sim.libero_env import LiberoEnvironment, load_suite
@@ -41,6 +42,7 @@ def attempt(environment: LiberoEnvironment, policy: Policy, target: str) -> tupl
     return False, nearest
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Success of a policy on random layouts and targets.")
     parser.add_argument("--policy", default="vega-nano")
@@ -75,7 +77,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except VegaError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

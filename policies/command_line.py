@@ -1,0 +1,26 @@
+"""What the commands of this package share."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from policies.types import VegaError
+
+P = ParamSpec("P")
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """An entry point whose VegaError becomes `error: ...` on the terminal and status 2, as argparse's own errors do."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except VegaError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return run
