@@ -74,3 +74,27 @@ def test_a_real_arm_is_dry_stops_for_good_and_rests_within_its_limits(path, cont
     for camera in ("agentview", "wrist"):
         assert node_parameters.read_camera(node, camera).max_identical > 0
     node.destroy_node()
+
+
+# Franka Research 3: its velocity limit shrinks towards the ends of the joint, min(top, sqrt(k (end - q)) - c), rad/s
+# (libfranka, include/franka/rate_limiting.h); each row is one joint: top, c, k, lower end, upper end.
+FR3_VELOCITY = np.array(
+    [
+        [2.62, 0.30, 12.00, -2.7501, 2.7501],
+        [2.62, 0.20, 5.17, -1.7918, 1.7918],
+        [2.62, 0.20, 7.00, -2.9065, 2.9065],
+        [2.62, 0.30, 8.00, -3.0481, -0.1458],
+        [5.26, 0.35, 34.00, -2.8101, 2.8101],
+        [4.18, 0.35, 11.00, 0.54092, 4.5205],
+        [5.26, 0.35, 34.00, -3.0196, 3.0196],
+    ]
+)
+
+
+def test_the_fr3_may_keep_its_velocity_limit_up_to_the_ends_of_its_range():
+    tree = yaml.safe_load((FILES[0].parent / "franka_fr3.yaml").read_text())["/**"]["ros__parameters"]
+    limits = {name: np.array(values) for name, values in tree["safety"].items() if name != "mode"}
+    top, c, k, low_end, high_end = FR3_VELOCITY.T
+    assert np.all(limits["velocity"] <= top) and np.all(limits["acceleration"] <= 10.0)
+    for to_the_end in (limits["lower"] - low_end, high_end - limits["upper"]):
+        assert np.all(np.sqrt(k * to_the_end) - c >= limits["velocity"] - 1e-3)
