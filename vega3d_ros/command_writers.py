@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import array
 import time
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
@@ -27,6 +28,9 @@ from vega3d_ros.safety_guard import GuardLimits, braking
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 BRAKING_DEADLINE_S = 1.0
 DRY_RUN = "~/dry_run/"
+# Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
+RECORDERS = ("recorder", "rosbag2_recorder")
+LOOK_AGAIN_S = 0.2
 
 
 def command_topics(parameters: NodeParameters) -> list[str]:
@@ -55,6 +59,29 @@ class Writer(Protocol):
     def destroy(self) -> None: ...
 
 
+class Audience:
+    """Whether somebody who could move an arm listens to every one of `publishers`."""
+
+    def __init__(self, node: Node, publishers: Sequence[Any]) -> None:
+        self._node, self._publishers = node, publishers
+        self._counts: list[int] = []
+        self._looked_s = 0.0
+        self._listens = False
+
+    def listens(self) -> bool:
+        counts = [int(publisher.get_subscription_count()) for publisher in self._publishers]
+        now_s = time.monotonic()
+        # Counting is cheap; asking for names at every command would not be.
+        if counts != self._counts or now_s - self._looked_s > LOOK_AGAIN_S:
+            self._counts, self._looked_s = counts, now_s
+            self._listens = all(counts) and all(map(self._drives, self._publishers))
+        return self._listens
+
+    def _drives(self, publisher: Any) -> bool:
+        infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
+        return any(info.node_name not in RECORDERS for info in infos)
+
+
 class TrajectoryWriter:
     """`<controller>/joint_trajectory`, and the gripper's own where it has a controller of its own.
 
@@ -76,9 +103,10 @@ class TrajectoryWriter:
             )
             for topic in command_topics(parameters)
         ]
+        self._audience = Audience(node, self._publishers)
 
     def heard(self) -> bool:
-        return all(publisher.get_subscription_count() > 0 for publisher in self._publishers)
+        return self._audience.listens()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         parameters = self._parameters
@@ -128,11 +156,12 @@ class ForwardWriter:
             node.create_publisher(kind, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems))
             for topic, kind in zip(topics, (Float64MultiArray, JointTrajectory), strict=False)
         ]
+        self._audience = Audience(node, self._publishers)
         self._gripper_sent: float | None = None
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def heard(self) -> bool:
-        return all(publisher.get_subscription_count() > 0 for publisher in self._publishers)
+        return self._audience.listens()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         if self._limiter is None:

@@ -10,6 +10,7 @@ import time
 
 from vega3d_ros.control_loop import ControlLoop, JointCommand, JointSample
 from vega3d_ros.frame_buffer import FrameBuffer
+from vega3d_ros.journal import Journal, command_fields, no_journal, query_fields
 
 
 class Lockstep:
@@ -25,6 +26,7 @@ class Lockstep:
         self.pending: JointSample | None = None
         self.offered_s = 0.0  # time.monotonic() of the first offer of `pending`
         self.queried_frames_ns: int | None = None
+        self.journal: Journal = no_journal
         self._buffer = buffer
         self._tolerance_ns = period_ns // 2
 
@@ -33,6 +35,12 @@ class Lockstep:
         self.pending = None
         self.queried_frames_ns = None
         self.loop.reset()
+        self.journal("start")
+
+    def discard(self) -> None:
+        """Drop what is queued, so that the next answer asks the policy."""
+        self.loop.discard()
+        self.journal("discard")
 
     def offer(self, sample: JointSample) -> None:
         """The newest joint state; an older one that still waits is no longer worth an answer."""
@@ -56,5 +64,10 @@ class Lockstep:
                 return None
             images = frames.images
             self.queried_frames_ns = max(int(stamps[-1]) for stamps in frames.stamps_ns.values())
+            self.journal("query", query=0, **query_fields(self.loop, sample.stamp_ns, frames, instruction))
         self.pending = None
-        return self.loop.step(sample, images, instruction)
+        command = self.loop.step(sample, images, instruction)
+        if images is not None and self.loop.last_chunk is not None:
+            self.journal("chunk", query=0, latency_s=0.0, actions=self.loop.last_chunk.actions, error="")
+        self.journal("tick", sample_ns=sample.stamp_ns, command=command_fields(command))
+        return command

@@ -6,12 +6,15 @@ import time
 from typing import Any
 
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import String
 
 from policies.types import ActionChunk, VegaError
 from vega3d_ros import conversions
 from vega3d_ros.command_writers import LATEST, Writer, command_topics, make_writer
 from vega3d_ros.control_loop import JointCommand, JointSample
+from vega3d_ros.journal import to_text
 from vega3d_ros.node_parameters import NodeParameters
 from vega3d_ros.safety_guard import GuardLimits
 
@@ -19,6 +22,8 @@ DISCOVERY_S = 0.5
 # After joining the domain; loading a policy takes longer than that.
 SETTLE_S = 2.5
 UNNAMED = "a node yet unnamed"
+# Latched deep enough that a recorder that connects late misses nothing of a start.
+DECISIONS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Outputs:
@@ -54,6 +59,9 @@ class Outputs:
                 break
             time.sleep(0.05)
         self._writer = make_writer(node, parameters, limits, qos_problems)
+        self._decisions = node.create_publisher(String, "~/decisions", DECISIONS)
+        self._noted: list[str] = []
+        self._count = 0
 
     def heard(self) -> bool:
         """Whether every command topic has a listener; a command nobody hears would be lost.  A dry run needs none."""
@@ -93,6 +101,18 @@ class Outputs:
             position = self.gripper.position(command.gripper, measured)
         self._writer.write(command, position, sample)
 
+    def note(self, event: str, **fields: Any) -> None:
+        """The journal of the control loop (`journal.py`); told by `publish_decisions`."""
+        self._noted.append(to_text(self._count, event, fields))
+        self._count += 1
+
+    def publish_decisions(self) -> None:
+        """Tell `~/decisions` what was noted; to be called after the command has left, as nobody waits for it."""
+        noted, self._noted = self._noted, []
+        for text in noted:
+            if self._node.context.ok():  # after a signal nothing can be published any more
+                self._decisions.publish(String(data=text))
+
     def publish_gates(self, chunk: ActionChunk | None) -> None:
         """`~/gate/<camera>` for each gate map of the chunk that somebody looks at."""
         if chunk is None:
@@ -107,5 +127,7 @@ class Outputs:
         """Ends commanding with the arm at rest, and takes the publishers out of the graph."""
         if self._writer is not None:
             self._writer.destroy()
+            self.publish_decisions()
+            self._node.destroy_publisher(self._decisions)
         for publisher in self._gates.values():
             self._node.destroy_publisher(publisher)

@@ -35,6 +35,7 @@ from vega3d_ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
 from vega3d_ros.control_loop import JointCommand  # noqa: E402
 from vega3d_ros.diagnostics import Level  # noqa: E402
 from vega3d_ros.inputs import Inputs  # noqa: E402
+from vega3d_ros.journal import no_journal  # noqa: E402
 from vega3d_ros.lockstep import Lockstep  # noqa: E402
 from vega3d_ros.node_outputs import Outputs  # noqa: E402
 from vega3d_ros.node_process import run_node  # noqa: E402
@@ -119,6 +120,8 @@ class PolicyNode(CarefulLifecycleNode):
         self._emergency.check()
         self._drop_report()
         self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
+        assert self._runner is not None
+        self._runner.journal = self._outputs.note
         self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
         # A simulated clock that stands still must not silence the supervision.
@@ -134,6 +137,8 @@ class PolicyNode(CarefulLifecycleNode):
         for timer in self._periodic:
             self.destroy_timer(timer)
         self._periodic = []
+        if self._runner is not None:
+            self._runner.journal = no_journal
         if self._outputs is not None:
             self._outputs.destroy()
         self._outputs = None
@@ -208,7 +213,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._last_answer = None
         if isinstance(self._runner, Lockstep):
             self._runner.pending = None
-            self._runner.loop.discard()
+            self._runner.discard()
         elif isinstance(self._runner, Realtime):
             self._runner.discard()
 
@@ -270,7 +275,7 @@ class PolicyNode(CarefulLifecycleNode):
             if flood and self._condition.running:
                 self._fail(flood)
         elif isinstance(self._runner, Lockstep) and not accepted:
-            self._runner.loop.discard()
+            self._runner.discard()
         self._after_input("")
 
     def _on_base_pose(self, message: PoseStamped) -> None:
@@ -353,6 +358,8 @@ class PolicyNode(CarefulLifecycleNode):
             self._fail(
                 f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."
             )
+        if self._outputs is not None:
+            self._outputs.publish_decisions()
 
     def _send(self, command: JointCommand) -> None:
         assert self._outputs is not None and self._inputs is not None and self._inputs.sample is not None

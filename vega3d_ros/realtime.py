@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from policies.types import ActionChunk, FloatArray, Observation, Policy, VegaError
 from vega3d_ros.chunk_scheduler import ChunkScheduler, MergeMode, Query
 from vega3d_ros.control_loop import CommandMaker, ControlLoop, JointCommand, JointSample, guarded
 from vega3d_ros.frame_buffer import FrameBuffer
+from vega3d_ros.journal import Journal, command_fields, no_journal, query_fields
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class Answer:
     chunk: ActionChunk | None
     error: Exception | None
     latency_s: float
+
+
+class Worker(Protocol):
+    """Where questions go and answers come from; `InferenceWorker` says what each method does."""
+
+    def ask(self, observation: Observation, query: Query, frames_ns: int) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def answer(self) -> Answer | None: ...
+
+    def close(self, timeout_s: float) -> bool: ...
 
 
 class InferenceWorker:
@@ -78,7 +92,8 @@ class Realtime:
     """Asynchronous execution of one policy.  All methods but the worker's own run in the control thread.
 
     command_timeout_s: how long the queue may be empty before `tick` raises.  policy_timeout_s: how long the policy may
-    think about a question, once it has answered one (the first may compile); 0: as long as the queue lasts.
+    think about a question, once it has answered one (the first may compile); 0: as long as the queue lasts.  worker:
+    who asks the policy, if not a thread of its own (a replay).
     """
 
     def __init__(
@@ -89,11 +104,12 @@ class Realtime:
         merge: MergeMode,
         command_timeout_s: float,
         policy_timeout_s: float = 0.0,
+        worker: Worker | None = None,
     ) -> None:
         self.loop = loop
         self.scheduler = ChunkScheduler(loop.policy.spec, merge)
         self.period_s = self.scheduler.period_s
-        self._worker = InferenceWorker(loop.policy)
+        self._worker: Worker = InferenceWorker(loop.policy) if worker is None else worker
         self._maker = CommandMaker(loop.policy, loop.kinematics, home)
         self._buffer = buffer
         self._timeout_s = command_timeout_s
@@ -102,6 +118,7 @@ class Realtime:
         self._warm = False
         self.waiting_for = ""
         self.new_chunk: Answer | None = None
+        self.journal: Journal = no_journal
 
     def reset(self) -> None:
         """Begin an episode: nothing queued, what is being computed will not count."""
@@ -111,12 +128,14 @@ class Realtime:
         if self.loop.guard is not None:
             self.loop.guard.reset()
         self._worker.reset()
+        self.journal("start")
 
     def discard(self) -> None:
         """Forget what was computed so far: after a stop, a fault or a new instruction."""
         self.scheduler.discard()
         self._asked_s = None
         self._maker.reset()
+        self.journal("discard")
 
     def tick(self, sample: JointSample, instruction: str) -> JointCommand | None:
         """The command of this control period; None: hold still, and `waiting_for` says why.
@@ -131,6 +150,7 @@ class Realtime:
             self._ask(sample, instruction)
         item = self.scheduler.pop()
         if item is None:
+            self.journal("tick", sample_ns=sample.stamp_ns, command=None)
             # While frames are missing the policy is not to blame, and asking it will do once they come.
             if self.scheduler.starved_s > self._timeout_s and not self._buffer.waiting_for:
                 raise VegaError(
@@ -140,7 +160,9 @@ class Realtime:
             return None
         self.waiting_for = ""
         positions, velocities = self._maker.targets(sample, item.action)
-        return guarded(self.loop.guard, sample, positions, velocities, float(item.action[-1]), self.period_s, {})
+        command = guarded(self.loop.guard, sample, positions, velocities, float(item.action[-1]), self.period_s, {})
+        self.journal("tick", sample_ns=sample.stamp_ns, command=command_fields(command))
+        return command
 
     def close(self, timeout_s: float) -> bool:
         """End the worker; False if the policy is still computing after `timeout_s`."""
@@ -150,6 +172,13 @@ class Realtime:
         self.new_chunk = None
         while (answer := self._worker.answer()) is not None:
             self._warm = True
+            self.journal(
+                "chunk",
+                query=answer.query.chunk_id,
+                latency_s=answer.latency_s,
+                actions=None if answer.chunk is None else answer.chunk.actions,
+                error="" if answer.error is None else str(answer.error),
+            )
             if answer.query.epoch == self.scheduler.epoch:
                 self._asked_s = None
             if answer.chunk is None:
@@ -180,4 +209,6 @@ class Realtime:
         observation = self.loop.observe(sample, frames.images, instruction)
         newest = max(int(stamps[-1]) for stamps in frames.stamps_ns.values())
         self._asked_s = time.perf_counter()
-        self._worker.ask(observation, self.scheduler.begin_query(), newest)
+        query = self.scheduler.begin_query()
+        self.journal("query", query=query.chunk_id, **query_fields(self.loop, sample.stamp_ns, frames, instruction))
+        self._worker.ask(observation, query, newest)
