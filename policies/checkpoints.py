@@ -35,19 +35,28 @@ def find_checkpoint(name_or_path: str) -> Path:
 def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Policy:
     """A policy ready to act.
 
-    name_or_path: shipped name, checkpoint folder, or `module:Class` (called with no arguments).  threads: of torch; 1
-    makes actions independent of the number of cores.  Raises VegaError.
+    name_or_path: shipped name, checkpoint folder (of this package or as OpenVLA-OFT's authors publish them), hub id
+    `owner/name`, or `module:Class` (called with no arguments).  threads: of torch; 1 makes actions independent of the
+    number of cores.  Raises VegaError.
     """
     if ":" in name_or_path and not Path(name_or_path).exists():
         return _from_class(name_or_path)
-    folder = find_checkpoint(name_or_path)
     import torch
 
-    from policies.vega_policy import VegaPolicy
+    from policies.weight_files import CHECKPOINT_FILES, is_hub_id, read_json, resolve_folder
 
+    hub = name_or_path not in shipped_policies() and is_hub_id(name_or_path)
+    folder = resolve_folder(name_or_path, CHECKPOINT_FILES) if hub else find_checkpoint(name_or_path)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     check_device(device)
+    config = read_json(folder / "config.json")
+    if "openvla" in (config.get("model_type"), config.get("policy_type")):
+        from policies.vega_openvla import VegaOpenVLA  # transformers is imported for those who need it
+
+        return VegaOpenVLA.from_pretrained(name_or_path, device)
+    from policies.vega_policy import VegaPolicy
+
     return VegaPolicy.from_pretrained(folder, device)
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
 from policies.openvla_heads import (
+    ImageProjector,
     L1ActionHead,
     ProprioProjector,
     build_action_head,
@@ -26,6 +29,7 @@ from policies.openvla_vision import VisionTower, build_dinov2, build_siglip, fil
 from policies.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
 from policies.types import VegaError
 from policies.weight_files import (
+    CHECKPOINT_FILES,
     SafetensorsSource,
     TensorSource,
     check_memory,
@@ -42,7 +46,63 @@ from policies.weight_files import (
 # the tensors do not show them.  Other checkpoints say theirs in config.json or in from_pretrained.
 _PUBLISHED = {7: (8, "bounds_q99"), 14: (25, "bounds")}
 
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*.pt", "tokenizer.model", "lora_adapter/adapter_config.json")
+
+@dataclass(frozen=True)
+class _Plan:
+    """A checkpoint's files, and its parts on the meta device, sized by them."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: TensorSource
+    head_source: TensorSource
+    proprio_source: TensorSource | None
+    vision_source: TensorSource
+    llama: LlamaModel
+    projector: ImageProjector
+    head: L1ActionHead
+    proprio: ProprioProjector | None
+    towers: tuple[VisionTower, VisionTower]
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        return [self.llama, self.projector, self.head, *self.towers, *([self.proprio] if self.proprio else [])]
+
+
+_PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+
+
+def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
+    folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
+    config = read_json(folder / "config.json")
+    _check_components(folder)
+    weights = SafetensorsSource(folder)
+    llama = build_llama(config.get("text_config", {}), weights, attention)
+    width = llama.embed_tokens.weight.shape[1]
+    head = _component(folder, "action_head--*_checkpoint.pt", "action head")
+    if head is None:
+        raise VegaError(f"Folder '{folder}' has no 'action_head--*_checkpoint.pt': add the one of this checkpoint.")
+    proprio = _component(folder, "proprio_projector--*_checkpoint.pt", "proprio projector")
+    film = _component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone")
+    vision: TensorSource = weights if film is None else merged_backbone(film, _lora_scale(folder))
+    film_dim = 0 if film is None else width
+    return _Plan(
+        folder,
+        config,
+        weights,
+        head,
+        proprio,
+        vision,
+        llama,
+        build_projector(weights),
+        build_action_head(head, width),
+        None if proprio is None else build_proprio_projector(proprio, width),
+        (build_dinov2(vision, _PREFIXES[0], film_dim), build_siglip(vision, _PREFIXES[1], film_dim)),
+    )
+
+
+def weight_count(path_or_id: str | os.PathLike[str]) -> int:
+    """Numbers that a checkpoint puts on the device; a download if it is a hub id, but nothing is loaded."""
+    return sum(p.numel() for part in _plan(path_or_id, "sdpa").parts for p in part.parameters())
 
 
 def load(
@@ -54,36 +114,17 @@ def load(
     attention: str,
 ) -> OpenVLAOFT:
     """See OpenVLAOFT.from_pretrained (all but `rotary_dtype`)."""
-    folder = resolve_folder(path_or_id, _HUB_PATTERNS)
-    config = read_json(folder / "config.json")
-    _check_components(folder)
-    weights = SafetensorsSource(folder)
-    llama = build_llama(config.get("text_config", {}), weights, attention)
-    width = llama.embed_tokens.weight.shape[1]
-    head_source = _component(folder, "action_head--*_checkpoint.pt", "action head")
-    if head_source is None:
-        raise VegaError(f"Folder '{folder}' has no 'action_head--*_checkpoint.pt': add the one of this checkpoint.")
-    head = build_action_head(head_source, width)
-    proprio_source = _component(folder, "proprio_projector--*_checkpoint.pt", "proprio projector")
-    proprio = build_proprio_projector(proprio_source, width) if proprio_source else None
-    vision = _component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone")
-    vision_source: TensorSource = weights if vision is None else merged_backbone(vision, _lora_scale(folder))
-    film_dim = 0 if vision is None else width
-    prefixes = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
-    towers = [build_dinov2(vision_source, prefixes[0], film_dim), build_siglip(vision_source, prefixes[1], film_dim)]
-    projector = build_projector(weights)
-    parts = [llama, head, *towers, projector, *([proprio] if proprio else [])]
-    check_memory(parts, device, dtype, f"Checkpoint '{folder}'")
-
-    info = _info(folder, config, head, proprio, towers, chunk_length, normalization)
-    fill(llama, weights, lambda name: (f"language_model.model.{name}", None), device, dtype)
-    fill(projector, weights, lambda name: (f"projector.{name}", None), device, dtype)
-    fill(head, head_source, lambda name: (f"model.{name}", None), device, dtype)
-    if proprio is not None and proprio_source is not None:
-        fill(proprio, proprio_source, lambda name: (name, None), device, dtype)
-    for tower, prefix in zip(towers, prefixes, strict=True):
-        fill_tower(tower, vision_source, prefix, device, dtype)
-    model = OpenVLAOFT(info, towers, projector, llama, head, proprio).eval()
+    plan = _plan(path_or_id, attention)
+    check_memory(plan.parts, device, dtype, f"Checkpoint '{plan.folder}'")
+    info = _info(plan.folder, plan.config, plan.head, plan.proprio, plan.towers, chunk_length, normalization)
+    fill(plan.llama, plan.weights, lambda name: (f"language_model.model.{name}", None), device, dtype)
+    fill(plan.projector, plan.weights, lambda name: (f"projector.{name}", None), device, dtype)
+    fill(plan.head, plan.head_source, lambda name: (f"model.{name}", None), device, dtype)
+    if plan.proprio is not None and plan.proprio_source is not None:
+        fill(plan.proprio, plan.proprio_source, lambda name: (name, None), device, dtype)
+    for tower, prefix in zip(plan.towers, _PREFIXES, strict=True):
+        fill_tower(tower, plan.vision_source, prefix, device, dtype)
+    model = OpenVLAOFT(info, plan.towers, plan.projector, plan.llama, plan.head, plan.proprio).eval()
     model.rotary.to(device)
     return model
 
@@ -145,6 +186,15 @@ def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention
         return LlamaModel(config)
 
 
+def read_statistics(folder: Path) -> dict[str, Any]:
+    """Data set -> statistics of a checkpoint: its dataset_statistics.json, else those in its config.
+
+    The config's may be those of pretraining: the file overrides them.
+    """
+    path = folder / "dataset_statistics.json"
+    return read_json(path) if path.is_file() else read_json(folder / "config.json").get("norm_stats", {})
+
+
 def _info(
     folder: Path,
     config: Mapping[str, Any],
@@ -162,8 +212,7 @@ def _info(
             f"Checkpoint '{folder}' has {head.action_dim}-D actions and says no chunk length and normalisation: give "
             "chunk_length and normalization, or write them into its config.json."
         )
-    path = folder / "dataset_statistics.json"
-    statistics = read_json(path) if path.is_file() else config.get("norm_stats", {})
+    statistics = read_statistics(folder)
     if not statistics:
         raise VegaError(f"Checkpoint '{folder}' has no statistics: add its dataset_statistics.json.")
     size = int(config.get("image_sizes", [224])[0])

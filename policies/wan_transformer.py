@@ -253,13 +253,17 @@ def load_transformer(folder: Path, tap: int | None, device: torch.device, dtype:
     return model
 
 
-def save_transformer(config: Mapping[str, Any], source: TensorSource, tap: int, folder: Path) -> None:
-    """Write a transformer's config and the tensors of its blocks 0..tap, as `load_transformer` reads them."""
-    head = ("proj_out.", "scale_shift_table")  # behind the tap, like the later blocks
-    names = [
+def kept_names(source: TensorSource, tap: int) -> list[str]:
+    """Tensors of a transformer that are needed to read block `tap`: not the later blocks, nor the head behind them."""
+    head = ("proj_out.", "scale_shift_table")
+    return [
         name
         for name in source.names()
         if (int(name.split(".")[1]) <= tap if name.startswith("blocks.") else not name.startswith(head))
     ]
+
+
+def save_transformer(config: Mapping[str, Any], source: TensorSource, tap: int, folder: Path) -> None:
+    """Write a transformer's config and the tensors of its blocks 0..tap, as `load_transformer` reads them."""
     changed = {"_class_name": "WanTransformer3DModel", "num_layers": tap + 1}
-    write_component(dict(config) | changed, source, names, folder)
+    write_component(dict(config) | changed, source, kept_names(source, tap), folder)

@@ -157,7 +157,11 @@ def _on_meta(folder: Path) -> AutoencoderKLWan:
     return vae
 
 
+def kept_names(source: TensorSource) -> list[str]:
+    """Tensors of a VAE that its encoder needs."""
+    return [name for name in source.names() if name.startswith(("encoder.", "quant_conv."))]
+
+
 def save_encoder(config: Mapping[str, Any], source: TensorSource, folder: Path) -> None:
     """Write a VAE's config and its encoder's tensors, as `load_encoder` reads them."""
-    names = [name for name in source.names() if name.startswith(("encoder.", "quant_conv."))]
-    write_component(dict(config) | {"_class_name": "AutoencoderKLWan"}, source, names, folder)
+    write_component(dict(config) | {"_class_name": "AutoencoderKLWan"}, source, kept_names(source), folder)

@@ -7,6 +7,7 @@ model never exists twice in memory.  Pickles are read with torch's `weights_only
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,14 @@ from torch import nn
 
 from policies.types import VegaError
 
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt", "tokenizer.model")  # what is downloaded of a policy
+
+
+def is_hub_id(path_or_id: str | os.PathLike[str]) -> bool:
+    """Whether this names a repository on the hub, `owner/name`, and nothing that exists here."""
+    text = str(path_or_id)
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not text.startswith(".") and not Path(text).exists()
+
 
 def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] | None = None) -> Path:
     """A local folder: `path_or_id` itself, or the files of that hub id that match `patterns`, downloaded once."""
@@ -27,7 +36,7 @@ def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] |
     if path.is_dir():
         return path
     text = str(path_or_id)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.startswith("."):
+    if not is_hub_id(text):
         raise VegaError(f"There is no checkpoint folder '{text}': give a folder that exists or a hub id 'owner/name'.")
     from huggingface_hub import snapshot_download
 
@@ -129,6 +138,11 @@ class DictSource:
         return tensor if rows is None else tensor[rows]
 
 
+def stored_count(source: TensorSource, names: Iterable[str]) -> int:
+    """How many numbers the tensors `names` hold together, told without reading them."""
+    return sum(math.prod(source.shape(name)) for name in names)
+
+
 def read_torch_file(path: Path) -> DictSource:
     """A `.pt` state dict (`weights_only`), without the `module.` that distributed training leaves on every key."""
     try:
@@ -216,9 +230,13 @@ def available_bytes(device: torch.device) -> int | None:
 
 def check_memory(modules: Iterable[nn.Module], device: torch.device, dtype: torch.dtype, what: str) -> None:
     """Raise VegaError, before anything is loaded, if the weights of `modules` do not fit on `device`."""
+    check_free(sum(p.numel() for module in modules for p in module.parameters()) * dtype.itemsize, device, what)
+
+
+def check_free(needed: int, device: torch.device, what: str) -> None:
+    """Raise VegaError if `device` is not there or has less than `needed` bytes free."""
     if device.type == "cuda" and not torch.cuda.is_available():
         raise VegaError(f"{what} cannot go to '{device}', there is no CUDA device here: use device 'cpu'.")
-    needed = sum(p.numel() for module in modules for p in module.parameters()) * dtype.itemsize
     free = available_bytes(device)
     if free is not None and needed > free:
         raise VegaError(

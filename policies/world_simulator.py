@@ -35,7 +35,7 @@ from policies.wan_vae import WanEncoder, load_encoder, save_encoder
 from policies.weight_files import DictSource, SafetensorsSource, TensorSource, read_json, resolve_folder
 
 CONFIG_FILE = "world_simulator.json"
-_HUB_PATTERNS = ("vae/*", "transformer/*", CONFIG_FILE, PROMPT_FILE)
+HUB_PATTERNS = ("vae/*", "transformer/*", CONFIG_FILE, PROMPT_FILE)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class LatentWorldSimulator(nn.Module):
         prompt_embedding: (n, text width) or a file of it; default: `prompt_embedding.safetensors` in the folder.
         overrides: fields of WorldSimulatorConfig, over those in the folder's `world_simulator.json`.
         """
-        folder = resolve_folder(path_or_id, _HUB_PATTERNS)
+        folder = resolve_folder(path_or_id, HUB_PATTERNS)
         path = folder / CONFIG_FILE
         config = WorldSimulatorConfig.from_dict((read_json(path) if path.is_file() else {}) | overrides)
         prompt = read_prompt(folder, prompt_embedding)

@@ -1,0 +1,94 @@
+"""Write the folder of a full-size policy from published parts: `python -m policies.compose`.
+
+    python -m policies.compose --openvla OFT --world-simulator WAN --output FOLDER
+
+OFT is an OpenVLA-OFT checkpoint, WAN a Wan2.1 text-to-video model in diffusers layout, each a folder or a hub id.  The
+folder gets one readable `config.json`, where everything else can be changed, and the weights of a fusion that is not
+trained yet: the policy acts as OpenVLA-OFT alone, bit for bit, until they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from policies.command_line import command
+from policies.gated_fusion import build_fusion, fusion_names
+from policies.openvla_loading import read_statistics
+from policies.openvla_robots import PLATFORMS
+from policies.preprocessing import statistics_for
+from policies.types import VegaError
+from policies.vega_openvla import grid_and_width, write_policy
+from policies.vega_openvla_config import DTYPES, VegaOpenVLAConfig, WorldPart, published_config
+from policies.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.world_simulator import HUB_PATTERNS as WAN_PATTERNS
+
+
+def compose(folder: Path, config: VegaOpenVLAConfig, seed: int = 0) -> None:
+    """Write a policy's folder with a fusion drawn from `seed`; only headers of the parts are read.
+
+    Raises VegaError for a part that is missing, and for statistics that the checkpoint does not have.
+    """
+    checkpoint = resolve_folder(config.openvla, CHECKPOINT_FILES)
+    if config.statistics_key is not None:
+        statistics_for(read_statistics(checkpoint), config.statistics_key)
+    part, fusion = config.world_simulator, None
+    if part is not None:
+        grid, width = grid_and_width(checkpoint)
+        transformer = read_json(resolve_folder(part.source, WAN_PATTERNS) / "transformer" / "config.json")
+        gen_width = int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fusion = build_fusion(part.fusion, width, gen_width, grid=grid, unchanged=part.unchanged_start)
+    write_policy(folder, config, fusion)
+
+
+def _local(path_or_id: str) -> str:
+    """Folders as absolute paths, so that the policy's folder can lie anywhere; hub ids as they are."""
+    return str(Path(path_or_id).expanduser().resolve()) if Path(path_or_id).expanduser().is_dir() else path_or_id
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m policies.compose", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--openvla", required=True, help="OpenVLA-OFT checkpoint: folder or hub id")
+    parser.add_argument("--world-simulator", help="Wan in diffusers layout: folder or hub id; without it, none")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--name", help="of the policy (default: that of the folder)")
+    parser.add_argument("--robot", choices=sorted(PLATFORMS), help="default: by the width of the actions")
+    parser.add_argument("--cameras", help="names in the checkpoint's order, comma between (default: the robot's)")
+    parser.add_argument("--statistics", help="key in the checkpoint's statistics, needed where it has several")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of the weights (default {DTYPES[0]})")
+    parser.add_argument(
+        "--fusion", choices=fusion_names(), default="token_gate", help="default: token_gate, the paper's"
+    )
+    parser.add_argument("--refresh-every", type=int, default=1, help="run the world simulator on every n-th query")
+    parser.add_argument("--seed", type=int, default=0, help="of the fusion's first weights (default 0)")
+    options = parser.parse_args(arguments)
+    if options.output.exists() and any(options.output.iterdir()):
+        raise VegaError(f"Folder '{options.output}' is not empty: name a new one with --output.")
+    known = published_config(resolve_folder(options.openvla, CHECKPOINT_FILES), options.robot)
+    part = None
+    if options.world_simulator is not None:
+        part = WorldPart(_local(options.world_simulator), fusion=options.fusion, refresh_every=options.refresh_every)
+    config = VegaOpenVLAConfig(
+        name=options.name or options.output.resolve().name,
+        openvla=_local(options.openvla),
+        robot=known.robot,
+        cameras=tuple(options.cameras.split(",")) if options.cameras else known.cameras,
+        statistics_key=options.statistics,
+        dtype=options.dtype,
+        world_simulator=part,
+    )
+    compose(options.output, config, options.seed)
+    print(options.output / "config.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""`config.json` of a full-size policy: which published parts it is composed of, and how.
+
+The folder that holds it has nothing else but our own weights, the fusion's, in `model.safetensors`; OpenVLA-OFT and
+Wan stay where they are and are named by folder (relative to this one, or absolute) or hub id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from policies.openvla_loading import read_statistics
+from policies.openvla_robots import platform
+from policies.types import VegaError
+from policies.weight_files import read_json
+
+CONFIG_FILE = "config.json"
+POLICY_TYPE = "openvla"  # by which load_policy knows these folders, as by `model_type` the published ones
+DTYPES = ("bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class WorldPart:
+    """The world simulator of a policy and how its tokens enter.
+
+    source: a Wan folder in diffusers layout, or a hub id.  prompt_embedding: a file, default that in the Wan folder.
+    tap, noise_index, shift, seed, canvas (rows, columns px), mode, window, framing: see WorldSimulatorConfig.
+    stride: control periods between two frames of a window.  refresh_every: it runs on every n-th query.
+    fusion: a name that `gated_fusion.build_fusion` knows.  unchanged_start: with the learned residual that starts at
+    0, so that an untrained fusion leaves OpenVLA-OFT as it is, bit for bit.
+    """
+
+    source: str
+    prompt_embedding: str | None = None
+    tap: int = 20
+    noise_index: int = 300
+    shift: float = 5.0
+    seed: int = 0
+    canvas: tuple[int, int] = (480, 480)
+    mode: str = "per_frame"
+    window: int = 17
+    stride: int = 1
+    framing: str = "registered"
+    refresh_every: int = 1
+    fusion: str = "token_gate"
+    unchanged_start: bool = True
+
+
+@dataclass(frozen=True)
+class VegaOpenVLAConfig:
+    """Everything about a full-size policy except weights.
+
+    openvla: OpenVLA-OFT checkpoint folder or hub id.  statistics_key: data set in its statistics; None only where it
+    has one.  robot: a name of openvla_robots.PLATFORMS.  cameras: names in the checkpoint's order.
+    open_loop_horizon: actions executed before the next query when the world waits; None for the whole chunk.
+    chunk_length, normalization: only where the checkpoint does not say them.  attention: kernel of the language model.
+    world_simulator: None for OpenVLA-OFT alone.
+    """
+
+    name: str
+    openvla: str
+    robot: str
+    cameras: tuple[str, ...]
+    statistics_key: str | None = None
+    open_loop_horizon: int | None = None
+    chunk_length: int | None = None
+    normalization: str | None = None
+    attention: str = "sdpa"
+    dtype: str = "bfloat16"
+    world_simulator: WorldPart | None = None
+
+    def __post_init__(self) -> None:
+        platform(self.robot)
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise VegaError(f"Cameras {list(self.cameras)} cannot be told apart: name each image's camera once.")
+        if self.dtype not in DTYPES:
+            raise VegaError(f"The dtype '{self.dtype}' is unknown: choose one of {list(DTYPES)}.")
+
+    def save(self, folder: Path) -> None:
+        values = {"policy_type": POLICY_TYPE} | asdict(self)
+        (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> VegaOpenVLAConfig:
+    """What a folder says about its policy; a published OpenVLA-OFT folder is a policy without a world simulator.
+
+    Raises VegaError with the file for a setting that is unknown, missing or of the wrong kind.
+    """
+    path = folder / CONFIG_FILE
+    values = read_json(path)
+    if values.get("model_type") == "openvla":
+        return published_config(folder)
+    if values.pop("policy_type", None) != POLICY_TYPE:
+        raise VegaError(f"File '{path}' describes no policy with OpenVLA-OFT: give a folder made by save_pretrained.")
+    world = values.pop("world_simulator", None)
+    if world is not None and not isinstance(world, dict):
+        raise VegaError(f"Setting 'world_simulator' in '{path}' is {world!r}: give an object or null.")
+    part = None if world is None else WorldPart(**_checked(WorldPart, world, path))
+    return VegaOpenVLAConfig(**_checked(VegaOpenVLAConfig, values, path), world_simulator=part)
+
+
+def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAConfig:
+    """A published OpenVLA-OFT folder as a policy of its own, with the robot's cameras; one camera without proprio.
+
+    robot: by default LIBERO's for statistics of 7 actions and ALOHA's for 14, as published.
+    """
+    if robot is None:
+        robots = {7: "libero", 14: "aloha"}
+        entries = [entry for entry in read_statistics(checkpoint).values() if isinstance(entry, dict)]
+        widths = {len(entry.get("action", {}).get("q01", ())) for entry in entries}
+        if len(widths) != 1 or not widths <= set(robots):
+            raise VegaError(
+                f"The statistics in '{checkpoint}' are of {sorted(widths)} actions, which is no published robot's: "
+                "compose a policy with `python -m policies.compose --robot NAME`."
+            )
+        robot = robots[widths.pop()]
+    cameras = platform(robot).cameras
+    if not any(checkpoint.glob("proprio_projector--*_checkpoint.pt")):
+        cameras = cameras[:1]
+    return VegaOpenVLAConfig(name=checkpoint.resolve().name, openvla=".", robot=robot, cameras=cameras)
+
+
+def _checked(kind: type, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Arguments for the dataclass `kind`; VegaError for one that is unknown, missing or of another JSON type."""
+    known = {field.name: field for field in fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise VegaError(f"Setting '{unknown[0]}' in '{path}' is unknown: remove it, or choose one of {sorted(known)}.")
+    for name, field in known.items():
+        if field.default is MISSING and name not in values and name != "world_simulator":
+            raise VegaError(f"File '{path}' lacks '{name}': add it.")
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in arguments.items():
+        if not _fits(value, str(known[name].type)):
+            raise VegaError(f"Setting '{name}' in '{path}' is {value!r}: give {known[name].type}.")
+    return arguments
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a JSON value is of an annotated type, as far as the configs here need it."""
+    if value is None:
+        return "None" in annotation
+    if annotation.startswith("tuple[str"):
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if annotation.startswith("tuple[int"):
+        return isinstance(value, tuple) and len(value) == 2 and all(type(item) is int for item in value)
+    kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+    return type(value) in kinds[annotation.removesuffix(" | None")]
