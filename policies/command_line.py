@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 from policies.types import VegaError
@@ -24,3 +25,15 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             return 2
 
     return run
+
+
+def results_folder(path: Path) -> Path:
+    """Create the folder for results; VegaError where nothing can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise VegaError(f"Results cannot be written to {path} ({error.strerror}): give another --output.") from error
+    return path

@@ -174,3 +174,13 @@ def test_a_world_simulator_that_is_not_there_is_named(fused: Path, tmp_path: Pat
     (tmp_path / "world_simulator" / "transformer" / "config.json").unlink()
     with pytest.raises(VegaError, match="transformer"):
         VegaPolicy.from_pretrained(tmp_path)
+
+
+def test_what_cannot_be_written_or_read_is_said_in_one_sentence(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for demonstrations, output, text in ((demos, tmp_path / "file", "--output"), (tmp_path, tmp_path, "collect_demos")):
+        for main in (train_nano.main, world_simulator.main):
+            assert main(["--demos", str(demonstrations), "--output", str(output)]) == 2
+            assert text in capsys.readouterr().err.splitlines()[-1]

@@ -10,7 +10,6 @@ import argparse
 import copy
 import dataclasses
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -20,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from policies.command_line import command, results_folder
 from policies.config import VegaConfig, WorldViewConfig
 from policies.gated_fusion import fusion_names
 from policies.instructions import Vocabulary
 from policies.nano import SemanticEncoder
 from policies.training.dataset import CAMERAS, CANVAS, Batch, Demonstrations
 from policies.training.instructions import vocabulary
+from policies.training.optimisation import save_state, set_learning_rate
 from policies.training.world_tokens import CachedWorldTokens
-from policies.types import VegaError
 from policies.vega_policy import VegaPolicy
 from policies.world_simulator import LatentWorldSimulator
 
@@ -117,6 +117,7 @@ def evaluate(learner: Learner, demos: Demonstrations, words: Vocabulary, limit: 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
+    results_folder(args.output)
     paths = sorted(args.demos.glob("*[0-9].npz"))
     held_out = [p for p in paths if p.stem.endswith(f"block{args.holdout_block}")]
     demos = Demonstrations([p for p in paths if p not in held_out])
@@ -132,7 +133,6 @@ def train(args: argparse.Namespace) -> None:
     ema = copy.deepcopy(learner)
     words = policy.vocabulary
     optimizer = torch.optim.AdamW(learner.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
-    args.output.mkdir(parents=True, exist_ok=True)
     state_path = args.output / "training_state.pt"
     first, spent = 0, 0.0
     if state_path.exists():
@@ -150,9 +150,7 @@ def train(args: argparse.Namespace) -> None:
     running: dict[str, float] = {}
     for step in range(first, args.steps):
         rng = np.random.default_rng([args.seed, step])
-        rate = args.lr * min(1.0, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, step, args.steps, args.lr, warm_up=300, floor=0.02)
         batch = demos.batch(rng.integers(len(demos), size=args.batch), words, rng, augment=True)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, parts = learner.loss(batch)
@@ -181,8 +179,8 @@ def train(args: argparse.Namespace) -> None:
                 log.write(json.dumps(line) + "\n")
             print("held out:", " ".join(f"{key} {value:.4f}" for key, value in held.items()), flush=True)
             ema.policy.save_pretrained(args.output)
-            partial = state_path.with_suffix(".partial")
-            torch.save(
+            save_state(
+                state_path,
                 {
                     "learner": learner.state_dict(),
                     "ema": ema.state_dict(),
@@ -190,12 +188,11 @@ def train(args: argparse.Namespace) -> None:
                     "step": done,
                     "seconds": time.monotonic() - start,
                 },
-                partial,
             )
-            partial.rename(state_path)
     print(json.dumps(dataclasses.asdict(policy.config))[:200])
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train a small VegaPolicy from demonstrations; resumes by itself.")
     parser.add_argument("--demos", type=Path, default=Path("data/demos"))
@@ -218,7 +215,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except VegaError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

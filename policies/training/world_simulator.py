@@ -25,7 +25,9 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from policies.command_line import command, results_folder
 from policies.training.dataset import CAMERAS, CANVAS
+from policies.training.optimisation import save_state, set_learning_rate
 from policies.types import VegaError
 from policies.world_simulator import WorldSimulatorConfig, save_world_simulator
 
@@ -161,9 +163,7 @@ def optimise(
         first = int(state["step"])
     start, mean = time.monotonic(), 0.0
     for step in range(first, steps):
-        rate = args.lr * min(1.0, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, step, steps, args.lr, warm_up=100, floor=0.03)
         torch.manual_seed(args.seed + step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             value = loss(np.random.default_rng([args.seed, step]))
@@ -177,9 +177,7 @@ def optimise(
             left = (time.monotonic() - start) / (done - first) * (steps - done)
             print(f"{name} {done}/{steps} loss {mean:.4f}, {left / 60:.1f} min left", flush=True)
         if done % args.save_every == 0 or done == steps:
-            partial = path.with_suffix(".partial")
-            torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": done}, partial)
-            partial.rename(path)
+            save_state(path, {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": done})
 
 
 @torch.no_grad()
@@ -205,7 +203,7 @@ def picture(path: Path, *rows: Tensor) -> None:
 def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    args.output.mkdir(parents=True, exist_ok=True)
+    results_folder(args.output)
     clips = Clips(args.demos)
     vae, generator = small_vae(), Generator()
     print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
@@ -248,6 +246,7 @@ def _millions(module: nn.Module) -> str:
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train a small Wan VAE and transformer on demonstrations' videos.")
     parser.add_argument("--demos", type=Path, default=Path("data/demos"))
@@ -265,7 +264,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except VegaError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())
