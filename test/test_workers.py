@@ -30,9 +30,9 @@ HERE = Path(__file__).parent
 class Pretended:
     """Episodes whose outcome follows from task and trial; `trouble` names files that make a trial fatal."""
 
-    def __init__(self, trouble: Path, pause_s: float) -> None:
+    def __init__(self, trouble: Path, pause_s: float, folder: Path | None = None) -> None:
         self.latencies_ms: list[float] = []
-        self._trouble, self._pause_s = trouble, pause_s
+        self._trouble, self._pause_s, self._folder = trouble, pause_s, folder
 
     def run(self, task: int, trial: int) -> EpisodeResult:
         time.sleep(self._pause_s)
@@ -42,6 +42,9 @@ class Pretended:
                 if not lasting:
                     mark.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self._folder is not None:
+            (self._folder / "pictures").mkdir(parents=True, exist_ok=True)
+            (self._folder / "pictures" / f"{task}_{trial}.txt").write_text(f"{task} {trial}")
         digest = hashlib.sha256(f"{task} {trial}".encode()).hexdigest()
         self.latencies_ms.append(time.monotonic() % 1)
         return EpisodeResult(int(digest, 16) % 3 > 0, 10 + trial, "", digest, digest)
@@ -60,13 +63,13 @@ class PretendedSettings(EpisodeSettings):
             raise VegaError("There is no such policy: choose another.")
         if (self.trouble / "no_memory").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        return Pretended(self.trouble, self.pause_s)
+        return Pretended(self.trouble, self.pause_s, self.folder)
 
 
 def run(folder: Path, workers: int = 1, resume: bool = False, pause_s: float = 0.0) -> dict[str, Any]:
     """The summary of 3 tasks x 4 trials, without what was measured."""
     folder.mkdir(exist_ok=True)
-    args = argparse.Namespace(suite="s", trials=4, workers=workers, resume=resume, output=folder / "run")
+    args = argparse.Namespace(suite="s", trials=4, workers=workers, ray=None, resume=resume, output=folder / "run")
     settings = PretendedSettings("s", "a:B", trouble=folder, pause_s=pause_s)
     evaluate(args, settings, "p", [0, 1, 2])
     return comparable(folder / "run")
