@@ -33,6 +33,14 @@ class CameraConfig:
             return self.crop[2] - self.crop[0], self.crop[3] - self.crop[1]
         return self.image_size
 
+    @property
+    def view(self) -> tuple[float, float, float, float]:
+        """The part of the camera's image that is used: (top, left, bottom, right) in [0, 1]."""
+        if self.crop is None:
+            return (0.0, 0.0, 1.0, 1.0)
+        height, width = self.image_size
+        return (self.crop[0] / height, self.crop[1] / width, self.crop[2] / height, self.crop[3] / width)
+
 
 @dataclass(frozen=True)
 class WorldViewConfig:

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from policies.types import Image, VegaError
+from policies.types import VegaError
 
 Fused = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -214,18 +213,17 @@ def grid_positions(grid: tuple[int, int], dim: int) -> torch.Tensor:
     return torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], dim=1)
 
 
-def gate_maps(gate: torch.Tensor, cameras: Sequence[str], grid: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
-    """Gate (1, cameras * rows * columns, 1) -> camera -> (rows, columns) float32 in [0, 1], the share of f_sem."""
-    rows, columns = grid
-    if gate.numel() != len(cameras) * rows * columns:
-        raise VegaError(
-            f"A gate of {gate.numel()} tokens is no grid {grid} for {len(cameras)} cameras: check the grid."
-        )
-    maps = gate.detach().float().cpu().reshape(len(cameras), rows, columns).numpy()
-    return {camera: maps[i] for i, camera in enumerate(cameras)}
+def gate_image(
+    gate: NDArray[np.float32], frame: tuple[int, int], view: Sequence[float] = (0.0, 0.0, 1.0, 1.0)
+) -> NDArray[np.float32]:
+    """A gate (rows, columns) in [0, 1] laid over the camera's frame (H, W) px it speaks of, every cell visible: (H, W).
 
-
-def gate_image(gate_map: NDArray[np.float32], size: tuple[int, int]) -> Image:
-    """A gate map (rows, columns) in [0, 1] as a (H, W) uint8 picture of `size`, white = semantic, cells visible."""
-    x = torch.from_numpy(np.asarray(gate_map, dtype=np.float32))[None, None]
-    return (F.interpolate(x, size, mode="nearest")[0, 0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    view: the part of the frame under the tokens, (top, left, bottom, right) in [0, 1]; 1 where nothing looks.
+    """
+    top, bottom = (round(edge * frame[0]) for edge in (view[0], view[2]))
+    left, right = (round(edge * frame[1]) for edge in (view[1], view[3]))
+    rows = np.arange(bottom - top) * gate.shape[0] // (bottom - top)
+    columns = np.arange(right - left) * gate.shape[1] // (right - left)
+    image = np.ones(frame, dtype=np.float32)
+    image[top:bottom, left:right] = gate[rows[:, None], columns]
+    return image

@@ -112,8 +112,8 @@ class ActionChunk:
     actions: (H, dim) float64 in the units of the policy's ActionSpace, finite.
     stamp_ns, instruction: those of the observation.
     timings_ms: stage name -> milliseconds.
-    gates: camera -> (rows, cols) float32 in [0, 1], the share of f_sem per token, if there is a
-        world simulator.
+    gates: camera -> float32 in [0, 1] over the camera's frame, (H, W) px, the share of f_sem in the token that
+        looks there, 1 where none does; if there is a world simulator with a gate.
     world_age: queries since the world simulator's tokens were computed, 0 where they are new.
     """
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from policies.config import CameraConfig, VegaConfig
-from policies.gated_fusion import build_fusion
+from policies.gated_fusion import build_fusion, gate_image
 from policies.instructions import Vocabulary
 from policies.nano import BagOfWords, L1Head, SemanticEncoder, Trunk
 from policies.types import ActionChunk, FloatArray, Image, Observation, PolicySpec, RobotState, VegaError, check_images
@@ -170,7 +170,11 @@ class VegaPolicy(nn.Module):
             observation.stamp_ns,
             observation.instruction,
             timings_ms=clock.laps,
-            gates={camera: gate[0].float().cpu().numpy() for camera, gate in decision.gates.items()},
+            gates={
+                name: gate_image(gate[0].float().cpu().numpy(), camera.image_size, camera.view)
+                for name, camera in self.config.cameras.items()
+                if (gate := decision.gates.get(name)) is not None
+            },
             world_age=age,
         )
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from policies.gated_fusion import AdaptiveGatedFusion, build_fusion, fusion_names, gate_image, gate_maps
+from policies.gated_fusion import AdaptiveGatedFusion, build_fusion, fusion_names, gate_image
 from policies.types import VegaError
+from policies.world_view import CameraView, WorldView
 
 GRID = (4, 4)
 DIM, GEN_DIM = 32, 12
@@ -76,16 +77,37 @@ def test_cross_attention_looks_only_at_the_same_image(tokens):
     assert torch.equal(before[:, :16], after[:, :16]) and not torch.equal(before[:, 16:], after[:, 16:])
 
 
-def test_gate_maps_are_row_major_per_camera():
-    gate = torch.arange(12.0).reshape(1, 12, 1) / 12
-    maps = gate_maps(gate, ("front", "wrist"), (2, 3))
-    np.testing.assert_allclose(maps["front"], np.array([[0, 1, 2], [3, 4, 5]]) / 12, rtol=1e-6)
-    assert maps["wrist"].dtype == np.float32 and maps["wrist"][1, 2] == pytest.approx(11 / 12)
-    picture = gate_image(maps["wrist"], (40, 60))
-    assert picture.dtype == np.uint8 and picture.shape == (40, 60)
-    assert picture[39, 59] == round(255 * 11 / 12) and picture[0, 0] == round(255 * 6 / 12)
-    with pytest.raises(VegaError, match="check the grid"):
-        gate_maps(gate, ("front",), (2, 3))
+def test_a_gate_lies_over_the_part_of_the_frame_it_speaks_of():
+    gate = np.arange(6, dtype=np.float32).reshape(2, 3) / 6
+    image = gate_image(gate, (40, 60), (0.25, 0.5, 0.75, 1.0))
+    assert image.dtype == np.float32 and image.shape == (40, 60)
+    np.testing.assert_array_equal(image[10:30, 30:], np.kron(gate, np.ones((10, 10), np.float32)))
+    assert image[:10].min() == image[30:].min() == image[:, :30].min() == 1
+    np.testing.assert_array_equal(gate_image(gate, (2, 3)), gate)
+
+
+def test_the_world_view_gives_each_camera_its_own_gate():
+    fusion = build_fusion("token_gate", DIM, GEN_DIM)
+    view = WorldView(
+        UntrainedSimulator(),
+        {"front": CameraView((32, 48), (2, 3)), "wrist": CameraView((32, 32), (2, 2))},
+        fusion,
+    )
+    f_sem = {"front": torch.randn(1, 6, DIM), "wrist": torch.randn(1, 4, DIM)}
+    f_gen = {"front": torch.randn(1, 6, GEN_DIM), "wrist": torch.randn(1, 4, GEN_DIM)}
+    fused, gates = view.fuse(f_sem, f_gen)
+    for camera in f_sem:
+        tokens, gate = fusion(f_sem[camera], f_gen[camera])
+        torch.testing.assert_close(fused[camera], tokens)
+        torch.testing.assert_close(gates[camera].flatten(1), gate[..., 0])
+    assert gates["front"].shape == (1, 2, 3) and gates["wrist"].shape == (1, 2, 2)
+
+
+class UntrainedSimulator:
+    """Lets itself be looked through; this test asks nothing else of it."""
+
+    def looking(self, **where):
+        return self
 
 
 def test_bad_input_is_named(tokens):

@@ -11,7 +11,7 @@ import torch
 
 from policies.checkpoints import checkpoint_sha256, load_policy
 from policies.training import train_nano, world_simulator
-from policies.training.dataset import CANVAS, IMAGE_SIZE, Demonstrations
+from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
 from policies.types import Observation, RobotState, VegaError
 from policies.vega_policy import VegaPolicy
 from policies.world_simulator import LatentWorldSimulator, WorldSimulatorConfig, save_world_simulator
@@ -82,9 +82,13 @@ def fused(demos: Path, simulator: Path, plain: Path, tmp_path_factory: pytest.Te
 def test_what_training_writes_shows_its_gates(fused: Path) -> None:
     policy = load_policy(str(fused))
     chunk = policy.act(observation())
-    assert {camera: gate.shape for camera, gate in chunk.gates.items()} == GRIDS
-    for gate in chunk.gates.values():
+    assert {camera: gate.shape for camera, gate in chunk.gates.items()} == dict.fromkeys(GRIDS, IMAGE_SIZE)
+    top, left, bottom, right = CAMERAS["agentview"].crop or (0, 0, 0, 0)
+    seen = chunk.gates["agentview"][top:bottom, left:right]
+    assert len(np.unique(seen)) > 100
+    for gate in (seen, chunk.gates["wrist"]):
         assert 0 < gate.min() <= gate.max() < 1
+    assert chunk.gates["agentview"][:top].min() == 1
     assert chunk.world_age == 0
     assert {"world_simulator", "fusion"} <= set(chunk.timings_ms)
     assert chunk.actions.tobytes() == policy.act(observation()).actions.tobytes()
