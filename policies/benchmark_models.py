@@ -6,17 +6,27 @@ Speed does not depend on the weights' values, so nobody needs the published file
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
+from transformers import LlamaModel
 
-from policies.openvla_heads import build_action_head, build_projector, build_proprio_projector
+from policies.gated_fusion import build_fusion
+from policies.openvla_heads import (
+    ImageProjector,
+    L1ActionHead,
+    ProprioProjector,
+    build_action_head,
+    build_projector,
+    build_proprio_projector,
+)
 from policies.openvla_loading import build_llama
 from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTInfo
-from policies.openvla_vision import build_dinov2, build_siglip
+from policies.openvla_vision import VisionTower, build_dinov2, build_siglip
 from policies.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
+from policies.vega_openvla import SEMANTIC_VIEW
 from policies.wan_prompt import PROMPT_ROWS
 from policies.wan_vae import WanEncoder
 from policies.weight_files import DictSource, assign
@@ -65,8 +75,23 @@ def fill_randomly(module: nn.Module, device: torch.device, dtype: torch.dtype) -
         assign(module, name, values.clone())
 
 
-def random_openvla(sizes: Sizes, device: torch.device, dtype: torch.dtype, attention: str) -> OpenVLAOFT:
-    """OpenVLA-OFT for two images and 8-D proprio, with random weights."""
+@dataclass(frozen=True)
+class OpenVLAParts:
+    """OpenVLA-OFT's parts for two images and 8-D proprio, on the meta device."""
+
+    towers: tuple[VisionTower, VisionTower]
+    projector: ImageProjector
+    llama: LlamaModel
+    head: L1ActionHead
+    proprio: ProprioProjector
+
+    @property
+    def all(self) -> tuple[nn.Module, ...]:
+        return (*self.towers, self.projector, self.llama, self.head, self.proprio)
+
+
+def openvla_parts(sizes: Sizes, attention: str) -> OpenVLAParts:
+    """The parts as a checkpoint of these sizes would be built before it is filled."""
     width, layers, mlp, heads = sizes.llama
     shapes: dict[str, tuple[int, ...]] = {
         "language_model.model.embed_tokens.weight": (32064, width),
@@ -85,17 +110,68 @@ def random_openvla(sizes: Sizes, device: torch.device, dtype: torch.dtype, atten
         shapes[f"{prefix}reg_token"] = (1, 4, dim)
         shapes |= {f"{prefix}blocks.{i}.mlp.fc1.weight": (hidden, dim) for i in range(blocks)}
     source = DictSource("random weights", {k: torch.empty(shape, device="meta") for k, shape in shapes.items()})
-    llama = build_llama({"num_attention_heads": heads}, source, attention)
-    towers = [build_dinov2(source, "d."), build_siglip(source, "s.")]
-    head, projector = build_action_head(source, width), build_projector(source)
-    proprio = build_proprio_projector(source, width)
-    for part in (llama, *towers, head, projector, proprio):
+    return OpenVLAParts(
+        (build_dinov2(source, "d."), build_siglip(source, "s.")),
+        build_projector(source),
+        build_llama({"num_attention_heads": heads}, source, attention),
+        build_action_head(source, width),
+        build_proprio_projector(source, width),
+    )
+
+
+def random_openvla(sizes: Sizes, device: torch.device, dtype: torch.dtype, attention: str) -> OpenVLAOFT:
+    """OpenVLA-OFT for two images and 8-D proprio, with random weights."""
+    parts = openvla_parts(sizes, attention)
+    for part in parts.all:
         fill_randomly(part, device, dtype)
-    towers[1].embeddings.position_ids = torch.arange(256, device=device)[None]
+    parts.towers[1].embeddings.position_ids = torch.arange(256, device=device)[None]
     info = OpenVLAOFTInfo("random", 8, 7, 8, 224, 256, "bounds_q99", (DINOV2_MEAN_STD, SIGLIP_MEAN_STD), {})
-    model = OpenVLAOFT(info, towers, projector, llama, head, proprio).eval()
+    model = OpenVLAOFT(info, parts.towers, parts.projector, parts.llama, parts.head, parts.proprio).eval()
     model.rotary.to(device)
     return model
+
+
+def wan_on_meta(sizes: Sizes, blocks: int) -> tuple[AutoencoderKLWan, WanTransformer3DModel]:
+    """A Wan VAE without decoder and a transformer of so many blocks, on the meta device."""
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(base_dim=sizes.vae_dim)
+        transformer = WanTransformer3DModel(
+            num_attention_heads=sizes.wan_heads,
+            attention_head_dim=sizes.wan_head_dim,
+            ffn_dim=sizes.wan_ffn,
+            num_layers=blocks,
+            text_dim=sizes.text_dim,
+        )
+    del vae.decoder, vae.post_quant_conv
+    return vae, transformer
+
+
+def random_simulator(
+    sizes: Sizes, vae: AutoencoderKLWan, transformer: WanTransformer3DModel, device: torch.device
+) -> LatentWorldSimulator:
+    """A world simulator per frame of filled parts, which are used up; random prompt."""
+    prompt = torch.randn(1, sizes.text_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    config = WorldSimulatorConfig(
+        tap=sizes.tap, canvas=(sizes.canvas, sizes.canvas), window=sizes.window, grid=(16, 16), view=SEMANTIC_VIEW
+    )
+    return LatentWorldSimulator(WanEncoder(vae), transformer, prompt, config).eval()
+
+
+def windowed(simulator: LatentWorldSimulator) -> LatentWorldSimulator:
+    """The same weights looking at windows."""
+    other = copy.copy(simulator)
+    other.config = replace(simulator.config, mode="window")
+    return other
+
+
+def full_size_weights_gb(sizes: Sizes = FULL) -> float:
+    """GB of all weights of the policy in bf16 as they are read, counted without building them."""
+    vae, transformer = wan_on_meta(sizes, sizes.tap + 1)
+    del transformer.proj_out, transformer.norm_out, transformer.scale_shift_table
+    with torch.device("meta"):
+        fusion = build_fusion("token_gate", sizes.llama[0], sizes.wan_heads * sizes.wan_head_dim, unchanged=True)
+    modules = (*openvla_parts(sizes, "sdpa").all, vae, transformer, fusion)
+    return sum(p.numel() for module in modules for p in module.parameters()) * 2 / 1e9
 
 
 class WanModels:
@@ -103,16 +179,7 @@ class WanModels:
 
     def __init__(self, sizes: Sizes, device: torch.device):
         self.sizes, self.device = sizes, device
-        with torch.device("meta"):
-            self.vae = AutoencoderKLWan(base_dim=sizes.vae_dim)
-            self.transformer = WanTransformer3DModel(
-                num_attention_heads=sizes.wan_heads,
-                attention_head_dim=sizes.wan_head_dim,
-                ffn_dim=sizes.wan_ffn,
-                num_layers=sizes.wan_blocks,
-                text_dim=sizes.text_dim,
-            )
-        del self.vae.decoder, self.vae.post_quant_conv
+        self.vae, self.transformer = wan_on_meta(sizes, sizes.wan_blocks)
         for model in (self.vae, self.transformer):
             fill_randomly(model, device, torch.float32)
             model.eval()
@@ -120,20 +187,16 @@ class WanModels:
         self.transformer.rope = type(self.transformer.rope)(
             sizes.wan_head_dim, self.transformer.config.patch_size, self.transformer.config.rope_max_seq_len
         ).to(device)
-        self.prompt = torch.randn(1, sizes.text_dim, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def simulator(self, mode: str, dtype: torch.dtype) -> LatentWorldSimulator:
-        """A world simulator of this package with these weights."""
-        sizes = self.sizes
-        config = WorldSimulatorConfig(
-            tap=sizes.tap, canvas=(sizes.canvas, sizes.canvas), mode=mode, window=sizes.window, grid=(16, 16)
-        )
-        transformer = copy.deepcopy(self.transformer)
-        transformer.blocks = transformer.blocks[: sizes.tap + 1]
-        vae = copy.deepcopy(self.vae)
+    def simulator(self, dtype: torch.dtype) -> LatentWorldSimulator:
+        """A world simulator per frame of this package with these weights."""
+        blocks = self.transformer.blocks
+        self.transformer.blocks = blocks[: self.sizes.tap + 1]  # the others are not copied
+        transformer, vae = copy.deepcopy(self.transformer), copy.deepcopy(self.vae)
+        self.transformer.blocks = blocks
         for model in (vae, transformer):
             nn.Module.to(model, dtype)  # diffusers' own `to` warns of every cast
-        return LatentWorldSimulator(WanEncoder(vae), transformer, self.prompt, config).eval()
+        return random_simulator(self.sizes, vae, transformer, self.device)
 
 
 class ReferenceSchedule:
@@ -148,7 +211,7 @@ class ReferenceSchedule:
         self.vae, self.transformer, self.like = models.vae, models.transformer, like
         self.timestep, self.sigma = noise_level(like.config.noise_index, like.config.shift)
         self.prompt = torch.zeros(1, PROMPT_ROWS, models.sizes.text_dim, device=models.device)
-        self.prompt[:, : len(models.prompt)] = models.prompt
+        self.prompt[:, : len(like.prompt)] = like.prompt
 
     @torch.no_grad()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from policies import benchmark, wan_canvas, weight_files
-from policies.benchmark_models import ReferenceSchedule, Sizes, WanModels
+from policies import wan_canvas, weight_files
 from policies.gated_fusion import build_fusion
 from policies.types import VegaError
 from policies.wan_stream import TokenRefresh
@@ -29,7 +28,6 @@ from policies.world_simulator import (
 
 TAP, TEXT = 2, 12
 CONFIG = WorldSimulatorConfig(tap=TAP, canvas=(64, 96), grid=(4, 4), window=9)
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -391,40 +389,3 @@ def test_bad_folders_are_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(weight_files, "available_bytes", lambda device: 1000)
     with pytest.raises(VegaError, match="GB are free"):
         LatentWorldSimulator.from_pretrained(folder)
-
-
-TINY = Sizes(
-    dinov2=(32, 3, 64),
-    siglip=(48, 3, 64),
-    llama=(16, 2, 24, 2),
-    wan_heads=2,
-    wan_head_dim=12,
-    wan_ffn=32,
-    wan_blocks=4,
-    tap=1,
-    text_dim=8,
-    vae_dim=4,
-    canvas=32,
-    window=9,
-)
-
-
-def test_the_benchmarks_reference_schedule_computes_the_same_features():
-    models = WanModels(TINY, CPU)
-    simulator = models.simulator("per_frame", torch.float32)
-    shots = frames(1, batch=2)
-    torch.testing.assert_close(simulator(shots), ReferenceSchedule(models, simulator)(shots), atol=1e-4, rtol=0)
-    assert len(models.transformer.blocks) == 4
-
-
-@torch.no_grad()
-def test_the_benchmark_measures_and_says_what_it_cannot(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(benchmark, "REDUCED", TINY)
-    path = tmp_path / "benchmark.json"
-    assert benchmark.main(["--device", "cpu", "--repeats", "1", "--cameras", "1", "--json", str(path)]) == 0
-    result = json.loads(path.read_text())
-    assert len(result["rows"]) >= 11 and all(row["median_ms"] > 0 for row in result["rows"])
-    assert all(ratio > 0 for ratio in result["ratios"].values())
-    assert "reference schedule" in capsys.readouterr().out
-    assert benchmark.main(["--device", "cpu", "--cuda-graphs"]) == 1
-    assert "--cuda-graphs" in capsys.readouterr().err
