@@ -11,6 +11,8 @@ from typing import Any
 from policies.types import Policy, VegaError
 
 HERE = Path(__file__).parent
+HASHED_NAMES = ("config.json", "dataset_statistics.json", "world_simulator.json")
+HASHED_SUFFIXES = (".safetensors", ".pt")
 
 
 def shipped_policies() -> dict[str, Path]:
@@ -19,16 +21,24 @@ def shipped_policies() -> dict[str, Path]:
 
 
 def find_checkpoint(name_or_path: str) -> Path:
-    """Folder of a shipped policy or of a path.  Raises VegaError that lists what exists."""
+    """Folder of a shipped policy, of a path, or of a hub id `owner/name`, downloaded once.
+
+    Raises VegaError that lists what exists.
+    """
     shipped = shipped_policies()
     if name_or_path in shipped:
         return shipped[name_or_path]
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
+    if "/" in name_or_path:
+        from policies.weight_files import CHECKPOINT_FILES, is_hub_id, resolve_folder
+
+        if is_hub_id(name_or_path):
+            return resolve_folder(name_or_path, CHECKPOINT_FILES)
     raise VegaError(
         f"There is no policy '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, "
-        "a checkpoint folder, or module:Class."
+        "a checkpoint folder, a hub id owner/name, or module:Class."
     )
 
 
@@ -43,10 +53,9 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
         return _from_class(name_or_path)
     import torch
 
-    from policies.weight_files import CHECKPOINT_FILES, is_hub_id, read_json, resolve_folder
+    from policies.weight_files import read_json
 
-    hub = name_or_path not in shipped_policies() and is_hub_id(name_or_path)
-    folder = resolve_folder(name_or_path, CHECKPOINT_FILES) if hub else find_checkpoint(name_or_path)
+    folder = find_checkpoint(name_or_path)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     check_device(device)
@@ -80,8 +89,11 @@ def checkpoint_sha256(name_or_path: str) -> str:
     digest = hashlib.sha256()
     folder = find_checkpoint(name_or_path)
     for path in sorted(folder.rglob("*")):
-        if path.name in ("config.json", "world_simulator.json") or path.suffix == ".safetensors":
-            digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+        if path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES:
+            digest.update(str(path.relative_to(folder)).encode())
+            with path.open("rb") as file:
+                while piece := file.read(2**24):
+                    digest.update(piece)
     return digest.hexdigest()
 
 

@@ -42,4 +42,4 @@ def test_a_corrupt_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert "corrupt" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
     assert main(["--policy", str(tmp_path)]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is not readable JSON" in capsys.readouterr().err
