@@ -160,7 +160,7 @@ def draw(environment: Environment) -> dict[str, Image]:
 def timed_episodes(folder: Path, tasks: Sequence[int], trials: int, workers: int) -> tuple[list[EpisodeRecord], float]:
     """The episodes but the first of each task, which builds its environment, and seconds per episode.
 
-    Several workers: from the first worker's first episode to the last worker's last.
+    Several workers: while all of them run, an episode under way counting in part.
     """
     settings = EpisodeSettings(SUITE, SHIPPED)
     writer = ResultWriter(results_folder(folder), {"suite": SUITE})
@@ -173,12 +173,15 @@ def timed_episodes(folder: Path, tasks: Sequence[int], trials: int, workers: int
     shards = make_shards(tasks, trials, workers)
     if workers == 1:
         run_here(settings, shards, on_record)
-        spent = sum(times[-1] - times[0] for times in ends.values())
+        spent = sum(times[-1] - times[0] for times in ends.values()) / (len(tasks) * (trials - 1))
     else:
         run_in_workers(settings, shards, workers, on_record)
-        spent = max(times[-1] for times in ends.values()) - min(times[0] for times in ends.values())
+        begin, end = max(times[0] for times in ends.values()), min(times[-1] for times in ends.values())
+        count = np.arange(trials)
+        done = sum(float(np.diff(np.interp([begin, end], times, count))[0]) for times in ends.values())
+        spent = (end - begin) / done
     writer.close()
-    return writer.records, spent / (len(tasks) * (trials - 1))
+    return writer.records, spent
 
 
 def stock(rows: Rows, folder: Path, steps: int = 200) -> None:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from policies.types import Observation, Policy, VegaError
+from policies.types import Image, Observation, Policy, VegaError
 from sim.episode import Episode, EpisodeResult
-from sim.evaluation import results_folder as results_folder
 from sim.film import Film
 from sim.frames import FrameWindow
-from sim.libero_env import LiberoEnvironment
+from sim.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, tape_path
+from sim.libero_env import JOINT_NAMES, LiberoEnvironment
 from vega3d_ros.chunk_scheduler import LockstepQueue
 from vega3d_ros.control_loop import ControlLoop, JointSample
 from vega3d_ros.kinematics import Kinematics
@@ -48,17 +48,18 @@ class DirectEpisodes:
     robot's way, through kinematics, law and guard.
     pictures: folder for the last frames that the policy saw of each episode not solved, and for videos.
     video: draw every second step besides, and keep a video of each episode.
+    tapes: folder for everything of each episode (sim/lerobot_dataset.py); draws both cameras at every step.
     """
 
     def __init__(
         self, suite: str, policy: Policy, command: Literal["eef", "joint"], *, seed: int = 0,
-        pictures: Path | None = None, video: bool = False,
+        pictures: Path | None = None, video: bool = False, tapes: Path | None = None,
     ) -> None:  # fmt: skip
         if command == "eef" and policy.spec.action_space.kind != "eef_delta":
             raise VegaError(f"Policy {policy.spec.name} commands joints: run it with --command joint.")
         self.suite, self.policy, self.command, self.seed = suite, policy, command, seed
         self.latencies_ms: list[float] = []
-        self._pictures, self._video = pictures, video
+        self._pictures, self._video, self._tapes = pictures, video, tapes
         self._environment: LiberoEnvironment | None = None
         self._loop = build_control_loop(policy, load_robot()) if command == "joint" else None
 
@@ -68,13 +69,18 @@ class DirectEpisodes:
             environment = self._for_task(task)
             environment.reset(trial)
             film = Film(environment, (*self.policy.spec.cameras, *environment.cameras)[0], self._video)
-            result = self._run_joint(environment, film) if self._loop else self._run_eef(environment, film)
+            names = (*JOINT_NAMES, "gripper") if self._loop else EEF_ACTION_NAMES
+            tape = EpisodeTape(environment, names) if self._tapes is not None else None
+            run = self._run_joint if self._loop else self._run_eef
+            result = run(environment, film, tape)
         except Exception as error:
             self.close()
             text = str(error) if isinstance(error, VegaError) else f"{type(error).__name__}: {error}"
             return EpisodeResult(False, 0, text, "", "")
         if self._pictures is not None:
             film.keep(self._pictures, task, trial, result.success)
+        if tape is not None and self._tapes is not None:
+            tape.keep(tape_path(self._tapes, task, trial), result.success)
         return result
 
     def close(self) -> None:
@@ -88,19 +94,22 @@ class DirectEpisodes:
             self._environment = make_environment(self.suite, task, self.seed)
         return self._environment
 
-    def _draw(self, environment: LiberoEnvironment, frames: FrameWindow, film: Film, step: int) -> None:
-        if frames.needed(step):
-            images = {camera: environment.render(camera) for camera in self.policy.spec.cameras}
-            frames.add(step, images)
-            if film.camera in images:
-                film.saw(step, images[film.camera])
+    def _draw(self, environment: LiberoEnvironment, frames: FrameWindow, film: Film, step: int) -> dict[str, Image]:
+        """What the policy will look at of this step's moment."""
+        if not frames.needed(step):
+            return {}
+        images = {camera: environment.render(camera) for camera in self.policy.spec.cameras}
+        frames.add(step, images)
+        if film.camera in images:
+            film.saw(step, images[film.camera])
+        return images
 
-    def _run_eef(self, environment: LiberoEnvironment, film: Film) -> EpisodeResult:
+    def _run_eef(self, environment: LiberoEnvironment, film: Film, tape: EpisodeTape | None) -> EpisodeResult:
         episode = Episode(environment)
         queue, frames = LockstepQueue(self.policy.spec), FrameWindow(self.policy.spec)
         self.policy.reset()
         while not episode.over:
-            self._draw(environment, frames, film, episode.steps)
+            drawn = self._draw(environment, frames, film, episode.steps)
             if queue.empty:
                 state = environment.state()
                 observation = Observation(
@@ -110,24 +119,29 @@ class DirectEpisodes:
                 chunk = self.policy.act(observation)
                 self.latencies_ms.append(sum(chunk.timings_ms.values()))
                 queue.submit(chunk)
-            episode.step_eef(queue.pop().action)
+            action = queue.pop().action
+            if tape is not None:
+                tape.step(action, drawn)
+            episode.step_eef(action)
             film.step(episode.steps)
         return episode.result()
 
-    def _run_joint(self, environment: LiberoEnvironment, film: Film) -> EpisodeResult:
+    def _run_joint(self, environment: LiberoEnvironment, film: Film, tape: EpisodeTape | None) -> EpisodeResult:
         loop = self._loop
         assert loop is not None
         loop.base_position, loop.base_quaternion = environment.base_position, environment.base_quaternion
         loop.reset()
         episode, frames = Episode(environment), FrameWindow(self.policy.spec)
         while not episode.over:
-            self._draw(environment, frames, film, episode.steps)
+            drawn = self._draw(environment, frames, film, episode.steps)
             state = environment.state()
             sample = JointSample(state.stamp_ns, state.joint_positions, state.joint_velocities, state.gripper_positions)
             images = frames.images(episode.steps) if loop.needs_images else None
             command = loop.step(sample, images, environment.instruction)
             if "policy" in command.timings_ms:
                 self.latencies_ms.append(command.timings_ms["policy"])
+            if tape is not None:
+                tape.step(np.append(command.positions, command.gripper), drawn)
             episode.step(command.positions, command.velocities, command.gripper)
             film.step(episode.steps)
         return episode.result()

