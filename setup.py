@@ -68,6 +68,7 @@ setup(
             "vega3d-bringup = vega3d_ros.bringup:main",
             "vega3d-check-robot = vega3d_ros.check_robot:main",
             "vega3d-policy-node = vega3d_ros.policy_node:main",
+            "vega3d-replay = vega3d_ros.replay:main",
             "vega3d-sim-node = sim.sim_node:main",
         ]
     },

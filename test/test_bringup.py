@@ -72,9 +72,18 @@ def test_users_instruction_replaces_that_of_the_simulated_task() -> None:
     assert [source for source, _ in table["sim_node"].remappings] == ["instruction"]
 
 
+def test_recording_begins_between_configuration_and_activation() -> None:
+    assert "recorder" not in table_of() and "configured_services" not in table_of()["startup_manager"].parameters
+    table = table_of("record:=true", "bag:=runs/one")
+    assert table["startup_manager"].parameters["configured_services"] == ["recorder/start"]
+    assert table["recorder"].parameters["bag"] == str(Path("runs/one").absolute())
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
+        ("record:=maybe", "true"),
+        ("bag:=/somewhere", "record:=true"),
         ("robot:=none", "libero"),
         ("robot:=/nowhere/arm.yaml", "libero"),
         ("task:=-1", "task"),
@@ -104,11 +113,18 @@ class Scene:
     """Runs a stand-in and the startup manager until a line appears, and keeps what they said."""
 
     def __init__(
-        self, until: str = "", refuse: str = "", services: tuple[str, ...] = (), timeout_s: float = 30.0
+        self,
+        until: str = "",
+        refuse: str = "",
+        services: tuple[str, ...] = (),
+        timeout_s: float = 30.0,
+        configured: tuple[str, ...] = (),
     ) -> None:
         manager: dict[str, object] = {"lifecycle_nodes": ["stand_in"], "timeout_s": timeout_s}
         if services:
             manager |= {"start_services": list(services), "instruction": "wave"}
+        if configured:
+            manager["configured_services"] = list(configured)
         self.table = (
             NodeEntry("stand_in", "", "lifecycle_stand_in", parameters={"refuse": refuse}),
             NodeEntry("startup_manager", "", "vega3d_ros.startup_manager", parameters=manager),
@@ -140,11 +156,11 @@ class Scene:
         return int(next(line for line in self.lines if line.startswith("pid ")).split()[1])
 
 
-def test_nodes_are_configured_activated_told_and_started_in_this_order() -> None:
-    scene = Scene(until="Everything is up", services=("stand_in/run",))
+def test_nodes_are_configured_recorded_activated_told_and_started_in_this_order() -> None:
+    scene = Scene(until="Everything is up", services=("stand_in/run",), configured=("stand_in/run",))
     scene.run()
     said = [line for line in scene.lines if line in ("did configure", "did activate", "runs")]
-    assert said == ["did configure", "did activate", "runs"]
+    assert said == ["did configure", "runs", "did activate", "runs"]
     assert "told 'wave'" in scene.lines
     assert not is_running(scene.pid)
 

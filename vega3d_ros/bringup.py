@@ -49,6 +49,8 @@ ARGUMENTS = (
     Argument("trial", "0", "Number of the official initial state (simulated robot only)."),
     Argument("device", "auto", "Torch device of the policy, such as cpu or cuda:0; auto: as configured, else cpu."),
     Argument("threads", "auto", "Torch threads of the policy; auto: as configured, else 1."),
+    Argument("record", "false", "true: write inputs, decisions and commands into a rosbag2 bag (MCAP)."),
+    Argument("bag", "", "Folder of the new bag; empty: vega3d-bag-<time> in the working directory."),
     Argument("domain", "", "ROS domain, 0 to 232; empty: that of the environment variable ROS_DOMAIN_ID."),
     Argument("startup_timeout_s", "120", "Seconds after which a start-up that is not complete is given up."),
 )
@@ -98,6 +100,10 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     if arguments["threads"] != "auto":
         policy["threads"] = _integer(arguments, "threads", 1)
 
+    record = _choice(arguments, "record", ("true", "false")) == "true"
+    if arguments["bag"] and not record:
+        raise VegaError("bag:= names a folder but nothing is recorded: add record:=true, or leave it out.")
+
     table = [
         NodeEntry(
             name="policy_node",
@@ -125,12 +131,18 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
             )
         )
 
+    if record:
+        bag = str(Path(arguments["bag"]).expanduser().absolute()) if arguments["bag"] else ""
+        table.append(NodeEntry("recorder", "recorder", "vega3d_ros.recording_node", parameters={"bag": bag}))
+
     manager: dict[str, Any] = {
         "lifecycle_nodes": [entry.name for entry in table if entry.lifecycle],
         "timeout_s": _seconds(arguments, "startup_timeout_s"),
     }
     if instruction:
         manager["instruction"] = instruction
+    if record:
+        manager["configured_services"] = ["recorder/start"]
     if simulated:
         manager["start_services"] = ["sim_node/reset", "sim_node/run"]
     table.append(

@@ -82,6 +82,38 @@ class Audience:
         return any(info.node_name not in RECORDERS for info in infos)
 
 
+def trajectories(
+    command: JointCommand, gripper: float, parameters: NodeParameters, limits: GuardLimits
+) -> list[JointTrajectory]:
+    """The messages of one command: the arm's and, where the gripper has a controller of its own, the gripper's."""
+    apart = bool(parameters.gripper_controller)
+    messages = conversions.command_messages(
+        command, parameters.joint_names, parameters.gripper_command_joint, gripper, apart
+    )
+    made = [message for message in messages if message is not None]
+    if parameters.committed:
+        for message in made:
+            _commit(message, command, parameters, limits)
+    return made
+
+
+def _commit(message: JointTrajectory, command: JointCommand, parameters: NodeParameters, limits: GuardLimits) -> None:
+    """Adds the point at which everything rests."""
+    message.header.stamp = conversions.time_message(0)
+    rest, seconds = braking(command.positions, command.velocities, limits.acceleration)
+    (last,) = message.points
+    by_name = dict(zip(parameters.joint_names, rest, strict=True))
+    point = JointTrajectoryPoint()
+    # What is no arm joint is the gripper's, which rests where it is sent.
+    positions = [
+        by_name.get(name, position) for name, position in zip(message.joint_names, last.positions, strict=True)
+    ]
+    point.positions = array.array("d", positions)
+    point.velocities = array.array("d", [0.0] * len(message.joint_names))
+    point.time_from_start = conversions.duration_message(command.period_s + seconds)
+    message.points = [last, point]
+
+
 class TrajectoryWriter:
     """`<controller>/joint_trajectory`, and the gripper's own where it has a controller of its own.
 
@@ -96,7 +128,6 @@ class TrajectoryWriter:
     ) -> None:
         self._parameters, self._limits = parameters, limits
         self._node = node
-        self._apart = bool(parameters.gripper_controller)
         self._publishers = [
             node.create_publisher(
                 JointTrajectory, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems)
@@ -109,29 +140,9 @@ class TrajectoryWriter:
         return self._audience.listens()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
-        parameters = self._parameters
-        messages = conversions.command_messages(
-            command, parameters.joint_names, parameters.gripper_command_joint, gripper, self._apart
-        )
+        messages = trajectories(command, gripper, self._parameters, self._limits)
         for publisher, message in zip(self._publishers, messages, strict=False):
-            if message is not None:
-                publisher.publish(self._commit(message, command) if parameters.committed else message)
-
-    def _commit(self, message: JointTrajectory, command: JointCommand) -> JointTrajectory:
-        """Adds the point at which everything rests."""
-        message.header.stamp = conversions.time_message(0)
-        rest, seconds = braking(command.positions, command.velocities, self._limits.acceleration)
-        (last,) = message.points
-        by_name = dict(zip(self._parameters.joint_names, rest, strict=True))
-        point = JointTrajectoryPoint()
-        # What is no arm joint is the gripper's, which rests where it is sent.
-        point.positions = array.array(
-            "d", [by_name.get(n, p) for n, p in zip(message.joint_names, last.positions, strict=True)]
-        )
-        point.velocities = array.array("d", [0.0] * len(message.joint_names))
-        point.time_from_start = conversions.duration_message(command.period_s + seconds)
-        message.points = [last, point]
-        return message
+            publisher.publish(message)
 
     def destroy(self) -> None:
         for publisher in self._publishers:

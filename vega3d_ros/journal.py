@@ -6,7 +6,8 @@ An event is a name and fields; times are stamps in ns, arrays are SI as in `cont
     discard                                               the queue is dropped: stop, fault or new instruction
     query    query, sample_ns, frames_ns, instruction, base_position, base_quaternion     the policy is asked
     chunk    query, latency_s, actions (H, dim) or null, error                            its answer is taken over
-    tick     sample_ns, command or null                                                   one control period
+    tick     sample_ns, sample, command or null                                           one control period
+    sample: positions, velocities, gripper_positions of the joint state
     command: positions, velocities, gripper, rejected, touched (names of the guard's rules)
 
 NumPy only, no ROS.
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vega3d_ros.control_loop import ControlLoop, JointCommand
+from vega3d_ros.control_loop import ControlLoop, JointCommand, JointSample
 from vega3d_ros.frame_buffer import FrameSet
 
 
@@ -43,6 +44,16 @@ def query_fields(loop: ControlLoop, sample_ns: int, frames: FrameSet, instructio
         "base_position": loop.base_position.tolist(),
         "base_quaternion": loop.base_quaternion.tolist(),
     }
+
+
+def tick_fields(sample: JointSample, command: JointCommand | None) -> dict[str, Any]:
+    """One control period: the joint state it used, and the command it made."""
+    measured = {
+        "positions": sample.positions.tolist(),
+        "velocities": sample.velocities.tolist(),
+        "gripper_positions": sample.gripper_positions.tolist(),
+    }
+    return {"sample_ns": sample.stamp_ns, "sample": measured, "command": command_fields(command)}
 
 
 def command_fields(command: JointCommand | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import time
 
 from vega3d_ros.control_loop import ControlLoop, JointCommand, JointSample
 from vega3d_ros.frame_buffer import FrameBuffer
-from vega3d_ros.journal import Journal, command_fields, no_journal, query_fields
+from vega3d_ros.journal import Journal, no_journal, query_fields, tick_fields
 
 
 class Lockstep:
@@ -69,5 +69,5 @@ class Lockstep:
         command = self.loop.step(sample, images, instruction)
         if images is not None and self.loop.last_chunk is not None:
             self.journal("chunk", query=0, latency_s=0.0, actions=self.loop.last_chunk.actions, error="")
-        self.journal("tick", sample_ns=sample.stamp_ns, command=command_fields(command))
+        self.journal("tick", **tick_fields(sample, command))
         return command

@@ -26,6 +26,16 @@ UNNAMED = "a node yet unnamed"
 DECISIONS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+def gripper_position(
+    memory: conversions.GripperMemory, parameters: NodeParameters, command: JointCommand, sample: JointSample
+) -> float:
+    """Where the gripper's joint shall be, m or rad; 0 where there is no gripper."""
+    joint = parameters.gripper_command_joint
+    if not joint:
+        return 0.0
+    return memory.position(command.gripper, float(sample.gripper_positions[parameters.gripper_joints.index(joint)]))
+
+
 class Outputs:
     """The publishers of an active node.
 
@@ -93,13 +103,7 @@ class Outputs:
     def publish(self, command: JointCommand, sample: JointSample) -> None:
         """Send one command; `sample` gives the measured joints and finger openings."""
         assert self._writer is not None
-        parameters = self._parameters
-        joint = parameters.gripper_command_joint
-        position = 0.0
-        if joint:
-            measured = float(sample.gripper_positions[parameters.gripper_joints.index(joint)])
-            position = self.gripper.position(command.gripper, measured)
-        self._writer.write(command, position, sample)
+        self._writer.write(command, gripper_position(self.gripper, self._parameters, command, sample), sample)
 
     def note(self, event: str, **fields: Any) -> None:
         """The journal of the control loop (`journal.py`); told by `publish_decisions`."""

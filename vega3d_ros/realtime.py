@@ -18,7 +18,7 @@ from policies.types import ActionChunk, FloatArray, Observation, Policy, VegaErr
 from vega3d_ros.chunk_scheduler import ChunkScheduler, MergeMode, Query
 from vega3d_ros.control_loop import CommandMaker, ControlLoop, JointCommand, JointSample, guarded
 from vega3d_ros.frame_buffer import FrameBuffer
-from vega3d_ros.journal import Journal, command_fields, no_journal, query_fields
+from vega3d_ros.journal import Journal, no_journal, query_fields, tick_fields
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Realtime:
             self._ask(sample, instruction)
         item = self.scheduler.pop()
         if item is None:
-            self.journal("tick", sample_ns=sample.stamp_ns, command=None)
+            self.journal("tick", **tick_fields(sample, None))
             # While frames are missing the policy is not to blame, and asking it will do once they come.
             if self.scheduler.starved_s > self._timeout_s and not self._buffer.waiting_for:
                 raise VegaError(
@@ -161,7 +161,7 @@ class Realtime:
         self.waiting_for = ""
         positions, velocities = self._maker.targets(sample, item.action)
         command = guarded(self.loop.guard, sample, positions, velocities, float(item.action[-1]), self.period_s, {})
-        self.journal("tick", sample_ns=sample.stamp_ns, command=command_fields(command))
+        self.journal("tick", **tick_fields(sample, command))
         return command
 
     def close(self, timeout_s: float) -> bool:

@@ -48,6 +48,7 @@ class StartupManager(Node):  # type: ignore[misc]
     """Brings up the nodes named by its parameters; single-threaded.
 
     lifecycle_nodes: names of the nodes to configure and activate, in this order.
+    configured_services: Trigger services to call between the two.
     instruction: published to `instruction` for everyone who comes, now or later; empty: none.
     start_services: Trigger services to call once all nodes are active.
     timeout_s: s, for everything together.
@@ -61,6 +62,7 @@ class StartupManager(Node):  # type: ignore[misc]
             type=ParameterType.PARAMETER_STRING_ARRAY, description="Names of nodes or services.", read_only=True
         )
         self.declare_parameter("lifecycle_nodes", [""], names)
+        self.declare_parameter("configured_services", [""], names)
         self.declare_parameter("start_services", [""], names)
         self.declare_parameter("instruction", "", ParameterDescriptor(description="What to do.", read_only=True))
         self.declare_parameter("timeout_s", 120.0, ParameterDescriptor(description="For all, s.", read_only=True))
@@ -75,15 +77,15 @@ class StartupManager(Node):  # type: ignore[misc]
         timeout_s = float(self.get_parameter("timeout_s").value)
         deadline = time.monotonic() + timeout_s
         for name in self._names("lifecycle_nodes"):
-            self._activate(name, deadline)
+            self._lead(name, State.PRIMARY_STATE_INACTIVE, deadline)
+        self._call_all("configured_services", deadline)
+        for name in self._names("lifecycle_nodes"):
+            self._lead(name, State.PRIMARY_STATE_ACTIVE, deadline)
+            self.get_logger().info(f"{name} is active.")
         instruction = str(self.get_parameter("instruction").value)
         if instruction:
             self._instruction.publish(String(data=check_instruction(instruction)))
-        for service in self._names("start_services"):
-            answer = self._call(Trigger, service, Trigger.Request(), deadline)
-            if not answer.success:
-                raise VegaError(f"Service {service} refused: {answer.message}")
-            self.get_logger().info(f"{service}: {answer.message}")
+        self._call_all("start_services", deadline)
         self.get_logger().info("Everything is up.")
 
     def keep(self) -> None:
@@ -99,11 +101,18 @@ class StartupManager(Node):  # type: ignore[misc]
     def _names(self, parameter: str) -> list[str]:
         return [str(name) for name in self.get_parameter(parameter).value if name]
 
-    def _activate(self, name: str, deadline: float) -> None:
+    def _call_all(self, parameter: str, deadline: float) -> None:
+        for service in self._names(parameter):
+            answer = self._call(Trigger, service, Trigger.Request(), deadline)
+            if not answer.success:
+                raise VegaError(f"Service {service} refused: {answer.message}")
+            self.get_logger().info(f"{service}: {answer.message}")
+
+    def _lead(self, name: str, goal: int, deadline: float) -> None:
+        """Take a lifecycle node to the state `goal`, or leave it where it is beyond that."""
         while True:
             state = self._call(GetState, f"{name}/get_state", GetState.Request(), deadline).current_state
-            if state.id == State.PRIMARY_STATE_ACTIVE:
-                self.get_logger().info(f"{name} is active.")
+            if state.id in (goal, State.PRIMARY_STATE_ACTIVE):
                 return
             if state.id not in STEPS:
                 raise VegaError(f"{name} is {state.label} and cannot be activated: start it again.")

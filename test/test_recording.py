@@ -1,0 +1,286 @@
+"""Recording beside a running node, and deciding the recording again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace as changed
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ros_harness import (
+    CAMERAS,
+    COMMANDS,
+    DEADLINE_S,
+    ROOT,
+    FakeRobot,
+    Pace,
+    image_of,
+    node_environment,
+    now_ns,
+    policy_node,
+    sample_at,
+)
+from rosbags.rosbag2 import Reader
+from trajectory_msgs.msg import JointTrajectory
+
+from policies.types import VegaError
+from vega3d_ros import replay
+from vega3d_ros.process import ChildProcess
+from vega3d_ros.recording import BagWriter, Topic
+from vega3d_ros.replay_bag import Bag
+
+WORDS = Topic("/words", "std_msgs/msg/String")
+
+
+@contextmanager
+def recorder(robot: FakeRobot, bag: Path) -> Iterator[ChildProcess]:
+    """A recorder process that has started; it is ended, and must have ended well, on leaving."""
+    domain = robot.node.context.get_domain_id()
+    command = [sys.executable, "-m", "vega3d_ros.recording_node", "--ros-args", "-p", f"bag:={bag}"]
+    with ChildProcess("recorder", command, environment=node_environment(domain), on_line=None) as child:
+        robot.client.trigger("recorder/start", DEADLINE_S)
+        yield child
+        child.signal(signal.SIGINT)
+        assert child.wait(60.0) == 0, child.tail()
+        assert any("none were dropped" in line for line in child.tail()), child.tail()
+
+
+def bring_up(robot: FakeRobot) -> None:
+    assert robot.change("activate"), robot.log_text()
+    assert robot.until(robot.connected)
+    robot.send_instruction()
+
+
+def all_recorded(robot: FakeRobot) -> None:
+    """Wait until the recorder, too, hears what we send: a frame it misses cannot be replayed."""
+    streams = [*robot.cameras.values(), robot.joint_states]
+    assert robot.until(lambda: all(publisher.get_subscription_count() == 2 for publisher in streams))
+
+
+@pytest.fixture(scope="module")
+def lockstep_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes in lockstep; in the second the instruction is withdrawn and another given."""
+    bag = tmp_path_factory.mktemp("bags") / "lockstep"
+    with policy_node() as (robot, _):
+        assert robot.change("configure"), robot.log_text()
+        with recorder(robot, bag):
+            bring_up(robot)
+            all_recorded(robot)
+            for episode in range(2):
+                robot.client.trigger("policy_node/start")
+                for step in range(10):
+                    if episode == 1 and step == 6:
+                        robot.send_instruction("")
+                        robot.send_instruction("pick up the ketchup")
+                    robot.ask(100 * episode + step)
+                robot.client.trigger("policy_node/stop")
+            robot.diagnostics.clear()
+            assert robot.until(lambda: bool(robot.diagnostics))
+    return bag
+
+
+def test_a_lockstep_recording_comes_out_again_bit_for_bit(lockstep_bag, capsys):
+    assert replay.main([str(lockstep_bag)]) == 0
+    printed = capsys.readouterr().out
+    assert "commands: 20 equal in every bit, in 2 episode(s); 0 periods without a command; 0 joint" in printed
+    assert f"on /{COMMANDS}: 20 messages equal, of 20 commands" in printed
+    assert "chunks: 0 equal" not in printed and "0 not asked again" in printed
+
+
+def test_the_bag_holds_inputs_decisions_and_commands(lockstep_bag):
+    with Reader(lockstep_bag) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    assert {"/agentview/image_raw", "/wrist/image_raw", "/joint_states", "/instruction", "/base_pose"} <= set(counts)
+    assert counts["/policy_node/recording"] == 1 and counts["/policy_node/decisions"] >= 30
+    assert counts[f"/{COMMANDS}"] == 20 and counts["/diagnostics"] > 0 and counts["/instruction"] >= 2
+    with Bag(lockstep_bag) as bag:
+        assert bag.info["parameters"]["policy"] == "tiny_policy:TinyPolicy"
+        assert bag.info["parameters"]["safety.acceleration"] == [1000.0]
+        assert "<robot" in bag.info["robot_description"]
+
+
+def test_another_policy_is_a_difference(lockstep_bag, capsys):
+    assert replay.main([str(lockstep_bag), "--policy", "tiny_policy:EagerPolicy"]) == 1
+    said = capsys.readouterr()
+    assert "the policy is asked at 50000000 ns now and was not then" in said.err
+    assert "The same commands" not in said.out and len(said.err.splitlines()) == 1
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Change one thing in the bags that are read from now on."""
+    original = Bag.queries
+
+    def queries(self):
+        done = False
+        for decided, frames in original(self):
+            event = dict(decided.event)
+            if what == "command" and event["event"] == "tick" and event["n"] > 20 and not done:
+                positions = list(event["command"]["positions"])
+                positions[3] = float(np.nextafter(positions[3], 10.0))
+                event["command"] = {**event["command"], "positions": positions}
+                done = True
+            if what == "chunk" and event["event"] == "chunk" and event["n"] > 20 and not done:
+                actions = np.array(event["actions"])
+                actions[0, 0] = np.nextafter(actions[0, 0], 10.0)
+                event["actions"], done = actions.tolist(), True
+            if what == "frames" and frames is not None and not done:
+                frames, done = None, True
+            yield changed(decided, event=event), frames
+
+    monkeypatch.setattr(Bag, "queries", queries)
+
+
+@pytest.mark.parametrize(("what", "said"), [("command", "differs in positions"), ("chunk", "the chunk for")])
+def test_one_bit_is_a_difference(lockstep_bag, monkeypatch, capsys, what, said):
+    spoil(monkeypatch, what)
+    assert replay.main([str(lockstep_bag)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_command_on_the_wire_that_was_not_decided_is_a_difference(lockstep_bag, monkeypatch, capsys):
+    original = Bag.trajectories
+
+    def trajectories(self, topic):
+        for number, message in enumerate(original(self, topic)):
+            if number == 7:
+                message.points[0].velocities[2] += 1e-9
+            yield message
+
+    monkeypatch.setattr(Bag, "trajectories", trajectories)
+    assert replay.main([str(lockstep_bag)]) == 1
+    assert f"message 7 on /{COMMANDS}" in capsys.readouterr().err
+
+
+def test_what_the_recorder_missed_is_said(lockstep_bag, monkeypatch, capsys):
+    spoil(monkeypatch, "frames")
+    monkeypatch.setattr(Bag, "samples", lambda self, parameters: {})
+    # The policy counts its queries, so that one it was not asked makes the next differ.
+    assert replay.main([str(lockstep_bag)]) == 1
+    assert "the chunk for" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(Bag, "samples", lambda self, parameters: {})
+    assert replay.main([str(lockstep_bag)]) == 0
+    assert "20 joint states missing" in capsys.readouterr().out
+
+
+def test_a_realtime_recording_comes_out_again_bit_for_bit(tmp_path, capsys):
+    bag = tmp_path / "realtime"
+    settings = {"clock_mode": "realtime", "max_age_s": 5.0, "max_skew_s": 1.0, "committed": True}
+    with policy_node(**settings) as (robot, _):
+        assert robot.change("configure"), robot.log_text()
+        count, pictures = [0], [image_of(seed) for seed in range(4)]
+
+        def tick() -> None:
+            stamp = now_ns()
+            for index, camera in enumerate(CAMERAS):
+                robot.send_image(camera, pictures[(count[0] + index) % 4], stamp)
+            robot.send_joints(changed(sample_at(count[0] % 7), stamp_ns=stamp))
+            count[0] += 1
+
+        with recorder(robot, bag):
+            bring_up(robot)
+            all_recorded(robot)
+            with Pace(robot, 0.05, tick):
+                robot.client.trigger("policy_node/start")
+                assert robot.until(lambda: len(robot.commands) > 20), robot.sentence()
+                robot.send_instruction("pick up the ketchup")
+                assert robot.until(lambda: len(robot.commands) > 40), robot.sentence()
+                robot.client.trigger("policy_node/stop")
+                robot.client.trigger("policy_node/start")
+                before = len(robot.commands)
+                assert robot.until(lambda: len(robot.commands) > before + 10), robot.sentence()
+                robot.client.trigger("policy_node/stop")
+    status = replay.main([str(bag)])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "in 2 episode(s)" in printed.out and "The same commands came out." in printed.out
+    with Bag(bag) as read:
+        commands = sum(1 for d in read.decisions if d.event["event"] == "tick" and d.event["command"])
+        assert commands > 50 and f"commands: {commands} equal" in printed.out
+
+
+def test_a_recorder_alone_does_not_count_as_an_arm(tmp_path):
+    with policy_node() as (robot, _):
+        assert robot.change("configure"), robot.log_text()
+        for subscription in list(robot.node.subscriptions):
+            if subscription.topic_name == f"/{COMMANDS}":
+                robot.node.destroy_subscription(subscription)
+        with recorder(robot, tmp_path / "bag"):
+            bring_up(robot)
+            robot.client.trigger("policy_node/start")
+            robot.send_images(1)
+            robot.send_joints(sample_at(1))
+            assert robot.shows(2, "Nobody listens")
+            robot.node.create_subscription(JointTrajectory, COMMANDS, robot.commands.append, 100)
+            robot.ask(2)
+
+
+def test_recording_that_cannot_begin_is_refused_with_one_sentence(tmp_path):
+    with policy_node() as (robot, _):
+        assert robot.change("configure"), robot.log_text()
+        domain = robot.node.context.get_domain_id()
+        command = [sys.executable, "-m", "vega3d_ros.recording_node", "--ros-args", "-p", "bag:=/proc/nowhere/bag"]
+        with (
+            ChildProcess("recorder", command, environment=node_environment(domain), on_line=None),
+            pytest.raises(VegaError, match="The bag /proc/nowhere/bag cannot be made"),
+        ):
+            robot.client.trigger("recorder/start", DEADLINE_S)
+
+
+# The writer
+
+
+def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path):
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS}, queue_bytes=100)
+    gate, write = threading.Event(), writer._writer.write
+
+    def slow(*arguments) -> None:
+        gate.wait(DEADLINE_S)
+        write(*arguments)
+
+    writer._writer.write = slow
+    for number in range(5):
+        writer.offer("/words", number, bytes(40))
+    assert writer.written.dropped["/words"] == 3
+    gate.set()
+    assert writer.close().sentence() == "2 messages are recorded; 3 of /words were dropped."
+    with Reader(tmp_path / "bag") as reader:
+        assert [time_ns for _, time_ns, _ in reader.messages()] == [0, 1]
+
+
+def test_a_full_disk_is_one_sentence_and_ends_nothing_else(tmp_path):
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS})
+
+    def full(*arguments) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer._writer.write = full
+    writer.offer("/words", 0, b"x")
+    with pytest.raises(VegaError, match=r"cannot be written .*No space left.*: make room or record elsewhere"):
+        writer.close()
+    writer.offer("/words", 1, b"x")
+    assert writer.written.dropped["/words"] == 1
+
+
+def test_an_existing_folder_is_never_written_to(tmp_path):
+    with pytest.raises(VegaError, match="exists already"):
+        BagWriter(tmp_path, {"/words": WORDS})
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty", "other"])
+def test_what_is_no_bag_of_ours_is_one_sentence(tmp_path, folder):
+    if folder == "empty":
+        (tmp_path / folder).mkdir()
+    elif folder == "other":
+        BagWriter(tmp_path / folder, {"/words": WORDS}).close()
+    command = [sys.executable, "-m", "vega3d_ros.replay", str(tmp_path / folder)]
+    environment = node_environment(50)
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.startswith("vega3d-replay: ") and len(run.stderr.strip().splitlines()) == 1, run.stderr

@@ -1,0 +1,135 @@
+"""Writing a rosbag2 bag (MCAP) beside whoever hands over the messages: `BagWriter.offer` never waits.
+
+No ROS: messages come serialised (CDR), as rclpy hands them to a raw subscription.  One thread writes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from policies.types import VegaError
+
+QUEUE_BYTES = 256 * 2**20
+CLOSE_S = 30.0
+# Metadata of this version is read by rosbag2 from Iron on; Jazzy and later write the next one.
+BAG_VERSION: Literal[8] = 8
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of a bag: its full name, type (`package/msg/Name`) and the QoS with which it shall be played back."""
+
+    name: str
+    kind: str
+    reliable: bool = False
+    latched: bool = False
+
+
+@dataclass
+class Written:
+    """What became of the messages: topic -> count."""
+
+    messages: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def sentence(self) -> str:
+        lost = ", ".join(f"{count} of {topic}" for topic, count in sorted(self.dropped.items()))
+        return f"{sum(self.messages.values())} messages are recorded; {lost or 'none'} were dropped."
+
+
+class BagWriter:
+    """A new bag `folder` with these topics.
+
+    When the disk is slower than the messages for longer than `queue_bytes` last, messages are dropped and counted.
+    offer() may be called from any thread; `error` is a sentence once writing has failed, and nothing is written then.
+    Raises VegaError if the bag cannot be made.
+    """
+
+    def __init__(self, folder: Path, topics: Mapping[str, Topic], queue_bytes: int = QUEUE_BYTES) -> None:
+        self.folder = folder
+        self.written = Written()
+        self.error = ""
+        self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
+        self._room = queue_bytes
+        self._lock = threading.Lock()
+        self._writer, self._connections = _open(folder, topics)
+        self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
+        self._thread.start()
+
+    def offer(self, topic: str, time_ns: int, data: bytes) -> None:
+        """Hand over one serialised message, received at `time_ns` (wall clock)."""
+        with self._lock:
+            if len(data) > self._room or self.error:
+                self.written.dropped[topic] += 1
+                return
+            self._room -= len(data)
+        self._queue.put((topic, time_ns, data))
+
+    def lost(self, topic: str, count: int) -> None:
+        """Messages that were lost before they could be handed over."""
+        with self._lock:
+            self.written.dropped[topic] += count
+
+    def close(self) -> Written:
+        """Write what is queued and end the file.  Raises VegaError if that fails."""
+        self._queue.put(None)
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            self.error = self.error or f"The disk of {self.folder} is too slow: the bag was left unfinished."
+        if self.error:
+            raise VegaError(self.error)
+        return self.written
+
+    def _run(self) -> None:
+        try:
+            while (item := self._queue.get()) is not None:
+                topic, time_ns, data = item
+                self._writer.write(self._connections[topic], time_ns, data)
+                with self._lock:
+                    self._room += len(data)
+                    self.written.messages[topic] += 1
+            self._writer.close()
+        except Exception as error:  # whatever it was, the recorder must say it and the robot must not notice
+            self.error = f"The bag {self.folder} cannot be written ({error}): make room or record elsewhere."
+
+
+def _open(folder: Path, topics: Mapping[str, Topic]) -> tuple[Any, dict[str, Any]]:
+    from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+    from rosbags.typesys import Stores, get_typestore
+
+    if folder.exists():
+        raise VegaError(f"The bag {folder} exists already: give another folder as bag:=.")
+    store = get_typestore(Stores.LATEST)
+    try:
+        writer = Writer(folder, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        writer.open()
+        connections = {
+            name: writer.add_connection(topic.name, topic.kind, typestore=store, offered_qos_profiles=[_profile(topic)])
+            for name, topic in topics.items()
+        }
+    except (OSError, WriterError, KeyError) as error:
+        raise VegaError(f"The bag {folder} cannot be made ({error}): give another folder as bag:=.") from error
+    return writer, connections
+
+
+def _profile(topic: Topic) -> Any:
+    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+
+    forever = QosTime(9223372036, 854775807)
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=10,
+        reliability=QosReliability.RELIABLE if topic.reliable else QosReliability.BEST_EFFORT,
+        durability=QosDurability.TRANSIENT_LOCAL if topic.latched else QosDurability.VOLATILE,
+        deadline=forever,
+        lifespan=forever,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=forever,
+        avoid_ros_namespace_conventions=False,
+    )
