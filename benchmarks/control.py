@@ -1,83 +1,155 @@
 """What a real arm may rely on, in numbers: `python -m benchmarks.control`.
 
-Rows `name value threshold ok|FAIL`: for each fault the longest time until a stand-in arm rests (and stays
-so), and random and adversarial commands through the safety guard.
+Prints rows `name value threshold ok|FAIL` and exits with 1 if one fails; rows without a threshold are information.
+`--rows` chooses among:
+
+    guard     random and adversarial commands through the safety guard: those that pass and break a limit
+    inputs    fuzzed ROS messages to a live node: crashes, and commands that malformed input caused
+    latency   libero_object with a policy that answers late, against lockstep on the same trials
+    seams     the jump in joint velocity where a chunk takes over, `latest` against `align`, in those same runs
+    faults    for each fault the longest time until a stand-in arm rests, and stays so (`fault_matrix.py`)
+    period    the 20 Hz command period with the simulator beside
+    memory    how much policy_node grows in an hour; draws the curve in --output
+
+All of them take about three hours and want a machine of at least two cores with nothing else to do.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
-
-from benchmarks import fault_matrix
 from benchmarks.rows import Rows
 from policies.types import VegaError
-from vega3d_ros.kinematics import Kinematics
-from vega3d_ros.resources import resolve
-from vega3d_ros.safety_guard import GuardLimits, SafetyGuard
 
 REST_MS = 200.0
-URDF = "package://vega3d_ros/config/robots/libero_panda.urdf"
+POINTS = 10.0
+SEAM_RATIO = 3.0
+PERIOD_MS = 5.0
+GROWTH_MB = 20.0
+HIDDEN_MS, TOO_LATE_MS = (100, 200), 300
 
 
-def commands_outside(count: int, seed: int = 0) -> int:
-    """Commands outside any limit among `count` hostile ones that the guard let pass, half of them in mode clamp."""
-    rng = np.random.default_rng(seed)
-    names = [f"panda_joint{i}" for i in range(1, 8)]
-    kinematics = Kinematics(resolve(URDF).read_text(), names, "panda_tcp")
-    limits = GuardLimits(
-        kinematics.lower + 0.05, kinematics.upper - 0.05, np.full(7, 2.0), np.full(7, 10.0), stop_within_limits=True
+def guard(rows: Rows, options: argparse.Namespace) -> None:
+    from benchmarks.control_guard import commands_outside
+
+    outside, passed = commands_outside(options.actions)
+    rows.at_most(f"commands_outside_limits_of_{options.actions}", outside, 0)
+    rows.information("commands_that_the_guard_passed", passed)
+
+
+def inputs(rows: Rows, options: argparse.Namespace) -> None:
+    from benchmarks.control_fuzz import fuzz
+
+    seen = fuzz(options.messages)
+    rows.at_most(f"crashes_of_{seen.messages}_malformed_messages", seen.crashes, 0)
+    rows.at_most(f"commands_caused_by_{seen.messages}_malformed_messages", seen.commands, 0)
+    rows.at_least("commands_per_phase_once_the_input_is_right", seen.commands_after, 1)
+
+
+def latency(rows: Rows, options: argparse.Namespace) -> None:
+    """Also the row `seams`, which looks at the same runs."""
+    from benchmarks import control_realtime
+    from policies.checkpoints import load_policy
+
+    policy = load_policy(options.policy)
+    trials = [(task, trial) for task in range(10) for trial in range(options.trials)]
+    count = f"{len(trials)}_trials"
+
+    late = {ms: control_realtime.run(policy, trials, ms / 1e3, "align") for ms in HIDDEN_MS}
+    if "latency" in options.rows:
+        lockstep = control_realtime.lockstep(policy, trials)
+        rows.information(f"lockstep_percent_of_{count}", lockstep)
+        for ms in HIDDEN_MS:
+            rows.information(f"realtime_{ms}ms_percent_of_{count}", late[ms].percent)
+            rows.at_most(f"points_lost_at_{ms}ms", lockstep - late[ms].percent, POINTS)
+        slow = control_realtime.run(policy, trials, TOO_LATE_MS / 1e3, "align")
+        rows.at_least(f"episodes_that_said_{TOO_LATE_MS}ms_is_too_slow_and_waited", slow.slowed, len(trials))
+        rows.information(f"realtime_{TOO_LATE_MS}ms_synchronous_percent_of_{count}", slow.percent)
+    if "seams" in options.rows:
+        jumps = {"align": [x for ms in HIDDEN_MS for x in late[ms].seam_jumps], "latest": []}
+        for ms in HIDDEN_MS:
+            jumps["latest"] += control_realtime.run(policy, trials, ms / 1e3, "latest").seam_jumps
+        for merge, found in jumps.items():
+            rows.information(f"largest_jump_rad_s_of_{len(found)}_seams_{merge}", max(found))
+        rows.at_least("largest_jump_latest_over_align", max(jumps["latest"]) / max(jumps["align"]), SEAM_RATIO)
+
+
+def faults(rows: Rows, options: argparse.Namespace) -> None:
+    from benchmarks import fault_matrix
+
+    unknown = sorted(set(options.faults) - set(fault_matrix.FAULTS))
+    if unknown:
+        raise VegaError(f"There are no faults {unknown}: choose among {', '.join(fault_matrix.FAULTS)}.")
+    names = options.faults or list(fault_matrix.FAULTS)
+
+    def say(name: str, times: list[float]) -> None:
+        rows.at_most(f"at_rest_ms_max_of_{len(times)}_{name}", max(times), REST_MS)
+
+    fault_matrix.run(names, options.repetitions, options.results, say)
+
+
+def period(rows: Rows, options: argparse.Namespace) -> None:
+    from benchmarks import control_running
+
+    with control_running.simulator_beside():
+        seen = control_running.run(options.period_minutes, options.policy)
+    share = 100.0 * sum(seen.intervals_ms) / (60e3 * options.period_minutes)
+    rows.information(f"percent_of_{options.period_minutes:g}_minutes_in_episodes", share)
+    rows.information("period_off_ms_p50", seen.off_ms(50.0))
+    rows.at_most(f"period_off_ms_p99_of_{len(seen.intervals_ms)}", seen.off_ms(99.0), PERIOD_MS)
+
+
+def memory(rows: Rows, options: argparse.Namespace) -> None:
+    from benchmarks import control_running
+
+    seen = control_running.run(options.memory_minutes, options.policy, lambda text: print(f"# {text}", flush=True))
+    control_running.draw_memory(seen, options.output / "memory.png")
+    rows.at_most(f"memory_growth_mb_in_{options.memory_minutes:g}_minutes", seen.growth_mb(), GROWTH_MB)
+
+
+MEASURES: dict[str, Callable[[Rows, argparse.Namespace], None]] = {
+    "guard": guard,
+    "inputs": inputs,
+    "latency": latency,
+    "seams": latency,
+    "faults": faults,
+    "period": period,
+    "memory": memory,
+}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=MEASURES, default=list(MEASURES), help="which (default: all)")
+    parser.add_argument("--policy", default="vega-nano", help="of latency, seams, period and memory")
+    parser.add_argument("--actions", type=int, default=1_000_000, help="guard: commands")
+    parser.add_argument("--messages", type=int, default=100_000, help="inputs: messages")
+    parser.add_argument("--trials", type=int, default=3, help="latency and seams: of each of the ten tasks")
+    parser.add_argument("--repetitions", type=int, default=20, help="faults: of each")
+    parser.add_argument("--faults", nargs="+", default=[], help="faults: only these")
+    parser.add_argument(
+        "--results", type=Path, help="faults: a file that keeps the times; what it holds is not repeated"
     )
-    period_s, outside = 0.05, 0
-    guards = [SafetyGuard(kinematics, limits, period_s, mode) for mode in ("reject", "clamp")]  # type: ignore[arg-type]
-    middle = (limits.lower + limits.upper) / 2
-    hostile = np.array([np.nan, np.inf, -np.inf, 1e300, 0.0, 100.0])
-    for index in range(count):
-        guard = guards[index % 2]
-        measured = middle + rng.uniform(-0.52, 0.52) * (limits.upper - limits.lower)
-        rate = rng.uniform(-1.0, 1.0, 7)
-        scale = 10.0 ** rng.uniform(-3, 1)
-        position = measured + scale * rng.standard_normal(7) * 0.1
-        velocity = rate + scale * rng.standard_normal(7) * 0.5
-        if index % 10 == 0:
-            (position if index % 20 else velocity)[rng.integers(7)] = rng.choice(hostile)
-        if index % 100 == 0:
-            guard.reset()
-        decision = guard.check(position, velocity, 1.0, measured, rate, index * 50_000_000)
-        if decision.rejected:
-            good = np.array_equal(decision.positions, measured) and not decision.velocities.any()
-        else:
-            p, v = decision.positions, decision.velocities
-            good = bool(
-                np.all(p >= limits.lower - 1e-6)
-                and np.all(p <= limits.upper + 1e-6)
-                and np.all(np.abs(v) <= limits.velocity + 1e-6)
-                and np.all(np.abs(p - measured) <= limits.velocity * period_s + 1e-6)
-                and np.all(np.abs(v - rate) <= limits.acceleration * period_s + 1e-6)
-            )
-        outside += not good
-    return outside
+    parser.add_argument("--period-minutes", type=float, default=10.0)
+    parser.add_argument("--memory-minutes", type=float, default=60.0)
+    parser.add_argument("--output", type=Path, default=Path("outputs/control"), help="folder of the memory's curve")
+    options = parser.parse_args(argv)
+    for name in ("actions", "messages", "trials", "repetitions", "period_minutes", "memory_minutes"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=20, help="of each fault")
-    parser.add_argument("--faults", nargs="*", default=list(fault_matrix.FAULTS), choices=list(fault_matrix.FAULTS))
-    parser.add_argument("--actions", type=int, default=1_000_000, help="through the guard; 0: none")
-    options = parser.parse_args(argv)
-    rows = Rows()
-
-    def say(name: str, times: list[float]) -> None:
-        rows.at_most(f"at_rest_ms_max_{name}", max(times), REST_MS)
-
+    options, rows = parse(argv), Rows()
     try:
-        if options.actions:
-            rows.at_most(f"commands_outside_of_{options.actions}", commands_outside(options.actions), 0.0)
-        if options.faults:
-            fault_matrix.run(options.faults, options.repetitions, say)
+        # latency and seams share their runs
+        for measure in dict.fromkeys(MEASURES[name] for name in MEASURES if name in options.rows):
+            measure(rows, options)
     except VegaError as error:
         print(error, file=sys.stderr)
         return 1

@@ -15,7 +15,8 @@ ros2_controllers does, it
 
 Topic `~/fault` (std_msgs/String) switches one fault on, '' all off: `lost`, `nan`, `renamed`, `frozen` (stamps stand
 still), `back` (stamps go back by 5 s), `slow` (moves at a tenth of the speed), `drops` (hears every second command).
-What was refused is logged and counted in `~/refused` (std_msgs/UInt32).
+What was refused is logged and counted in `~/refused` (std_msgs/UInt32).  Parameter `mimic_joints`: joints that are not
+commanded, and stand in joint_states where the last of `joint_names` is (the other finger).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String, UInt32
@@ -72,6 +74,7 @@ class Driver(Node):
         super().__init__("driver")
         self.names = list(self.declare_parameter("joint_names", ["joint1"]).value)
         home = np.array(self.declare_parameter("home", [0.0]).value)
+        self.mimics = list(self.declare_parameter("mimic_joints", Parameter.Type.STRING_ARRAY).value or ())
         controller = self.declare_parameter("controller", "panda_arm_controller").value
         rate_hz = float(self.declare_parameter("rate_hz", 100.0).value)
         self.tolerance = float(self.declare_parameter("tolerance", 0.2).value)
@@ -151,10 +154,14 @@ class Driver(Node):
         self.truth.publish(state)
         if self.fault == "lost":
             return
+        mimics = len(self.mimics)
+        state.name = [*self.names, *self.mimics]
+        state.position.extend([state.position[-1]] * mimics)
+        state.velocity.extend([state.velocity[-1]] * mimics)
         if self.fault == "nan":
-            state.position = [float("nan")] * len(self.names)
+            state.position = [float("nan")] * len(state.name)
         elif self.fault == "renamed":
-            state.name = [f"other_{name}" for name in self.names]
+            state.name = [f"other_{name}" for name in state.name]
         elif self.fault == "frozen":
             state.header.stamp = self.last_stamp
         elif self.fault == "back":

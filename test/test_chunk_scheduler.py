@@ -276,6 +276,36 @@ def test_align_has_a_smaller_seam_than_latest(consumed) -> None:
     assert jumps["align"] < jumps["latest"] / 3
 
 
+@settings(deadline=None)
+@given(
+    old=hnp.arrays(np.float64, (8, 3), elements=st.floats(-0.5, 0.5)),
+    new=hnp.arrays(np.float64, (8, 3), elements=st.floats(-0.5, 0.5)),
+    consumed=st.integers(1, 6),
+    kind=st.sampled_from(["eef_delta", "joint_position"]),
+)
+def test_at_the_seam_align_does_what_the_chunk_under_way_had_planned(old, new, consumed, kind) -> None:
+    """The first step after the seam keeps at most an eighth of the difference between the two plans' motions."""
+    scheduler = ChunkScheduler(make_spec(kind=kind), "align", warm_up=0)
+    scheduler.submit(chunk(old), scheduler.begin_query())
+    scheduler.pop()
+    query = scheduler.begin_query()
+    for _ in range(consumed):
+        last = scheduler.pop()
+    planned = scheduler.planned
+    scheduler.submit(chunk(new), query)
+    item = scheduler.pop()
+    assert last is not None and planned is not None and item is not None
+    if kind == "eef_delta":
+        motions = [planned.action[:2], new[consumed, :2], item.action[:2]]
+        offset = old[1 : consumed + 1, :2].sum(axis=0) - new[:consumed, :2].sum(axis=0)
+    else:
+        motions = [a - last.action[:2] for a in (planned.action[:2], item.action[:2])]
+        motions.insert(1, new[consumed, :2] - new[consumed - 1, :2])
+        offset = last.action[:2] - new[consumed - 1, :2]
+    allowed = np.abs(motions[1] - motions[0]) / 8 + 0.012 * np.abs(offset)
+    assert np.all(np.abs(motions[2] - motions[0]) <= allowed + 1e-12)
+
+
 @pytest.mark.parametrize("consumed", [1, 2, 4])
 def test_align_ends_where_the_new_chunk_wanted_to(consumed) -> None:
     """The steps dropped from the new chunk are made up for: the path ends on the chunk's own absolute target."""

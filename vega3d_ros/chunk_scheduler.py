@@ -211,6 +211,11 @@ class ChunkScheduler:
         return len(self._queue)
 
     @property
+    def planned(self) -> ScheduledAction | None:
+        """What `pop` will hand out unless a chunk comes before."""
+        return self._queue[0] if self._queue else None
+
+    @property
     def starved_s(self) -> float:
         """Seconds since the queue ran dry: hold, and after `command_timeout` stop.  0 while it is not."""
         return self._starved * self.period_s
@@ -342,13 +347,18 @@ class ChunkScheduler:
             return motion[consumed:]
         targets = self._origin + np.cumsum(motion, axis=0) if self._is_delta else motion
         last = max(consumed - 1, 0)
-        if self._is_delta:
-            before, own_rate = (targets[last] if consumed > 0 else self._origin), motion[last]
+        start = self._origin if self._is_delta else self._target
+        before = targets[last] if consumed > 0 else start
+        if self._queue:
+            # What the chunk under way would do in this very step says more about the motion than its last step does.
+            planned = self._queue[0].action[:-1]
+            rate = (planned if self._is_delta else planned - self._target) - (targets[consumed] - before)
+        elif self._is_delta:
+            rate = self._rate - motion[last]
         else:
             later = max(last, min(1, len(motion) - 1))
-            before = targets[last] if consumed > 0 else self._target
-            own_rate = motion[later] - motion[max(0, later - 1)]
-        offset, rate = self._target - before, self._rate - own_rate
+            rate = self._rate - (motion[later] - motion[max(0, later - 1)])
+        offset = self._target - before
         path = targets[consumed:] + _fade(len(motion) - consumed, self._blend, offset, rate)
         if not self._is_delta:
             return path
