@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from policies import wan_transformer, wan_vae
-from policies.gated_fusion import Fusion, build_fusion
+from policies.gated_fusion import Fusion, build_fusion, gate_image
 from policies.openvla_loading import read_statistics, weight_count
 from policies.openvla_oft import OpenVLAOFT
 from policies.openvla_robots import platform
@@ -125,9 +126,14 @@ class VegaOpenVLA:
             observation.stamp_ns,
             observation.instruction,
             timings_ms=clock.laps,
-            gates={name: self._robot.see_gate(gate[0].float().cpu().numpy()) for name, gate in gates.items()},
+            gates={name: self._over_frame(gate, observation.images[name]) for name, gate in gates.items()},
             world_age=age,
         )
+
+    def _over_frame(self, gate: torch.Tensor, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A gate (1, rows, columns) of what the model saw, over the camera's upright frame: (H, W)."""
+        upright = self._robot.see_gate(gate[0].float().cpu().numpy())
+        return gate_image(upright, (images.shape[1], images.shape[2]), SEMANTIC_VIEW)
 
     def reset(self) -> None:
         """Forget the tokens of the last episode."""
