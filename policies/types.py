@@ -10,7 +10,7 @@ camera sees the scene (mirroring, where a data set has it, is the policy's own p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -138,6 +138,18 @@ class Policy(Protocol):
 
     def reset(self) -> None:
         """Forget everything about the current episode."""
+        ...
+
+
+@runtime_checkable
+class BatchPolicy(Policy, Protocol):
+    """A policy that several episodes can share."""
+
+    def act_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """Decide for several episodes at once: what `act` says to each, up to the rounding of another batch size.
+
+        Raises VegaError where the policy remembers something of its episode between queries.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -142,41 +142,56 @@ class VegaPolicy(nn.Module):
         lap("trunk_and_head")
         return Decision(actions, hidden, grounding, gates)
 
-    @torch.inference_mode()
     def act(self, observation: Observation) -> ActionChunk:
+        return self.act_batch([observation])[0]
+
+    @torch.inference_mode()
+    def act_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """See `policies.types.BatchPolicy`."""
         clock = _Clock()
-        check_images(observation.images, self.spec)
-        ids = torch.tensor([self.vocabulary.encode(observation.instruction)], device=self.device)
+        for observation in observations:
+            check_images(observation.images, self.spec)
+        if len(observations) > 1 and self.world is not None and self.world.refresh_every > 1:
+            raise VegaError(
+                f"Policy {self.config.name} reuses what it saw at earlier queries of an episode, so it serves one at a "
+                "time: set refresh_every to 1, or leave --share-policy out."
+            )
+        words = [self.vocabulary.encode(observation.instruction) for observation in observations]
+        longest = max(map(len, words))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in words], device=self.device)
         frames = {
             name: torch.from_numpy(
-                np.stack([prepare_image(image, camera, name) for image in observation.images[name]])
-            ).to(self.device)[None]
+                np.stack([[prepare_image(image, camera, name) for image in o.images[name]] for o in observations])
+            ).to(self.device)
             for name, camera in self.config.cameras.items()
         }
         images = {name: video[:, -1].permute(0, 3, 1, 2).float() / 127.5 - 1.0 for name, video in frames.items()}
-        proprio = torch.from_numpy(_proprio(observation.state)).float()[None].to(self.device)
+        proprio = torch.from_numpy(np.stack([_proprio(o.state) for o in observations])).float().to(self.device)
         clock.lap("preprocess")
         f_gen, age = None, 0
         if self.world is not None:
             f_gen, age = self.world.look(frames)
             clock.lap("world_simulator")
         decision = self(images, ids, proprio, f_gen, clock.lap)
-        actions = decision.actions[0].double().cpu().numpy()
+        actions = decision.actions.double().cpu().numpy()
         if self.config.action_space.kind == "eef_delta":
-            actions[:, :6] = np.clip(actions[:, :6], -1.0, 1.0)
-        actions[:, -1] = np.where(actions[:, -1] > 0, 1.0, -1.0)
-        return ActionChunk(
-            actions,
-            observation.stamp_ns,
-            observation.instruction,
-            timings_ms=clock.laps,
-            gates={
-                name: gate_image(gate[0].float().cpu().numpy(), camera.image_size, camera.view)
-                for name, camera in self.config.cameras.items()
-                if (gate := decision.gates.get(name)) is not None
-            },
-            world_age=age,
-        )
+            actions[..., :6] = np.clip(actions[..., :6], -1.0, 1.0)
+        actions[..., -1] = np.where(actions[..., -1] > 0, 1.0, -1.0)
+        gates = {name: gate.float().cpu().numpy() for name, gate in decision.gates.items()}
+        return [
+            ActionChunk(
+                actions[row],
+                observation.stamp_ns,
+                observation.instruction,
+                timings_ms=clock.laps,
+                gates={
+                    name: gate_image(gate[row], self.config.cameras[name].image_size, self.config.cameras[name].view)
+                    for name, gate in gates.items()
+                },
+                world_age=age,
+            )
+            for row, observation in enumerate(observations)
+        ]
 
     def reset(self) -> None:
         if self.world is not None:

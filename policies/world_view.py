@@ -63,6 +63,11 @@ class WorldView(nn.Module):
         """That of the first camera; the others share its weights."""
         return next(iter(self._simulators.values()))
 
+    @property
+    def refresh_every(self) -> int:
+        """The simulator runs on every n-th query of an episode."""
+        return self._refresh.every
+
     def simulator_of(self, camera: str) -> LatentWorldSimulator:
         return self._simulators[camera]
 

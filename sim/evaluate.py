@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from sim.evaluation import (
 )
 from sim.evaluation_report import REPORT_FILE, read_run, write_report
 from sim.lerobot_dataset import check_target, tape_path, write_dataset
-from sim.workers import Runner, make_shards, run_here, run_in_workers
+from sim.shared_policy import Place, PolicyProcess, SharedPolicy
+from sim.workers import Runner, Shard, make_shards, run_here, run_in_workers
 
 SEED = 0  # env.seed(0), once per task, as in the reference
 TAPES = "tapes"
@@ -35,6 +36,7 @@ class EpisodeSettings:
     """How episodes are run; see the options of the same names.
 
     folder: where an episode leaves pictures, films and tapes; None keeps none.
+    shared: where the one policy of all workers answers; None loads one here.
     """
 
     suite: str
@@ -47,9 +49,10 @@ class EpisodeSettings:
     folder: Path | None = None
     video: bool = False
     record: bool = False
+    shared: Place | None = None
 
     def build(self) -> Runner:
-        policy = open_policy(self.policy, self.device, self.threads)
+        policy = SharedPolicy(self.shared) if self.shared else open_policy(self.policy, self.device, self.threads)
         if self.transport == "direct":
             from sim.direct_episodes import DirectEpisodes
 
@@ -93,6 +96,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the policy, in each worker")
     parser.add_argument("--workers", type=int, default=1, help="processes; 1 runs everything in this one")
     parser.add_argument(
+        "--share-policy", action=argparse.BooleanOptionalAction, default=None,
+        help="one policy decides for all workers, in batches (default: on a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
         "--ray",
         metavar="ADDRESS",
         help="run the episodes on the Ray cluster there (host:port or auto), see sim/ray_workers.py",
@@ -112,6 +119,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise VegaError(f"--trials {args.trials} asks for nothing: give a number from 1 on.")
     if args.workers < 1:
         raise VegaError(f"--workers {args.workers} is none: give a number from 1 on.")
+    if args.share_policy and args.workers == 1:
+        raise VegaError("One worker shares its policy with nobody: give --workers, or leave --share-policy out.")
     if args.ray is not None and args.workers > 1:
         raise VegaError("With --ray the cluster decides how many episodes run at once: leave --workers out.")
     if args.record is not None:
@@ -134,9 +143,17 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
     }
 
 
+def policy_is_shared(args: argparse.Namespace, settings: EpisodeSettings) -> bool:
+    """Whether one policy decides for all workers."""
+    if args.workers == 1 or args.share_policy is not None:
+        return bool(args.share_policy)
+    return settings.device != "cpu" and not settings.policy.startswith(("ws://", "wss://"))
+
+
 def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str, tasks: Sequence[int]) -> int:
     """Run what is missing; the status for the shell: 0, 1 after episodes with errors, 130 after Ctrl-C."""
-    fields = header(settings, protocol)
+    shared = policy_is_shared(args, settings)
+    fields = {**header(settings, protocol), "policy_shared": shared}
     folder = results_folder(args.output or Path("outputs") / f"{args.suite}_{time.strftime('%Y%m%d_%H%M%S')}")
     writer = ResultWriter(folder, fields, resume=args.resume)
     settings = replace(settings, folder=folder, record=args.record is not None)
@@ -157,6 +174,8 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
             run_on_ray(settings, shards, args.ray, progress.add)
         elif args.workers == 1:
             run_here(settings, shards, progress.add)
+        elif shared:
+            run_with_shared_policy(settings, shards, args.workers, progress.add)
         else:
             run_in_workers(settings, shards, args.workers, progress.add)
     except KeyboardInterrupt:
@@ -175,6 +194,20 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
             print(f"{count} episodes in the LeRobot dataset {args.record}")
     finish(writer)
     return 1 if writer.summary()["errors"] else 0
+
+
+def run_with_shared_policy(
+    settings: EpisodeSettings, shards: Sequence[Shard], workers: int, on_record: Callable[[EpisodeRecord], None]
+) -> None:
+    """`run_in_workers` with one policy for all of them.  Raises VegaError once it is gone."""
+    with PolicyProcess(settings.policy, settings.device, settings.threads) as process:
+
+        def check(record: EpisodeRecord) -> None:
+            on_record(record)
+            if not process.alive:
+                raise VegaError("The process of the shared policy has ended: --resume goes on with the run.")
+
+        run_in_workers(replace(settings, shared=process.place), shards, workers, check)
 
 
 class Progress:

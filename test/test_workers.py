@@ -69,7 +69,16 @@ class PretendedSettings(EpisodeSettings):
 def run(folder: Path, workers: int = 1, resume: bool = False, pause_s: float = 0.0) -> dict[str, Any]:
     """The summary of 3 tasks x 4 trials, without what was measured."""
     folder.mkdir(exist_ok=True)
-    args = argparse.Namespace(suite="s", trials=4, workers=workers, ray=None, record=None, resume=resume, output=folder / "run")
+    args = argparse.Namespace(
+        suite="s",
+        trials=4,
+        workers=workers,
+        ray=None,
+        record=None,
+        share_policy=None,
+        resume=resume,
+        output=folder / "run",
+    )
     settings = PretendedSettings("s", "a:B", trouble=folder, pause_s=pause_s)
     evaluate(args, settings, "p", [0, 1, 2])
     return comparable(folder / "run")
