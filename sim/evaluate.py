@@ -65,11 +65,7 @@ class EpisodeSettings:
 
         # The policy itself lives in policy_node; here it only tells how often it looks.
         camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
-        episodes: Any = RosEpisodes(
-            self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every
-        )
-        episodes.latencies_ms = []  # measured by policy_node, which publishes them in its diagnostics
-        return episodes  # type: ignore[no-any-return]
+        return RosEpisodes(self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every)
 
 
 def open_policy(name: str, device: str, threads: int) -> Policy:

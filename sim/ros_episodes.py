@@ -46,6 +46,7 @@ class RosEpisodes:
     on_phase(sentence), on_wait(): for showing progress; the latter is called again and again while waiting.
 
     report: what sim_node/success said last (see SimNode.report).
+    latencies_ms: stays empty, policy_node publishes its latencies in its diagnostics.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RosEpisodes:
         self.on_phase = on_phase
         self.on_wait = on_wait
         self.report: dict[str, Any] = {}
+        self.latencies_ms: list[float] = []
         self._children: list[ChildProcess] = []
         self._client: RosClient | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
