@@ -15,10 +15,9 @@ from sim.frames import FrameWindow
 from sim.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, tape_path
 from sim.libero_env import JOINT_NAMES, LiberoEnvironment
 from vega3d_ros.chunk_scheduler import LockstepQueue
-from vega3d_ros.control_loop import ControlLoop, JointSample
+from vega3d_ros.control_loop import ControlLoop, JointSample, guarded_loop
 from vega3d_ros.kinematics import Kinematics
 from vega3d_ros.resources import resolve
-from vega3d_ros.safety_guard import SafetyGuard, combine_limits
 
 ROBOT_FILE = "package://vega3d_ros/config/robots/libero.yaml"
 
@@ -31,14 +30,9 @@ def load_robot(path: str = ROBOT_FILE) -> dict[str, Any]:
 def build_control_loop(policy: Policy, robot: dict[str, Any]) -> ControlLoop:
     """The control loop as `policy_node` builds it from the same robot file, guard included."""
     kinematics = Kinematics(resolve(robot["robot_description"]).read_text(), robot["joint_names"], robot["tip_frame"])
-    safety = {
-        key: value[0] if isinstance(value, list) and len(value) == 1 else value
-        for key, value in robot["safety"].items()
-    }
-    mode = safety.pop("mode")
-    limits = combine_limits(kinematics, safety)
-    guard = SafetyGuard(kinematics, limits, 1.0 / policy.spec.action_space.rate_hz, mode)
-    return ControlLoop(policy, kinematics, np.array(robot["home"], dtype=float), guard)
+    safety = dict(robot["safety"])
+    mode, home = safety.pop("mode"), np.array(robot["home"], dtype=float)
+    return guarded_loop(policy, kinematics, home, safety, mode, robot["committed"])[0]
 
 
 class DirectEpisodes:

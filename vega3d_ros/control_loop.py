@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from policies.types import (
 from .chunk_scheduler import LockstepQueue
 from .control_law import ImpedanceLaw
 from .kinematics import Kinematics
-from .safety_guard import SafetyGuard
+from .safety_guard import SafetyGuard, combine_limits
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,26 @@ class ControlLoop:
                 raise VegaError(f"The joint state has no usable {name} for the arm's {n} joints: check its driver.")
         if not np.isfinite(sample.gripper_positions).all():
             raise VegaError("The joint state has no usable gripper positions: check its driver.")
+
+
+def guarded_loop(
+    policy: Policy,
+    kinematics: Kinematics,
+    home: FloatArray,
+    safety: Mapping[str, Any],
+    mode: str,
+    committed: bool,
+) -> tuple[ControlLoop, SafetyGuard]:
+    """The loop with the guard that a robot's YAML asks for: `safety` without its mode, see `combine_limits`.
+
+    committed: every command must leave room to brake before a joint limit.  Raises VegaError on limits that are missing
+    or make no sense.
+    """
+    limits = combine_limits(kinematics, safety)
+    if committed:
+        limits = replace(limits, stop_within_limits=True)
+    guard = SafetyGuard(kinematics, limits, 1.0 / policy.spec.action_space.rate_hz, mode)  # type: ignore[arg-type]
+    return ControlLoop(policy, kinematics, home, guard), guard
 
 
 def guarded(

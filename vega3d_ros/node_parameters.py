@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from vega3d_ros.chunk_scheduler import MERGE_MODES, MergeMode
 
 CLOCK_MODES = ("lockstep", "realtime")
 AFTER_PROBLEM = ("wait", "deactivate")
-COMMAND_INTERFACES = ("joint_trajectory", "forward_position")
+COMMAND_INTERFACES = ("joint_trajectory", "forward_position", "follow_joint_trajectory")
 _Type = Parameter.Type
 # Arrays of one number stand for all joints; what is not given here must be in the URDF.
 _SAFETY = {
@@ -63,6 +62,8 @@ class NodeParameters:
     gripper_open: float
     gripper_closed: float
     gripper_controller: str
+    gripper_action: str
+    gripper_max_effort: float
     max_skew_s: float
     max_age_s: float
     base_pose_topic: str
@@ -183,6 +184,9 @@ def _declare_real_arm(node: Node) -> None:
         True,
         "Trajectories start on arrival and end at rest, so that a driver stops by itself when this node dies.",
     )
+    _declare(node, "gripper.action", "gripper_cmd", True, "Actions: <gripper.controller>/<this> is a GripperCommand.")
+    newtons = _numbers(0.0, 1000.0)
+    _declare(node, "gripper.max_effort", 0.0, True, "Actions: effort of the gripper, N; 0: its own.", newtons)
     rates = _numbers(20.0, 1000.0)
     _declare(node, "forward_position.rate_hz", 100.0, True, "forward_position: rate of the commands, Hz.", rates)
     _declare(node, "forward_position.jerk", _Type.DOUBLE_ARRAY, True, "forward_position: jerk limits, rad/s^3.")
@@ -208,6 +212,8 @@ def read(node: Node) -> NodeParameters:
         gripper_open=get("gripper.open"),
         gripper_closed=get("gripper.closed"),
         gripper_controller=get("gripper.controller").strip("/"),
+        gripper_action=get("gripper.action").strip("/"),
+        gripper_max_effort=get("gripper.max_effort"),
         max_skew_s=get("max_skew_s"),
         max_age_s=get("max_age_s"),
         base_pose_topic=get("base_pose_topic"),
@@ -223,7 +229,7 @@ def read(node: Node) -> NodeParameters:
         forward_rate_hz=get("forward_position.rate_hz"),
         forward_jerk=_array(get("forward_position.jerk")),
         safety_mode=get("safety.mode"),
-        safety={name: _number_or_array(get(f"safety.{name}")) for name in _SAFETY if get(f"safety.{name}") is not None},
+        safety={name: list(get(f"safety.{name}")) for name in _SAFETY if get(f"safety.{name}") is not None},
     )
     for name, choices in (
         ("clock_mode", CLOCK_MODES),
@@ -238,6 +244,8 @@ def read(node: Node) -> NodeParameters:
             "In lockstep one trajectory point answers one joint state: set committed to false and command_interface to "
             "joint_trajectory, or clock_mode to realtime."
         )
+    if parameters.command_interface == "follow_joint_trajectory" and not parameters.committed:
+        raise VegaError("A goal of follow_joint_trajectory must end at rest: set committed to true.")
     if not parameters.joint_names:
         raise VegaError("Parameter joint_names is empty: pass a robot's file, such as config/robots/libero.yaml.")
     if parameters.home.shape != (len(parameters.joint_names),):
@@ -310,10 +318,6 @@ def _integers(lowest: int, highest: int) -> IntegerRange:
 
 def _numbers(lowest: float, highest: float) -> FloatingPointRange:
     return FloatingPointRange(from_value=lowest, to_value=highest)
-
-
-def _number_or_array(values: Sequence[float]) -> float | list[float]:
-    return float(values[0]) if len(values) == 1 else list(values)
 
 
 def _array(values: object) -> FloatArray:

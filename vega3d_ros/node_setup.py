@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rclpy.node import Node
 
 from policies.types import Policy, VegaError
 from vega3d_ros import node_parameters
-from vega3d_ros.control_loop import ControlLoop
+from vega3d_ros.control_loop import guarded_loop
 from vega3d_ros.frame_buffer import FrameBuffer
 from vega3d_ros.inputs import Inputs
 from vega3d_ros.kinematics import Kinematics
 from vega3d_ros.lockstep import Lockstep
 from vega3d_ros.node_process import read_robot_description
 from vega3d_ros.realtime import Realtime
-from vega3d_ros.safety_guard import SafetyGuard, combine_limits
+from vega3d_ros.safety_guard import SafetyGuard
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,18 @@ def build(node: Node, parameters: node_parameters.NodeParameters) -> Parts:
     policy: Policy = load_policy(parameters.policy, device=parameters.device, threads=parameters.threads)
     spec = policy.spec
     cameras = {camera: node_parameters.read_camera(node, camera) for camera in spec.cameras}
-    period_s = 1.0 / spec.action_space.rate_hz
-    period_ns = round(period_s * 1e9)
+    period_ns = round(1e9 / spec.action_space.rate_hz)
     lockstep = parameters.clock_mode == "lockstep"
     kinematics = Kinematics(
         read_robot_description(node, parameters.robot_description), parameters.joint_names, parameters.tip_frame
     )
-    limits = combine_limits(kinematics, parameters.safety)
-    if parameters.committed:
-        limits = replace(limits, stop_within_limits=True)
     if parameters.command_interface == "forward_position" and parameters.forward_jerk.size not in (1, kinematics.n):
         raise VegaError(
             f"Parameter forward_position.jerk has {parameters.forward_jerk.size} numbers: give one, or {kinematics.n}."
         )
-    guard = SafetyGuard(kinematics, limits, period_s, parameters.safety_mode)  # type: ignore[arg-type]
-    loop = ControlLoop(policy, kinematics, parameters.home, guard)
+    loop, guard = guarded_loop(
+        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, parameters.committed
+    )
     max_age_ns = None if lockstep else round(parameters.max_age_s * 1e9)
     buffer = FrameBuffer(
         spec.cameras, spec.window, spec.stride * period_ns, round(parameters.max_skew_s * 1e9), max_age_ns
