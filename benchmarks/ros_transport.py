@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.rows import Rows
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
 from vega3d_ros.process import ChildProcess
 from vega3d_ros.resources import share_folder
@@ -227,14 +228,6 @@ def image_to_command(policy: str, seconds: float) -> dict[str, float]:
     }
 
 
-def row(name: str, value: float, threshold: float | None = None, at_most: bool = True) -> bool:
-    """Print one row; whether it holds."""
-    good = threshold is None or (value <= threshold if at_most else value >= threshold)
-    print(f"{name:64s} {value:10.3f} {'-' if threshold is None else f'{threshold:g}':>8s} {'ok' if good else 'FAIL'}")
-    sys.stdout.flush()
-    return good
-
-
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -246,24 +239,24 @@ def main(argv: list[str] | None = None) -> int:
     if options.role:
         _send(options.rate, options.seconds) if options.role == "sender" else _receive()
         return 0
+    rows = Rows()
     try:
-        load = os.getloadavg()[0]
-        row(f"load average at the start, {os.cpu_count()} cores", load)
+        rows.information(f"load_average_on_{os.cpu_count()}_cores", os.getloadavg()[0])
         latency = image_to_command(options.policy, options.seconds)
-        row("commands measured", latency["commands"])
-        good = row("image to command without policy, p99, ms", latency["node_p99"], LATENCY_MS)
-        row("the same, p50, ms", latency["node_p50"])
-        row("image to command received, policy included, p99, ms", latency["outside_p99"])
+        rows.information("commands_measured", latency["commands"])
+        rows.at_most("image_to_command_without_policy_ms_p99", latency["node_p99"], LATENCY_MS)
+        rows.information("image_to_command_without_policy_ms_p50", latency["node_p50"])
+        rows.information("image_to_command_received_with_policy_ms_p99", latency["outside_p99"])
         own = images_between_processes(options.rate, options.seconds)
         percent = 100.0 * own["received"] / own["sent"]
-        good &= row("640x480 frames received, this package's DDS profile, %", percent, RECEIVED_PERCENT, at_most=False)
-        row("their latency, p99, ms", own["latency_ms_p99"])
+        rows.at_least("frames_640x480_received_percent_own_profile", percent, RECEIVED_PERCENT)
+        rows.information("frames_640x480_latency_ms_p99_own_profile", own["latency_ms_p99"])
         plain = images_between_processes(options.rate, options.seconds, own_profile=False)
-        row("640x480 frames received, default DDS profile, %", 100.0 * plain["received"] / plain["sent"])
+        rows.information("frames_640x480_received_percent_default_profile", 100.0 * plain["received"] / plain["sent"])
     except VegaError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0 if good else 1
+    return rows.status
 
 
 if __name__ == "__main__":
