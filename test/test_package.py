@@ -19,7 +19,7 @@ import vega3d_ros
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_PACKAGES = ("vega3d_ros", "policies", "sim", "benchmarks")
-EXECUTABLES = {"policy_node", "sim_node", "startup_manager", "vega3d-bringup"}
+EXECUTABLES = {"policy_node", "recorder", "sim_node", "startup_manager", "vega3d-bringup"}
 # Name under which a distribution is imported -> its name on the index, where they differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -28,7 +28,7 @@ DISTRIBUTIONS = {
     "pinocchio": "pin",
     "yaml": "pyyaml",
 }
-OPTIONAL_IMPORTS: set[str] = set()
+OPTIONAL_IMPORTS = {"control_msgs"}
 ROS_NAMES = re.compile(r"rclpy|rosidl_\w+|launch|launch_\w+|ament_\w+|tf2_ros|\w+_(msgs|srvs|interfaces)")
 
 

@@ -175,6 +175,11 @@ class RobotCheck:
                 continue
             topic = self._node.resolve_topic_name(f"{controller}/{end}")
             listeners, rivals = self._node.count_subscribers(topic), self._node.count_publishers(topic)
+            if parameters.command_interface == "follow_joint_trajectory":
+                action = "follow_joint_trajectory" if controller == parameters.controller else parameters.gripper_action
+                service = self._node.resolve_topic_name(f"{controller}/{action}/_action/send_goal")
+                offered = dict(self._node.get_service_names_and_types())
+                listeners = int(service in offered)
             sentence = f"{listeners} listener(s) and {rivals} other commander(s) of {topic}"
             remedy = "."
             if not listeners:

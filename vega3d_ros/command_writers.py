@@ -44,23 +44,38 @@ def command_topics(parameters: NodeParameters) -> list[str]:
 
 
 def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]) -> Writer:
-    """The writer that these parameters ask for."""
+    """The writer that these parameters ask for.  Raises VegaError where it needs what is not installed."""
+    if parameters.command_interface == "follow_joint_trajectory" and not parameters.dry_run:
+        from vega3d_ros.action_writer import ActionWriter
+
+        return ActionWriter(node, parameters, limits)
     kind = ForwardWriter if parameters.command_interface == "forward_position" else TrajectoryWriter
     return kind(node, parameters, limits, qos_problems)
 
 
 class Writer(Protocol):
-    """What every command interface can do."""
+    """What every command interface can do.
 
-    def heard(self) -> bool: ...
+    own_publishers: on each of `command_topics`.  unheard: why a command would be lost, '' if it would not.  stop: no
+    command follows.  reset: an episode begins.
+    """
+
+    @property
+    def own_publishers(self) -> int: ...
+
+    def unheard(self) -> str: ...
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def reset(self) -> None: ...
 
     def destroy(self) -> None: ...
 
 
 class Audience:
-    """Whether somebody who could move an arm listens to every one of `publishers`."""
+    """Whether somebody who could move an arm listens to each of `publishers`."""
 
     def __init__(self, node: Node, publishers: Sequence[Any]) -> None:
         self._node, self._publishers = node, publishers
@@ -68,7 +83,14 @@ class Audience:
         self._looked_s = 0.0
         self._listens = False
 
-    def listens(self) -> bool:
+    def missing(self) -> str:
+        """A sentence where nobody does."""
+        if self._listen():
+            return ""
+        topic = self._publishers[0].topic_name
+        return f"Nobody listens to {topic}: start the arm's controller or correct 'controller'."
+
+    def _listen(self) -> bool:
         counts = [int(publisher.get_subscription_count()) for publisher in self._publishers]
         now_s = time.monotonic()
         # Counting is cheap; asking for names at every command would not be.
@@ -123,6 +145,8 @@ class TrajectoryWriter:
     allow_nonzero_velocity_at_trajectory_end).
     """
 
+    own_publishers = 1
+
     def __init__(
         self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
     ) -> None:
@@ -136,13 +160,19 @@ class TrajectoryWriter:
         ]
         self._audience = Audience(node, self._publishers)
 
-    def heard(self) -> bool:
-        return self._audience.listens()
+    def unheard(self) -> str:
+        return self._audience.missing()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         messages = trajectories(command, gripper, self._parameters, self._limits)
         for publisher, message in zip(self._publishers, messages, strict=False):
             publisher.publish(message)
+
+    def stop(self) -> None:
+        """A committed trajectory ends at rest by itself."""
+
+    def reset(self) -> None:
+        """Nothing is kept from one command to the next."""
 
     def destroy(self) -> None:
         for publisher in self._publishers:
@@ -154,6 +184,8 @@ class ForwardWriter:
 
     A killed process cannot brake: such a controller then holds the last position at once.
     """
+
+    own_publishers = 1
 
     def __init__(
         self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
@@ -171,8 +203,8 @@ class ForwardWriter:
         self._gripper_sent: float | None = None
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def heard(self) -> bool:
-        return self._audience.listens()
+    def unheard(self) -> str:
+        return self._audience.missing()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         if self._limiter is None:
@@ -198,6 +230,12 @@ class ForwardWriter:
         self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._limiter.step())))
         if self._limiter.at_rest:
             self._limiter = None  # the next command starts from where the arm then is
+
+    def stop(self) -> None:
+        """The limiter brakes when no command follows."""
+
+    def reset(self) -> None:
+        self._gripper_sent = None
 
     def destroy(self) -> None:
         """Brakes first, for which it takes the executor's thread."""

@@ -75,16 +75,16 @@ class Outputs:
 
     def heard(self) -> bool:
         """Whether every command topic has a listener; a command nobody hears would be lost.  A dry run needs none."""
-        return self._writer is not None and (self._parameters.dry_run or self._writer.heard())
+        return self._writer is not None and not self.unheard
 
     @property
     def unheard(self) -> str:
         """What to say where `heard` is false."""
-        return f"Nobody listens to {self._topics[0]}: start the arm's controller or correct 'controller'."
+        return "" if self._writer is None or self._parameters.dry_run else self._writer.unheard()
 
     def rivals(self) -> str:
         """A sentence if somebody else publishes on a command topic, else ''."""
-        own = 1 if self._writer is not None else 0
+        own = self._writer.own_publishers if self._writer is not None else 0
         for topic in map(self._node.resolve_topic_name, self._topics):
             if self._node.count_publishers(topic) > own:
                 names = {
@@ -116,6 +116,17 @@ class Outputs:
         for text in noted:
             if self._node.context.ok():  # after a signal nothing can be published any more
                 self._decisions.publish(String(data=text))
+
+    def stop(self) -> None:
+        """No command follows until `reset`."""
+        if self._writer is not None:
+            self._writer.stop()
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self.gripper.reset()
+        if self._writer is not None:
+            self._writer.reset()
 
     def publish_gates(self, chunk: ActionChunk | None) -> None:
         """`~/gate/<camera>` for each gate map of the chunk that somebody looks at."""

@@ -198,7 +198,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._condition.running = self._condition.moving = False
         self._inputs.clear(None if self._lockstep else self._now_ns())
         self._runner.reset()
-        self._outputs.gripper.reset()
+        self._outputs.reset()
         self._last_answer = None
         self._condition.fault = ""
         self._condition.started_s = time.monotonic()
@@ -208,6 +208,8 @@ class PolicyNode(CarefulLifecycleNode):
     def _stop(self) -> None:
         self._condition.running = False
         self._drop_queue()
+        if self._outputs is not None:
+            self._outputs.stop()
 
     def _drop_queue(self) -> None:
         self._last_answer = None
@@ -327,7 +329,7 @@ class PolicyNode(CarefulLifecycleNode):
         """realtime: the command of this control period, if everything it needs is there."""
         runner, inputs, outputs = self._runner, self._inputs, self._outputs
         assert isinstance(runner, Realtime) and inputs is not None and outputs is not None
-        problem = inputs.problem() or inputs.stale(self._now_ns()) or ("" if outputs.heard() else outputs.unheard)
+        problem = inputs.problem() or inputs.stale(self._now_ns()) or outputs.unheard
         if self._is_strict:
             problem = problem or outputs.rivals() or next(iter(self._condition.qos_problems.values()), "")
         if problem:

@@ -1,0 +1,196 @@
+"""Commands as FollowJointTrajectory and GripperCommand goals, against a stand-in controller over real DDS."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+
+import numpy as np
+import pytest
+from ros_harness import CAMERAS, FINGERS, HOME, JOINTS, Pace, image_of, now_ns, policy_node
+
+from vega3d_ros.control_loop import JointSample
+
+INSTALLED = importlib.util.find_spec("control_msgs") is not None
+needs_actions = pytest.mark.skipif(not INSTALLED, reason="control_msgs is not installed")
+ERROR = 2
+ARM = "panda_arm_controller/follow_joint_trajectory"
+SETTINGS = {
+    "clock_mode": "realtime",
+    "max_age_s": 5.0,
+    "max_skew_s": 1.0,
+    "committed": True,
+    "command_interface": "follow_joint_trajectory",
+}
+
+
+class Controller:
+    """Accepts goals as joint_trajectory_controller does: a new one takes the place of the one before."""
+
+    def __init__(self, node, name, kind) -> None:
+        from rclpy.action import ActionServer, CancelResponse, GoalResponse
+
+        self.refuses = self.closed = False
+        self.goals, self.ended = [], []
+        self._kind, self._active = kind, None
+        self._server = ActionServer(
+            node,
+            kind,
+            name,
+            execute_callback=lambda handle: None,
+            goal_callback=lambda goal: GoalResponse.REJECT if self.refuses else GoalResponse.ACCEPT,
+            handle_accepted_callback=self._accept,
+            cancel_callback=lambda handle: CancelResponse.ACCEPT,
+        )
+
+    def _accept(self, handle) -> None:
+        if self._active is not None and self._active.is_active:
+            self.end("canceled")
+        self._active = handle
+        self.goals.append(handle.request)
+        handle._update_state(_events().EXECUTE)
+
+    def end(self, how: str, sentence: str = "") -> None:
+        """End the goal under way as `aborted`, `succeeded` or `canceled`."""
+        handle, result = self._active, self._kind.Result()
+        if sentence:
+            result.error_string = sentence
+        if how == "canceled" and not handle.is_cancel_requested:
+            handle._update_state(_events().CANCEL_GOAL)
+        {"aborted": handle.abort, "succeeded": handle.succeed, "canceled": handle.canceled}[how]()
+        self.ended.append(how)
+        # What rclpy does after an execute callback, which here has nothing to wait for.
+        self._server._result_futures[bytes(handle.goal_id.uuid)].set_result(_response(self._kind, handle, result))
+
+    @property
+    def cancel_requested(self) -> bool:
+        return self._active is not None and self._active.is_cancel_requested
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._server.destroy()
+
+
+def _events():
+    from rclpy.action.server import GoalEvent
+
+    return GoalEvent
+
+
+def _response(kind, handle, result):
+    response = kind.Impl.GetResultService.Response()
+    response.status, response.result = handle.status, result
+    return response
+
+
+@pytest.fixture
+def arm(request):
+    """A node that commands a stand-in controller: robot, controller of the arm, and of the gripper (or None)."""
+    from control_msgs.action import FollowJointTrajectory, GripperCommand
+
+    extra = getattr(request, "param", {})
+    with policy_node(**SETTINGS, **extra) as (robot, child):
+        controller = Controller(robot.node, ARM, FollowJointTrajectory)
+        gripper = Controller(robot.node, "hand/gripper_cmd", GripperCommand) if extra else None
+        pictures, count = [image_of(seed) for seed in range(4)], [0]
+
+        def tick() -> None:
+            stamp = now_ns()
+            for index, camera in enumerate(CAMERAS):
+                robot.send_image(camera, pictures[(count[0] + index) % 4], stamp)
+            robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+            count[0] += 1
+
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, tick):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(controller.goals) > 5), robot.sentence() + robot.log_text()
+            yield robot, controller, gripper
+        controller.close()
+        if gripper is not None:
+            gripper.close()
+        assert child.returncode is None
+
+
+@needs_actions
+def test_every_command_is_a_goal_that_ends_at_rest_and_a_stop_cancels_it(arm):
+    robot, controller, _ = arm
+    goal = controller.goals[-1].trajectory
+    assert list(goal.joint_names) == [*JOINTS, FINGERS[0]]
+    assert goal.header.stamp.sec == 0 and len(goal.points) == 2
+    assert max(abs(v) for v in goal.points[-1].velocities) == 0.0
+    assert goal.points[-1].time_from_start.sec == 0, "a short horizon"
+    assert not robot.commands, "the topic is not used beside the action"
+    robot.client.trigger("policy_node/stop")
+    assert robot.until(lambda: controller.cancel_requested)
+    sent = len(controller.goals)
+    robot.diagnostics.clear()
+    assert robot.until(lambda: len(robot.diagnostics) > 1)
+    assert len(controller.goals) == sent
+
+
+@needs_actions
+def test_deactivation_cancels_the_goal_under_way(arm):
+    robot, controller, _ = arm
+    assert robot.change("deactivate")
+    assert robot.until(lambda: controller.cancel_requested)
+
+
+@needs_actions
+def test_a_goal_that_is_given_up_stops_the_robot_until_start(arm):
+    robot, controller, _ = arm
+    assert "aborted" not in controller.ended
+    controller.end("aborted", "joint 3 left its path")
+    assert robot.shows(ERROR, "gave up a goal (joint 3 left its path)")
+    sent = len(controller.goals)
+    robot.diagnostics.clear()
+    assert robot.until(lambda: len(robot.diagnostics) > 1)
+    assert len(controller.goals) == sent
+    robot.client.trigger("policy_node/start")
+    assert robot.until(lambda: len(controller.goals) > sent)
+
+
+@needs_actions
+def test_a_refused_goal_stops_the_robot(arm):
+    robot, controller, _ = arm
+    controller.refuses = True
+    assert robot.shows(ERROR, f"{ARM} refused a goal")
+
+
+@needs_actions
+def test_a_controller_that_goes_away_is_named(arm):
+    robot, controller, _ = arm
+    controller.close()
+    assert robot.shows(ERROR, f"No action server offers {ARM}")
+
+
+@needs_actions
+@pytest.mark.parametrize("arm", [{"gripper__controller": "hand", "gripper__max_effort": 20.0}], indirect=True)
+def test_the_gripper_gets_a_goal_for_each_change(arm):
+    robot, controller, gripper = arm
+    assert robot.until(lambda: len(gripper.goals) >= 3)
+    positions = [goal.command.position for goal in gripper.goals]
+    assert set(positions) == {0.0, 0.04} and all(a != b for a, b in itertools.pairwise(positions))
+    assert gripper.goals[0].command.max_effort == 20.0
+    assert list(controller.goals[0].trajectory.joint_names) == list(JOINTS)
+    assert len(gripper.goals) < len(controller.goals)
+
+
+@pytest.mark.skipif(INSTALLED, reason="control_msgs is installed")
+def test_without_control_msgs_activation_says_what_to_install():
+    with policy_node(**SETTINGS) as (robot, _):
+        assert robot.change("configure"), robot.log_text()
+        assert not robot.change("activate")
+        assert robot.until(lambda: "control_msgs" in robot.log_text())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({**SETTINGS, "clock_mode": "lockstep"}, "lockstep"), ({**SETTINGS, "committed": False}, "committed")],
+)
+def test_goals_that_could_not_end_at_rest_are_refused_at_configuration(settings, said):
+    with policy_node(**settings) as (robot, _):
+        assert not robot.change("configure")
+        assert robot.until(lambda: said in robot.log_text())
