@@ -172,7 +172,7 @@ def test_real_time_goes_on_from_chunk_to_chunk_until_it_is_stopped():
             assert robot.quiet_for(0.3)
 
 
-def test_the_gate_is_published_to_who_looks_at_it():
+def test_the_gate_is_published_to_who_looks_at_it_and_its_age_is_reported():
     gates: list[Image] = []
     with policy_node() as (robot, _):
         robot.node.create_subscription(Image, "policy_node/gate/wrist", gates.append, 10)
@@ -191,6 +191,8 @@ def test_the_gate_is_published_to_who_looks_at_it():
         assert gates[0].encoding == "mono8" and list(gates[0].data) == [0, 85, 170, 255]
         with pytest.raises(VegaError):
             image_array(gates[0], "gate")
+        # The second chunk of this policy comes with tokens of the first.
+        assert robot.until(lambda: seen() and robot.values().get("world_age") == "1")
 
 
 def test_autostart_commands_without_a_call():

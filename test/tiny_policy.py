@@ -39,6 +39,7 @@ class TinyPolicy:
             instruction=observation.instruction,
             timings_ms={"thinking": 0.01},
             gates=dict.fromkeys(self.spec.cameras, ramp),
+            world_age=(self.queries - 1) % 3,
         )
 
     def reset(self) -> None:

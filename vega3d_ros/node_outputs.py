@@ -55,6 +55,7 @@ class Outputs:
         self.gripper = conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed)
         self._node = node
         self._parameters = parameters
+        self.world_age = 0  # queries since the world simulator's tokens were computed
         self._gates: dict[str, Any] = {}
         self._writer: Writer | None = None
         self._topics = command_topics(parameters)
@@ -128,10 +129,11 @@ class Outputs:
         if self._writer is not None:
             self._writer.reset()
 
-    def publish_gates(self, chunk: ActionChunk | None) -> None:
-        """`~/gate/<camera>` for each gate map of the chunk that somebody looks at."""
+    def show(self, chunk: ActionChunk | None) -> None:
+        """What the policy's newest chunk lets one see: `~/gate/<camera>` where somebody looks, and `world_age`."""
         if chunk is None:
             return
+        self.world_age = chunk.world_age
         for camera, gate in chunk.gates.items():
             if camera not in self._gates:
                 self._gates[camera] = self._node.create_publisher(ImageMessage, f"~/gate/{camera}", LATEST)

@@ -68,6 +68,8 @@ def report(
     if isinstance(runner, Realtime):
         counters |= {f"scheduler_{name}": value for name, value in runner.scheduler.counts.items()}
     values = {"running": condition.running, "instruction": inputs.instruction or "", **counters}
+    if outputs is not None:
+        values["world_age"] = outputs.world_age
     statuses = [Status("command", level, sentence, values)]
     now_s = time.monotonic()
     for name, stream in inputs.streams.items():

@@ -319,7 +319,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._condition.latencies.add_all(command.timings_ms)
         if runner.queried_frames_ns is not None:
             self._note_query(runner.queried_frames_ns, command.timings_ms["policy"])
-            outputs.publish_gates(runner.loop.last_chunk)
+            outputs.show(runner.loop.last_chunk)
 
     def _on_control_timer(self) -> None:
         if self._condition.running:
@@ -346,7 +346,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._condition.latencies.add("policy", 1e3 * answer.latency_s)
             if command is not None:
                 self._note_query(answer.frames_ns, 1e3 * answer.latency_s)
-            outputs.publish_gates(answer.chunk)
+            outputs.show(answer.chunk)
         if command is not None:
             self._send(command)
 
