@@ -65,10 +65,12 @@ class DrawnFrames(FrameBuffer):
         if self.window > 1:
             self._draw()
 
-    def sample(self, at_ns: int | None = None, tolerance_ns: int | None = None) -> FrameSet | None:
+    def sample(
+        self, at_ns: int | None = None, tolerance_ns: int | None = None, from_rest: bool = False
+    ) -> FrameSet | None:
         if self.window == 1:
             self._draw()
-        return super().sample(at_ns, tolerance_ns)
+        return super().sample(at_ns, tolerance_ns, from_rest)
 
     def _draw(self) -> None:
         stamp_ns = self._environment.state().stamp_ns

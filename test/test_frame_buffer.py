@@ -103,6 +103,28 @@ def test_too_short_a_history_is_not_padded():
     assert "2 frames 50 ms apart" in buffer.waiting_for
 
 
+def test_only_a_world_that_waited_may_take_the_first_frame_for_those_before_it():
+    buffer = filled(window=3)
+    for camera in CAMERAS:
+        buffer.push(camera, 1000 * MS, frame(1))
+        buffer.push(camera, 1050 * MS, frame(2))
+    assert buffer.sample() is None and "3 frames" in buffer.waiting_for
+    found = buffer.sample(from_rest=True)
+    assert found is not None
+    assert found.images["a"][:, 0, 0, 0].tolist() == [1, 1, 2]
+    # A frame lost later is never made up for, nor what a clock that was set back has hidden.
+    for camera in CAMERAS:
+        buffer.push(camera, 1200 * MS, frame(3))
+    assert buffer.sample(from_rest=True) is None
+    for camera in CAMERAS:
+        assert buffer.push(camera, 500 * MS, frame(4)) is Pushed.JUMPED_BACK
+    assert buffer.sample(from_rest=True) is None
+    buffer.clear()
+    for camera in CAMERAS:
+        buffer.push(camera, 600 * MS, frame(5))
+    assert buffer.sample(from_rest=True) is not None
+
+
 def test_half_a_period_keeps_the_previous_step_out():
     buffer = FrameBuffer(CAMERAS, max_skew_ns=60 * MS)
     for camera in CAMERAS:

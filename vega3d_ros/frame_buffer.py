@@ -1,7 +1,9 @@
 """Stamped camera frames, sampled at the newest time that all cameras have in common.  NumPy only.
 
-One ring per camera.  A sample is a window of real frames for every camera: nothing is repeated,
-interpolated or filled in, and every frame that is thrown away is counted with the reason.
+One ring per camera.  A sample is a window of real frames for every camera: nothing is interpolated or
+filled in, and every frame that is thrown away is counted with the reason.  A robot waits until the window
+is full.  Only where the world itself waits for us (lockstep) it cannot fill: before the first step nothing
+moves, so there the first frame also shows what was before it (`from_rest`).
 Used from one thread.  Times are integer nanoseconds on the clock of the image headers.
 """
 
@@ -31,7 +33,7 @@ class FrameSet:
     """Windows of all cameras around one time.
 
     images: camera -> (T, H, W, 3) uint8 RGB, oldest first.
-    stamps_ns: camera -> (T,) int64, strictly increasing.
+    stamps_ns: camera -> (T,) int64, strictly increasing but for a first frame that `from_rest` repeats.
     stamp_ns: the common time, that is the oldest of the cameras' newest frames.
     """
 
@@ -90,6 +92,7 @@ class FrameBuffer:
         self.received: Counter[str] = Counter()
         self.waiting_for = "No camera frame has arrived yet."
         self._rings: dict[str, list[_Frame]] = {camera: [] for camera in self.cameras}
+        self._first_ns: dict[str, int | None] = {}  # since the last `clear`; None after a jump back
         self._not_before_ns: int | None = None
         self._last_skew_ns: int | None = None
 
@@ -110,6 +113,7 @@ class FrameBuffer:
                 return self._drop(camera, "out_of_order")
             self._forget(camera, ring, "stamp_jumped_back")
             ring.clear()
+            self._first_ns[camera] = None
             result = Pushed.JUMPED_BACK
         if ring and ring[-1].image.shape != image.shape:
             self._drop(camera, "wrong_size")
@@ -120,6 +124,7 @@ class FrameBuffer:
         if len(ring) == self.capacity:
             self._forget(camera, [ring.pop(0)], "overwritten")
         ring.append(_Frame(stamp_ns, image))
+        self._first_ns.setdefault(camera, stamp_ns)
         return result
 
     def reject(self, camera: str, reason: str) -> None:
@@ -128,11 +133,14 @@ class FrameBuffer:
         self.received[camera] += 1
         self._drop(camera, reason)
 
-    def sample(self, at_ns: int | None = None, tolerance_ns: int | None = None) -> FrameSet | None:
+    def sample(
+        self, at_ns: int | None = None, tolerance_ns: int | None = None, from_rest: bool = False
+    ) -> FrameSet | None:
         """Windows at the newest common time, or at `at_ns`; None, and `waiting_for`, if there are none.
 
         tolerance_ns tightens `max_skew_ns` for this sample: half a control period makes the choice
         among periodic frames unique, which a world that waits for us needs to be reproducible.
+        from_rest: what came before a camera's first frame since `clear` looked like that frame.
         """
         tolerance = self.max_skew_ns if tolerance_ns is None else min(tolerance_ns, self.max_skew_ns)
         silent = [camera for camera in self.cameras if not self._rings[camera]]
@@ -140,7 +148,7 @@ class FrameBuffer:
             self.waiting_for = f"No frame from {_names(silent)}: start the driver or correct the topic."
             return None
         time_ns = min(self._rings[camera][-1].stamp_ns for camera in self.cameras) if at_ns is None else at_ns
-        chosen = {camera: self._window(self._rings[camera], time_ns, tolerance) for camera in self.cameras}
+        chosen = {camera: self._window(camera, time_ns, tolerance, from_rest) for camera in self.cameras}
         missing = [camera for camera, frames in chosen.items() if frames is None]
         if missing:
             self.waiting_for = (
@@ -183,17 +191,23 @@ class FrameBuffer:
         for camera, ring in self._rings.items():
             self._forget(camera, ring, "cleared")
             ring.clear()
+        self._first_ns.clear()
         self._not_before_ns = not_before_ns
         self._last_skew_ns = None
         self.waiting_for = "No camera frame has arrived since the start."
 
-    def _window(self, ring: list[_Frame], time_ns: int, tolerance_ns: int) -> list[_Frame] | None:
+    def _window(self, camera: str, time_ns: int, tolerance_ns: int, from_rest: bool) -> list[_Frame] | None:
+        ring, first_ns = self._rings[camera], self._first_ns.get(camera) if from_rest else None
         frames: list[_Frame] = []
         stamps = np.array([frame.stamp_ns for frame in ring], dtype=np.int64)
         for k in range(self.window - 1, -1, -1):
-            distance = np.abs(stamps - (time_ns - k * self.stride_ns))
+            wanted_ns = time_ns - k * self.stride_ns
+            if first_ns is not None:
+                wanted_ns = max(wanted_ns, first_ns)
+            distance = np.abs(stamps - wanted_ns)
             nearest = int(np.argmin(distance))
-            if distance[nearest] > tolerance_ns or (frames and ring[nearest].stamp_ns <= frames[-1].stamp_ns):
+            repeats = bool(frames) and ring[nearest].stamp_ns <= frames[-1].stamp_ns
+            if distance[nearest] > tolerance_ns or (repeats and ring[nearest].stamp_ns != first_ns):
                 return None
             frames.append(ring[nearest])
         return frames

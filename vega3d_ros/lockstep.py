@@ -18,7 +18,8 @@ class Lockstep:
 
     Frames must lie within half a control period of the joint state they are used with: a world
     that waits sends them with (nearly) the same stamp, perhaps later than the joint state, and the
-    frame of the step before must never take their place.
+    frame of the step before must never take their place.  Of a policy with a window of frames the first
+    decision sees the first frame repeated, as `sim.frames.FrameWindow` has it.
     """
 
     def __init__(self, loop: ControlLoop, buffer: FrameBuffer, period_ns: int) -> None:
@@ -59,7 +60,7 @@ class Lockstep:
             return None
         self.queried_frames_ns = None
         if self.loop.needs_images:
-            frames = self._buffer.sample(sample.stamp_ns, self._tolerance_ns)
+            frames = self._buffer.sample(sample.stamp_ns, self._tolerance_ns, from_rest=True)
             if frames is None:
                 return None
             images = frames.images
