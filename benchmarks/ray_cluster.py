@@ -25,6 +25,7 @@ def two_nodes() -> Iterator[str]:
         raise RuntimeError("Ray was imported before its environment was set")
     node: dict[str, Any] = {
         "num_cpus": 1, "object_store_memory": MEMORY, "node_ip_address": "127.0.0.1", "include_dashboard": False,
+        "include_log_monitor": False, "no_monitor": True,  # fewer processes, a sooner start
     }  # fmt: skip
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:

@@ -141,4 +141,6 @@ def write_document(path: Path, text: str) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise VegaError(f"The page {path} could not be written ({error.strerror}): make room on the disk.") from error
+        raise VegaError(
+            f"The page {path} could not be written ({error.strerror}): make room on the disk, or write elsewhere."
+        ) from error

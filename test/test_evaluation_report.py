@@ -96,23 +96,43 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def chromium(tmp_path: Path, page: Path, *options: str) -> str:
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", *options, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_browser_prints_it_without_cutting_anything_off(tmp_path: Path) -> None:
+    write_report([read_run(make_run(tmp_path / "a", 1))], tmp_path / "page.html")
+    chromium(tmp_path, tmp_path / "page.html", f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer")
+    printed = (tmp_path / "page.pdf").read_bytes()
+    assert printed.startswith(b"%PDF")
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 8
+    # As narrow as a sheet of A4 (794 CSS px less its margins) nothing may be wider than the sheet.
+    assert seen_in_a_frame(tmp_path, 718)[0] <= 718
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_browser_shows_it_on_a_phone_without_sideways_scrolling(tmp_path: Path) -> None:
     runs = [read_run(make_run(tmp_path / name, seed)) for name, seed in (("a", 1), ("b", 2))]
     write_report(runs, tmp_path / "page.html")
-    # A frame is as narrow as a phone; a window of a headless browser is not.
-    probe = """<iframe id="f" src="page.html" style="width:390px;height:800px"></iframe><script>
-    f.onload = () => { const d = f.contentDocument;
+    width, images, broken, drawn = seen_in_a_frame(tmp_path, 390)
+    assert width <= 390 and images > 10 and broken == 0 and drawn
+
+
+def seen_in_a_frame(tmp_path: Path, width: int) -> tuple[int, int, int, bool]:
+    """(width of what there is to scroll, images, broken images, whether the chart is drawn) of `page.html`.
+
+    A frame can be as narrow as a phone or a sheet of paper; a window of a headless browser cannot.
+    """
+    probe = f"""<iframe id="f" src="page.html" style="width:{width}px;height:800px;border:0"></iframe>"""
+    probe += """<script>f.onload = () => { const d = f.contentDocument;
       const broken = [...d.images].filter(i => !i.complete || !i.naturalWidth).length;
       document.title = [d.documentElement.scrollWidth, d.images.length, broken,
         d.querySelector('svg.forest').getBoundingClientRect().height > 100].join(' '); };</script>"""
     (tmp_path / "probe.html").write_text(probe)
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run(
-        [*command, (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, timeout=300, check=True
-    )
-    found = re.search(r"<title>(\d+) (\d+) (\d+) (\w+)</title>", done.stdout)
-    assert found, done.stdout[-500:]
-    width, images, broken, drawn = found.groups()
-    assert int(width) <= 390 and int(images) > 10 and broken == "0" and drawn == "true"
+    said = chromium(tmp_path, tmp_path / "probe.html", "--dump-dom")
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\w+)</title>", said)
+    assert found, said[-500:]
+    return int(found[1]), int(found[2]), int(found[3]), found[4] == "true"
