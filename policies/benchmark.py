@@ -39,6 +39,7 @@ from policies.benchmark_models import (
     wan_on_meta,
     windowed,
 )
+from policies.checkpoints import check_device
 from policies.command_line import command
 from policies.gated_fusion import build_fusion
 from policies.openvla_oft import OpenVLAOFT
@@ -202,12 +203,12 @@ def running(effect: Effect, query: Query) -> Iterator[None]:
 def measure_effect(
     meter: Meter, name: str, make: Callable[[Effect], Query], baseline: Sequence[Latency], usual: torch.Tensor
 ) -> None:
-    """Latencies under one effect, how many times faster it is, and how far it moves the normalised actions."""
+    """Latencies under one effect, how many times faster it is, and how much it changes the actions."""
     effect = EFFECTS[name]
     query = make(effect)
     try:
         with running(effect, query):
-            moved = (query.fused() - usual).abs().max().item()
+            moved = ((query.fused() - usual).abs().max() / usual.abs().max()).item()
             rows = meter.measure(
                 Work(f"OpenVLA-OFT alone, {name}", query.alone, [query.policy]),
                 Work(f"OpenVLA-OFT + per frame, {name}", query.fused, query.parts),
@@ -219,7 +220,7 @@ def measure_effect(
         ) from error
     for before, row, what in zip(baseline, rows, ("openvla_alone", "query_per_frame"), strict=True):
         meter.information(f"{what}_times_faster_with_{name}", before.median_ms / row.median_ms)
-    meter.information(f"actions_moved_by_{name}", moved)
+    meter.information(f"actions_relative_change_by_{name}", moved)
 
 
 def measure_full_size(meter: Meter, cameras: int) -> None:
@@ -299,8 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write latencies and rows to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(max(options.threads, 1))
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise VegaError("There is no CUDA device here: use --device cpu.")
+    check_device(options.device)
     if min(options.cameras, options.refresh, options.threads) < 1 or not 0 < options.seconds < 3600:
         raise VegaError("Cameras, refresh, threads and seconds count from 1: give positive numbers.")
     for name in options.effects:

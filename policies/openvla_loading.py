@@ -182,8 +182,14 @@ def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention
     )
     if text_config.get("rope_scaling"):
         raise VegaError(f"'{weights.name}' scales its rotary positions, which is not supported: use its own config.")
-    with torch.device("meta"):
-        return LlamaModel(config)
+    try:
+        with torch.device("meta"):
+            return LlamaModel(config)
+    except (ImportError, ValueError) as error:
+        reason = str(error).split(".")[0]
+        raise VegaError(
+            f"Attention '{attention}' is not to be had here ({reason}): choose 'sdpa' or 'eager'."
+        ) from error
 
 
 def read_statistics(folder: Path) -> dict[str, Any]:
@@ -192,7 +198,12 @@ def read_statistics(folder: Path) -> dict[str, Any]:
     The config's may be those of pretraining: the file overrides them.
     """
     path = folder / "dataset_statistics.json"
-    return read_json(path) if path.is_file() else read_json(folder / "config.json").get("norm_stats", {})
+    statistics = read_json(path) if path.is_file() else read_json(folder / "config.json").get("norm_stats")
+    if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
+        raise VegaError(
+            f"The statistics in '{folder}' are no object of objects: copy its dataset_statistics.json again."
+        )
+    return statistics
 
 
 def _info(

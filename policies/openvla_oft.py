@@ -100,7 +100,10 @@ class OpenVLAOFT(nn.Module):
             path = Path(self.info.folder) / "tokenizer.json"
             if not path.is_file():
                 raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
-            self._tokenizer = Tokenizer.from_file(str(path))
+            try:
+                self._tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises nothing narrower
+                raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
         ids = self._tokenizer.encode(prompt(instruction)).ids
         bos = self._tokenizer.token_to_id("<s>")
         return with_empty_token(ids if ids and ids[0] == bos else [bos, *ids])

@@ -153,16 +153,27 @@ def statistics_for(statistics: Mapping[str, Any], key: str) -> Mapping[str, Any]
     return statistics[key]
 
 
+def action_width(statistics: Mapping[str, Any]) -> int:
+    """How many numbers an action of one data set has."""
+    return len(_numbers(statistics, "action", "q01"))
+
+
+def _numbers(statistics: Mapping[str, Any], what: str, name: str) -> FloatArray:
+    """One list of `statistics[what]`, or VegaError if it is missing or holds no numbers."""
+    try:
+        numbers = np.asarray(statistics[what][name], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.ndim != 1 or numbers.size == 0 or not np.isfinite(numbers).all():
+        raise VegaError(f"The {what} statistics lack '{name}': use the checkpoint's own dataset_statistics.json.")
+    return numbers
+
+
 def _bounds(statistics: Mapping[str, Any], kind: str, size: int, what: str) -> tuple[FloatArray, FloatArray]:
     names = {"bounds_q99": ("q01", "q99"), "bounds": ("min", "max")}
     if kind not in names:
         raise VegaError(f"Normalisation '{kind}' is unknown: choose one of {sorted(names)}.")
-    try:
-        low, high = (np.asarray(statistics[name], dtype=np.float64) for name in names[kind])
-    except KeyError as error:
-        raise VegaError(
-            f"The {what} statistics lack {error}: use the checkpoint's own dataset_statistics.json."
-        ) from None
+    low, high = (_numbers(statistics, what, name) for name in names[kind])
     if low.shape != (size,) or high.shape != (size,):
         raise VegaError(
             f"The {what} has {size} numbers but its statistics {low.size}: choose the statistics of this robot."
@@ -172,15 +183,17 @@ def _bounds(statistics: Mapping[str, Any], kind: str, size: int, what: str) -> t
 
 def normalize_proprio(state: FloatArray, statistics: Mapping[str, Any], kind: str = "bounds_q99") -> FloatArray:
     """Map a state (n,) to [-1, 1] (clipped) by the bounds in `statistics["proprio"]`."""
-    low, high = _bounds(statistics["proprio"], kind, len(state), "proprio")
+    low, high = _bounds(statistics, kind, len(state), "proprio")
     return np.clip(2.0 * (state - low) / (high - low + 1e-8) - 1.0, -1.0, 1.0)
 
 
 def unnormalize_actions(actions: FloatArray, statistics: Mapping[str, Any], kind: str = "bounds_q99") -> FloatArray:
     """Map (..., n) from [-1, 1] to the units of the training data; dimensions masked out stay as they are."""
     actions = np.asarray(actions, dtype=np.float64)
-    low, high = _bounds(statistics["action"], kind, actions.shape[-1], "action")
-    mask = np.asarray(statistics["action"].get("mask", np.ones(low.shape, bool)), dtype=bool)
+    low, high = _bounds(statistics, kind, actions.shape[-1], "action")
+    mask = np.asarray(statistics["action"].get("mask", np.ones(low.shape, bool)))
+    if mask.shape != low.shape or mask.dtype != bool:
+        raise VegaError(f"The action statistics have a mask {mask.tolist()}: give {low.size} times true or false.")
     return np.where(mask, 0.5 * (actions + 1.0) * (high - low + 1e-8) + low, actions)
 
 

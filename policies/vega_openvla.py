@@ -79,6 +79,9 @@ class VegaOpenVLA:
                 f"to 1 to {info.chunk_length}."
             )
         self._statistics = choose_statistics(info.statistics, config)
+        unnormalize_actions(np.zeros(info.action_dim), self._statistics, info.normalization)
+        if info.proprio_dim:
+            normalize_proprio(np.zeros(info.proprio_dim), self._statistics, info.normalization)
         self.spec = PolicySpec(
             name=config.name,
             cameras=config.cameras,

@@ -7,13 +7,13 @@ Wan stay where they are and are named by folder (relative to this one, or absolu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from policies.json_config import arguments_for
 from policies.openvla_loading import read_statistics
 from policies.openvla_robots import platform
+from policies.preprocessing import action_width
 from policies.types import VegaError
 from policies.weight_files import read_json
 
@@ -98,8 +98,9 @@ def read_config(folder: Path) -> VegaOpenVLAConfig:
     world = values.pop("world_simulator", None)
     if world is not None and not isinstance(world, dict):
         raise VegaError(f"Setting 'world_simulator' in '{path}' is {world!r}: give an object or null.")
-    part = None if world is None else WorldPart(**_checked(WorldPart, world, path))
-    return VegaOpenVLAConfig(**_checked(VegaOpenVLAConfig, values, path), world_simulator=part)
+    part = None if world is None else WorldPart(**arguments_for(WorldPart, world, path))
+    arguments = arguments_for(VegaOpenVLAConfig, values, path, aside=("world_simulator",))
+    return VegaOpenVLAConfig(**arguments, world_simulator=part)
 
 
 def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAConfig:
@@ -109,8 +110,7 @@ def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAC
     """
     if robot is None:
         robots = {7: "libero", 14: "aloha"}
-        entries = [entry for entry in read_statistics(checkpoint).values() if isinstance(entry, dict)]
-        widths = {len(entry.get("action", {}).get("q01", ())) for entry in entries}
+        widths = {action_width(entry) for entry in read_statistics(checkpoint).values()}
         if len(widths) != 1 or not widths <= set(robots):
             raise VegaError(
                 f"The statistics in '{checkpoint}' are of {sorted(widths)} actions, which is no published robot's: "
@@ -121,31 +121,3 @@ def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAC
     if not any(checkpoint.glob("proprio_projector--*_checkpoint.pt")):
         cameras = cameras[:1]
     return VegaOpenVLAConfig(name=checkpoint.resolve().name, openvla=".", robot=robot, cameras=cameras)
-
-
-def _checked(kind: type, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Arguments for the dataclass `kind`; VegaError for one that is unknown, missing or of another JSON type."""
-    known = {field.name: field for field in fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise VegaError(f"Setting '{unknown[0]}' in '{path}' is unknown: remove it, or choose one of {sorted(known)}.")
-    for name, field in known.items():
-        if field.default is MISSING and name not in values and name != "world_simulator":
-            raise VegaError(f"File '{path}' lacks '{name}': add it.")
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, value in arguments.items():
-        if not _fits(value, str(known[name].type)):
-            raise VegaError(f"Setting '{name}' in '{path}' is {value!r}: give {known[name].type}.")
-    return arguments
-
-
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a JSON value is of an annotated type, as far as the configs here need it."""
-    if value is None:
-        return "None" in annotation
-    if annotation.startswith("tuple[str"):
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if annotation.startswith("tuple[int"):
-        return isinstance(value, tuple) and len(value) == 2 and all(type(item) is int for item in value)
-    kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
-    return type(value) in kinds[annotation.removesuffix(" | None")]

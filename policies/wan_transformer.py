@@ -32,9 +32,10 @@ from policies.weight_files import (
     SafetensorsSource,
     TensorSource,
     assign,
+    build_component,
     check_memory,
+    component_config,
     fill,
-    read_json,
     write_component,
 )
 
@@ -229,22 +230,19 @@ def load_transformer(folder: Path, tap: int | None, device: torch.device, dtype:
 
     Raises VegaError for an incomplete folder, a tap behind the last block, or too little memory.
     """
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") != "WanTransformer3DModel":
-        raise VegaError(
-            f"File '{folder / 'config.json'}' describes a {config.get('_class_name')}: give a Wan folder in diffusers "
-            "layout (Wan-AI/Wan2.1-T2V-1.3B-Diffusers)."
-        )
+    config = component_config(
+        folder, WanTransformer3DModel, "give a Wan folder in diffusers layout (Wan-AI/Wan2.1-T2V-1.3B-Diffusers)"
+    )
     if config.get("image_dim") is not None:
         raise VegaError(f"'{folder}' is an image-to-video model, which needs a first frame: use a text-to-video one.")
     source = SafetensorsSource(folder)
-    blocks = int(config["num_layers"])
+    blocks = config.get("num_layers")
+    if not isinstance(blocks, int):
+        raise VegaError(f"File '{folder / 'config.json'}' gives no number of layers: download it again.")
     count = blocks if tap is None else tap + 1
     if not 1 <= count <= blocks:
         raise VegaError(f"Block {tap} is not among the {blocks} blocks (0 to {blocks - 1}) of '{folder}': choose one.")
-    arguments = {key: value for key, value in config.items() if not key.startswith("_")} | {"num_layers": count}
-    with torch.device("meta"):
-        model = WanTransformer3DModel(**arguments)
+    model = build_component(WanTransformer3DModel, config | {"num_layers": count}, folder)
     if tap is not None:
         # The head behind the last block is of no use behind the tap.
         del model.proj_out, model.norm_out, model.scale_shift_table

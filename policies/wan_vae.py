@@ -19,7 +19,15 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, pa
 from torch import nn
 
 from policies.types import VegaError
-from policies.weight_files import SafetensorsSource, TensorSource, check_memory, fill, read_json, write_component
+from policies.weight_files import (
+    SafetensorsSource,
+    TensorSource,
+    build_component,
+    check_memory,
+    component_config,
+    fill,
+    write_component,
+)
 
 
 class CausalConv(nn.Module):
@@ -146,13 +154,8 @@ def load_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> WanE
 
 
 def _on_meta(folder: Path) -> AutoencoderKLWan:
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") != "AutoencoderKLWan":
-        raise VegaError(
-            f"File '{folder / 'config.json'}' describes a {config.get('_class_name')}: give a Wan VAE from diffusers."
-        )
-    with torch.device("meta"):
-        vae = AutoencoderKLWan(**{key: value for key, value in config.items() if not key.startswith("_")})
+    config = component_config(folder, AutoencoderKLWan, "give a Wan VAE from diffusers")
+    vae = build_component(AutoencoderKLWan, config, folder)
     del vae.decoder, vae.post_quant_conv
     return vae
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -206,6 +206,30 @@ def fill(
                 "needed: this file belongs to another model, download the matching one."
             )
         assign(module, name, tensor.reshape(parameter.shape).to(device=device, dtype=dtype, copy=True))
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def component_config(folder: Path, kind: type[nn.Module], hint: str) -> dict[str, Any]:
+    """config.json of a diffusers component; VegaError, with `hint` for a remedy, if it is not of class `kind`."""
+    path = folder / "config.json"
+    config = read_json(path)
+    if config.get("_class_name") != kind.__name__:
+        raise VegaError(f"File '{path}' describes a {config.get('_class_name')}: {hint}.")
+    return config
+
+
+def build_component(kind: type[M], config: Mapping[str, Any], folder: Path) -> M:
+    """A diffusers model as its config says, on the meta device."""
+    try:
+        with torch.device("meta"):
+            return kind(**{key: value for key, value in config.items() if not key.startswith("_")})
+    except Exception as error:  # whatever a value of the wrong kind leads to inside
+        reason = str(error).split("\n")[0]
+        raise VegaError(
+            f"File '{folder / 'config.json'}' describes no {kind.__name__} that works ({reason}): download it again."
+        ) from error
 
 
 def write_component(config: Mapping[str, Any], source: TensorSource, names: Iterable[str], folder: Path) -> None:

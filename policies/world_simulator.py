@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
+from policies.json_config import arguments_for
 from policies.types import VegaError
 from policies.wan_canvas import draw, place, pool_official, pool_registered
 from policies.wan_prompt import PROMPT_FILE, export_prompt, read_prompt, save_prompt
@@ -70,13 +71,9 @@ class WorldSimulatorConfig:
             raise VegaError(f"View {self.view} is no part of a frame: give (top, left, bottom, right) in [0, 1].")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> WorldSimulatorConfig:
-        """From a JSON object; VegaError for a key that does not exist."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise VegaError(f"World simulator setting '{unknown[0]}' is unknown: remove it from {CONFIG_FILE}.")
-        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**arguments)
+    def from_dict(cls, values: dict[str, Any], path: Path = Path(CONFIG_FILE)) -> WorldSimulatorConfig:
+        """From the JSON object in `path`; VegaError for a key that does not exist, or a value of another kind."""
+        return cls(**arguments_for(cls, values, path))
 
 
 def noise_level(k: int, shift: float = 5.0, steps: int = 1000) -> tuple[int, float]:
@@ -217,7 +214,7 @@ class LatentWorldSimulator(nn.Module):
         """
         folder = resolve_folder(path_or_id, HUB_PATTERNS)
         path = folder / CONFIG_FILE
-        config = WorldSimulatorConfig.from_dict((read_json(path) if path.is_file() else {}) | overrides)
+        config = WorldSimulatorConfig.from_dict((read_json(path) if path.is_file() else {}) | overrides, path)
         prompt = read_prompt(folder, prompt_embedding)
         device = torch.device(device)
         encoder = load_encoder(folder / "vae", device, dtype)

@@ -334,6 +334,7 @@ def test_needed_memory_is_what_is_loaded(vega, openvla, wan, tmp_path):
         ({"openvla": "nowhere"}, "nowhere"),
         ({"statistics_key": "bridge"}, r"'bridge'.*libero_spatial_no_noops"),
         ({"open_loop_horizon": 9}, "horizon of 9"),
+        ({"attention": "telepathy"}, "'telepathy' is not to be had"),
         ({"world_simulator": {"source": "nowhere"}}, "nowhere"),
         ({"world_simulator": {}}, "lacks 'source'"),
         ({"world_simulator": 3}, "'world_simulator'"),
@@ -362,6 +363,43 @@ def test_a_bad_world_simulator_is_named(world, sentence, openvla, wan, tmp_path)
     folder = composed(tmp_path / "policy", openvla, wan, world)
     with pytest.raises(VegaError, match=sentence):
         load_policy(str(folder))
+
+
+def edit(path: Path, change) -> None:
+    """Change a JSON file in place."""
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def spatial(change):
+    return lambda values: change(values["libero_spatial_no_noops"])
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (spatial(lambda entry: entry.pop("proprio")), "proprio statistics lack 'q01'"),
+        (spatial(lambda entry: entry["proprio"].update(q99=["x"] * 8)), "proprio statistics lack 'q99'"),
+        (spatial(lambda entry: entry["proprio"].update(q99=[1.0])), "8 numbers but its statistics"),
+        (spatial(lambda entry: entry["action"].update(mask=[])), r"mask \[\].*7 times"),
+        (spatial(lambda entry: entry.update(action=3)), "action statistics lack 'q01'"),
+        (lambda values: values.update(libero_spatial_no_noops=3), "no object of objects"),
+    ],
+)
+def test_damaged_statistics_are_named_when_loading(change, sentence, openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    edit(folder / "dataset_statistics.json", change)
+    with pytest.raises(VegaError, match=sentence):
+        load_policy(str(folder))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}"])
+def test_a_damaged_tokenizer_is_named(text, openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(VegaError, match=r"tokenizer\.json.*again"):
+        load_policy(str(folder)).act(observation())
 
 
 def test_bad_observations_are_named(plain):

@@ -353,7 +353,9 @@ def test_export_prompt_runs_the_text_encoder_once(folder, tmp_path, capsys):
         ({"mode": "both"}, "mode 'both'"),
         ({"tap": 4}, r"0 to \d"),
         ({"view": (0.5, 0, 0.5, 1)}, "no part of a frame"),
-        ({"colour": 1}, "'colour' is unknown"),
+        ({"colour": 1}, r"'colour' in .*world_simulator\.json.*unknown"),
+        ({"canvas": "large"}, "'canvas'.*'large'"),
+        ({"shift": "5"}, "'shift'"),
         ({"prompt_embedding": torch.zeros(1, 5)}, "export"),
         ({"prompt_embedding": torch.zeros(600, TEXT)}, "512"),
     ],
@@ -383,6 +385,13 @@ def test_bad_folders_are_named(folder, tmp_path, monkeypatch):
     (copy / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": 65}))
     with pytest.raises(VegaError, match=r"ffn.*another model"):
         LatentWorldSimulator.from_pretrained(copy)
+    for part, name in (("transformer", "patch_size"), ("vae", "dim_mult")):
+        path = copy / part / "config.json"
+        text = path.read_text()
+        path.write_text(json.dumps(json.loads(text) | {name: "many"}))
+        with pytest.raises(VegaError, match=rf"{part}/config\.json.*that works"):
+            LatentWorldSimulator.from_pretrained(copy)
+        path.write_text(text)
     (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(VegaError, match=r"vae.*safetensors"):
         LatentWorldSimulator.from_pretrained(copy)
