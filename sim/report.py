@@ -138,7 +138,7 @@ def _gates(record: Recording) -> str:
         body += f'<h3>{escape(name)}</h3><div class="strip">{"".join(pictures)}</div>'
     note = (
         "Yellow: the policy relies on the semantic encoder there; violet: on what the world simulator knows of the "
-        "scene's geometry."
+        "scene's geometry. It does not look where the picture is plain."
     )
     return section("The fusion gate", body, note) if body else ""
 
@@ -229,13 +229,13 @@ def _nearest(frames: Sequence[tuple[float, Image]], time: float) -> Image:
 
 
 def _overlay(image: Image, gate: NDArray[np.uint8]) -> Image:
-    """The gate's map over a darkened picture; (H, W, 3)."""
+    """The gate's map over a darkened picture, which stays as it is where there is no gate; (H, W, 3)."""
     import cv2
 
     height, width = image.shape[:2]
     scaled = cv2.resize(gate, (width, height), interpolation=cv2.INTER_NEAREST)
     colours = cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
-    return np.asarray(0.45 * image + 0.55 * colours, dtype=np.uint8)
+    return np.where(scaled[..., None] == 255, image, 0.45 * image + 0.55 * colours).astype(np.uint8)
 
 
 def _jpeg(image: Image) -> bytes:
