@@ -26,26 +26,37 @@ import cv2
 import numpy as np
 
 from policies.command_line import command
+from policies.training.instructions import libero_sentence
+from policies.training.stored_views import AGENTVIEW_CROP, WRIST_SIZE
 from policies.types import FloatArray, VegaError
-from sim.layouts import BASKET, place_randomly
+from sim.evaluation import results_folder
+from sim.layouts import place_randomly, things
+from sim.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
 from sim.libero_env import LiberoEnvironment, load_suite
 from sim.scripted_expert import ScriptedExpert
 
 MAX_STEPS = 170
 AFTER_SUCCESS = 8
-AGENTVIEW_CROP = (slice(48, 216), slice(24, 256))
-WRIST_SIZE = 96
+TAPES = "tapes"
+AGENTVIEW = np.s_[AGENTVIEW_CROP[0] : AGENTVIEW_CROP[2], AGENTVIEW_CROP[1] : AGENTVIEW_CROP[3]]
 
 
-def collect_episode(environment: LiberoEnvironment, rng: np.random.Generator, every: int) -> dict[str, Any] | None:
-    """One demonstration, or None where the expert did not solve it."""
+def collect_episode(
+    environment: LiberoEnvironment, rng: np.random.Generator, every: int, tape_at: Path | None = None
+) -> dict[str, Any] | None:
+    """One demonstration, or None where the expert did not solve it.
+
+    tape_at: where everything of it is kept besides, its labels as actions (sim/lerobot_dataset.py).
+    """
+    names = things(environment)
     kind = place_randomly(environment, rng)
     if kind is None:
         return None
     env = environment.env
-    names = [name for name in env.objects_dict if name != BASKET]
     target = env.obj_of_interest[0] if rng.random() < 0.4 else str(rng.choice(names))
-    expert = ScriptedExpert(environment, target, speed=1.0)
+    expert = ScriptedExpert(environment, target)
+    name = target.rsplit("_", 1)[0]
+    tape = EpisodeTape(environment, EEF_ACTION_NAMES, libero_sentence(name)) if tape_at is not None else None
     _wander(environment, expert, rng)
     noise = _Bursts(rng)
     frames: dict[str, list[Any]] = {"agentview": [], "wrist": [], "frame_step": [], "pixels": []}
@@ -54,10 +65,10 @@ def collect_episode(environment: LiberoEnvironment, rng: np.random.Generator, ev
     }
     phase, left = int(rng.integers(every)), AFTER_SUCCESS
     for step in range(MAX_STEPS):
-        if step % every == phase:
-            frames["agentview"].append(environment.render("agentview")[AGENTVIEW_CROP])
-            wrist = environment.render("wrist")
-            frames["wrist"].append(cv2.resize(wrist, (WRIST_SIZE, WRIST_SIZE), interpolation=cv2.INTER_AREA))
+        drawn = {camera: environment.render(camera) for camera in environment.cameras} if step % every == phase else {}
+        if drawn:
+            frames["agentview"].append(drawn["agentview"][AGENTVIEW])
+            frames["wrist"].append(cv2.resize(drawn["wrist"], (WRIST_SIZE, WRIST_SIZE), interpolation=cv2.INTER_AREA))
             frames["frame_step"].append(step)
             frames["pixels"].append([project(env, c, expert.grasp_point) for c in ("agentview", "robot0_eye_in_hand")])
         state = environment.state()
@@ -67,11 +78,15 @@ def collect_episode(environment: LiberoEnvironment, rng: np.random.Generator, ev
         steps["eef_quaternion"].append(state.eef_quaternion)
         steps["gripper"].append(state.gripper_positions)
         steps["target_position"].append(expert.grasp_point - environment.base_position)
+        if tape is not None:
+            tape.step(action, drawn)
         environment.step_eef(noise(action))
         if expert.solved:
             left -= 1
         if left == 0:
-            return {"target": target.rsplit("_", 1)[0], "kind": kind, **frames, **steps}
+            if tape is not None and tape_at is not None:
+                tape.keep(tape_at, success=True)
+            return {"target": name, "kind": kind, **frames, **steps}
     return None
 
 
@@ -120,7 +135,7 @@ def _wander(environment: LiberoEnvironment, expert: ScriptedExpert, rng: np.rand
 
 
 def collect_block(
-    suite: str, task: int, block: int, episodes: int, seed: int, every: int, path: Path
+    suite: str, task: int, block: int, episodes: int, seed: int, every: int, tapes: Path | None, path: Path
 ) -> tuple[int, int]:
     """Write one block; (episodes kept, episodes tried).  Deterministic in (seed, task, block)."""
     rng = np.random.default_rng([seed, task, block])
@@ -129,7 +144,8 @@ def collect_block(
     tried = 0
     while len(kept) < episodes and tried < 4 * episodes:
         tried += 1
-        episode = collect_episode(environment, rng, every)
+        tape_at = None if tapes is None else tape_path(tapes, task, block * episodes + len(kept))
+        episode = collect_episode(environment, rng, every, tape_at)
         if episode is not None:
             kept.append(episode)
     environment.close()
@@ -179,15 +195,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("data/demos"))
+    parser.add_argument(
+        "--record", type=Path, metavar="DATASET", help="write every step as a LeRobot v3 dataset besides (slower)"
+    )
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
+    if min(args.blocks, args.episodes, args.every, args.processes) < 1:
+        raise VegaError("--blocks, --episodes, --every and --processes count something: give numbers from 1 on.")
     tasks = load_suite(args.suite).n_tasks
+    tapes = None
+    if args.record is not None:
+        check_target(args.record, resume=args.output.is_dir())
+        tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
+    results_folder(args.output)
     jobs = []
+    recorded = []
     for block in range(args.blocks):
         for task in range(tasks):
             path = args.output / f"{args.suite}_task{task}_seed{args.seed}_block{block}.npz"
+            if tapes is not None:
+                own = [tape_path(tapes, task, block * args.episodes + i) for i in range(args.episodes)]
+                if path.exists() and not all(tape.is_file() for tape in own):
+                    raise VegaError(f"The block {path} was not recorded: remove it, or give another --output.")
+                recorded += own
             if not path.exists():
-                jobs.append((args.suite, task, block, args.episodes, args.seed, args.every, path))
+                jobs.append((args.suite, task, block, args.episodes, args.seed, args.every, tapes, path))
     print(
         f"{len(jobs)} blocks of {args.episodes} episodes to collect, {args.blocks * tasks - len(jobs)} exist",
         flush=True,
@@ -198,6 +229,8 @@ def main(argv: list[str] | None = None) -> int:
         for done, (path, kept, tried) in enumerate(pool.imap_unordered(_work, jobs), 1):
             left = (time.monotonic() - start) / done * (len(jobs) - done)
             print(f"{done}/{len(jobs)} {path.name}: {kept} of {tried} solved, {left / 60:.1f} min left", flush=True)
+    if args.record is not None:
+        print(f"{write_dataset(recorded, args.record)} episodes in the LeRobot dataset {args.record}")
     return 0
 
 

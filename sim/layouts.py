@@ -9,14 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.types import FloatArray, VegaError
 from sim.libero_env import LiberoEnvironment
-from sim.scripted_expert import object_geometry
+from sim.scripted_expert import BASKET, object_geometry
 
 KINDS = {"suite": 0.2, "permuted": 0.4, "random": 0.4}
-BASKET = "basket_1"
 TABLE_LOW, TABLE_HIGH = np.array([-0.25, -0.30]), np.array([0.19, 0.13])  # where random objects stand, world x y, m
 MIN_GAP = 0.03
+
+
+def things(environment: LiberoEnvironment) -> list[str]:
+    """The objects of a scene that can be put into its basket.  Raises VegaError where there is no basket."""
+    objects = environment.env.objects_dict
+    if BASKET not in objects:
+        raise VegaError(f"Task {environment.task} of {environment.suite} has no basket: give --suite libero_object.")
+    return [name for name in objects if name != BASKET]
 
 
 def place_randomly(environment: LiberoEnvironment, rng: np.random.Generator) -> str | None:
@@ -25,11 +32,11 @@ def place_randomly(environment: LiberoEnvironment, rng: np.random.Generator) -> 
     suite: the task's own regions.  permuted: the same places, objects exchanged.  random: anywhere on the table, the
     basket moved too.  The arm is left at its settled home.
     """
+    names = things(environment)
     environment.seed_random(int(rng.integers(2**31)))
     environment.random_reset()
     env = environment.env
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    names = [name for name in env.objects_dict if name != BASKET]
     places = {name: _xy(env, name) for name in names}
     if kind == "permuted":
         order = rng.permutation(len(names))

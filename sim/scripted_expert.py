@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.types import ActionSpace, FloatArray
 from sim.libero_env import LiberoEnvironment
 
-POSITION_SCALE = 0.05
-ROTATION_SCALE = 0.5
+SPACE = ActionSpace("eef_delta")
+BASKET = "basket_1"
 TRANSIT = 0.19  # TCP height that clears every object of the suite, m
 FUNNEL = 0.012
 ALIGNED = 0.009
@@ -25,6 +25,7 @@ PALM_ABOVE_TCP = 0.033
 HAND_HALF = np.array([0.032, 0.105])  # footprint of the palm along x and y
 CLEARANCE = 0.03
 FINGERS_EMPTY = 0.004
+GRASP_DEPTH = 0.025  # of the TCP below the top of an object, m
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,6 @@ class ObjectGeometry:
 
     low: FloatArray
     high: FloatArray
-
-    @property
-    def height(self) -> float:
-        return float(self.high[2] - self.low[2])
 
 
 def object_geometry(env: Any, name: str) -> ObjectGeometry:
@@ -57,15 +54,12 @@ def object_geometry(env: Any, name: str) -> ObjectGeometry:
 class ScriptedExpert:
     """Picks `target` and drops it into `basket`.  One instance per episode."""
 
-    def __init__(
-        self, environment: LiberoEnvironment, target: str, basket: str = "basket_1", *, speed: float = 1.0
-    ) -> None:
+    def __init__(self, environment: LiberoEnvironment, target: str, basket: str = BASKET) -> None:
         self.env = environment.env
-        self.target, self.basket, self.speed = target, basket, speed
+        self.target, self.basket = target, basket
         self.geometry = object_geometry(self.env, target)
         # The palm touches what rises 33 mm above the TCP; flat things are held as low as the floor allows.
-        depth = 0.025
-        self.grasp_height = max(float(self.geometry.high[2]) - depth, float(self.geometry.low[2]) + 0.010)
+        self.grasp_height = max(float(self.geometry.high[2]) - GRASP_DEPTH, float(self.geometry.low[2]) + 0.010)
         self.grasp_offset = np.array(
             [(self.geometry.low[0] + self.geometry.high[0]) / 2, (self.geometry.low[1] + self.geometry.high[1]) / 2]
         )
@@ -110,7 +104,7 @@ class ScriptedExpert:
         else:
             goal, grip = self._approach()
         self._last_opening = opening
-        delta = np.clip((goal - self.tcp) / POSITION_SCALE, -self.speed, self.speed)
+        delta = np.clip((goal - self.tcp) / SPACE.position_scale, -1.0, 1.0)
         return np.concatenate([delta, self._level(), [grip]])
 
     def _shift_from_neighbours(self) -> float:
@@ -185,7 +179,7 @@ class ScriptedExpert:
 
         current = self.env.sim.data.get_body_xmat("robot0_right_hand")
         error = quat2axisangle(mat2quat(self._home_rotation @ current.T))
-        return np.clip(error / ROTATION_SCALE, -0.5, 0.5)
+        return np.clip(error / SPACE.rotation_scale, -0.5, 0.5)
 
 
 def _ancestors(model: Any, body: int) -> set[int]:

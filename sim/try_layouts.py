@@ -14,11 +14,14 @@ import numpy as np
 
 from policies.checkpoints import load_policy
 from policies.command_line import command
+from policies.training.instructions import libero_sentence
 from policies.types import Observation, Policy
 from sim.evaluation import wilson_95
-from sim.layouts import BASKET, place_randomly
+from sim.frames import FrameWindow
+from sim.layouts import place_randomly, things
 from sim.libero_env import LiberoEnvironment, load_suite
 from sim.scripted_expert import ScriptedExpert
+from vega3d_ros.chunk_scheduler import LockstepQueue
 
 MAX_STEPS = 280
 
@@ -26,16 +29,17 @@ MAX_STEPS = 280
 def attempt(environment: LiberoEnvironment, policy: Policy, target: str) -> tuple[bool, float]:
     """One episode from the present layout: solved?, and the least horizontal distance (m) of TCP and grasp point."""
     judge = ScriptedExpert(environment, target)
-    text = f"pick up the {target.rsplit('_', 1)[0].replace('_', ' ')} and place it in the basket"
+    text = libero_sentence(target.rsplit("_", 1)[0])
     policy.reset()
+    queue, frames = LockstepQueue(policy.spec), FrameWindow(policy.spec)
     nearest = np.inf
     for step in range(MAX_STEPS):
-        at = step % policy.spec.open_loop_horizon
-        if at == 0:
+        if frames.needed(step):
+            frames.add(step, {camera: environment.render(camera) for camera in policy.spec.cameras})
+        if queue.empty:
             state = environment.state()
-            images = {camera: environment.render(camera)[None] for camera in policy.spec.cameras}
-            chunk = policy.act(Observation(images, state, text, state.stamp_ns)).actions
-        environment.step_eef(chunk[at])
+            queue.submit(policy.act(Observation(frames.images(step), state, text, state.stamp_ns)))
+        environment.step_eef(queue.pop().action)
         nearest = min(nearest, float(np.linalg.norm(judge.tcp[:2] - judge.grasp_point[:2])))
         if judge.solved:
             return True, nearest
@@ -62,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             if kind is None:
                 continue
             done += 1
-            target = str(rng.choice([name for name in environment.env.objects_dict if name != BASKET]))
+            target = str(rng.choice(things(environment)))
             solved, nearest = attempt(environment, policy, target)
             for key in (kind, "all"):
                 won[key] += solved

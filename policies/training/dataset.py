@@ -15,14 +15,15 @@ from torch import Tensor
 from policies.config import CameraConfig
 from policies.instructions import Vocabulary
 from policies.training.instructions import instruction
+from policies.training.stored_views import AGENTVIEW_CROP, WRIST_SIZE
 from policies.types import VegaError
 from policies.vega_policy import proprioception
 
 IMAGE_SIZE = (256, 256)
-STORED_ORIGIN = (48, 24)  # of the agentview crop in the files
+STORED_ORIGIN = AGENTVIEW_CROP[:2]
 CAMERAS = {
     "agentview": CameraConfig(IMAGE_SIZE, crop=(60, 32, 204, 248)),
-    "wrist": CameraConfig(IMAGE_SIZE, resize=(96, 96)),
+    "wrist": CameraConfig(IMAGE_SIZE, resize=(WRIST_SIZE, WRIST_SIZE)),
 }
 CANVAS = {"agentview": (96, 144), "wrist": (96, 96)}  # px on which the world simulator sees each of them
 SHIFT = {"agentview": 2, "wrist": 3}

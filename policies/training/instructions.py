@@ -30,10 +30,15 @@ TEMPLATES = (
 )
 
 
+def libero_sentence(target: str) -> str:
+    """LIBERO's own wording for a thing such as `bbq_sauce`."""
+    return f"pick up the {target.replace('_', ' ')} and place it in the basket"
+
+
 def instruction(target: str, rng: np.random.Generator) -> str:
     """A random wording; in half of the cases LIBERO's own."""
     if rng.random() < 0.5:
-        return f"pick up the {target.replace('_', ' ')} and place it in the basket"
+        return libero_sentence(target)
 
     def pick(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]
