@@ -106,6 +106,41 @@ def test_bad_argument_is_refused_with_one_sentence(word: str, said: str, capsys:
     assert said in printed.err and len(printed.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [b\n", "cannot be read"), ("hello\n", "no parameters"), ("", "no parameters"), ("/**: 3\n", "no parameters")],
+)
+def test_robot_file_without_parameters_is_refused_before_anything_starts(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_text(text)
+    assert bringup.main([f"robot:={path}"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and said in printed.err and str(path) in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "domain", "said"),
+    [
+        ("policy_node", ["--params-file", "/nowhere.yaml"], "45", "/nowhere.yaml"),
+        ("policy_node", [], "abc", "ROS_DOMAIN_ID"),
+        ("startup_manager", ["-r", "__node:=bad-name"], "45", "bad-name"),
+    ],
+)
+def test_a_node_that_cannot_start_says_so_in_one_sentence(
+    module: str, words: list[str], domain: str, said: str
+) -> None:
+    environment = {**os.environ, "ROS_DOMAIN_ID": domain, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", f"vega3d_ros.{module}", "--ros-args", *words]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert run.returncode == 1
+    # Before it rcl logs that it failed.
+    lines = [line for line in run.stderr.splitlines() if line and "[rcl]" not in line]
+    assert len(lines) == 1 and said in lines[0], run.stderr
+
+
 # The processes
 
 

@@ -12,6 +12,7 @@ from ros_harness import CAMERAS, COMMANDS, HOME, ROOT, FakeRobot, Pace, image_of
 from trajectory_msgs.msg import JointTrajectory
 
 from sim.ros_client import unused_domain
+from vega3d_ros import check_robot
 from vega3d_ros.control_loop import JointSample
 from vega3d_ros.process import ChildProcess
 
@@ -59,6 +60,29 @@ def test_a_robot_that_is_as_its_file_says_passes_and_nothing_is_commanded(robot,
     assert "All points pass." in text and "FIX" not in text
     assert text.count("pass  camera") == 6 and "pass  joints within limits" in text
     assert not robot.commands
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "robot:="),
+        (["robot:=none"], "libero"),
+        (["robot:=libero", "seconds:=x"], "seconds:=x"),
+        (["robot:=libero", "seconds:=nan"], "seconds:=nan"),
+        (["robot:=libero", "axes:=maybe"], "axes:=maybe"),
+        (["robot:=libero", "speed:=3"], "seconds:=3"),
+    ],
+)
+def test_wrong_words_are_refused_with_one_sentence(words, said, capsys):
+    assert check_robot.main(words) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and said in printed.err and len(printed.err.strip().splitlines()) == 1
+
+
+def test_a_value_of_a_wrong_type_is_one_sentence(tmp_path, capsys):
+    assert check_robot.main([f"robot:={patient(tmp_path, policy=5)}"]) == 1
+    printed = capsys.readouterr()
+    assert "'policy'" in printed.err and len(printed.err.strip().splitlines()) == 1
 
 
 def test_each_thing_that_is_wrong_is_named(robot, tmp_path):

@@ -173,9 +173,22 @@ def robot_file(robot: str) -> Path:
     if "/" not in robot and named.is_file():
         return named
     if robot.endswith((".yaml", ".yml")) and Path(robot).is_file():
-        return Path(robot).absolute()
+        return _checked_file(Path(robot).absolute())
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
     raise VegaError(f"There is no robot '{robot}': choose one of {known}, or give the path of a parameter file.")
+
+
+def _checked_file(path: Path) -> Path:
+    """`path`, if ROS could read parameters from it.  Raises VegaError: what ROS says itself is no sentence."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise VegaError(f"The robot's file {path} cannot be read ({why}): correct it.") from error
+    nodes = tree.values() if isinstance(tree, dict) else ()
+    if not any(isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict) for node in nodes):
+        raise VegaError(f"The robot's file {path} has no parameters: begin it with '/**:' and 'ros__parameters:'.")
+    return path
 
 
 def policy_files(policy: str) -> tuple[Path, ...]:

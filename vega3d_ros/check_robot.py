@@ -20,6 +20,7 @@ apply_defaults()
 import numpy as np  # noqa: E402
 import rclpy  # noqa: E402
 from rclpy.context import Context  # noqa: E402
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
@@ -206,9 +207,24 @@ class RobotCheck:
         return int(self._node.get_clock().now().nanoseconds)
 
 
+def _arguments(words: Sequence[str]) -> tuple[str, float, bool]:
+    """Robot, seconds and whether to ask for pushes.  Raises VegaError."""
+    values = dict(word.partition(":=")[::2] for word in words)
+    if "robot" not in values or set(values) - {"robot", "seconds", "axes"}:
+        raise VegaError("Give robot:=<name or file>, and seconds:=3 or axes:=true if you like.")
+    try:
+        seconds = float(values.get("seconds", "3"))
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < 3600.0:
+        raise VegaError(f"seconds:={values['seconds']} is not possible: give a number from 1 to 3600.")
+    if values.get("axes", "false") not in ("true", "false"):
+        raise VegaError(f"axes:={values['axes']} is not possible: give true or false.")
+    return values["robot"], seconds, values.get("axes") == "true"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-check-robot; returns the exit status."""
-    words = dict(word.partition(":=")[::2] for word in (sys.argv[1:] if argv is None else argv))
     failed: list[str] = []
 
     def say(good: bool, name: str, sentence: str) -> None:
@@ -217,16 +233,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     context = Context()
     try:
-        unknown = sorted(set(words) - {"robot", "seconds", "axes"})
-        if unknown or "robot" not in words:
-            raise VegaError("Give robot:=<name or file>, and seconds:=3 or axes:=true if you like.")
-        options = ["--ros-args", "--params-file", str(robot_file(words["robot"])), "-p", "clock_mode:=realtime"]
+        robot, seconds, axes = _arguments(sys.argv[1:] if argv is None else argv)
+        options = ["--ros-args", "--params-file", str(robot_file(robot)), "-p", "clock_mode:=realtime"]
         rclpy.init(context=context)
         node = Node("check_robot", context=context, cli_args=options, use_global_arguments=False)
-        RobotCheck(node, say).run(float(words.get("seconds", "3")), words.get("axes", "false") == "true")
+        RobotCheck(node, say).run(seconds, axes)
         node.destroy_node()
-    except (VegaError, ValueError) as error:
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        print(f"vega3d-check-robot: {str(error).rstrip('.')}: correct the robot's file.", file=sys.stderr)
+        return 1
+    except VegaError as error:
         print(f"vega3d-check-robot: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
         return 1
     finally:
         context.try_shutdown()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
-from rclpy._rclpy_pybind11 import InvalidHandle
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -34,7 +34,7 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
     status = 0
     node: Node | None = None
     try:
-        rclpy.init(args=args)
+        start_ros(args)
         _end_in_time(rclpy.get_default_context())
         node = make()
         executor = _executor()
@@ -62,6 +62,15 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
         except KeyboardInterrupt:  # a signal to the whole process group may come twice
             status = status or 0
     return status
+
+
+def start_ros(args: list[str] | None = None, **options: Any) -> None:
+    """rclpy.init.  Raises VegaError, with one sentence, on arguments (a parameter file, a remapping) it cannot use."""
+    try:
+        rclpy.init(args=args, **options)
+    except (RCLError, RuntimeError) as error:
+        why = str(error).splitlines()[0].partition(", at /")[0].removeprefix("failed to initialize rcl: ").rstrip(".")
+        raise VegaError(f"ROS cannot start ({why}): correct the arguments or the environment.") from error
 
 
 def _executor() -> Any:

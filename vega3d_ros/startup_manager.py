@@ -24,12 +24,15 @@ import rclpy  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.msg import Log, ParameterDescriptor, ParameterType  # noqa: E402
+from rclpy.exceptions import InvalidParameterTypeException  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
+
+from vega3d_ros.node_process import start_ros  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ROSOUT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -156,10 +159,14 @@ class StartupManager(Node):  # type: ignore[misc]
 def main() -> int:
     """Entry point of lib/vega3d_ros/startup_manager; returns the exit status."""
     stop = threading.Event()
-    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        start_ros(sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+        manager = StartupManager(stop)
+    except (VegaError, InvalidParameterTypeException) as error:
+        print(f"startup_manager: {error}", file=sys.stderr)
+        return 1
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    manager = StartupManager(stop)
     status = 0
     try:
         manager.bring_up()
