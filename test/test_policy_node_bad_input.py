@@ -219,7 +219,7 @@ def test_a_joint_state_without_a_listener_for_the_answer_is_not_answered():
         robot.send_instruction()
         robot.client.trigger("policy_node/start")
         robot.send_images(1)
-        still(robot, "Nobody listens to somebody_else/joint_trajectory", again=lambda: robot.send_joints(sample_at(1)))
+        still(robot, "Nobody listens to /somebody_else/joint_trajectory", again=lambda: robot.send_joints(sample_at(1)))
         assert int(robot.values("joint_states")["received"]) >= 1
         assert "commands" not in robot.values()
 

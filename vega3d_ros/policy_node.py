@@ -32,7 +32,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 from policies.types import VegaError  # noqa: E402
 from vega3d_ros import node_parameters  # noqa: E402
 from vega3d_ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
-from vega3d_ros.control_loop import JointCommand  # noqa: E402
+from vega3d_ros.commander import Commander  # noqa: E402
 from vega3d_ros.diagnostics import Level  # noqa: E402
 from vega3d_ros.inputs import Inputs  # noqa: E402
 from vega3d_ros.journal import no_journal  # noqa: E402
@@ -66,7 +66,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._joined_s = time.monotonic()
         self._reporter: Reporter | None = None
         self._heartbeat: Heartbeat | None = None
-        self._last_answer: tuple[int, JointCommand] | None = None
+        self._commander: Commander | None = None
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self._emergency = EmergencyStop(self, self._on_emergency)
@@ -120,8 +120,12 @@ class PolicyNode(CarefulLifecycleNode):
         self._emergency.check()
         self._drop_report()
         self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
-        assert self._runner is not None
+        assert self._runner is not None and self._inputs is not None
         self._runner.journal = self._outputs.note
+        own_clock = not self.get_parameter("use_sim_time").value
+        self._commander = Commander(
+            self._condition, self._inputs, self._runner, self._outputs, self._is_strict, self._now_ns, own_clock
+        )
         self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
         # A simulated clock that stands still must not silence the supervision.
@@ -141,7 +145,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._runner.journal = no_journal
         if self._outputs is not None:
             self._outputs.destroy()
-        self._outputs = None
+        self._outputs = self._commander = None
         if self._heartbeat is not None:
             self._heartbeat.destroy()
         self._heartbeat = None
@@ -199,7 +203,8 @@ class PolicyNode(CarefulLifecycleNode):
         self._inputs.clear(None if self._lockstep else self._now_ns())
         self._runner.reset()
         self._outputs.reset()
-        self._last_answer = None
+        if self._commander is not None:
+            self._commander.forget()
         self._condition.fault = ""
         self._condition.started_s = time.monotonic()
         self._condition.counts["episodes"] += 1
@@ -212,7 +217,8 @@ class PolicyNode(CarefulLifecycleNode):
             self._outputs.stop()
 
     def _drop_queue(self) -> None:
-        self._last_answer = None
+        if self._commander is not None:
+            self._commander.forget()
         if isinstance(self._runner, Lockstep):
             self._runner.pending = None
             self._runner.discard()
@@ -255,11 +261,7 @@ class PolicyNode(CarefulLifecycleNode):
             return
         sample, jump = self._inputs.on_joint_state(message, self._now_ns())
         if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
-            if self._last_answer is not None and self._last_answer[0] == sample.stamp_ns:
-                # The world asks again: it has not heard the answer, which must not change.
-                if not self._inputs.problem():
-                    self._condition.counts["answers_repeated"] += 1
-                    self._send(self._last_answer[1])
+            if self._commander is not None and self._commander.repeat(sample.stamp_ns):
                 return
             self._runner.offer(sample)
         self._after_input(jump)
@@ -292,8 +294,8 @@ class PolicyNode(CarefulLifecycleNode):
     def _after_input(self, jump: str) -> None:
         if jump:
             self._on_jump(jump)
-        elif self._condition.running and isinstance(self._runner, Lockstep):
-            self._guarded(self._answer)
+        elif self._condition.running and self._lockstep and self._commander is not None:
+            self._guarded(self._commander.answer)
 
     def _on_jump(self, sentence: str) -> None:
         """A clock was set back: what is held belongs to another time."""
@@ -305,50 +307,9 @@ class PolicyNode(CarefulLifecycleNode):
 
     # Commands
 
-    def _answer(self) -> None:
-        """lockstep: answer the pending joint state, if everything it needs is there."""
-        runner, inputs, outputs = self._runner, self._inputs, self._outputs
-        assert isinstance(runner, Lockstep) and inputs is not None and outputs is not None
-        if runner.pending is None or inputs.problem() or not outputs.heard():
-            return
-        command = runner.answer(inputs.instruction or "")
-        if command is None:
-            return
-        self._last_answer = (command.stamp_ns, command)
-        self._send(command)
-        self._condition.latencies.add_all(command.timings_ms)
-        if runner.queried_frames_ns is not None:
-            self._note_query(runner.queried_frames_ns, command.timings_ms["policy"])
-            outputs.show(runner.loop.last_chunk)
-
     def _on_control_timer(self) -> None:
-        if self._condition.running:
-            self._guarded(self._tick)
-
-    def _tick(self) -> None:
-        """realtime: the command of this control period, if everything it needs is there."""
-        runner, inputs, outputs = self._runner, self._inputs, self._outputs
-        assert isinstance(runner, Realtime) and inputs is not None and outputs is not None
-        problem = inputs.problem() or inputs.stale(self._now_ns()) or outputs.unheard
-        if self._is_strict:
-            problem = problem or outputs.rivals() or next(iter(self._condition.qos_problems.values()), "")
-        if problem:
-            if runner.scheduler.remaining:
-                runner.discard()  # actions planned before a gap do not fit the world after it
-            if self._is_strict and self._condition.moving:
-                self._fail(problem)
-            return
-        assert inputs.sample is not None
-        command = runner.tick(inputs.sample, inputs.instruction or "")
-        answer = runner.new_chunk
-        if answer is not None and answer.chunk is not None:
-            self._condition.latencies.add_all(answer.chunk.timings_ms)
-            self._condition.latencies.add("policy", 1e3 * answer.latency_s)
-            if command is not None:
-                self._note_query(answer.frames_ns, 1e3 * answer.latency_s)
-            outputs.show(answer.chunk)
-        if command is not None:
-            self._send(command)
+        if self._condition.running and self._commander is not None:
+            self._guarded(self._commander.tick)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
@@ -362,23 +323,6 @@ class PolicyNode(CarefulLifecycleNode):
             )
         if self._outputs is not None:
             self._outputs.publish_decisions()
-
-    def _send(self, command: JointCommand) -> None:
-        assert self._outputs is not None and self._inputs is not None and self._inputs.sample is not None
-        self._outputs.publish(command, self._inputs.sample)
-        self._condition.counts["commands"] += 1
-        self._condition.moving = True
-        for rule in command.rejected:
-            self._condition.counts[f"guard_rejected_{rule}"] += 1
-        for rule in command.touched:
-            self._condition.counts[f"guard_clamped_{rule}"] += 1
-
-    def _note_query(self, frames_ns: int, policy_ms: float) -> None:
-        total_ms = (self._now_ns() - frames_ns) / 1e6
-        # Stamps of a simulated or foreign clock say nothing about our latency.
-        if 0 <= total_ms < 60_000 and not self.get_parameter("use_sim_time").value:
-            self._condition.latencies.add("image_to_command", total_ms)
-            self._condition.latencies.add("image_to_command_without_policy", total_ms - policy_ms)
 
     # Supervision
 
