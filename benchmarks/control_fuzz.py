@@ -229,8 +229,8 @@ def bad_base_pose(rng: np.random.Generator, target: Target) -> Any:
     return message
 
 
-def fuzz(count: int, seed: int = 0) -> Fuzzed:
-    """At least `count` malformed messages, shared among the inputs."""
+def fuzz(count: int, seed: int = 0, phase: int = PHASE) -> Fuzzed:
+    """At least `count` malformed messages, `phase` for one input after another."""
     rng = np.random.default_rng(seed)
     attacks: dict[str, Callable[[np.random.Generator, Target], Any]] = {
         **dict.fromkeys(CAMERAS, bad_image),
@@ -244,14 +244,14 @@ def fuzz(count: int, seed: int = 0) -> Fuzzed:
         seen.commands_after = min(seen.commands_after, target.moves())
         while seen.messages < count:
             for name, attack in attacks.items():
-                _phase(target, name, [attack(rng, target) for _ in range(PHASE)], seen)
+                _attack(target, name, partial(attack, rng, target), phase, seen)
                 seen.commands_after = min(seen.commands_after, target.moves())
     finally:
         target.close()
     return seen
 
 
-def _phase(target: Target, name: str, messages: list[Any], seen: Fuzzed) -> None:
+def _attack(target: Target, name: str, make: Callable[[], Any], count: int, seen: Fuzzed) -> None:
     callbacks: dict[str, Callable[[Any], None]] = {
         **{camera: partial(target.node._on_image, camera) for camera in CAMERAS},
         "joint_states": target.node._on_joint_state,
@@ -261,7 +261,8 @@ def _phase(target: Target, name: str, messages: list[Any], seen: Fuzzed) -> None
     # What the last phase left behind, queued actions too, must not be taken for a consequence of this one.
     target.node._start()
     before = target.commands
-    for index, message in enumerate(messages):
+    for index in range(count):
+        message = make()  # now, since a message made before the start would be refused for its stamp alone
         try:
             callbacks[name](message)
             if index % TICK_EVERY == 0:
@@ -270,5 +271,5 @@ def _phase(target: Target, name: str, messages: list[Any], seen: Fuzzed) -> None
         except Exception as error:  # whatever it is, it would have ended the process
             seen.crashes += 1
             print(f"# {name}: {type(error).__name__}: {error}", flush=True)
-    seen.messages += len(messages)
+    seen.messages += count
     seen.commands += target.commands - before
