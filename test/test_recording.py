@@ -101,7 +101,7 @@ def test_the_bag_holds_inputs_decisions_and_commands(lockstep_bag):
     assert counts[f"/{COMMANDS}"] == 20 and counts["/diagnostics"] > 0 and counts["/instruction"] >= 2
     with Bag(lockstep_bag) as bag:
         assert bag.info["parameters"]["policy"] == "tiny_policy:TinyPolicy"
-        assert bag.info["parameters"]["safety.acceleration"] == [1000.0]
+        assert bag.info["parameters"]["safety.acceleration"] == [40.0]
         assert "<robot" in bag.info["robot_description"]
 
 
