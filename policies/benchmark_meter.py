@@ -118,7 +118,14 @@ class Meter:
         return sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
 
 
-def peak_resident_gb() -> float:
-    """The most memory this process ever held, code and libraries included (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+def added_gb(run: Callable[[], object]) -> float:
+    """How much more memory this process holds at most while `run` works than before (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _resident_gb("VmRSS")
+    run()
+    return _resident_gb("VmHWM") - before
+
+
+def _resident_gb(kind: str) -> float:
+    """VmRSS, now, or VmHWM, the peak."""
+    return int(Path("/proc/self/status").read_text().split(f"{kind}:")[1].split()[0]) * 1024 / 1e9

@@ -6,8 +6,10 @@ Speed does not depend on the weights' values, so nobody needs the published file
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
@@ -119,11 +121,23 @@ def openvla_parts(sizes: Sizes, attention: str) -> OpenVLAParts:
     )
 
 
-def random_openvla(sizes: Sizes, device: torch.device, dtype: torch.dtype, attention: str) -> OpenVLAOFT:
+def fill_with_zeros(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Give every parameter zeros that nobody writes: on Linux such memory is read without being taken."""
+    for name, parameter in list(module.named_parameters()):
+        untouched = np.zeros(parameter.numel() * dtype.itemsize, dtype=np.uint8)  # torch.zeros would write them
+        assign(module, name, torch.from_numpy(untouched).view(dtype).reshape(parameter.shape).to(device))
+
+
+Filler = Callable[[nn.Module, torch.device, torch.dtype], None]
+
+
+def random_openvla(
+    sizes: Sizes, device: torch.device, dtype: torch.dtype, attention: str, fill: Filler = fill_randomly
+) -> OpenVLAOFT:
     """OpenVLA-OFT for two images and 8-D proprio, with random weights."""
     parts = openvla_parts(sizes, attention)
     for part in parts.all:
-        fill_randomly(part, device, dtype)
+        fill(part, device, dtype)
     parts.towers[1].embeddings.position_ids = torch.arange(256, device=device)[None]
     info = OpenVLAOFTInfo("random", 8, 7, 8, 224, 256, "bounds_q99", (DINOV2_MEAN_STD, SIGLIP_MEAN_STD), {})
     model = OpenVLAOFT(info, parts.towers, parts.projector, parts.llama, parts.head, parts.proprio).eval()

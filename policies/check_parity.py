@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from policies.command_line import command
 from policies.openvla_oft import OpenVLAOFT
 from policies.preprocessing import (
     libero_gripper,
@@ -87,7 +88,7 @@ def golden_statistics(model: OpenVLAOFT) -> Mapping[str, Any]:
 @torch.no_grad()
 def check_wan(folder: Path) -> Iterator[Line]:
     """Noising, block outputs and velocity of a Wan transformer."""
-    blocks = int(read_json(folder / "transformer" / "config.json")["num_layers"])
+    blocks = read_json(folder / "transformer" / "config.json")["num_layers"]
     for name, case in read_cases(folder / "cases.npz").items():
         timestep, sigma = noise_level(300)
         yield f"{name}/timestep", largest(np.asarray(timestep), case["timestep"]), 0.0
@@ -190,6 +191,7 @@ def check(folder: Path) -> Iterator[Line]:
         yield from files[file](folder)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 if everything agrees."""
     parser = argparse.ArgumentParser(prog="python -m policies.check_parity", description=__doc__.split("\n\n")[0])
@@ -202,11 +204,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed |= not good
             print(f"{quantity} {error:.3e} {tolerance:.3e} {'ok' if good else 'FAIL'}", flush=True)
     except KeyError as error:
-        print(f"The golden vectors in '{options.folder}' lack {error}: copy the folder again.", file=sys.stderr)
-        return 1
-    except VegaError as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise VegaError(f"The golden vectors in '{options.folder}' lack {error}: copy the folder again.") from None
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise VegaError(
+            f"The golden vectors in '{options.folder}' do not fit their model ({reason}): copy the folder again."
+        ) from error
     return int(failed)
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from policies.types import VegaError
-from policies.weight_files import resolve_folder
+from policies.weight_files import SafetensorsSource, check_free, resolve_folder, stored_count
 
 PROMPT_FILE = "prompt_embedding.safetensors"
 PROMPT_ROWS = 512  # Wan pads every prompt to this length with zeros and attends to the padding too
@@ -54,14 +54,22 @@ def export_prompt(path_or_id: str | os.PathLike[str], text: str = "", output: Pa
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():
             raise VegaError(f"Folder '{folder}' has no '{part}/': give a complete Wan folder in diffusers layout.")
+    path = output or folder / PROMPT_FILE
+    if not os.access(path.parent, os.W_OK):
+        raise VegaError(f"File '{path}' cannot be written: name another with --output.")
+    weights = SafetensorsSource(folder / "text_encoder")
+    needed = stored_count(weights, weights.names()) * torch.bfloat16.itemsize
+    check_free(needed, torch.device("cpu"), f"The text encoder in '{folder}'")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.bfloat16).eval()
-    except (OSError, ValueError) as error:
-        raise VegaError(f"The text encoder in '{folder}' does not load ({error}): download it again.") from error
-    tokens = tokenizer(text, truncation=True, max_length=PROMPT_ROWS, add_special_tokens=True, return_tensors="pt")
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        reason = str(error).split("\n")[0]
+        raise VegaError(f"The text encoder in '{folder}' does not load ({reason}): download it again.") from error
+    tokens = tokenizer(text, add_special_tokens=True, return_tensors="pt")
+    if tokens.input_ids.shape[1] > PROMPT_ROWS:
+        raise VegaError(f"The prompt has {tokens.input_ids.shape[1]} tokens: shorten it to at most {PROMPT_ROWS}.")
     with torch.no_grad():
         embedding = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0].float()
-    path = output or folder / PROMPT_FILE
     save_prompt(embedding, path)
     return path, len(embedding)

@@ -156,6 +156,13 @@ def load_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> WanE
 def _on_meta(folder: Path) -> AutoencoderKLWan:
     config = component_config(folder, AutoencoderKLWan, "give a Wan VAE from diffusers")
     vae = build_component(AutoencoderKLWan, config, folder)
+    for name in ("latents_mean", "latents_std"):
+        numbers = vae.config[name]
+        right = isinstance(numbers, list | tuple) and len(numbers) == vae.config.z_dim
+        if not right or not all(type(number) in (int, float) for number in numbers):
+            raise VegaError(
+                f"File '{folder / 'config.json'}' needs {vae.config.z_dim} numbers in '{name}': download it again."
+            )
     del vae.decoder, vae.post_quant_conv
     return vae
 

@@ -26,6 +26,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
+from policies.command_line import command
 from policies.json_config import arguments_for
 from policies.types import VegaError
 from policies.wan_canvas import draw, place, pool_official, pool_registered
@@ -279,6 +280,7 @@ def save_world_simulator(
     )
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m policies.world_simulator", description=__doc__)
@@ -288,11 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--prompt", default="", help="text; VEGA-3D uses the empty one (default)")
     export.add_argument("--output", type=Path, help=f"file to write (default: {PROMPT_FILE} in the folder)")
     options = parser.parse_args(arguments)
-    try:
-        path, rows = export_prompt(options.folder, options.prompt, options.output)
-    except VegaError as error:
-        print(error, file=sys.stderr)
-        return 1
+    path, rows = export_prompt(options.folder, options.prompt, options.output)
     print(f"{path}: {rows} row{'s' if rows != 1 else ''}")
     return 0
 

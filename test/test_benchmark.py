@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from policies import benchmark, weight_files
-from policies.benchmark_meter import Meter, Work, peak_resident_gb
-from policies.benchmark_models import ReferenceSchedule, Sizes, WanModels, full_size_weights_gb, windowed
+from policies.benchmark_meter import Meter, Work, added_gb
+from policies.benchmark_models import (
+    ReferenceSchedule,
+    Sizes,
+    WanModels,
+    fill_with_zeros,
+    full_size_weights_gb,
+    windowed,
+)
 
 CPU = torch.device("cpu")
 TINY = Sizes(
@@ -99,21 +106,25 @@ def test_a_missed_threshold_fails(capsys):
     assert capsys.readouterr().out.split("\n")[:3] == ["small 1 <=2 ok", "whatever 3 - ok", "large 1 >=2 FAIL"]
 
 
-def test_full_size_is_counted_without_memory(monkeypatch):
-    before = peak_resident_gb()
+def test_full_size_is_counted_without_memory():
     # 7.54 billion published parameters without the language model's head and the last block of each tower, the
     # action head and proprio projector beside them, and 21 of Wan's 30 blocks.
-    assert 16.5 < full_size_weights_gb() < 18.0
-    assert peak_resident_gb() - before < 1.0
-    monkeypatch.setattr(weight_files, "available_bytes", lambda device: int(16e9))
-    assert benchmark.main(["--device", "cpu", "--full-size"]) == 2
+    found: list[float] = []
+    assert added_gb(lambda: found.append(full_size_weights_gb())) < 1.0
+    assert 16.5 < found[0] < 18.0
+
+
+def test_weights_of_zeros_take_no_memory_and_what_is_computed_does():
+    layer = torch.nn.Linear(20_000, 10_000, device="meta", dtype=torch.bfloat16)
+    assert added_gb(lambda: fill_with_zeros(layer, CPU, torch.bfloat16)) < 0.1  # of 0.4
+    assert not layer.weight[::1000].any() and not layer.weight.is_meta
+    assert added_gb(lambda: torch.ones(100_000_000)) > 0.35
 
 
 def test_full_size_runs_a_query(monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "FULL", TINY)
-    monkeypatch.setattr(benchmark, "full_size_weights_gb", lambda: full_size_weights_gb(TINY))
     assert benchmark.main(["--device", "cpu", "--full-size", "--cameras", "1"]) == 0
-    assert "full_size_peak_resident_gb" in capsys.readouterr().out
+    assert "full_size_weights_and_query_gb" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

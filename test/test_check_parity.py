@@ -90,13 +90,25 @@ def test_the_gripper_may_be_off_by_one_small_constant_only(everywhere, failures,
 
 
 def test_bad_folders_are_named(tmp_path, capsys):
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "no golden folder" in capsys.readouterr().err
     copy = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan")
     (copy / "cases.npz").write_bytes(b"nothing")
-    assert main([str(copy)]) == 1
+    assert main([str(copy)]) == 2
     assert "cases.npz" in capsys.readouterr().err
     with np.load(GOLDEN / "wan_tiny" / "cases.npz") as arrays:
         np.savez(copy / "cases.npz", **{key: arrays[key] for key in arrays.files if not key.endswith("noise")})
-    assert main([str(copy)]) == 1
+    assert main([str(copy)]) == 2
     assert "noise" in capsys.readouterr().err
+    (copy / "transformer" / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
+    assert main([str(copy)]) == 2
+    assert "num_layers" in capsys.readouterr().err
+
+
+def test_inputs_that_do_not_fit_are_named(tmp_path, capsys):
+    copy = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan")
+    with np.load(copy / "cases.npz") as arrays:
+        changed = {key: value[:, :3] if key.endswith("noise") else value for key, value in arrays.items()}
+    np.savez(copy / "cases.npz", **changed)
+    assert main([str(copy)]) == 2
+    assert "do not fit their model" in capsys.readouterr().err

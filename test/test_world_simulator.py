@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
@@ -325,7 +325,7 @@ def test_export_prompt_runs_the_text_encoder_once(folder, tmp_path, capsys):
     (copy / "prompt_embedding.safetensors").unlink()
     with pytest.raises(VegaError, match="export-prompt"):
         LatentWorldSimulator.from_pretrained(copy)
-    assert main(["export-prompt", str(copy)]) == 1 and "tokenizer" in capsys.readouterr().err
+    assert main(["export-prompt", str(copy)]) == 2 and "tokenizer" in capsys.readouterr().err
 
     torch.manual_seed(0)
     config = UMT5Config(vocab_size=16, d_model=TEXT, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
@@ -343,6 +343,26 @@ def test_export_prompt_runs_the_text_encoder_once(folder, tmp_path, capsys):
     assert LatentWorldSimulator.from_pretrained(copy)(frames(1)).shape == (1, 16, 48)
     assert main(["export-prompt", str(copy), "--prompt", "milk", "--output", str(tmp_path / "milk.safetensors")]) == 0
     assert load_file(tmp_path / "milk.safetensors")["prompt_embedding"].shape == (2, TEXT)
+
+
+def test_export_prompt_says_what_is_wrong(folder, tmp_path, monkeypatch, capsys):
+    def complaint(*arguments):
+        assert main(["export-prompt", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "no checkpoint folder" in complaint(str(tmp_path / "nowhere"))
+    copy = shutil.copytree(folder, tmp_path / "wan")
+    (copy / "tokenizer").mkdir()
+    assert "'text_encoder/'" in complaint(str(copy))
+    (copy / "text_encoder").mkdir()
+    assert "holds no *.safetensors" in complaint(str(copy))
+    assert "cannot be written" in complaint(str(copy), "--output", str(tmp_path / "nowhere" / "prompt.safetensors"))
+    save_file(
+        {"shared.weight": torch.zeros(1000, 1000, dtype=torch.float32)}, copy / "text_encoder" / "model.safetensors"
+    )
+    assert "does not load" in complaint(str(copy))
+    monkeypatch.setattr(weight_files, "available_bytes", lambda device: 1_000_000)
+    assert "needs 0.0 GB on cpu but 0.0 GB are free" in complaint(str(copy))
 
 
 @pytest.mark.parametrize(
@@ -385,11 +405,11 @@ def test_bad_folders_are_named(folder, tmp_path, monkeypatch):
     (copy / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": 65}))
     with pytest.raises(VegaError, match=r"ffn.*another model"):
         LatentWorldSimulator.from_pretrained(copy)
-    for part, name in (("transformer", "patch_size"), ("vae", "dim_mult")):
+    for part, name in (("transformer", "patch_size"), ("vae", "dim_mult"), ("vae", "latents_mean")):
         path = copy / part / "config.json"
         text = path.read_text()
         path.write_text(json.dumps(json.loads(text) | {name: "many"}))
-        with pytest.raises(VegaError, match=rf"{part}/config\.json.*that works"):
+        with pytest.raises(VegaError, match=rf"{part}/config\.json.*download it again"):
             LatentWorldSimulator.from_pretrained(copy)
         path.write_text(text)
     (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
