@@ -65,6 +65,11 @@ def test_real_robot_does_not_move_by_itself(tmp_path: Path) -> None:
     assert "start_services" not in table["startup_manager"].parameters
 
 
+def test_a_bag_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bringup.main(["record:=true", f"bag:={tmp_path}"]) == 1
+    assert f"The bag {tmp_path} exists already" in capsys.readouterr().err
+
+
 def test_users_instruction_replaces_that_of_the_simulated_task() -> None:
     assert table_of()["sim_node"].remappings == ()
     table = table_of("instruction:= pick up the milk ")

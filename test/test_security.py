@@ -120,5 +120,8 @@ def test_the_policy_file_lists_what_the_node_offers():
     offered = set(re.findall(r'create_service\(Trigger, "(~/\w+)"', sources))
     assert len(offered) == 4 and offered <= services
     assert "~/set_parameters" not in services
+    told = {element.text for element in profile.iterfind("topics[@publish='ALLOW']/topic")}
+    published = set(re.findall(r'create_publisher\(\w+, "(~/\w+)"', sources))
+    assert {"~/heartbeat", "~/decisions"} <= published <= told
     heard = {element.text for element in profile.iterfind("topics[@subscribe='ALLOW']/topic")}
     assert {"joint_states", "instruction", "e_stop", "robot_description"} <= heard

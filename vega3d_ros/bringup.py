@@ -133,6 +133,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
 
     if record:
         bag = str(Path(arguments["bag"]).expanduser().absolute()) if arguments["bag"] else ""
+        if bag and Path(bag).exists():
+            raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
         table.append(NodeEntry("recorder", "recorder", "vega3d_ros.recording_node", parameters={"bag": bag}))
 
     manager: dict[str, Any] = {
