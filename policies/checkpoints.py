@@ -63,7 +63,7 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
     if "openvla" in (config.get("model_type"), config.get("policy_type")):
         from policies.vega_openvla import VegaOpenVLA  # transformers is imported for those who need it
 
-        return VegaOpenVLA.from_pretrained(name_or_path, device)
+        return VegaOpenVLA.from_pretrained(folder if name_or_path in shipped_policies() else name_or_path, device)
     from policies.vega_policy import VegaPolicy
 
     return VegaPolicy.from_pretrained(folder, device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +13,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+from tiny_checkpoints import MILK, composed, observation, robot_state
 
 from policies import weight_files
 from policies.check_parity import read_cases
 from policies.checkpoints import load_policy
-from policies.compose import main as compose
 from policies.openvla_robots import libero_proprio
 from policies.preprocessing import axis_angle
-from policies.types import ActionSpace, Observation, Policy, RobotState, VegaError
+from policies.types import ActionSpace, Observation, Policy, VegaError
 from policies.vega_openvla import VegaOpenVLA
-
-MILK = "pick up the milk"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,17 +41,6 @@ def wan(tmp_path_factory):
     return tiny.wan_folder(tmp_path_factory.mktemp("wan"))
 
 
-def composed(folder: Path, checkpoint: Path, wan: Path | None = None, world: dict | None = None, **changes) -> Path:
-    """A policy's folder in float32, its config changed by hand as a user would."""
-    arguments = ["--openvla", str(checkpoint), "--output", str(folder), "--dtype", "float32", "--name", "tiny"]
-    assert compose(arguments + ([] if wan is None else ["--world-simulator", str(wan)])) == 0
-    config = json.loads((folder / "config.json").read_text()) | changes
-    if wan is not None:
-        config["world_simulator"] |= {"tap": 1, "canvas": [64, 64]} | (world or {})
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def plain(openvla, tmp_path_factory):
     return load_policy(str(composed(tmp_path_factory.mktemp("plain") / "policy", openvla)))
@@ -63,29 +49,6 @@ def plain(openvla, tmp_path_factory):
 @pytest.fixture
 def vega(openvla, wan, tmp_path):
     return load_policy(str(composed(tmp_path / "vega", openvla, wan)))
-
-
-def robot_state(joints: int = 7) -> RobotState:
-    hand = np.array([-0.999, -0.001, 0.038, 0.006])
-    return RobotState(
-        5,
-        tuple(f"joint{i}" for i in range(joints)),
-        np.linspace(-1, 1, joints),
-        np.zeros(joints),
-        np.array([0.03, 0.02]),
-        np.array([0.45, 0.02, 0.26]),
-        hand / np.linalg.norm(hand),
-    )
-
-
-def observation(seed: int = 0, window: int = 1, cameras=("agentview", "wrist"), **changes) -> Observation:
-    """Smooth random pictures, as cameras give them; noise would drown in the JPEG round trip."""
-    rng = np.random.default_rng(seed)
-    images = {}
-    for camera in cameras:
-        coarse = rng.integers(0, 255, (window, 16, 16, 3)).repeat(16, 1).repeat(16, 2)
-        images[camera] = coarse.astype(np.uint8)
-    return replace(Observation(images, robot_state(), MILK, 5, np.array([-0.66, 0.0, 0.912])), **changes)
 
 
 @pytest.mark.parametrize("case", ["case0", "case1"])
@@ -320,107 +283,3 @@ def test_needed_memory_is_what_is_loaded(vega, openvla, wan, tmp_path):
     transformer = weight_files.SafetensorsSource(wan / "transformer")
     stored = 4 * weight_files.stored_count(transformer, transformer.names())
     assert memory_needed(folder, read_config(folder)) == loaded + stored
-
-
-@pytest.mark.parametrize(
-    "changes, sentence",
-    [
-        ({"robot": "spot"}, "'spot' is unknown.*aloha"),
-        ({"robot": "aloha"}, "14 and 14: name its own robot"),
-        ({"cameras": ["front", "front"]}, "cannot be told apart"),
-        ({"cameras": "front"}, "'cameras'.*config.json"),
-        ({"colour": 1}, "'colour' in .*config.json"),
-        ({"dtype": "int8"}, "'int8'"),
-        ({"openvla": "nowhere"}, "nowhere"),
-        ({"statistics_key": "bridge"}, r"'bridge'.*libero_spatial_no_noops"),
-        ({"open_loop_horizon": 9}, "horizon of 9"),
-        ({"attention": "telepathy"}, "'telepathy' is not to be had"),
-        ({"world_simulator": {"source": "nowhere"}}, "nowhere"),
-        ({"world_simulator": {}}, "lacks 'source'"),
-        ({"world_simulator": 3}, "'world_simulator'"),
-    ],
-)
-def test_a_bad_config_is_named(changes, sentence, openvla, tmp_path):
-    folder = composed(tmp_path / "policy", openvla, **changes)
-    (folder / "model.safetensors").touch()
-    with pytest.raises(VegaError, match=sentence) as error:
-        load_policy(str(folder))
-    assert str(error.value).count("\n") == 0
-
-
-@pytest.mark.parametrize(
-    "world, sentence",
-    [
-        ({"canvas": [60, 64]}, "multiples of 16"),
-        ({"fusion": "sum"}, "Fusion 'sum'"),
-        ({"fusion": "concat"}, r"model\.safetensors"),
-        ({"refresh_every": 0}, "0th query"),
-        ({"prompt_embedding": "prompt.safetensors"}, r"prompt\.safetensors.*export-prompt"),
-        ({"tap": 2.5}, "'tap'"),
-    ],
-)
-def test_a_bad_world_simulator_is_named(world, sentence, openvla, wan, tmp_path):
-    folder = composed(tmp_path / "policy", openvla, wan, world)
-    with pytest.raises(VegaError, match=sentence):
-        load_policy(str(folder))
-
-
-def edit(path: Path, change) -> None:
-    """Change a JSON file in place."""
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
-
-
-def spatial(change):
-    return lambda values: change(values["libero_spatial_no_noops"])
-
-
-@pytest.mark.parametrize(
-    "change, sentence",
-    [
-        (spatial(lambda entry: entry.pop("proprio")), "proprio statistics lack 'q01'"),
-        (spatial(lambda entry: entry["proprio"].update(q99=["x"] * 8)), "proprio statistics lack 'q99'"),
-        (spatial(lambda entry: entry["proprio"].update(q99=[1.0])), "8 numbers but its statistics"),
-        (spatial(lambda entry: entry["action"].update(mask=[])), r"mask \[\].*7 times"),
-        (spatial(lambda entry: entry.update(action=3)), "action statistics lack 'q01'"),
-        (lambda values: values.update(libero_spatial_no_noops=3), "no object of objects"),
-    ],
-)
-def test_damaged_statistics_are_named_when_loading(change, sentence, openvla, tmp_path):
-    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
-    edit(folder / "dataset_statistics.json", change)
-    with pytest.raises(VegaError, match=sentence):
-        load_policy(str(folder))
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "{}"])
-def test_a_damaged_tokenizer_is_named(text, openvla, tmp_path):
-    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
-    (folder / "tokenizer.json").write_text(text)
-    with pytest.raises(VegaError, match=r"tokenizer\.json.*again"):
-        load_policy(str(folder)).act(observation())
-
-
-def test_bad_observations_are_named(plain):
-    with pytest.raises(VegaError, match="camera 'wrist'"):
-        plain.act(observation(cameras=("agentview",)))
-    with pytest.raises(VegaError, match="instruction is empty"):
-        plain.act(observation(instruction=" "))
-    with pytest.raises(VegaError, match="3 fingers"):
-        plain.act(observation(state=replace(robot_state(), gripper_positions=np.zeros(3))))
-
-
-def test_composing_says_what_is_wrong(openvla, wan, tmp_path, capsys):
-    base = ["--openvla", str(openvla), "--output", str(tmp_path / "out")]
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").touch()
-    for arguments, sentence in (
-        (["--openvla", str(tmp_path / "no"), "--output", "out"], "no checkpoint folder"),
-        ([*base, "--world-simulator", str(tmp_path / "no")], "no checkpoint folder"),
-        ([*base, "--statistics", "bridge"], "libero_spatial_no_noops"),
-        (["--openvla", str(openvla), "--output", str(tmp_path / "full")], "not empty"),
-    ):
-        assert compose(arguments) == 2
-        assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
