@@ -21,6 +21,8 @@ from benchmarks.stand_in import CAMERAS, COMMANDS, DEADLINE_S, MOVING_RAD_S, Ben
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 
 SIZE = 64
+CENTRE = np.array([0.45, 0.0, 0.26])  # base frame, m; near where the arm begins
+RADIUS_M = 0.08
 STAYS_S = 1.0
 FRESH_NS = 300_000_000
 POLICY = "benchmarks.fault_matrix:CirclingPolicy"
@@ -37,12 +39,9 @@ POLICY_FAULTS = {"hangs": 1, "raises": 2, "nan": 3, "shape": 4, "slow": 5}
 
 
 class CirclingPolicy:
-    """Moves the tool in a circle; misbehaves when the first pixel says so, and prints when it does."""
+    """Moves the tool on a circle about `CENTRE`; misbehaves when the first pixel says so, and prints when it does."""
 
     spec = PolicySpec("circling", CAMERAS, ActionSpace("eef_delta"), chunk_length=8, open_loop_horizon=8)
-
-    def __init__(self) -> None:
-        self._phase = 0.0
 
     def act(self, observation: Observation) -> ActionChunk:
         code = int(observation.images[CAMERAS[0]][0, 0, 0, 0])
@@ -52,16 +51,18 @@ class CirclingPolicy:
             time.sleep(5.0 if code == 1 else 1.0)
         if code == 2:
             raise RuntimeError("CUDA error: device lost")
-        self._phase += 0.1
-        angle = self._phase + 0.02 * np.arange(8)
+        away = observation.state.eef_position - CENTRE
+        radius = max(1e-3, float(np.hypot(away[0], away[1])))
+        outward = np.array([away[0] / radius, away[1] / radius, 0.0])
+        along = np.array([-outward[1], outward[0], 0.0])
         actions = np.zeros((8, 7))
-        actions[:, 0], actions[:, 1] = 0.2 * np.cos(angle), 0.2 * np.sin(angle)
+        actions[:, :3] = 0.2 * np.clip(along + 10.0 * (RADIUS_M - radius) * outward - [0.0, 0.0, 10.0 * away[2]], -1, 1)
         if code == 3:
             actions[3, 1] = np.nan
         return ActionChunk(actions[:, :6] if code == 4 else actions, observation.stamp_ns, observation.instruction)
 
     def reset(self) -> None:
-        """The circle goes on from where it was."""
+        """Nothing is remembered."""
 
 
 class Sabotage:
