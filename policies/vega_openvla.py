@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,50 +92,65 @@ class VegaOpenVLA:
             stride=1 if config.world_simulator is None else config.world_simulator.stride,
         )
 
-    @torch.inference_mode()
     def act(self, observation: Observation) -> ActionChunk:
         """A chunk of actions in the units of the robot's action space."""
+        return self.act_batch([observation])[0]
+
+    @torch.inference_mode()
+    def act_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """See `policies.types.BatchPolicy`.  The images of a camera must have one size."""
         clock = _StageClock(self.model.device)
-        check_images(observation.images, self.spec)
-        input_ids = [self.model.encode_prompt(check_instruction(observation.instruction))]
+        if len(observations) > 1 and self.world is not None:
+            self.world.check_memoryless(self.config.name)
+        for observation in observations:
+            check_images(observation.images, self.spec)
+        input_ids = [self.model.encode_prompt(check_instruction(o.instruction)) for o in observations]
         frames = {
-            camera: np.stack([self._robot.see(frame) for frame in observation.images[camera]])
+            camera: np.stack([[self._robot.see(frame) for frame in o.images[camera]] for o in observations])
             for camera in self.config.cameras
         }
         info = self.model.info
-        newest = [policy_image(video[-1], info.image_size) for video in frames.values()]
-        pixels = torch.from_numpy(pixel_values(newest, info.image_mean_std))[None]
+        newest = [[policy_image(video[row, -1], info.image_size) for video in frames.values()]
+                  for row in range(len(observations))]  # fmt: skip
+        pixels = torch.from_numpy(np.stack([pixel_values(images, info.image_mean_std) for images in newest]))
         proprio = None
         if info.proprio_dim:
-            state = normalize_proprio(self._robot.state(observation), self._statistics, info.normalization)
-            proprio = torch.from_numpy(state)[None].float()
+            states = [
+                normalize_proprio(self._robot.state(o), self._statistics, info.normalization) for o in observations
+            ]
+            proprio = torch.from_numpy(np.stack(states)).float()
         clock.lap("preprocess")
         f_sem = self.model.project(self.model.vision_tokens(pixels, input_ids))
         clock.lap("semantic_encoder")
         gates: dict[str, torch.Tensor] = {}
         age = 0
         if self.world is not None:
-            f_gen, age = self.world.look({camera: torch.from_numpy(video)[None] for camera, video in frames.items()})
+            f_gen, age = self.world.look({camera: torch.from_numpy(video) for camera, video in frames.items()})
             clock.lap("world_simulator")
             parts = dict(zip(self.config.cameras, f_sem.split(info.patches, dim=1), strict=True))
             fused, gates = self.world.fuse(parts, f_gen)
             f_sem = torch.cat([fused[camera] for camera in self.config.cameras], dim=1)
             clock.lap("fusion")
-        normalized = self.model.head(self.model.action_hidden(input_ids, f_sem, proprio))[0].float().cpu().numpy()
-        actions = self._robot.act(unnormalize_actions(normalized, self._statistics, info.normalization))
+        normalized = self.model.head(self.model.action_hidden(input_ids, f_sem, proprio)).float().cpu().numpy()
+        actions = [
+            self._robot.act(unnormalize_actions(chunk, self._statistics, info.normalization)) for chunk in normalized
+        ]
         clock.lap("trunk_and_head")
-        return ActionChunk(
-            actions,
-            observation.stamp_ns,
-            observation.instruction,
-            timings_ms=clock.laps,
-            gates={name: self._over_frame(gate, observation.images[name]) for name, gate in gates.items()},
-            world_age=age,
-        )
+        return [
+            ActionChunk(
+                actions[row],
+                observation.stamp_ns,
+                observation.instruction,
+                timings_ms=clock.laps,
+                gates={name: self._over_frame(gate[row], observation.images[name]) for name, gate in gates.items()},
+                world_age=age,
+            )
+            for row, observation in enumerate(observations)
+        ]
 
     def _over_frame(self, gate: torch.Tensor, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A gate (1, rows, columns) of what the model saw, over the camera's upright frame: (H, W)."""
-        upright = self._robot.see_gate(gate[0].float().cpu().numpy())
+        """A gate (rows, columns) of what the model saw, over the camera's upright frame: (H, W)."""
+        upright = self._robot.see_gate(gate.float().cpu().numpy())
         return gate_image(upright, (images.shape[1], images.shape[2]), SEMANTIC_VIEW)
 
     def reset(self) -> None:

@@ -151,11 +151,8 @@ class VegaPolicy(nn.Module):
         clock = _Clock()
         for observation in observations:
             check_images(observation.images, self.spec)
-        if len(observations) > 1 and self.world is not None and self.world.refresh_every > 1:
-            raise VegaError(
-                f"Policy {self.config.name} reuses what it saw at earlier queries of an episode, so it serves one at a "
-                "time: set refresh_every to 1, or leave --share-policy out."
-            )
+        if len(observations) > 1 and self.world is not None:
+            self.world.check_memoryless(self.config.name)
         words = [self.vocabulary.encode(observation.instruction) for observation in observations]
         longest = max(map(len, words))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in words], device=self.device)
@@ -216,9 +213,12 @@ class VegaPolicy(nn.Module):
         config = VegaConfig.load(folder)
         simulator = None
         if config.world_simulator is not None:
-            local = folder / config.world_simulator.source
+            source = config.world_simulator.source
+            local = folder / source
+            if not local.is_dir() and "/" not in source:
+                raise VegaError(f"The checkpoint {folder} has no folder {source}/: get the checkpoint again.")
             simulator = LatentWorldSimulator.from_pretrained(
-                local if local.is_dir() else config.world_simulator.source, device=device, dtype=torch.float32
+                local if local.is_dir() else source, device=device, dtype=torch.float32
             )
         policy = cls(config, simulator)
         path = folder / WEIGHTS_FILE

@@ -63,10 +63,13 @@ class WorldView(nn.Module):
         """That of the first camera; the others share its weights."""
         return next(iter(self._simulators.values()))
 
-    @property
-    def refresh_every(self) -> int:
-        """The simulator runs on every n-th query of an episode."""
-        return self._refresh.every
+    def check_memoryless(self, policy: str) -> None:
+        """Raise VegaError if tokens of earlier queries are used again: such a policy serves one episode at a time."""
+        if self._refresh.every > 1:
+            raise VegaError(
+                f"Policy {policy} reuses what it saw at earlier queries of an episode, so it serves one at a time: set "
+                "refresh_every to 1, or leave --share-policy out."
+            )
 
     def simulator_of(self, camera: str) -> LatentWorldSimulator:
         return self._simulators[camera]

@@ -121,6 +121,18 @@ def test_the_gate_map_lies_over_the_upright_picture(vega):
     assert change["agentview"].max() < 1e-6
 
 
+def test_a_batch_decides_as_each_alone_up_to_rounding(vega, openvla, wan, tmp_path):
+    seen = [observation(seed, instruction=text) for seed, text in enumerate(("pick up the soup", MILK, "milk"))]
+    for one, chunk in zip(seen, vega.act_batch(seen), strict=True):
+        alone = vega.act(one)
+        np.testing.assert_allclose(chunk.actions, alone.actions, atol=1e-4)
+        np.testing.assert_allclose(chunk.gates["wrist"], alone.gates["wrist"], atol=1e-4)
+        assert chunk.instruction == one.instruction
+    lasting = load_policy(str(composed(tmp_path / "lasting", openvla, wan, {"refresh_every": 2})))
+    with pytest.raises(VegaError, match="one at a time"):
+        lasting.act_batch(seen)
+
+
 def test_tokens_are_reused_and_their_age_is_told(openvla, wan, tmp_path):
     policy = load_policy(str(composed(tmp_path / "vega", openvla, wan, {"refresh_every": 3})))
     chunks = [policy.act(observation(seed)) for seed in range(4)]
