@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ from vega3d_ros.replay_bag import Bag  # noqa: E402
 from vega3d_ros.replay_run import Decisions, Difference  # noqa: E402
 
 
-def replay(folder: Path, policy: str = "", device: str = "") -> list[str]:
-    """Lines that say what came out again.  policy, device: take these in place of the recorded ones.
+def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
+    """Lines that say what is replayed and what came out again.  policy, device: in place of the recorded ones.
 
     Raises Difference at the first that did not, VegaError if the bag cannot be replayed.
     """
@@ -52,7 +52,8 @@ def replay(folder: Path, policy: str = "", device: str = "") -> list[str]:
         try:
             node = parameter_node(values, "replay", context=context)
             parameters = node_parameters.read(node)
-            return [*_headline(bag, values), *_run(bag, parameters, build(node, parameters))]
+            yield from _headline(bag, values)
+            yield from _run(bag, parameters, build(node, parameters))
         finally:
             context.try_shutdown()
 
@@ -128,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "OFF"
     try:
-        print("\n".join(replay(options.bag, options.policy, options.device)))
+        for line in replay(options.bag, options.policy, options.device):
+            print(line, flush=True)
     except Difference as difference:
         print(f"vega3d-replay: {difference}.", file=sys.stderr)
         return 1
