@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.openvla_robots import libero_proprio
 from policies.types import FloatArray, Image, Observation, VegaError
 from sim.environment import Environment
-from sim.remote_policy import proprioception
 from sim.video import write_video
 
 VERSION = "v3.0"
@@ -64,7 +64,7 @@ class EpisodeTape:
         observation = Observation(
             {}, state, self._instruction, state.stamp_ns, environment.base_position, environment.base_quaternion
         )
-        self._states.append(proprioception(observation))
+        self._states.append(libero_proprio(observation))
         self._actions.append(np.array(action, dtype=float))
 
     def keep(self, path: Path, success: bool) -> None:

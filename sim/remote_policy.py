@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from policies.preprocessing import libero_state
-from policies.types import ActionChunk, ActionSpace, FloatArray, Image, Observation, PolicySpec, VegaError
+from policies.openvla_robots import libero_proprio
+from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 
 SIZE = 224
 REPLAN_STEPS = 5
@@ -43,7 +43,7 @@ class RemotePolicy:
             {
                 "observation/image": prepare(observation.images["agentview"][-1]),
                 "observation/wrist_image": prepare(observation.images["wrist"][-1]),
-                "observation/state": proprioception(observation),
+                "observation/state": libero_proprio(observation),
                 "prompt": observation.instruction,
             }
         )
@@ -73,31 +73,6 @@ class RemotePolicy:
         if isinstance(answer, str):
             raise VegaError(f"The policy server {self._url} failed: {answer.strip().splitlines()[-1]}.")
         return dict(unpack(answer))
-
-
-def proprioception(observation: Observation) -> FloatArray:
-    """(8,) TCP position (m) and rotation vector (rad) in the world, finger joints (m) with MuJoCo's signs.
-
-    A quaternion and its negative are the same orientation and different rotation vectors; MuJoCo gives the one with
-    x > 0 while the hand points down, and so did it in the training data.
-    """
-    state, base = observation.state, observation.base_quaternion
-    position = observation.base_position + _turn(base, state.eef_position)
-    quaternion = _product(base, state.eef_quaternion)
-    fingers = state.gripper_positions * np.array([1.0, -1.0])
-    return libero_state(position, quaternion if quaternion[0] >= 0 else -quaternion, fingers)
-
-
-def _product(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Hamilton product, xyzw."""
-    vector = a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])
-    return np.append(vector, a[3] * b[3] - a[:3] @ b[:3])
-
-
-def _turn(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
-    """A vector turned by a unit quaternion."""
-    inverse = quaternion * np.array([-1.0, -1.0, -1.0, 1.0])
-    return _product(_product(quaternion, np.append(vector, 0.0)), inverse)[:3]
 
 
 def prepare(image: Image) -> Image:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.openvla_robots import libero_proprio
 from policies.types import Observation, RobotState, VegaError
 from sim.evaluate import open_policy
-from sim.remote_policy import REPLAN_STEPS, RemotePolicy, prepare, proprioception
+from sim.remote_policy import REPLAN_STEPS, RemotePolicy, prepare
 
 RNG = np.random.default_rng(0)
 CHUNK = RNG.uniform(-1, 1, (10, 7)).astype(np.float32)
@@ -70,12 +71,12 @@ def test_the_first_five_actions_come_back_and_the_request_is_openpis() -> None:
     image = request["observation/image"]
     assert image[b"__ndarray__"] is True and image[b"dtype"] == "|u1" and list(image[b"shape"]) == [224, 224, 3]
     assert image[b"data"] == prepare(asked.images["agentview"][0]).tobytes()
-    assert np.frombuffer(request["observation/state"][b"data"]).tolist() == proprioception(asked).tolist()
+    assert np.frombuffer(request["observation/state"][b"data"]).tolist() == libero_proprio(asked).tolist()
     assert request["prompt"] == "pick up the milk"
 
 
 def test_proprioception_is_the_pose_in_the_world_with_the_sign_of_the_training_data() -> None:
-    state = proprioception(observation())
+    state = libero_proprio(observation())
     assert state[:3] == pytest.approx([-0.2, 0.1, 1.2])
     assert state[3] > 3.0  # a hand that points down: half a turn about +x, not about -x
     assert state[6:] == pytest.approx([0.039, -0.038])
