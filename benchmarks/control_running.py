@@ -25,6 +25,7 @@ from policies.types import Image, VegaError
 from vega3d_ros.process import ChildProcess
 
 EVERY_S = 5.0
+SAMPLES = 100  # of the memory at least, however short the run
 EPISODE_S = 20.0
 WARM_UP = 0.05  # share of the time, and of what is compared after it and at the end
 PERIOD_MS = 50.0
@@ -116,7 +117,7 @@ def run(minutes: float, policy: str = "vega-nano", say: Callable[[str], None] = 
                 if not bench.client.until(bench.moving, DEADLINE_S):
                     raise VegaError(f"The arm stood still after ~/start: {' '.join(bench.node.tail(3))}")
                 bench.commands_ns.clear()
-            bench.client.until(lambda: False, EVERY_S)
+            bench.client.until(lambda: False, min(EVERY_S, 60.0 * minutes / SAMPLES))
             # Those within an episode; between two of them the arm is to stand still.
             seen.intervals_ms.extend(np.diff(bench.commands_ns) / 1e6)
             del bench.commands_ns[:-1]

@@ -161,8 +161,12 @@ def _publisher(kind: str, topic: str) -> Callable[[Sabotage], None]:
         from std_msgs.msg import String
         from trajectory_msgs.msg import JointTrajectory
 
+        from vega3d_ros.qos_events import PublisherEventCallbacks
+
         node = sabotage.bench.client.node
-        other = node.create_publisher({"String": String, "JointTrajectory": JointTrajectory}[kind], topic, 1)
+        message = {"String": String, "JointTrajectory": JointTrajectory}[kind]
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
+        other = node.create_publisher(message, topic, 1, event_callbacks=quiet)
         sabotage.bench.before_move.append(lambda: node.destroy_publisher(other))
 
     return fault

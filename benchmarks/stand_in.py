@@ -64,6 +64,7 @@ class Bench:
         from trajectory_msgs.msg import JointTrajectory
 
         from sim.ros_client import RosClient, unused_domain
+        from vega3d_ros.qos_events import PublisherEventCallbacks
 
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self.environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain()), "OMP_NUM_THREADS": "1"}
@@ -72,7 +73,9 @@ class Bench:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.cameras = {n: node.create_publisher(Image, f"{n}/image_raw", qos_profile_sensor_data) for n in CAMERAS}
         self.instruction = node.create_publisher(String, "instruction", latched)
-        self.button = node.create_publisher(Bool, "e_stop", 1)
+        # Volatile, as a plain button is: one of the node's subscriptions of it is deaf to that, which is no news.
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
+        self.button = node.create_publisher(Bool, "e_stop", 1, event_callbacks=quiet)
         self.driver_fault = node.create_publisher(String, "driver/fault", 10)
         self.samples: deque[tuple[int, float]] = deque(maxlen=1000)
         self.commands_ns: list[int] = []
