@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,9 @@ def test_a_corrupt_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
     source = find_checkpoint("vega-nano")
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    assert main(["--policy", str(tmp_path)]) == 2
+    assert "world_simulator" in capsys.readouterr().err
+    shutil.copytree(source / "world_simulator", tmp_path / "world_simulator")
     assert main(["--policy", str(tmp_path)]) == 2
     assert "model.safetensors" in capsys.readouterr().err
     (tmp_path / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:100_000])
