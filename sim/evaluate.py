@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         default="vega-nano",
-        help="name in this repository, checkpoint folder, module:Class, or ws://host:port",
+        help="name in this repository, checkpoint folder, hub id owner/name, module:Class, or ws://host:port",
     )
     parser.add_argument("--tasks", default=None, help="such as 0-9 or 0,3 (default: all)")
     parser.add_argument("--trials", type=int, default=10, help="initial states per task")
@@ -162,18 +162,21 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
             "--output."
         )
     progress = Progress(writer, len(wanted), len(done))
-    shards = make_shards(tasks, args.trials, args.workers, done)
+
+    def shards(workers: int) -> list[Shard]:
+        return make_shards(tasks, args.trials, workers, done)
+
     try:
         if args.ray is not None:
             from sim.ray_workers import run_on_ray
 
             run_on_ray(settings, shards, args.ray, progress.add)
         elif args.workers == 1:
-            run_here(settings, shards, progress.add)
+            run_here(settings, shards(1), progress.add)
         elif shared:
-            run_with_shared_policy(settings, shards, args.workers, progress.add)
+            run_with_shared_policy(settings, shards(args.workers), args.workers, progress.add)
         else:
-            run_in_workers(settings, shards, args.workers, progress.add)
+            run_in_workers(settings, shards(args.workers), args.workers, progress.add)
     except KeyboardInterrupt:
         write_report([read_run(folder)], folder / REPORT_FILE)
         print(

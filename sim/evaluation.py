@@ -99,7 +99,7 @@ class ResultWriter:
 
     header: the summary's own fields (suite, policy, transport, command, protocol, versions, ...).
     resume: keep the episodes that an earlier run with the same header has put there, except those with an error, which
-        are to be repeated.
+        are to be repeated; what an older version did not write into its header is not compared.
     One writer a folder, as long as it lives.
     """
 
@@ -170,7 +170,7 @@ class ResultWriter:
         except (OSError, ValueError, TypeError) as error:
             raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
         for name, value in self.header.items():
-            if found.get(name) != value:
+            if found.get(name, value) != value:
                 raise VegaError(
                     f"The run in {self.folder} has {name} {found.get(name)}, this one {value}: "
                     "give another --output, or the options of that run."

@@ -35,13 +35,14 @@ class Finished:
 
 def run_on_ray(
     settings: EpisodeSettings,
-    shards: Sequence[Shard],
+    shards_for: Callable[[int], Sequence[Shard]],
     address: str,
     on_record: Callable[[EpisodeRecord], None],
     on_node: Callable[[str], None] = lambda node: None,
 ) -> None:
-    """Run all shards on the cluster at `address` (host:port, or `auto`).
+    """Run shards on the cluster at `address` (host:port, or `auto`).
 
+    shards_for: what is to be done, divided for so many episodes at once as the cluster has room for.
     on_record: called in this thread with each finished episode.  on_node: with the id of the node it ran on.
     An episode at which processes died three times is recorded as an error.  Raises VegaError if there is no cluster or
     the policy cannot be loaded there.
@@ -49,7 +50,14 @@ def run_on_ray(
     ray = connect(address)
     try:
         task = ray.remote(num_returns="streaming", max_retries=ATTEMPTS - 1)(_work)
-        resources = {"num_gpus": 1} if settings.device.startswith("cuda") else {"num_cpus": max(1, settings.threads)}
+        kind, each = ("GPU", 1) if settings.device.startswith("cuda") else ("CPU", max(1, settings.threads))
+        room = sum(int(node["Resources"].get(kind, 0)) // each for node in ray.nodes() if node["Alive"])
+        if room < 1:
+            raise VegaError(
+                f"No node of the Ray cluster at {address} has the {each} {kind} that an episode needs: add one."
+            )
+        resources = {f"num_{kind.lower()}s": each}
+        shards = shards_for(room)
 
         def submit(shard: Shard) -> Any:
             return task.options(**resources).remote(settings, shard)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from test_workers import PretendedSettings
 from policies.types import VegaError
 from sim.evaluation import EpisodeRecord
 from sim.ray_workers import connect, run_on_ray
-from sim.workers import make_shards, run_here
+from sim.workers import Shard, make_shards, run_here
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("the extra `ray` is not installed", allow_module_level=True)
@@ -48,7 +49,14 @@ def test_two_nodes_find_what_one_process_finds(address: str, tmp_path: Path) -> 
     there: list[EpisodeRecord] = []
     nodes: list[str] = []
     run_here(settings(tmp_path), SHARDS, here.append)
-    run_on_ray(settings(tmp_path, 0.2), SHARDS, address, there.append, nodes.append)
+    rooms: list[int] = []
+
+    def shards_for(room: int) -> list[Shard]:
+        rooms.append(room)
+        return SHARDS
+
+    run_on_ray(settings(tmp_path, 0.2), shards_for, address, there.append, nodes.append)
+    assert rooms == [2]
     assert by_key(there) == by_key(here)
     assert len(set(nodes)) == 2
     assert (tmp_path / "run" / "pictures" / "2_3.txt").read_text() == "2 3"
@@ -60,7 +68,7 @@ def test_ray_repeats_the_shard_of_a_dead_process_and_a_deadly_episode_is_an_erro
     run_here(settings(tmp_path), SHARDS, here.append)
     for name in ("once_0_1", "once_2_0", "always_1_2"):
         (tmp_path / name).touch()
-    run_on_ray(settings(tmp_path), SHARDS, address, there.append)
+    run_on_ray(settings(tmp_path), lambda room: SHARDS, address, there.append)
     expected, found = by_key(here), by_key(there)
     assert "died in this episode" in found.pop((1, 2))[2]
     del expected[1, 2]
@@ -70,7 +78,12 @@ def test_ray_repeats_the_shard_of_a_dead_process_and_a_deadly_episode_is_an_erro
 def test_a_policy_that_cannot_be_loaded_there_is_one_sentence(address: str, tmp_path: Path) -> None:
     (tmp_path / "no_policy").touch()
     with pytest.raises(VegaError, match="choose another"):
-        run_on_ray(settings(tmp_path), SHARDS, address, lambda record: None)
+        run_on_ray(settings(tmp_path), lambda room: SHARDS, address, lambda record: None)
+
+
+def test_a_cluster_without_room_is_one_sentence(address: str, tmp_path: Path) -> None:
+    with pytest.raises(VegaError, match="has the 2 CPU"):
+        run_on_ray(replace(settings(tmp_path), threads=2), lambda room: SHARDS, address, lambda record: None)
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="no ss, the tool that lists sockets")
