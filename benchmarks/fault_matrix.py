@@ -25,6 +25,7 @@ CENTRE = np.array([0.45, 0.0, 0.26])  # base frame, m; near where the arm begins
 RADIUS_M = 0.08
 STAYS_S = 1.0
 FRESH_NS = 300_000_000
+ATTEMPTS = 5
 POLICY = "benchmarks.fault_matrix:CirclingPolicy"
 SENTENCE = "go round in a circle"
 PARAMETERS: dict[str, Any] = {
@@ -63,6 +64,10 @@ class CirclingPolicy:
 
     def reset(self) -> None:
         """Nothing is remembered."""
+
+
+class NotAsked(VegaError):
+    """The arm stopped for another reason than the fault (a busy machine makes frames too old), which proves nothing."""
 
 
 class Sabotage:
@@ -124,7 +129,7 @@ def _policy(kind: str) -> Callable[[Sabotage], int]:
         sabotage.misbehaved_ns.clear()
         sabotage.code = POLICY_FAULTS[kind]
         if not sabotage.bench.client.until(lambda: bool(sabotage.misbehaved_ns), 5.0):
-            raise VegaError("The policy was not asked any more before it could misbehave: run this again.")
+            raise NotAsked("The node stopped asking the policy before it could misbehave: use a less busy machine.")
         return sabotage.misbehaved_ns[0]
 
     return fault
@@ -200,6 +205,15 @@ FAULTS: dict[str, Callable[[Sabotage], int | None]] = {
 }
 
 
+def _measured(sabotage: Sabotage, name: str) -> float:
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return sabotage.rest_ms(FAULTS[name])
+        except NotAsked as error:
+            print(f"# {name}: {error}", flush=True)
+    return sabotage.rest_ms(FAULTS[name])
+
+
 def run(names: list[str], repetitions: int, results: Path | None, say: Callable[[str, list[float]], None]) -> None:
     """Run each fault `repetitions` times; `say(name, milliseconds of each)` after each fault.
 
@@ -212,7 +226,7 @@ def run(names: list[str], repetitions: int, results: Path | None, say: Callable[
             times = found.setdefault(name, [])
             while len(times) < repetitions:
                 sabotage = sabotage or Sabotage()
-                times.append(sabotage.rest_ms(FAULTS[name]))
+                times.append(_measured(sabotage, name))
                 if name == "qos_mismatch" and sabotage.bench.state() == "inactive":
                     sabotage.bench.change("CLEANUP")  # what could not be heard is remembered until then
                 if results is not None:
