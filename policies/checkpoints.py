@@ -31,15 +31,23 @@ def find_checkpoint(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
-    if "/" in name_or_path:
-        from policies.weight_files import CHECKPOINT_FILES, is_hub_id, resolve_folder
+    if _on_hub(name_or_path):
+        from policies.weight_files import CHECKPOINT_FILES, resolve_folder
 
-        if is_hub_id(name_or_path):
-            return resolve_folder(name_or_path, CHECKPOINT_FILES)
+        return resolve_folder(name_or_path, CHECKPOINT_FILES)
     raise VegaError(
         f"There is no policy '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, "
         "a checkpoint folder, a hub id owner/name, or module:Class."
     )
+
+
+def _on_hub(name: str) -> bool:
+    """Whether it can only be a hub id, `owner/name`."""
+    if "/" not in name or Path(name).expanduser().is_dir():
+        return False
+    from policies.weight_files import is_hub_id
+
+    return is_hub_id(name)
 
 
 def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Policy:
@@ -53,20 +61,14 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
         return _from_class(name_or_path)
     import torch
 
-    from policies.weight_files import read_json
+    from policies.vega_policy import VegaPolicy
 
-    folder = find_checkpoint(name_or_path)
+    # A hub id stays one, so that the policy is called by it.
+    source = name_or_path if _on_hub(name_or_path) else find_checkpoint(name_or_path)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     check_device(device)
-    config = read_json(folder / "config.json")
-    if "openvla" in (config.get("model_type"), config.get("policy_type")):
-        from policies.vega_openvla import VegaOpenVLA  # transformers is imported for those who need it
-
-        return VegaOpenVLA.from_pretrained(folder if name_or_path in shipped_policies() else name_or_path, device)
-    from policies.vega_policy import VegaPolicy
-
-    return VegaPolicy.from_pretrained(folder, device)
+    return VegaPolicy.from_pretrained(source, device)
 
 
 def check_device(device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,18 @@ from policies.config import CameraConfig, VegaConfig
 from policies.gated_fusion import build_fusion, gate_image
 from policies.instructions import Vocabulary
 from policies.nano import BagOfWords, L1Head, SemanticEncoder, Trunk
-from policies.types import ActionChunk, FloatArray, Image, Observation, PolicySpec, RobotState, VegaError, check_images
+from policies.types import (
+    ActionChunk,
+    FloatArray,
+    Image,
+    Observation,
+    Policy,
+    PolicySpec,
+    RobotState,
+    VegaError,
+    check_images,
+)
+from policies.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
 from policies.world_simulator import LatentWorldSimulator
 from policies.world_view import CameraView, WorldView
 
@@ -207,9 +219,21 @@ class VegaPolicy(nn.Module):
         (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private, which would not survive an installation
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> VegaPolicy:
-        """Load what `save_pretrained` wrote.  Raises VegaError on a missing or corrupt file."""
-        folder = Path(folder)
+    def from_pretrained(cls, path_or_id: str | os.PathLike[str], device: str = "cpu") -> Policy:
+        """The policy in a folder or of a hub id: a VegaPolicy, or at full size a `vega_openvla.VegaOpenVLA`.
+
+        A published OpenVLA-OFT checkpoint is one too.  Raises VegaError on a missing or corrupt file.
+        """
+        folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
+        config = read_json(folder / "config.json")
+        if "openvla" in (config.get("model_type"), config.get("policy_type")):
+            from policies.vega_openvla import VegaOpenVLA  # transformers is imported for those who need it
+
+            return VegaOpenVLA.from_pretrained(path_or_id, device)
+        return cls._load(folder, device)
+
+    @classmethod
+    def _load(cls, folder: Path, device: str) -> VegaPolicy:
         config = VegaConfig.load(folder)
         simulator = None
         if config.world_simulator is not None:

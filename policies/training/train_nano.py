@@ -28,6 +28,7 @@ from policies.training.dataset import CAMERAS, CANVAS, Batch, Demonstrations
 from policies.training.instructions import vocabulary
 from policies.training.optimisation import save_state, set_learning_rate
 from policies.training.world_tokens import CachedWorldTokens
+from policies.types import VegaError
 from policies.vega_policy import VegaPolicy
 from policies.world_simulator import LatentWorldSimulator
 
@@ -93,6 +94,8 @@ def build_policy(
     if init is None:
         return VegaPolicy(config, simulator)
     known = VegaPolicy.from_pretrained(init)
+    if not isinstance(known, VegaPolicy):
+        raise VegaError(f"The policy in {init} has the full size: start from one that this command trained.")
     config = dataclasses.replace(known.config, name=name, world_simulator=config.world_simulator)
     policy = VegaPolicy(config, simulator)
     shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}
