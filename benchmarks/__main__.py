@@ -1,4 +1,7 @@
-"""All benchmarks that need no GPU: `python -m benchmarks`."""
+"""The closed loop and its transport: `python -m benchmarks`.
+
+Others have commands of their own: `benchmarks.control`, `benchmarks.evaluation`, `policies.benchmark`.
+"""
 
 from __future__ import annotations
 
