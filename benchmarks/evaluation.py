@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
-from policies.command_line import command
+from policies.command_line import command, results_folder
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 from sim import run_libero
 from sim.environment import Environment
 from sim.evaluate import EpisodeSettings
-from sim.evaluation import EpisodeRecord, ResultWriter, results_folder
+from sim.evaluation import EpisodeRecord, ResultWriter
 from sim.workers import make_shards, run_here, run_in_workers
 
 SUITE = "libero_object"

@@ -25,11 +25,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from policies.command_line import command
+from policies.command_line import command, results_folder
 from policies.training.instructions import libero_sentence
 from policies.training.stored_views import AGENTVIEW_CROP, WRIST_SIZE
 from policies.types import FloatArray, VegaError
-from sim.evaluation import results_folder
 from sim.layouts import place_randomly, things
 from sim.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
 from sim.libero_env import LiberoEnvironment, load_suite

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import shipped_policies
+from policies.command_line import results_folder
 from policies.types import VegaError
-from sim.evaluation import results_folder
 from sim.recorder import Recorder
 from sim.report import Recording, side_by_side, versions, write_page
 from sim.ros_episodes import RosEpisodes

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import checkpoint_sha256
+from policies.command_line import results_folder
 from policies.types import Policy, VegaError
 from sim.evaluation import (
     SUMMARY_FILE,
@@ -18,7 +19,6 @@ from sim.evaluation import (
     ResultWriter,
     package_versions,
     per_task,
-    results_folder,
     wilson_95,
 )
 from sim.evaluation_report import REPORT_FILE, read_run, write_report

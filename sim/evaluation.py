@@ -82,18 +82,6 @@ def package_versions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def results_folder(path: Path) -> Path:
-    """Create the folder for results; VegaError where nothing can be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise VegaError(f"Results cannot be written to {path} ({error.strerror}): give another --output.") from error
-    return path
-
-
 class ResultWriter:
     """Keeps `episodes.jsonl` and `summary.json` in `folder`; raises VegaError when they cannot be written.
 
