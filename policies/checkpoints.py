@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ from typing import Any
 from policies.types import Policy, VegaError
 
 HERE = Path(__file__).parent
-HASHED_NAMES = ("config.json", "dataset_statistics.json", "world_simulator.json")
+HASHED_NAMES = (
+    "config.json",
+    "dataset_statistics.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "world_simulator.json",
+)
 HASHED_SUFFIXES = (".safetensors", ".pt")
 
 
@@ -85,18 +92,35 @@ def check_device(device: str) -> None:
 
 
 def checkpoint_sha256(name_or_path: str) -> str:
-    """Hash of a checkpoint's config and weights, its world simulator's included; "" for a policy without a folder."""
+    """Hash of all that decides what a checkpoint does: configs, statistics, tokenizer, weights; "" without a folder.
+
+    Of a policy composed of published parts those count too, wherever they lie.
+    """
     if ":" in name_or_path and not Path(name_or_path).exists():
         return ""
-    digest = hashlib.sha256()
     folder = find_checkpoint(name_or_path)
-    for path in sorted(folder.rglob("*")):
-        if path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES:
-            digest.update(str(path.relative_to(folder)).encode())
-            with path.open("rb") as file:
-                while piece := file.read(2**24):
-                    digest.update(piece)
+    digest = hashlib.sha256()
+    for part in (folder, *_parts_elsewhere(folder)):
+        for path in [part] if part.is_file() else sorted(part.rglob("*")):
+            if path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES:
+                digest.update(str(path.relative_to(part)).encode())
+                with path.open("rb") as file:
+                    while piece := file.read(2**24):
+                        digest.update(piece)
     return digest.hexdigest()
+
+
+def _parts_elsewhere(folder: Path) -> list[Path]:
+    """Folders and files that a policy names instead of holding them."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []  # loading it says so
+    if not isinstance(config, dict) or config.get("policy_type") != "openvla":
+        return []
+    from policies.vega_openvla_config import part_files
+
+    return part_files(folder)
 
 
 def _from_class(name: str) -> Policy:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from policies import wan_transformer, wan_vae
 from policies.gated_fusion import Fusion, build_fusion, gate_image
@@ -39,7 +39,7 @@ from policies.preprocessing import (
     unnormalize_actions,
 )
 from policies.types import ActionChunk, Observation, PolicySpec, VegaError, check_images, check_instruction
-from policies.vega_openvla_config import VegaOpenVLAConfig, read_config
+from policies.vega_openvla_config import VegaOpenVLAConfig, openvla_folder, prompt_file, read_config, wan_folder
 from policies.weight_files import (
     CHECKPOINT_FILES,
     SafetensorsSource,
@@ -47,8 +47,8 @@ from policies.weight_files import (
     resolve_folder,
     shape_of,
     stored_count,
+    write_tensors,
 )
-from policies.world_simulator import HUB_PATTERNS as WAN_PATTERNS
 from policies.world_simulator import LatentWorldSimulator
 from policies.world_view import CameraView, WorldView
 
@@ -169,7 +169,7 @@ class VegaOpenVLA:
         if config.openvla == ".":
             config = replace(config, name=Path(path_or_id).resolve().name)  # not that of a download's folder
         dtype = getattr(torch, config.dtype)
-        checkpoint = resolve_folder(_resolve(folder, config.openvla), CHECKPOINT_FILES)
+        checkpoint = openvla_folder(folder, config)
         choose_statistics(read_statistics(checkpoint), config)  # what can fail early fails early
         check_free(memory_needed(folder, config), torch.device(device), f"Policy '{folder}'")
         world = None if config.world_simulator is None else load_world_view(folder, config, device, dtype)
@@ -208,12 +208,6 @@ class _StageClock:
         self._last = now
 
 
-def _resolve(folder: Path, source: str) -> str:
-    """`source` as seen from `folder`: a folder relative to it or absolute, else a hub id."""
-    local = folder / Path(source).expanduser()
-    return str(local) if local.is_dir() else source
-
-
 def choose_statistics(statistics: Mapping[str, Any], config: VegaOpenVLAConfig) -> Mapping[str, Any]:
     """The statistics of the data set that `config` names; it need not where there is one.  VegaError lists the keys."""
     if config.statistics_key is not None:
@@ -235,10 +229,10 @@ def grid_and_width(model_folder: Path) -> tuple[tuple[int, int], int]:
 
 def memory_needed(folder: Path, config: VegaOpenVLAConfig) -> int:
     """Bytes of all weights of a policy on its device, told from file headers; activations come on top."""
-    count = weight_count(_resolve(folder, config.openvla))
+    count = weight_count(openvla_folder(folder, config))
     part = config.world_simulator
     if part is not None:
-        wan = resolve_folder(_resolve(folder, part.source), WAN_PATTERNS)
+        wan = wan_folder(folder, part)
         vae, transformer, fusion = (SafetensorsSource(path) for path in (wan / "vae", wan / "transformer", folder))
         count += stored_count(vae, wan_vae.kept_names(vae)) + stored_count(fusion, fusion.names())
         count += stored_count(transformer, wan_transformer.kept_names(transformer, part.tap))
@@ -249,13 +243,12 @@ def load_world_view(folder: Path, config: VegaOpenVLAConfig, device: str, dtype:
     """The world simulator that `config` names, with the fusion's weights in `folder`."""
     part = config.world_simulator
     assert part is not None
-    grid, width = grid_and_width(resolve_folder(_resolve(folder, config.openvla), CHECKPOINT_FILES))
-    prompt = None if part.prompt_embedding is None else folder / Path(part.prompt_embedding).expanduser()
+    grid, width = grid_and_width(openvla_folder(folder, config))
     simulator = LatentWorldSimulator.from_pretrained(
-        _resolve(folder, part.source),
+        wan_folder(folder, part),
         device=device,
         dtype=dtype,
-        prompt_embedding=prompt,
+        prompt_embedding=prompt_file(folder, part),
         tap=part.tap,
         noise_index=part.noise_index,
         shift=part.shift,
@@ -288,7 +281,4 @@ def write_policy(folder: Path, config: VegaOpenVLAConfig, fusion: Fusion | None)
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder)
     if fusion is not None:
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in fusion.state_dict().items()}, folder / WEIGHTS_FILE
-        )
-        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private, which would not survive an installation
+        write_tensors(fusion.state_dict(), folder / WEIGHTS_FILE)

@@ -7,6 +7,7 @@ Wan stay where they are and are named by folder (relative to this one, or absolu
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from policies.openvla_loading import read_statistics
 from policies.openvla_robots import platform
 from policies.preprocessing import action_width
 from policies.types import VegaError
-from policies.weight_files import read_json
+from policies.wan_prompt import PROMPT_FILE
+from policies.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.world_simulator import CONFIG_FILE as WORLD_CONFIG_FILE
+from policies.world_simulator import HUB_PATTERNS as WAN_PATTERNS
 
 CONFIG_FILE = "config.json"
 POLICY_TYPE = "openvla"  # by which load_policy knows these folders, as by `model_type` the published ones
@@ -121,3 +125,34 @@ def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAC
     if not any(checkpoint.glob("proprio_projector--*_checkpoint.pt")):
         cameras = cameras[:1]
     return VegaOpenVLAConfig(name=checkpoint.resolve().name, openvla=".", robot=robot, cameras=cameras)
+
+
+def openvla_folder(folder: Path, config: VegaOpenVLAConfig) -> Path:
+    """OpenVLA-OFT of the policy in `folder`: relative to it or absolute, or downloaded once.  VegaError without it."""
+    return _part(folder, config.openvla, CHECKPOINT_FILES)
+
+
+def wan_folder(folder: Path, part: WorldPart) -> Path:
+    """Wan of the policy in `folder`, likewise."""
+    return _part(folder, part.source, WAN_PATTERNS)
+
+
+def _part(folder: Path, source: str, patterns: Iterable[str]) -> Path:
+    local = folder / Path(source).expanduser()
+    return local if local.is_dir() else resolve_folder(source, patterns)
+
+
+def prompt_file(folder: Path, part: WorldPart) -> Path | None:
+    """The prompt's embedding that a policy names; None for that in the Wan folder."""
+    return None if part.prompt_embedding is None else folder / Path(part.prompt_embedding).expanduser()
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Folders and files elsewhere that the policy in `folder` is made of.  Raises VegaError for one that is missing."""
+    config = read_config(folder)
+    found = [openvla_folder(folder, config)]
+    if (part := config.world_simulator) is not None:
+        wan = wan_folder(folder, part)
+        prompt = prompt_file(folder, part) or wan / PROMPT_FILE
+        found += [wan / "vae", wan / "transformer", wan / WORLD_CONFIG_FILE, prompt]
+    return found

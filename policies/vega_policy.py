@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from policies.config import CameraConfig, VegaConfig
@@ -31,7 +31,7 @@ from policies.types import (
     VegaError,
     check_images,
 )
-from policies.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.weight_files import CHECKPOINT_FILES, read_json, resolve_folder, write_tensors
 from policies.world_simulator import LatentWorldSimulator
 from policies.world_view import CameraView, WorldView
 
@@ -215,8 +215,7 @@ class VegaPolicy(nn.Module):
             target = folder / self.config.world_simulator.source
             if self.world.simulator.folder != target:
                 self.world.simulator.save_pretrained(target)
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_FILE)
-        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private, which would not survive an installation
+        write_tensors(self.state_dict(), folder / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | os.PathLike[str], device: str = "cpu") -> Policy:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from policies.types import VegaError
-from policies.weight_files import SafetensorsSource, check_free, resolve_folder, stored_count
+from policies.weight_files import SafetensorsSource, check_free, resolve_folder, stored_count, write_tensors
 
 PROMPT_FILE = "prompt_embedding.safetensors"
 PROMPT_ROWS = 512  # Wan pads every prompt to this length with zeros and attends to the padding too
@@ -21,7 +21,7 @@ PROMPT_ROWS = 512  # Wan pads every prompt to this length with zeros and attends
 
 def save_prompt(embedding: torch.Tensor, path: Path) -> None:
     """Write a prompt embedding (n, text width)."""
-    save_file({"prompt_embedding": embedding.detach().cpu().contiguous()}, path)
+    write_tensors({"prompt_embedding": embedding}, path)
 
 
 def read_prompt(folder: Path, given: torch.Tensor | str | os.PathLike[str] | None = None) -> torch.Tensor:

@@ -236,8 +236,14 @@ def write_component(config: Mapping[str, Any], source: TensorSource, names: Iter
     """Write a diffusers component: config.json and the tensors `names` of `source` in one safetensors file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-    tensors = {name: source.read(name).detach().cpu().contiguous() for name in names}
-    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    write_tensors({name: source.read(name) for name in names}, folder / "diffusion_pytorch_model.safetensors")
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file that whoever may read its folder can read."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(kept, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes it private, which would not survive an installation
 
 
 def available_bytes(device: torch.device) -> int | None:

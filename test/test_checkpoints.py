@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_checkpoints as tiny
 
 from policies.checkpoints import checkpoint_sha256, load_policy, shipped_policies
 from policies.types import VegaError
@@ -48,3 +49,21 @@ def test_the_hash_follows_every_file_that_decides(tmp_path: Path) -> None:
         changed[name] = checkpoint_sha256(str(tmp_path)) != before
         (tmp_path / name).write_text("a")
     assert changed == {name: name != "README.md" for name in names}
+
+
+def test_the_hash_of_a_composed_policy_follows_its_parts(tmp_path: Path) -> None:
+    openvla, wan = tiny.openvla_folder(tmp_path / "openvla"), tiny.wan_folder(tmp_path)
+    policy = str(tiny.composed(tmp_path / "policy", openvla, wan))
+    before = checkpoint_sha256(policy)
+    for path in (
+        next(openvla.glob("*.safetensors")),
+        openvla / "dataset_statistics.json",
+        next((wan / "vae").glob("*.safetensors")),
+        wan / "transformer" / "config.json",
+        wan / "prompt_embedding.safetensors",
+    ):
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert checkpoint_sha256(policy) != before, path
+        path.write_bytes(content)
+    assert checkpoint_sha256(policy) == before
