@@ -52,10 +52,12 @@ class Running:
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory of a process, MB (10^6 bytes).  Raises VegaError once it has ended."""
+    """Resident memory of a process and its children, MB (10^6 bytes).  Raises VegaError once one has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) * 1024 / 1e6
+        own = int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) * 1024 / 1e6
+        children = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+        return own + sum(resident_mb(int(child)) for found in children for child in found)
     except (OSError, StopIteration) as error:
         raise VegaError(f"Process {pid} ended before its memory could be read: read its output.") from error
 

@@ -139,6 +139,13 @@ def _kill_node(sabotage: Sabotage) -> None:
     os.kill(sabotage.bench.node.pid, signal.SIGKILL)
 
 
+def _kill_policy(sabotage: Sabotage) -> None:
+    for file in Path(f"/proc/{sabotage.bench.node.pid}/task").glob("*/children"):
+        for pid in file.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    sabotage.bench.before_move.append(lambda: sabotage.bench.change("CLEANUP"))
+
+
 def _restart_driver(sabotage: Sabotage) -> None:
     bench = sabotage.bench
     os.kill(bench.driver.pid, signal.SIGKILL)
@@ -195,6 +202,7 @@ FAULTS: dict[str, Callable[[Sabotage], int | None]] = {
     },
     **{f"joint_states_{kind}": _driver(kind) for kind in ("lost", "nan", "renamed", "frozen", "back")},
     **{f"policy_{kind}": _policy(kind) for kind in POLICY_FAULTS},
+    "policy_killed": _kill_policy,
     "node_killed": _kill_node,
     "driver_restarted": _restart_driver,
     "e_stop_service": _stop_service,

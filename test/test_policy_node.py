@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,6 +274,49 @@ def test_signals_end_it_cleanly_while_it_commands(number):
             # After 5 s it would end itself with status 1.
             assert child.wait(30.0) == 0, child.tail()
             assert not any("Traceback" in line for line in child.tail()), child.tail()
+
+
+def scheduling(pid: int) -> set[str]:
+    """Scheduling policies of all threads of a process, as the kernel numbers them: 0 ordinary, 1 SCHED_FIFO."""
+    stats = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return {stat.rpartition(")")[2].split()[38] for stat in stats}
+
+
+def test_in_real_time_it_goes_before_other_processes_where_that_is_allowed_and_its_policy_does_not():
+    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, child):
+        robot.bring_up()
+        robot.send_instruction()
+        children = [
+            pid for file in Path(f"/proc/{child.pid}/task").glob("*/children") for pid in file.read_text().split()
+        ]
+        with drive(robot):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) > 3)
+            refused = any("real-time priority" in message.msg for message in robot.log)
+            assert scheduling(child.pid) == ({"0"} if refused else {"1"})
+            assert children and all(scheduling(int(pid)) == {"0"} for pid in children)
+        assert robot.change("deactivate")
+        assert scheduling(child.pid) == {"0"}
+
+
+def test_the_death_of_the_policys_process_stops_the_arm_and_configuring_again_mends_it():
+    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, child):
+        robot.bring_up()
+        robot.send_instruction()
+        with drive(robot):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) > 3)
+            for file in Path(f"/proc/{child.pid}/task").glob("*/children"):
+                for pid in file.read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            assert robot.shows(ERROR, "policy's process has ended", "configure it again")
+            before = len(robot.commands)
+            assert robot.quiet_for(0.5) and len(robot.commands) == before
+            for transition in ("deactivate", "cleanup", "configure", "activate"):
+                assert robot.change(transition), robot.log_text()
+            robot.send_instruction()
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) > before + 3)
 
 
 def test_a_hanging_policy_cannot_keep_the_process_alive():

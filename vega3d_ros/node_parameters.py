@@ -72,6 +72,7 @@ class NodeParameters:
     merge: MergeMode
     command_timeout_s: float
     policy_timeout_s: float
+    control_priority: int
     after_problem: str
     dry_run: bool
     command_interface: str
@@ -136,6 +137,14 @@ def declare(node: Node) -> None:
     )
     _declare(
         node, "command_timeout_s", 5.0, fixed, "realtime: without an action for this long, stop.", _numbers(0.05, 60.0)
+    )
+    _declare(
+        node,
+        "control_priority",
+        50,
+        fixed,
+        "realtime: SCHED_FIFO priority of this process, but not of the policy's, where the system allows it; 0: none.",
+        _integers(0, 99),
     )
     _declare_real_arm(node)
     _declare(
@@ -222,6 +231,7 @@ def read(node: Node) -> NodeParameters:
         merge=get("merge"),
         command_timeout_s=get("command_timeout_s"),
         policy_timeout_s=get("policy_timeout_s"),
+        control_priority=get("control_priority"),
         after_problem=get("after_problem"),
         dry_run=get("dry_run"),
         command_interface=get("command_interface"),

@@ -46,6 +46,10 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
             except InvalidHandle:
                 # The events executor still held an event of a timer or subscription destroyed by the last callback.
                 continue
+            except RCLError:
+                # After a signal nothing can be published any more, not even by the callback in which it came.
+                if rclpy.ok():
+                    raise
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:

@@ -16,6 +16,7 @@ from vega3d_ros.lockstep import Lockstep
 from vega3d_ros.node_process import read_robot_description
 from vega3d_ros.realtime import Realtime
 from vega3d_ros.safety_guard import SafetyGuard
+from vega3d_ros.separate_policy import SeparatePolicy
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,17 @@ class Parts:
     runner: Lockstep | Realtime
 
 
-def build(node: Node, parameters: node_parameters.NodeParameters) -> Parts:
-    """Load the policy and put everything around it.  Takes as long as loading does; raises VegaError."""
+def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
+    """The policy: here where the world waits for it, a `SeparatePolicy` where it does not.  Raises VegaError."""
+    if parameters.clock_mode == "realtime":
+        return SeparatePolicy(parameters.policy, parameters.device, parameters.threads)
     from policies.checkpoints import load_policy  # torch is imported here and not before
 
-    policy: Policy = load_policy(parameters.policy, device=parameters.device, threads=parameters.threads)
+    return load_policy(parameters.policy, parameters.device, parameters.threads)
+
+
+def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
+    """Put everything around the policy.  Raises VegaError."""
     spec = policy.spec
     cameras = {camera: node_parameters.read_camera(node, camera) for camera in spec.cameras}
     period_ns = round(1e9 / spec.action_space.rate_hz)

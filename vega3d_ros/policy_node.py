@@ -1,7 +1,7 @@
 """policy_node: cameras, joint states and an instruction in, joint commands out.  Lifecycle node, wiring only.
 
 Topics, services and parameters: docs/interfaces.md.  Everything runs in the executor's thread, except
-the policy in `realtime`, which has a thread of its own (`realtime.py`).
+the policy in `realtime`, which has a process of its own (`separate_policy.py`).
 
 The robot stays still unless everything is right.  What is wrong with an input (`Inputs.problem`,
 `Inputs.stale`) holds commands back until it is right again; a *fault* (the clock jumped back, the
@@ -29,8 +29,8 @@ from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from policies.types import VegaError  # noqa: E402
-from vega3d_ros import node_parameters  # noqa: E402
+from policies.types import Policy, VegaError  # noqa: E402
+from vega3d_ros import node_parameters, priority  # noqa: E402
 from vega3d_ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
 from vega3d_ros.commander import Commander  # noqa: E402
 from vega3d_ros.diagnostics import Level  # noqa: E402
@@ -40,9 +40,10 @@ from vega3d_ros.lockstep import Lockstep  # noqa: E402
 from vega3d_ros.node_outputs import Outputs  # noqa: E402
 from vega3d_ros.node_process import run_node  # noqa: E402
 from vega3d_ros.node_report import Condition, Reporter, report  # noqa: E402
-from vega3d_ros.node_setup import build  # noqa: E402
+from vega3d_ros.node_setup import build, open_policy  # noqa: E402
 from vega3d_ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.realtime import Realtime  # noqa: E402
+from vega3d_ros.separate_policy import SeparatePolicy  # noqa: E402
 from vega3d_ros.supervision import EmergencyStop, Heartbeat  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -57,12 +58,14 @@ class PolicyNode(CarefulLifecycleNode):
         super().__init__("policy_node", **options)
         node_parameters.declare(self)
         self._inputs: Inputs | None = None
+        self._policy: Policy | None = None
         self._runner: Lockstep | Realtime | None = None
         self._outputs: Outputs | None = None
         self._listeners: list[Any] = []
         self._periodic: list[Any] = []
         self._condition = Condition()
         self._said = ""
+        self._priority_to_take = 0
         self._joined_s = time.monotonic()
         self._reporter: Reporter | None = None
         self._heartbeat: Heartbeat | None = None
@@ -93,7 +96,8 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _configure(self) -> None:
         parameters = self._parameters_read = node_parameters.read(self)
-        parts = build(self, parameters)
+        self._policy = open_policy(parameters)
+        parts = build(self, parameters, self._policy)
         self._lockstep = isinstance(parts.runner, Lockstep)
         self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
         spec = parts.runner.loop.policy.spec
@@ -132,12 +136,15 @@ class PolicyNode(CarefulLifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._periodic = [self.create_timer(RIVAL_PERIOD_S, self._check_rivals, clock=steady)]
         if not self._lockstep:
+            self._priority_to_take = parameters.control_priority
             self._periodic.append(self.create_timer(self._period_s, self._on_control_timer))
         if parameters.autostart:
             self._start()
 
     def _deactivate(self) -> None:
         self._stop()
+        if self._periodic and not self._lockstep and not self._priority_to_take:
+            priority.take(0)
         for timer in self._periodic:
             self.destroy_timer(timer)
         self._periodic = []
@@ -153,6 +160,16 @@ class PolicyNode(CarefulLifecycleNode):
         if not self._condition.fault:
             self._drop_report()
 
+    def _take_priority(self) -> None:
+        """Once the control timer runs: the executor makes a thread for it after the activation."""
+        refusal = priority.take(self._priority_to_take)
+        self._priority_to_take = 0
+        if refusal:
+            self.get_logger().info(
+                f"Commands with the priority of any process ({refusal}), and less evenly on a busy machine: "
+                "docs/deploying.md tells how to allow real-time priority."
+            )
+
     def _drop_report(self) -> None:
         if self._reporter is not None:
             self._reporter.destroy()
@@ -164,9 +181,11 @@ class PolicyNode(CarefulLifecycleNode):
         for subscription in self._listeners:
             self.destroy_subscription(subscription)
         self._listeners = []
-        if isinstance(self._runner, Realtime) and not self._runner.close(CLOSE_S):
-            self.get_logger().warning("The policy is still computing and was left behind: restart this process.")
-        self._runner = self._inputs = None
+        if isinstance(self._policy, SeparatePolicy):
+            self._policy.close()  # whatever it computes; its thread then ends
+        if isinstance(self._runner, Realtime):
+            self._runner.close(CLOSE_S)
+        self._runner = self._inputs = self._policy = None
         self._condition.qos_problems.clear()
 
     def destroy_node(self) -> None:
@@ -308,8 +327,15 @@ class PolicyNode(CarefulLifecycleNode):
     # Commands
 
     def _on_control_timer(self) -> None:
+        if self._priority_to_take:
+            self._take_priority()
         if self._condition.running and self._commander is not None:
-            self._guarded(self._commander.tick)
+            self._guarded(partial(self._tick, self._commander))
+
+    def _tick(self, commander: Commander) -> None:
+        if isinstance(self._policy, SeparatePolicy):
+            self._policy.check()  # one that died between two questions has nobody else who notices
+        commander.tick()
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
@@ -317,6 +343,8 @@ class PolicyNode(CarefulLifecycleNode):
         except VegaError as error:
             self._fail(str(error))
         except Exception as error:
+            if not self.context.ok():
+                return  # a signal came meanwhile, after which nothing can be published
             self.get_logger().error(traceback.format_exc())
             self._fail(
                 f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."

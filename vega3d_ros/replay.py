@@ -23,7 +23,7 @@ from rclpy.context import Context  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
-from policies.checkpoints import checkpoint_sha256  # noqa: E402
+from policies.checkpoints import checkpoint_sha256, load_policy  # noqa: E402
 from policies.types import VegaError  # noqa: E402
 from vega3d_ros import node_parameters  # noqa: E402
 from vega3d_ros.command_writers import trajectories  # noqa: E402
@@ -53,7 +53,11 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
             node = parameter_node(values, "replay", context=context)
             parameters = node_parameters.read(node)
             yield from _headline(bag, values)
-            yield from _run(bag, parameters, build(node, parameters))
+            yield from _run(
+                bag,
+                parameters,
+                build(node, parameters, load_policy(parameters.policy, parameters.device, parameters.threads)),
+            )
         finally:
             context.try_shutdown()
 

@@ -1,0 +1,134 @@
+"""The policy in a process of its own, for `realtime`: what it computes must not delay what is commanded.
+
+    policy_node ─ Observation ─► pipe ─► policy.act ─► pipe ─► ActionChunk
+
+In one process the two would share Python's interpreter lock, and every command that falls into an inference would wait
+for it.  A policy that hangs or takes its process with it costs no more than itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from multiprocessing.connection import Connection, wait
+
+from policies.types import ActionChunk, Observation, Policy, PolicySpec, VegaError
+
+ALIVE_S = 1.0
+KILL_S = 2.0
+
+
+class SeparatePolicy:
+    """This process's end, a `policies.types.Policy`.  Used from one thread at a time, but for `check` and `close`.
+
+    name, device, threads: as for `policies.checkpoints.load_policy`.  Takes as long as loading does; raises VegaError
+    as that does, and later wherever the policy's process has ended.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", threads: int = 1) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would inherit locks of DDS threads
+        self._connection, theirs = context.Pipe()
+        lifeline, self._lifeline = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=_serve, args=(name, device, threads, theirs, lifeline), name="policy", daemon=True
+        )
+        self._process.start()
+        theirs.close()  # so that its end is told by the end of the pipe
+        lifeline.close()
+        try:
+            spec = self._receive()
+        except VegaError:
+            self.close()
+            raise
+        assert isinstance(spec, PolicySpec)
+        self.spec = spec
+
+    def act(self, observation: Observation) -> ActionChunk:
+        chunk = self._ask(observation)
+        assert isinstance(chunk, ActionChunk)
+        return chunk
+
+    def reset(self) -> None:
+        self._ask(None)
+
+    def check(self) -> None:
+        """Raise VegaError if the process has ended, without waiting; from any thread."""
+        if wait([self._process.sentinel], 0.0):
+            raise self._ended()
+
+    def close(self) -> None:
+        """End the process, whatever it does; a thread that waits for an answer gets a VegaError."""
+        self._lifeline.close()
+        self._process.join(KILL_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join(KILL_S)
+
+    def _ask(self, question: Observation | None) -> object:
+        try:
+            self._connection.send(question)
+        except OSError as error:
+            raise self._ended() from error
+        return self._receive()
+
+    def _receive(self) -> object:
+        try:
+            while not self._connection.poll(ALIVE_S):
+                if not self._process.is_alive():
+                    raise self._ended()
+            answer = self._connection.recv()
+        except (OSError, EOFError) as error:
+            raise self._ended() from error
+        if isinstance(answer, VegaError):
+            raise answer
+        return answer
+
+    def _ended(self) -> VegaError:
+        self._process.join(ALIVE_S)
+        return VegaError(
+            f"The policy's process has ended (exit status {self._process.exitcode}): see the log and the machine's "
+            "free memory, then clean policy_node up and configure it again."
+        )
+
+
+def _serve(name: str, device: str, threads: int, connection: Connection, lifeline: Connection) -> None:
+    """The life of the policy's process: answers what comes, until the other end goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; policy_node decides
+    threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
+    from policies.checkpoints import load_policy  # torch is imported in this process only
+
+    try:
+        policy = load_policy(name, device, threads)
+    except VegaError as error:
+        connection.send(error)
+        return
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(policy.spec)
+        while True:
+            connection.send(_answer(policy, connection.recv()))
+
+
+def _answer(policy: Policy, question: Observation | None) -> ActionChunk | VegaError | None:
+    try:
+        if question is not None:
+            return policy.act(question)
+        policy.reset()
+        return None
+    except VegaError as error:
+        return error
+    except Exception as error:
+        traceback.print_exc()
+        return VegaError(
+            f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."
+        )
+
+
+def _end_with(lifeline: Connection) -> None:
+    """End this process as soon as the other one has, even if the policy hangs."""
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv()
+    os._exit(0)
