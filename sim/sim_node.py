@@ -371,9 +371,12 @@ def main(args: list[str] | None = None, make_environment: MakeEnvironment = Libe
         print(f"sim_node: {error}", file=sys.stderr)
         return 1
     finally:
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
+        try:
+            if node is not None:
+                node.close()
+            rclpy.try_shutdown()
+        except KeyboardInterrupt:  # a signal to the whole process group may come twice
+            pass
     return 0
 
 

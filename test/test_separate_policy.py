@@ -44,9 +44,7 @@ def tiny() -> Iterator[SeparatePolicy]:
 
 
 def child_of(policy: SeparatePolicy) -> int:
-    pid = policy._process.pid
-    assert pid is not None
-    return pid
+    return policy._process.pid
 
 
 def gone(pid: int) -> bool:

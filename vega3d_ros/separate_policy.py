@@ -9,17 +9,21 @@ for it.  A policy that hangs or takes its process with it costs no more than its
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import traceback
-from multiprocessing.connection import Connection, wait
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
 from policies.types import ActionChunk, Observation, Policy, PolicySpec, VegaError
 
 ALIVE_S = 1.0
 KILL_S = 2.0
+# With the path of this process: what can be imported here, a user's `module:Class` too, can be there.
+BEGIN = "import sys; sys.path[:] = sys.argv[1].split({!r}); from vega3d_ros.separate_policy import serve; serve()"
 
 
 class SeparatePolicy:
@@ -30,13 +34,12 @@ class SeparatePolicy:
     """
 
     def __init__(self, name: str, device: str = "cpu", threads: int = 1) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit locks of DDS threads
-        self._connection, theirs = context.Pipe()
-        lifeline, self._lifeline = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_serve, args=(name, device, threads, theirs, lifeline), name="policy", daemon=True
-        )
-        self._process.start()
+        self._connection, theirs = Pipe()
+        lifeline, self._lifeline = Pipe(duplex=False)
+        # Not multiprocessing's own start: that runs the main script again, which an installed node's need not survive.
+        begin = [sys.executable, "-c", BEGIN.format(os.pathsep), os.pathsep.join(sys.path)]
+        ends = (theirs.fileno(), lifeline.fileno())
+        self._process = subprocess.Popen([*begin, *map(str, ends), name, device, str(threads)], pass_fds=ends)
         theirs.close()  # so that its end is told by the end of the pipe
         lifeline.close()
         try:
@@ -57,16 +60,17 @@ class SeparatePolicy:
 
     def check(self) -> None:
         """Raise VegaError if the process has ended, without waiting; from any thread."""
-        if wait([self._process.sentinel], 0.0):
+        if self._process.poll() is not None:
             raise self._ended()
 
     def close(self) -> None:
         """End the process, whatever it does; a thread that waits for an answer gets a VegaError."""
         self._lifeline.close()
-        self._process.join(KILL_S)
-        if self._process.is_alive():
+        try:
+            self._process.wait(KILL_S)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.join(KILL_S)
+            self._process.wait(KILL_S)
 
     def _ask(self, question: Observation | None) -> object:
         try:
@@ -78,8 +82,7 @@ class SeparatePolicy:
     def _receive(self) -> object:
         try:
             while not self._connection.poll(ALIVE_S):
-                if not self._process.is_alive():
-                    raise self._ended()
+                self.check()
             answer = self._connection.recv()
         except (OSError, EOFError) as error:
             raise self._ended() from error
@@ -88,21 +91,24 @@ class SeparatePolicy:
         return answer
 
     def _ended(self) -> VegaError:
-        self._process.join(ALIVE_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(ALIVE_S)
         return VegaError(
-            f"The policy's process has ended (exit status {self._process.exitcode}): see the log and the machine's "
+            f"The policy's process has ended (exit status {self._process.returncode}): see the log and the machine's "
             "free memory, then clean policy_node up and configure it again."
         )
 
 
-def _serve(name: str, device: str, threads: int, connection: Connection, lifeline: Connection) -> None:
+def serve() -> None:
     """The life of the policy's process: answers what comes, until the other end goes away."""
+    connection, lifeline = (Connection(int(number)) for number in sys.argv[2:4])
+    name, device, threads = sys.argv[4:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; policy_node decides
     threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
     from policies.checkpoints import load_policy  # torch is imported in this process only
 
     try:
-        policy = load_policy(name, device, threads)
+        policy = load_policy(name, device, int(threads))
     except VegaError as error:
         connection.send(error)
         return
