@@ -6,6 +6,7 @@ model never exists twice in memory.  Pickles are read with torch's `weights_only
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -222,13 +223,19 @@ def component_config(folder: Path, kind: type[nn.Module], hint: str) -> dict[str
 
 def build_component(kind: type[M], config: Mapping[str, Any], folder: Path) -> M:
     """A diffusers model as its config says, on the meta device."""
+    path = folder / "config.json"
+    for name, parameter in inspect.signature(kind).parameters.items():
+        value = config.get(name)
+        # What is built with a text for a number fails when it runs, not now.
+        if isinstance(parameter.default, int | float) and not isinstance(value, int | float | None):
+            raise VegaError(f"Setting '{name}' in '{path}' is {value!r} and must be a number: download it again.")
     try:
         with torch.device("meta"):
             return kind(**{key: value for key, value in config.items() if not key.startswith("_")})
     except Exception as error:  # whatever a value of the wrong kind leads to inside
         reason = str(error).split("\n")[0]
         raise VegaError(
-            f"File '{folder / 'config.json'}' describes no {kind.__name__} that works ({reason}): download it again."
+            f"File '{path}' describes no {kind.__name__} that works ({reason}): download it again."
         ) from error
 
 

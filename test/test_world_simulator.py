@@ -405,7 +405,8 @@ def test_bad_folders_are_named(folder, tmp_path, monkeypatch):
     (copy / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": 65}))
     with pytest.raises(VegaError, match=r"ffn.*another model"):
         LatentWorldSimulator.from_pretrained(copy)
-    for part, name in (("transformer", "patch_size"), ("vae", "dim_mult"), ("vae", "latents_mean")):
+    names = (("transformer", "eps"), ("transformer", "patch_size"), ("vae", "dim_mult"), ("vae", "latents_mean"))
+    for part, name in names:
         path = copy / part / "config.json"
         text = path.read_text()
         path.write_text(json.dumps(json.loads(text) | {name: "many"}))
