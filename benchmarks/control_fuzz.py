@@ -73,7 +73,11 @@ class Target:
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         words = ["--ros-args", "--params-file", str(share_folder() / "config" / "robots" / "libero.yaml")]
         cameras = {f"cameras.{name}.{side}": SIZE for name in CAMERAS for side in ("width", "height")}
-        policy = {"policy": "benchmarks.fault_matrix:CirclingPolicy", "base_pose_topic": "base_pose"}
+        policy = {
+            "policy": "benchmarks.fault_matrix:CirclingPolicy",
+            "base_pose_topic": "base_pose",
+            "control_priority": 0,
+        }
         for key, value in {**PARAMETERS, **cameras, **policy}.items():
             words += ["-p", f"{key}:={json.dumps(value)}"]
         rclpy.init(args=words, domain_id=unused_domain())
@@ -99,6 +103,12 @@ class Target:
         if not self.node._condition.running:
             self.node._start()
         self.node._on_control_timer()
+        runner, deadline = self.node._runner, time.monotonic() + DEADLINE_S
+        # The next tick has what the policy says now, or most phases would end before it spoke.
+        while runner._asked_s is not None and runner._worker._answers.empty():
+            if time.monotonic() > deadline:
+                raise VegaError("The policy does not answer in this process: read its output.")
+            time.sleep(0.0005)
 
     def good(self, leave_out: str = "") -> None:
         """Everything as it should be, but one input."""
@@ -143,7 +153,6 @@ class Target:
         while self.commands == before and time.monotonic() < deadline:
             self.good()
             self.tick()
-            time.sleep(0.002)  # the policy thinks in another thread
         return self.commands - before
 
     def close(self) -> None:
