@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.stand_in import CAMERAS, DEADLINE_S, Bench
 from policies.types import Image, VegaError
-from vega3d_ros.process import ChildProcess
+from vega3d_ros.process import ChildProcess, children_of
 
 EVERY_S = 5.0
 SAMPLES = 100  # of the memory at least, however short the run
@@ -56,8 +56,7 @@ def resident_mb(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         own = int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) * 1024 / 1e6
-        children = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
-        return own + sum(resident_mb(int(child)) for found in children for child in found)
+        return own + sum(resident_mb(child) for child in children_of(pid))
     except (OSError, StopIteration) as error:
         raise VegaError(f"Process {pid} ended before its memory could be read: read its output.") from error
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.stand_in import CAMERAS, COMMANDS, DEADLINE_S, MOVING_RAD_S, Bench
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
+from vega3d_ros.process import children_of
 
 SIZE = 64
 CENTRE = np.array([0.45, 0.0, 0.26])  # base frame, m; near where the arm begins
@@ -140,9 +141,8 @@ def _kill_node(sabotage: Sabotage) -> None:
 
 
 def _kill_policy(sabotage: Sabotage) -> None:
-    for file in Path(f"/proc/{sabotage.bench.node.pid}/task").glob("*/children"):
-        for pid in file.read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+    for pid in children_of(sabotage.bench.node.pid):
+        os.kill(pid, signal.SIGKILL)
     sabotage.bench.before_move.append(lambda: sabotage.bench.change("CLEANUP"))
 
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from policies.types import Policy, VegaError
+from policies.types import Policy, PolicySpec, VegaError
 
 HERE = Path(__file__).parent
 HASHED_NAMES = (
@@ -131,6 +131,6 @@ def _from_class(name: str) -> Policy:
         raise VegaError(
             f"The policy '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH."
         ) from error
-    if not isinstance(policy, Policy):
-        raise VegaError(f"The class '{name}' is no policy: it needs spec, act(observation) and reset().")
+    if not isinstance(policy, Policy) or not isinstance(policy.spec, PolicySpec):
+        raise VegaError(f"The class '{name}' is no policy: it needs spec (a PolicySpec), act(observation) and reset().")
     return policy

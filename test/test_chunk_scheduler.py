@@ -79,6 +79,11 @@ def test_a_malformed_chunk_leaves_nothing_to_execute(bad) -> None:
     assert scheduler.remaining == 0 and scheduler.should_query()
 
 
+def test_a_bare_array_is_no_chunk() -> None:
+    with pytest.raises(VegaError, match=r"gave a ndarray: its act\(\) must return an ActionChunk"):
+        LockstepQueue(make_spec()).submit(steady(0.5))
+
+
 def test_a_horizon_longer_than_the_chunk_is_refused() -> None:
     with pytest.raises(VegaError, match="open_loop_horizon"):
         LockstepQueue(make_spec(length=4, horizon=8))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from ros_harness import (
     INSTRUCTION,
     JOINTS,
     ROOT,
+    FakeRobot,
     Pace,
     image_of,
     now_ns,
@@ -31,6 +34,7 @@ from policies.types import VegaError
 from vega3d_ros.control_loop import ControlLoop, JointSample
 from vega3d_ros.conversions import GripperMemory, image_array, stamp_ns
 from vega3d_ros.kinematics import Kinematics
+from vega3d_ros.process import ChildProcess, children_of
 
 OK, ERROR = 0, 2
 
@@ -144,6 +148,18 @@ def drive(robot, period_s: float = 0.05) -> Pace:
     return Pace(robot, period_s, tick)
 
 
+@contextmanager
+def commanding_in_real_time() -> Iterator[tuple[FakeRobot, ChildProcess]]:
+    """A node that has begun to command, and a robot whose sensors go on."""
+    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, child):
+        robot.bring_up()
+        robot.send_instruction()
+        with drive(robot):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) > 3), robot.sentence()
+            yield robot, child
+
+
 def test_in_real_time_commands_go_on_while_inference_runs_beside_them():
     with policy_node("StuckPolicy", clock_mode="realtime", max_age_s=2.0, command_timeout_s=1.0) as (robot, _):
         robot.bring_up()
@@ -160,17 +176,13 @@ def test_in_real_time_commands_go_on_while_inference_runs_beside_them():
 
 
 def test_real_time_goes_on_from_chunk_to_chunk_until_it_is_stopped():
-    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, _):
-        robot.bring_up()
-        robot.send_instruction()
-        with drive(robot):
-            robot.client.trigger("policy_node/start")
-            assert robot.until(lambda: len(robot.commands) >= 30), robot.sentence()
-            robot.diagnostics.clear()
-            assert robot.until(lambda: int(robot.values().get("scheduler_chunks", 0)) >= 4)
-            robot.client.trigger("policy_node/stop")
-            robot.until(lambda: False, 0.1)  # what was on its way
-            assert robot.quiet_for(0.3)
+    with commanding_in_real_time() as (robot, _):
+        assert robot.until(lambda: len(robot.commands) >= 30), robot.sentence()
+        robot.diagnostics.clear()
+        assert robot.until(lambda: int(robot.values().get("scheduler_chunks", 0)) >= 4)
+        robot.client.trigger("policy_node/stop")
+        robot.until(lambda: False, 0.1)  # what was on its way
+        assert robot.quiet_for(0.3)
 
 
 def test_the_gate_is_published_to_who_looks_at_it_and_its_age_is_reported():
@@ -264,16 +276,11 @@ def test_a_second_commander_is_refused_and_one_that_sneaks_in_stops_the_first():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_cleanly_while_it_commands(number):
-    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, child):
-        robot.bring_up()
-        robot.send_instruction()
-        with drive(robot):
-            robot.client.trigger("policy_node/start")
-            assert robot.until(lambda: len(robot.commands) > 3)
-            os.kill(child.pid, number)
-            # After 5 s it would end itself with status 1.
-            assert child.wait(30.0) == 0, child.tail()
-            assert not any("Traceback" in line for line in child.tail()), child.tail()
+    with commanding_in_real_time() as (_, child):
+        os.kill(child.pid, number)
+        # After 5 s it would end itself with status 1.
+        assert child.wait(30.0) == 0, child.tail()
+        assert not any("Traceback" in line for line in child.tail()), child.tail()
 
 
 def scheduling(pid: int) -> set[str]:
@@ -283,40 +290,27 @@ def scheduling(pid: int) -> set[str]:
 
 
 def test_in_real_time_it_goes_before_other_processes_where_that_is_allowed_and_its_policy_does_not():
-    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, child):
-        robot.bring_up()
-        robot.send_instruction()
-        children = [
-            pid for file in Path(f"/proc/{child.pid}/task").glob("*/children") for pid in file.read_text().split()
-        ]
-        with drive(robot):
-            robot.client.trigger("policy_node/start")
-            assert robot.until(lambda: len(robot.commands) > 3)
-            refused = any("real-time priority" in message.msg for message in robot.log)
-            assert scheduling(child.pid) == ({"0"} if refused else {"1"})
-            assert children and all(scheduling(int(pid)) == {"0"} for pid in children)
+    with commanding_in_real_time() as (robot, child):
+        refused = any("real-time priority" in message.msg for message in robot.log)
+        assert scheduling(child.pid) == ({"0"} if refused else {"1"})
+        children = children_of(child.pid)
+        assert children and all(scheduling(pid) == {"0"} for pid in children)
         assert robot.change("deactivate")
         assert scheduling(child.pid) == {"0"}
 
 
 def test_the_death_of_the_policys_process_stops_the_arm_and_configuring_again_mends_it():
-    with policy_node(clock_mode="realtime", max_age_s=2.0) as (robot, child):
-        robot.bring_up()
+    with commanding_in_real_time() as (robot, child):
+        for pid in children_of(child.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert robot.shows(ERROR, "policy's process has ended", "configure it again")
+        before = len(robot.commands)
+        assert robot.quiet_for(0.5) and len(robot.commands) == before
+        for transition in ("deactivate", "cleanup", "configure", "activate"):
+            assert robot.change(transition), robot.log_text()
         robot.send_instruction()
-        with drive(robot):
-            robot.client.trigger("policy_node/start")
-            assert robot.until(lambda: len(robot.commands) > 3)
-            for file in Path(f"/proc/{child.pid}/task").glob("*/children"):
-                for pid in file.read_text().split():
-                    os.kill(int(pid), signal.SIGKILL)
-            assert robot.shows(ERROR, "policy's process has ended", "configure it again")
-            before = len(robot.commands)
-            assert robot.quiet_for(0.5) and len(robot.commands) == before
-            for transition in ("deactivate", "cleanup", "configure", "activate"):
-                assert robot.change(transition), robot.log_text()
-            robot.send_instruction()
-            robot.client.trigger("policy_node/start")
-            assert robot.until(lambda: len(robot.commands) > before + 3)
+        robot.client.trigger("policy_node/start")
+        assert robot.until(lambda: len(robot.commands) > before + 3)
 
 
 def test_a_hanging_policy_cannot_keep_the_process_alive():

@@ -86,7 +86,12 @@ def test_what_it_raises_is_raised_here_and_ends_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, words", [("tiny_policy:UnloadablePolicy", "cut short"), ("no-such-policy", "There is no policy")]
+    "name, words",
+    [
+        ("tiny_policy:UnloadablePolicy", "cut short"),
+        ("tiny_policy:SpeclessPolicy", "is no policy.*PolicySpec"),
+        ("no-such-policy", "There is no policy"),
+    ],
 )
 def test_one_that_cannot_be_loaded_says_why(name: str, words: str) -> None:
     with pytest.raises(VegaError, match=words):

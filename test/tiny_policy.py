@@ -99,3 +99,11 @@ class UnloadablePolicy(TinyPolicy):
 
     def __init__(self) -> None:
         raise VegaError("The checkpoint 'weights.safetensors' is cut short: download it again.")
+
+
+class SpeclessPolicy(TinyPolicy):
+    """Describes itself in another way than a policy has to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = {"name": "tiny"}  # type: ignore[assignment]

@@ -51,7 +51,9 @@ class Query:
 
 
 def check_chunk(chunk: ActionChunk, spec: PolicySpec) -> FloatArray:
-    """The chunk's actions (chunk_length, dim) as float64; VegaError unless shape and every number are right."""
+    """The chunk's actions (chunk_length, dim) as float64; VegaError unless kind, shape and every number are right."""
+    if not isinstance(chunk, ActionChunk):
+        raise VegaError(f"Policy {spec.name} gave a {type(chunk).__name__}: its act() must return an ActionChunk.")
     actions = np.asarray(chunk.actions, dtype=np.float64)
     expected = (spec.chunk_length, spec.action_space.dim)
     if actions.shape != expected:

@@ -43,7 +43,7 @@ from vega3d_ros.node_report import Condition, Reporter, report  # noqa: E402
 from vega3d_ros.node_setup import build, open_policy  # noqa: E402
 from vega3d_ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.realtime import Realtime  # noqa: E402
-from vega3d_ros.separate_policy import SeparatePolicy  # noqa: E402
+from vega3d_ros.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
 from vega3d_ros.supervision import EmergencyStop, Heartbeat  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -66,6 +66,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._condition = Condition()
         self._said = ""
         self._priority_to_take = 0
+        self._has_priority = False
         self._joined_s = time.monotonic()
         self._reporter: Reporter | None = None
         self._heartbeat: Heartbeat | None = None
@@ -143,8 +144,9 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _deactivate(self) -> None:
         self._stop()
-        if self._periodic and not self._lockstep and not self._priority_to_take:
+        if self._has_priority:
             priority.take(0)
+            self._has_priority = False
         for timer in self._periodic:
             self.destroy_timer(timer)
         self._periodic = []
@@ -164,6 +166,7 @@ class PolicyNode(CarefulLifecycleNode):
         """Once the control timer runs: the executor makes a thread for it after the activation."""
         refusal = priority.take(self._priority_to_take)
         self._priority_to_take = 0
+        self._has_priority = not refusal
         if refusal:
             self.get_logger().info(
                 f"Commands with the priority of any process ({refusal}), and less evenly on a busy machine: "
@@ -346,9 +349,7 @@ class PolicyNode(CarefulLifecycleNode):
             if not self.context.ok():
                 return  # a signal came meanwhile, after which nothing can be published
             self.get_logger().error(traceback.format_exc())
-            self._fail(
-                f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."
-            )
+            self._fail(str(policy_failed(error)))
         if self._outputs is not None:
             self._outputs.publish_decisions()
 

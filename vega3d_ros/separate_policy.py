@@ -13,12 +13,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import cast
 
 from policies.types import ActionChunk, Observation, Policy, PolicySpec, VegaError
+from vega3d_ros.process import die_with_parent
 
 ALIVE_S = 1.0
 KILL_S = 2.0
@@ -30,18 +31,17 @@ class SeparatePolicy:
     """This process's end, a `policies.types.Policy`.  Used from one thread at a time, but for `check` and `close`.
 
     name, device, threads: as for `policies.checkpoints.load_policy`.  Takes as long as loading does; raises VegaError
-    as that does, and later wherever the policy's process has ended.
+    as that does, and later wherever the policy's process has ended.  To be made in the main thread: the kernel ends the
+    process with the thread that started it.
     """
 
     def __init__(self, name: str, device: str = "cpu", threads: int = 1) -> None:
         self._connection, theirs = Pipe()
-        lifeline, self._lifeline = Pipe(duplex=False)
         # Not multiprocessing's own start: that runs the main script again, which an installed node's need not survive.
         begin = [sys.executable, "-c", BEGIN.format(os.pathsep), os.pathsep.join(sys.path)]
-        ends = (theirs.fileno(), lifeline.fileno())
-        self._process = subprocess.Popen([*begin, *map(str, ends), name, device, str(threads)], pass_fds=ends)
+        end = theirs.fileno()
+        self._process = subprocess.Popen([*begin, str(end), name, device, str(threads)], pass_fds=[end])
         theirs.close()  # so that its end is told by the end of the pipe
-        lifeline.close()
         try:
             spec = self._receive()
         except VegaError:
@@ -51,9 +51,7 @@ class SeparatePolicy:
         self.spec = spec
 
     def act(self, observation: Observation) -> ActionChunk:
-        chunk = self._ask(observation)
-        assert isinstance(chunk, ActionChunk)
-        return chunk
+        return cast(ActionChunk, self._ask(observation))  # checked with what is in it, by `check_chunk`
 
     def reset(self) -> None:
         self._ask(None)
@@ -65,11 +63,8 @@ class SeparatePolicy:
 
     def close(self) -> None:
         """End the process, whatever it does; a thread that waits for an answer gets a VegaError."""
-        self._lifeline.close()
-        try:
-            self._process.wait(KILL_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_S)
 
     def _ask(self, question: Observation | None) -> object:
@@ -101,10 +96,10 @@ class SeparatePolicy:
 
 def serve() -> None:
     """The life of the policy's process: answers what comes, until the other end goes away."""
-    connection, lifeline = (Connection(int(number)) for number in sys.argv[2:4])
-    name, device, threads = sys.argv[4:]
+    end, name, device, threads = sys.argv[2:]
+    connection = Connection(int(end))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; policy_node decides
-    threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
+    die_with_parent()  # even if the policy hangs; a parent that has ended already has closed its end of the pipe
     from policies.checkpoints import load_policy  # torch is imported in this process only
 
     try:
@@ -128,13 +123,11 @@ def _answer(policy: Policy, question: Observation | None) -> ActionChunk | VegaE
         return error
     except Exception as error:
         traceback.print_exc()
-        return VegaError(
-            f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."
-        )
+        return policy_failed(error)
 
 
-def _end_with(lifeline: Connection) -> None:
-    """End this process as soon as the other one has, even if the policy hangs."""
-    with contextlib.suppress(EOFError, OSError):
-        lifeline.recv()
-    os._exit(0)
+def policy_failed(error: Exception) -> VegaError:
+    """What no policy should raise, in one sentence."""
+    return VegaError(
+        f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."
+    )
