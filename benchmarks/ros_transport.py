@@ -152,7 +152,6 @@ def image_to_command(policy: str, seconds: float) -> dict[str, float]:
     from diagnostic_msgs.msg import DiagnosticArray
     from geometry_msgs.msg import PoseStamped
     from lifecycle_msgs.msg import Transition
-    from lifecycle_msgs.srv import ChangeState
     from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
     from sensor_msgs.msg import Image, JointState
     from std_msgs.msg import String
@@ -194,8 +193,7 @@ def image_to_command(policy: str, seconds: float) -> dict[str, float]:
         node.create_subscription(JointTrajectory, "panda_arm_controller/joint_trajectory", take, 10)
         node.create_subscription(DiagnosticArray, "/diagnostics", reports.append, 10)
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            request = ChangeState.Request(transition=Transition(id=transition))
-            if not client.call(ChangeState, "policy_node/change_state", request, DEADLINE_S).success:
+            if not client.change_state("policy_node", transition, DEADLINE_S):
                 raise VegaError(f"policy_node could not be activated: {' '.join(child.tail(3))}")
         client.until(lambda: all(p.get_subscription_count() for p in (*cameras.values(), states)), DEADLINE_S)
         client.trigger("policy_node/start", DEADLINE_S)

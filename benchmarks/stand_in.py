@@ -139,23 +139,12 @@ class Bench:
 
     def change(self, transition: str) -> bool:
         from lifecycle_msgs.msg import Transition
-        from lifecycle_msgs.srv import ChangeState
 
-        request = ChangeState.Request(transition=Transition(id=getattr(Transition, f"TRANSITION_{transition}")))
-        return bool(self.client.call(ChangeState, "policy_node/change_state", request, DEADLINE_S).success)
+        return self.client.change_state("policy_node", getattr(Transition, f"TRANSITION_{transition}"), DEADLINE_S)
 
     def state(self) -> str:
-        from lifecycle_msgs.srv import GetState
-
-        deadline = time.monotonic() + DEADLINE_S
-        while True:
-            try:
-                answer = self.client.call(GetState, "policy_node/get_state", GetState.Request(), ANSWER_S)
-                return str(answer.current_state.label)
-            except VegaError:
-                # A question may have gone to the service of a node that was killed, which is known for a while yet.
-                if time.monotonic() > deadline:
-                    raise
+        # Asked again, since a question may go to the service of a node that was killed, which is known for a while yet.
+        return str(self.client.state("policy_node", DEADLINE_S).label)
 
     def move(self) -> None:
         """Mend everything, and wait until the arm moves."""

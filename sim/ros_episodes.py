@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
+from lifecycle_msgs.msg import Transition
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
@@ -31,6 +30,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 START_S = 300.0
 CALL_S = 30.0
 RESET_S = 300.0
+RESET_AGAIN_S = 100.0  # building a world takes long, and must not be asked for meanwhile
 
 
 class RosEpisodes:
@@ -110,8 +110,8 @@ class RosEpisodes:
             node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
             if self._observe is not None:
                 self._observe(node)
-            self._transition("configure", Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE)
-            self._transition("activate", Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE)
+            self._transition("configure", Transition.TRANSITION_CONFIGURE)
+            self._transition("activate", Transition.TRANSITION_ACTIVATE)
         except BaseException:
             self.close()
             raise
@@ -160,7 +160,7 @@ class RosEpisodes:
         client.set_parameters("sim_node", {"suite": self.suite, "task": task, "trial": trial}, CALL_S)
         self._complaint = ""
         self.on_phase("Policy active; building the simulated task.")
-        sentence = client.trigger("sim_node/reset", RESET_S)
+        sentence = client.trigger("sim_node/reset", RESET_S, RESET_AGAIN_S)
         if not client.until(lambda: self._over is False, CALL_S):
             raise VegaError("sim_node did not announce the new episode on ~/episode_over: check its log.")
         client.trigger("policy_node/start", CALL_S)
@@ -191,13 +191,10 @@ class RosEpisodes:
         """Every step may take the command's deadline; a bound that is reached only if sim_node itself hangs."""
         return float(self._read_report()["max_steps"]) * (self._sim_parameters["command_deadline_s"] + 2.0)
 
-    def _transition(self, label: str, transition: int, goal: int) -> None:
+    def _transition(self, label: str, transition: int) -> None:
         client = self._client
         assert client is not None
-        request = ChangeState.Request(transition=Transition(id=transition))
-        client.call(ChangeState, "policy_node/change_state", request, START_S)
-        state = client.call(GetState, "policy_node/get_state", GetState.Request(), CALL_S).current_state
-        if state.id != goal:
+        if not client.change_state("policy_node", transition, START_S):
             raise VegaError(f"policy_node could not {label}: {self._last_words('policy_node')}")
 
     def _watch(self) -> None:

@@ -162,7 +162,9 @@ class SimNode(Node):
         return sentence
 
     def run(self) -> None:
-        """Start the episode: the first observation goes out at once."""
+        """Start the episode: the first observation goes out at once.  Asked again while it runs, it runs on."""
+        if self._phase == RUNNING:
+            return
         if self._phase != READY:
             raise VegaError(f"The simulated robot is {self._phase}: call ~/reset before ~/run.")
         self._phase = RUNNING

@@ -18,7 +18,6 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState
@@ -128,12 +127,10 @@ class FakeRobot:
         return all(publisher.get_subscription_count() > 0 for publisher in publishers)
 
     def change(self, transition: str, node: str = "policy_node") -> bool:
-        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
-        return bool(self.client.call(ChangeState, f"{node}/change_state", request, DEADLINE_S).success)
+        return self.client.change_state(node, TRANSITIONS[transition], DEADLINE_S)
 
     def state(self, node: str = "policy_node") -> str:
-        request = GetState.Request()
-        return str(self.client.call(GetState, f"{node}/get_state", request, DEADLINE_S).current_state.label)
+        return str(self.client.state(node, DEADLINE_S).label)
 
     def bring_up(self) -> None:
         """Configure, activate, and wait until it is connected; the node is not started yet."""

@@ -159,6 +159,7 @@ class Scene:
         services: tuple[str, ...] = (),
         timeout_s: float = 30.0,
         configured: tuple[str, ...] = (),
+        lose: tuple[str, ...] = (),
     ) -> None:
         manager: dict[str, object] = {"lifecycle_nodes": ["stand_in"], "timeout_s": timeout_s}
         if services:
@@ -166,7 +167,7 @@ class Scene:
         if configured:
             manager["configured_services"] = list(configured)
         self.table = (
-            NodeEntry("stand_in", "", "lifecycle_stand_in", parameters={"refuse": refuse}),
+            NodeEntry("stand_in", "", "lifecycle_stand_in", parameters={"refuse": refuse, "lose": list(lose) or [""]}),
             NodeEntry("startup_manager", "", "vega3d_ros.startup_manager", parameters=manager),
         )
         self.environment: Mapping[str, str] = {
@@ -203,6 +204,13 @@ def test_nodes_are_configured_recorded_activated_told_and_started_in_this_order(
     assert said == ["did configure", "runs", "did activate", "runs"]
     assert "told 'wave'" in scene.lines
     assert not is_running(scene.pid)
+
+
+def test_answers_that_get_lost_hold_nothing_up() -> None:
+    scene = Scene(until="Everything is up", lose=("get_state", "change_state"))
+    scene.run()
+    said = [line for line in scene.lines if line in ("did configure", "did activate")]
+    assert said == ["did configure", "did activate"] and "Everything is up" in " ".join(scene.lines)
 
 
 @pytest.mark.parametrize("transition", ["configure", "activate"])

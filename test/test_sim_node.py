@@ -136,6 +136,7 @@ def test_lockstep_waits_for_the_answer_and_solves_the_task(robot):
         joints = robot.next_joints(step + 1)
         np.testing.assert_array_equal(joints.position[:7], np.full(7, 0.1 * step))
         np.testing.assert_array_equal(joints.position[7:], [0.0, 0.0])
+        assert robot.client.trigger("sim_node/run", DEADLINE_S) == "The episode runs.", "asked again, it runs on"
     robot.answer(joints, np.full(7, 1.5))
     robot.wait(robot.over)
     report = robot.report()

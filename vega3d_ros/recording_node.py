@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,10 @@ from vega3d_ros import node_parameters  # noqa: E402
 from vega3d_ros.command_writers import command_topics  # noqa: E402
 from vega3d_ros.node_process import read_robot_description, run_node  # noqa: E402
 from vega3d_ros.recording import BagWriter, Topic  # noqa: E402
+from vega3d_ros.service_calls import ask  # noqa: E402
 
 ANSWER_S = 10.0
+AGAIN_S = 2.0
 CHECK_S = 0.5
 DEPTH = 1000
 
@@ -175,24 +177,27 @@ def fetch_parameters(node: Node, target: str) -> dict[str, Any]:
     executor.add_node(asker)
     deadline = time.monotonic() + ANSWER_S
 
-    def call(kind: Any, service: str, requests: Sequence[Any]) -> list[Any]:
-        client = asker.create_client(kind, f"{target}/{service}")
-        answers: list[Any] = []
-        futures: list[Any] = []
-        while time.monotonic() < deadline and node.context.ok():
-            if all(future.done() for future in futures) and client.service_is_ready():
-                answers += [future.result() for future in futures]
-                if len(answers) == len(requests):
-                    return answers
-                # Few at a time: a client keeps no more than ten answers.
-                futures = [client.call_async(request) for request in requests[len(answers) : len(answers) + 8]]
+    def until(condition: Callable[[], bool], timeout_s: float) -> bool:
+        end = min(deadline, time.monotonic() + timeout_s)
+        while not condition():
+            if time.monotonic() > end or not node.context.ok():
+                return False
             executor.spin_once(timeout_sec=0.05)
-        raise VegaError(f"{target} does not tell its parameters: configure it before recording starts.")
+        return True
+
+    def call(client: Any, request: Any) -> Any:
+        ready = until(client.service_is_ready, ANSWER_S)
+        answer = ask(client, request, until, deadline - time.monotonic(), AGAIN_S) if ready else None
+        if answer is None:
+            raise VegaError(f"{target} does not tell its parameters: configure it before recording starts.")
+        return answer
 
     try:
-        names = list(call(ListParameters, "list_parameters", [ListParameters.Request()])[0].result.names)
+        listing = asker.create_client(ListParameters, f"{target}/list_parameters")
+        names = list(call(listing, ListParameters.Request()).result.names)
         # One by one, as one that was never set would leave the whole answer empty.
-        answers = call(GetParameters, "get_parameters", [GetParameters.Request(names=[name]) for name in names])
+        getting = asker.create_client(GetParameters, f"{target}/get_parameters")
+        answers = [call(getting, GetParameters.Request(names=[name])) for name in names]
     finally:
         executor.remove_node(asker)
         executor.shutdown()

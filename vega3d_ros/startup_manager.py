@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from policies.types import VegaError, check_instruction
@@ -32,10 +34,12 @@ from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from vega3d_ros import service_calls  # noqa: E402
 from vega3d_ros.node_process import start_ros  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ROSOUT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LONG_AGAIN_S = 60.0  # building a world takes long, and must not be asked for meanwhile
 # (transition, the state it leads to) of a node that is not yet active.
 STEPS = {
     State.PRIMARY_STATE_UNCONFIGURED: ("configure", Transition.TRANSITION_CONFIGURE),
@@ -61,6 +65,7 @@ class StartupManager(Node):  # type: ignore[misc]
         super().__init__("startup_manager")
         self._stop = stop
         self._errors: dict[str, deque[str]] = {}
+        self._asked: dict[str, Any] = {}
         names = ParameterDescriptor(
             type=ParameterType.PARAMETER_STRING_ARRAY, description="Names of nodes or services.", read_only=True
         )
@@ -79,6 +84,8 @@ class StartupManager(Node):  # type: ignore[misc]
         """Do all steps.  Raises VegaError with the reason of the first that fails."""
         timeout_s = float(self.get_parameter("timeout_s").value)
         deadline = time.monotonic() + timeout_s
+        for name in self._names("configured_services") + self._names("start_services"):
+            self._client(Trigger, name)  # now, so that both sides know each other long before the call
         for name in self._names("lifecycle_nodes"):
             self._lead(name, State.PRIMARY_STATE_INACTIVE, deadline)
         self._call_all("configured_services", deadline)
@@ -106,7 +113,7 @@ class StartupManager(Node):  # type: ignore[misc]
 
     def _call_all(self, parameter: str, deadline: float) -> None:
         for service in self._names(parameter):
-            answer = self._call(Trigger, service, Trigger.Request(), deadline)
+            answer = self._call(Trigger, service, Trigger.Request(), deadline, LONG_AGAIN_S)
             if not answer.success:
                 raise VegaError(f"Service {service} refused: {answer.message}")
             self.get_logger().info(f"{service}: {answer.message}")
@@ -114,35 +121,53 @@ class StartupManager(Node):  # type: ignore[misc]
     def _lead(self, name: str, goal: int, deadline: float) -> None:
         """Take a lifecycle node to the state `goal`, or leave it where it is beyond that."""
         while True:
-            state = self._call(GetState, f"{name}/get_state", GetState.Request(), deadline).current_state
+            state = self._state(name, deadline)
             if state.id in (goal, State.PRIMARY_STATE_ACTIVE):
                 return
             if state.id not in STEPS:
                 raise VegaError(f"{name} is {state.label} and cannot be activated: start it again.")
             label, transition = STEPS[state.id]
-            request = ChangeState.Request(transition=Transition(id=transition))
-            if not self._call(ChangeState, f"{name}/change_state", request, deadline).success:
+            client = self._ready_client(ChangeState, f"{name}/change_state", deadline)
+            if not service_calls.made(client, transition, self._until, partial(self._state, name, deadline)):
                 raise VegaError(f"{name} did not {label}: {self._reason(name)}")
 
-    def _call(self, kind: Any, service: str, request: Any, deadline: float) -> Any:
-        """Answer of a service, waiting for it to appear.  Raises VegaError at the deadline."""
-        client = self.create_client(kind, service)
-        try:
-            while not client.service_is_ready():
-                self._spin(deadline, f"Service {service} did not appear in time: check that its node runs.")
-            future = client.call_async(request)
-            while not future.done():
-                self._spin(deadline, f"Service {service} did not answer in time: read its node's output.")
-            return future.result()
-        finally:
-            self.destroy_client(client)
+    def _state(self, name: str, deadline: float) -> State:
+        """The state of a lifecycle node, once it is in no transition.  Raises VegaError at the deadline."""
+        while True:
+            state = self._call(GetState, f"{name}/get_state", GetState.Request(), deadline).current_state
+            if service_calls.is_primary(state):
+                return state
 
-    def _spin(self, deadline: float, sentence: str) -> None:
-        if self._stop.is_set():
-            raise Interrupted
-        if time.monotonic() > deadline:
-            raise VegaError(sentence)
-        self._executor.spin_once(timeout_sec=0.05)
+    def _call(
+        self, kind: Any, service: str, request: Any, deadline: float, again_s: float = service_calls.AGAIN_S
+    ) -> Any:
+        """Answer of a service, waiting for it to appear.  Raises VegaError at the deadline."""
+        client = self._ready_client(kind, service, deadline)
+        answer = service_calls.ask(client, request, self._until, deadline - time.monotonic(), again_s)
+        if answer is None:
+            raise VegaError(f"Service {service} did not answer in time: read its node's output.")
+        return answer
+
+    def _ready_client(self, kind: Any, service: str, deadline: float) -> Any:
+        client = self._client(kind, service)
+        if not self._until(client.service_is_ready, deadline - time.monotonic()):
+            raise VegaError(f"Service {service} did not appear in time: check that its node runs.")
+        return client
+
+    def _client(self, kind: Any, service: str) -> Any:
+        if service not in self._asked:
+            self._asked[service] = self.create_client(kind, service)
+        return self._asked[service]
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if self._stop.is_set():
+                raise Interrupted
+            if time.monotonic() > deadline:
+                return False
+            self._executor.spin_once(timeout_sec=0.05)
+        return True
 
     def _remember_error(self, message: Log) -> None:
         if message.level >= 40:  # Log.ERROR, which is bytes in some distributions
