@@ -113,14 +113,14 @@ class RosClient:
         client = self._ready_client(ChangeState, f"{node}/change_state", timeout_s)
         return service_calls.made(client, transition, self.until, lambda: self.state(node, deadline - time.monotonic()))
 
-    def trigger(self, name: str, timeout_s: float = 10.0, again_s: float = service_calls.AGAIN_S) -> str:
+    def trigger(self, name: str, timeout_s: float = 30.0, again_s: float = service_calls.AGAIN_S) -> str:
         """Call a Trigger service; its message, or VegaError with its message if it reports failure."""
         response = self.call(Trigger, name, Trigger.Request(), timeout_s, again_s)
         if not response.success:
             raise VegaError(response.message)
         return str(response.message)
 
-    def set_parameters(self, node: str, values: Mapping[str, Any], timeout_s: float = 10.0) -> None:
+    def set_parameters(self, node: str, values: Mapping[str, Any], timeout_s: float = 30.0) -> None:
         """Set parameters of another node; VegaError with its reason if it refuses one."""
         request = SetParameters.Request(
             parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
