@@ -81,7 +81,7 @@ class Robot:
     def start(self, **parameters):
         self.client.until(lambda: self.commands.get_subscription_count() > 0, DEADLINE_S)
         self.client.set_parameters("sim_node", parameters, DEADLINE_S)
-        sentence = self.client.trigger("sim_node/reset", 120.0)
+        sentence = self.client.trigger("sim_node/reset", 120.0, 60.0)
         self.wait(lambda: self.latched.get("sim_node/episode_over") is False)
         self.log.clear()
         self.client.trigger("sim_node/run", DEADLINE_S)

@@ -176,11 +176,14 @@ def fetch_parameters(node: Node, target: str) -> dict[str, Any]:
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(asker)
     deadline = time.monotonic() + ANSWER_S
+    silent = VegaError(f"{target} does not tell its parameters: configure it before recording starts.")
 
     def until(condition: Callable[[], bool], timeout_s: float) -> bool:
         end = min(deadline, time.monotonic() + timeout_s)
         while not condition():
-            if time.monotonic() > end or not node.context.ok():
+            if not node.context.ok():
+                raise silent
+            if time.monotonic() > end:
                 return False
             executor.spin_once(timeout_sec=0.05)
         return True
@@ -189,7 +192,7 @@ def fetch_parameters(node: Node, target: str) -> dict[str, Any]:
         ready = until(client.service_is_ready, ANSWER_S)
         answer = ask(client, request, until, deadline - time.monotonic(), AGAIN_S) if ready else None
         if answer is None:
-            raise VegaError(f"{target} does not tell its parameters: configure it before recording starts.")
+            raise silent
         return answer
 
     try:
