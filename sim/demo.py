@@ -17,6 +17,7 @@ from typing import Any
 from policies.checkpoints import shipped_policies
 from policies.command_line import results_folder
 from policies.types import VegaError
+from sim.libero_env import load_task
 from sim.recorder import Recorder
 from sim.report import Recording, side_by_side, versions, write_page
 from sim.ros_episodes import RosEpisodes
@@ -154,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal = Terminal()
     try:
         folder = results_folder(arguments.output)
+        load_task(arguments.suite, arguments.task)
         record = run_episode(
             arguments.suite,
             arguments.task,

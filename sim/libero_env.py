@@ -61,6 +61,14 @@ def load_suite(suite: str) -> Any:
         return benchmark.get_benchmark(suite)()
 
 
+def load_task(suite: str, task: int) -> Any:
+    """The benchmark object of a suite that has this task; VegaError lists what exists."""
+    benchmark = load_suite(suite)
+    if not 0 <= task < benchmark.n_tasks:
+        raise VegaError(f"Suite {suite} has tasks 0 to {benchmark.n_tasks - 1}: task {task} does not exist.")
+    return benchmark
+
+
 def base_suite(suite: str) -> str:
     """libero_object_swap -> libero_object."""
     return re.sub(r"_(lan|object|swap|task)$", "", suite) if suite not in MAX_STEPS else suite
@@ -96,9 +104,7 @@ class LiberoEnvironment:
     cameras = tuple(CAMERAS)
 
     def __init__(self, suite: str, task: int, *, seed: int = 0, image_size: int = 256) -> None:
-        benchmark = load_suite(suite)
-        if not 0 <= task < benchmark.n_tasks:
-            raise VegaError(f"Suite {suite} has tasks 0 to {benchmark.n_tasks - 1}: task {task} does not exist.")
+        benchmark = load_task(suite, task)
         self.suite, self.task, self.seed, self.image_size = suite, task, seed, image_size
         self.instruction = task_instruction(suite, benchmark, task)
         self.max_steps = MAX_STEPS[base_suite(suite)]

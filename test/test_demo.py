@@ -50,6 +50,16 @@ def test_nothing_is_started_where_nothing_can_be_written(tmp_path, capsys):
     assert "--output" in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [(["--suite", "libero_objekt"], "choose one of"), (["--task", "10"], "has tasks 0 to 9: task 10 does not exist")],
+)
+def test_nothing_is_started_for_a_task_that_does_not_exist(wrong, part, tmp_path, capsys):
+    assert demo.main([*wrong, "--output", str(tmp_path / "demo")]) == 1
+    output = capsys.readouterr()
+    assert part in output.err and output.out == ""
+
+
 def test_the_success_rate_is_the_one_last_measured(tmp_path, monkeypatch):
     results = {"libero_object": {"success_rate": 0.97, "wilson_95": [0.915, 0.9897], "episodes": 100, "command": "x"}}
     (tmp_path / "results.json").write_text(json.dumps(results))
