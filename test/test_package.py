@@ -170,8 +170,8 @@ def test_pip_installs_every_module_and_the_shipped_checkpoint(installation: Inst
     for package in OUR_PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             assert (installation.site_packages / path.relative_to(ROOT)).is_file()
-    for checkpoint in (ROOT / "policies").glob("vega_*/"):
-        for path in checkpoint.iterdir():
+    for config in (ROOT / "policies").glob("vega_*/config.json"):
+        for path in config.parent.iterdir():
             if path.is_file() and path.suffix in (".safetensors", ".yaml", ".json", ".txt", ".md"):
                 assert (installation.site_packages / path.relative_to(ROOT)).is_file()
 
