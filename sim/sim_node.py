@@ -30,6 +30,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image as ImageMessage
 from sensor_msgs.msg import JointState
@@ -45,6 +46,7 @@ from sim.libero_env import CAMERAS, FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
 from vega3d_ros.control_loop import JointSample
 from vega3d_ros.conversions import image_message, joint_state_message, pose_message, time_message
 from vega3d_ros.dds import apply_defaults
+from vega3d_ros.node_process import SPIN_S, asked_to_end, end_on_signals, ignore_signals, start_ros
 from vega3d_ros.resources import resolve
 
 COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
@@ -351,34 +353,33 @@ class SimNode(Node):
 
 
 def spin(node: SimNode) -> None:
-    """Take turns between callbacks and steps until the context is shut down."""
+    """Take turns between callbacks and steps until a signal comes or the context is shut down."""
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
-    while node.context.ok():
-        executor.spin_once(timeout_sec=node.wait_s())
+    while node.context.ok() and not asked_to_end():
+        executor.spin_once(timeout_sec=min(SPIN_S, node.wait_s()))
         node.advance()
 
 
 def main(args: list[str] | None = None, make_environment: MakeEnvironment = LiberoEnvironment) -> int:
     """Entry point `sim_node`."""
     apply_defaults()
-    rclpy.init(args=args)
+    end_on_signals()
     node = None
     try:
+        start_ros(args, signal_handler_options=SignalHandlerOptions.NO)
         node = SimNode(make_environment)
         spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     except (VegaError, ParameterException) as error:
         print(f"sim_node: {error}", file=sys.stderr)
         return 1
     finally:
-        try:
-            if node is not None:
-                node.close()
-            rclpy.try_shutdown()
-        except KeyboardInterrupt:  # a signal to the whole process group may come twice
-            pass
+        if node is not None:
+            node.close()
+        rclpy.try_shutdown()
+        ignore_signals()
     return 0
 
 

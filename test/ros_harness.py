@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -237,6 +238,16 @@ def policy_node(tiny: str = "TinyPolicy", **parameters: Any) -> Iterator[tuple[F
             yield robot, child
         finally:
             robot.close()
+
+
+def storm(child: ChildProcess) -> None:
+    """Ctrl-C until the process has ended, which it has to do cleanly."""
+    deadline = time.monotonic() + DEADLINE_S
+    while child.returncode is None and time.monotonic() < deadline:
+        os.kill(child.pid, signal.SIGINT)
+        time.sleep(0.001)
+    assert child.wait(DEADLINE_S) == 0, child.tail()
+    assert not any("Traceback" in line or "Fatal" in line for line in child.tail()), child.tail()
 
 
 class Pace:

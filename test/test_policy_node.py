@@ -25,6 +25,7 @@ from ros_harness import (
     policy_node,
     sample_at,
     start_node,
+    storm,
 )
 from sensor_msgs.msg import Image
 from tiny_policy import TinyPolicy
@@ -281,6 +282,12 @@ def test_signals_end_it_cleanly_while_it_commands(number):
         # After 5 s it would end itself with status 1.
         assert child.wait(30.0) == 0, child.tail()
         assert not any("Traceback" in line for line in child.tail()), child.tail()
+
+
+def test_ctrl_c_again_and_again_ends_it_as_cleanly_as_once():
+    with policy_node(clock_mode="realtime") as (robot, child):
+        robot.bring_up()
+        storm(child)
 
 
 def scheduling(pid: int) -> set[str]:

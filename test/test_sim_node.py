@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from ros_harness import storm
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
@@ -256,6 +257,15 @@ def test_run_without_reset_is_refused(robot):
     robot.wait(robot.over)
     with pytest.raises(VegaError, match="~/reset"):
         robot.client.trigger("sim_node/run")
+
+
+def test_ctrl_c_again_and_again_ends_it_as_cleanly_as_once():
+    robot = Robot(str(Path(__file__).with_name("fake_sim_node.py")), parameters=[("suite", "fake")])
+    try:
+        robot.start(**{**DEFAULTS, "clock_mode": "realtime"})
+        storm(robot.process)
+    finally:
+        robot.close()
 
 
 def test_libero_over_ros_ends_in_the_same_state_as_the_direct_path_bit_for_bit():

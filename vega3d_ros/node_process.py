@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,18 +12,20 @@ from typing import Any
 
 import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
-from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from policies.types import VegaError
 from vega3d_ros.resources import resolve
 
 END_S = 5.0
+SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
 DESCRIPTION_S = 5.0
+_asked = False
 
 
 def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
@@ -33,24 +36,24 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
     """
     status = 0
     node: Node | None = None
+    executor: Any = None
+    end_on_signals()
     try:
-        start_ros(args)
-        _end_in_time(rclpy.get_default_context())
+        start_ros(args, signal_handler_options=SignalHandlerOptions.NO)
         node = make()
         executor = _executor()
         executor.add_node(node)
-        while rclpy.ok():
+        while rclpy.ok() and not asked_to_end():
             try:
-                # With a number it returns at a signal on every executor and distribution (EventsExecutor.spin may not).
-                executor.spin_once(timeout_sec=0.2)
+                executor.spin_once(timeout_sec=SPIN_S)
             except InvalidHandle:
                 # The events executor still held an event of a timer or subscription destroyed by the last callback.
                 continue
             except RCLError:
-                # After a signal nothing can be published any more, not even by the callback in which it came.
+                # The context may also be shut down by others; then nothing can be published any more.
                 if rclpy.ok():
                     raise
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"A parameter cannot be used: {str(error).rstrip('.')}; correct the robot's YAML.", file=sys.stderr)
@@ -59,13 +62,50 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         status = 1
     finally:
-        try:
-            if node is not None:
-                node.destroy_node()
-            rclpy.try_shutdown()
-        except KeyboardInterrupt:  # a signal to the whole process group may come twice
-            status = status or 0
+        if executor is not None:
+            executor.shutdown()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+        ignore_signals()
     return status
+
+
+def end_on_signals() -> None:
+    """From now on SIGINT and SIGTERM make `asked_to_end` true, and nothing else.  Call it in the main thread.
+
+    ROS is to be started with SignalHandlerOptions.NO: its own handlers shut the context down from another thread, or
+    raise KeyboardInterrupt, wherever the events executor happens to be, and there, as in its destructor, either may
+    abort the process.  A process that is still there `END_S` after the signal ends the hard way.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    threading.Thread(target=_end_in_time, name="end in time", daemon=True).start()
+
+
+def asked_to_end() -> bool:
+    """Whether a signal has come since `end_on_signals`."""
+    return _asked
+
+
+def ignore_signals() -> None:
+    """For the end of the interpreter, which would give every other handler back to the system."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _on_signal(*_: object) -> None:
+    global _asked
+    _asked = True
+
+
+def _end_in_time() -> None:
+    while not _asked:
+        time.sleep(SPIN_S)
+    time.sleep(END_S)
+    print(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def start_ros(args: list[str] | None = None, **options: Any) -> None:
@@ -84,20 +124,6 @@ def _executor() -> Any:
     except ImportError:
         return SingleThreadedExecutor()
     return EventsExecutor()
-
-
-def _end_in_time(context: Context) -> None:
-    """A thread that ends the process the hard way if it is still there `END_S` after the shutdown of `context`."""
-
-    def watch() -> None:
-        while context.ok():
-            time.sleep(0.2)
-        time.sleep(END_S)
-        print(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end in time", daemon=True).start()
 
 
 def read_robot_description(node: Node, path: str) -> str:
@@ -132,7 +158,7 @@ def read_robot_description(node: Node, path: str) -> str:
         listener.create_subscription(String, topic, hear, latched)
         executor.add_node(listener)
         deadline = time.monotonic() + DESCRIPTION_S
-        while not texts and time.monotonic() < deadline and node.context.ok():
+        while not texts and time.monotonic() < deadline and node.context.ok() and not asked_to_end():
             executor.spin_once(timeout_sec=0.1)
     finally:
         executor.remove_node(listener)

@@ -39,7 +39,7 @@ from policies.checkpoints import checkpoint_sha256  # noqa: E402
 from policies.types import VegaError  # noqa: E402
 from vega3d_ros import node_parameters  # noqa: E402
 from vega3d_ros.command_writers import command_topics  # noqa: E402
-from vega3d_ros.node_process import read_robot_description, run_node  # noqa: E402
+from vega3d_ros.node_process import asked_to_end, read_robot_description, run_node  # noqa: E402
 from vega3d_ros.recording import BagWriter, Topic  # noqa: E402
 from vega3d_ros.service_calls import ask  # noqa: E402
 
@@ -181,7 +181,7 @@ def fetch_parameters(node: Node, target: str) -> dict[str, Any]:
     def until(condition: Callable[[], bool], timeout_s: float) -> bool:
         end = min(deadline, time.monotonic() + timeout_s)
         while not condition():
-            if not node.context.ok():
+            if asked_to_end() or not node.context.ok():
                 raise silent
             if time.monotonic() > end:
                 return False
