@@ -147,14 +147,28 @@ def test_a_command_on_the_wire_that_was_not_decided_is_a_difference(lockstep_bag
     original = Bag.trajectories
 
     def trajectories(self, topic):
-        for number, message in enumerate(original(self, topic)):
+        for number, (time_ns, message) in enumerate(original(self, topic)):
             if number == 7:
                 message.points[0].velocities[2] += 1e-9
-            yield message
+            yield time_ns, message
 
     monkeypatch.setattr(Bag, "trajectories", trajectories)
     assert replay.main([str(lockstep_bag)]) == 1
     assert f"message 7 on /{COMMANDS}" in capsys.readouterr().err
+
+
+def test_a_command_whose_decision_the_recorder_did_not_live_to_hear_is_no_difference(lockstep_bag, monkeypatch, capsys):
+    original = Bag.__init__
+
+    def shorter(self, folder):
+        original(self, folder)
+        while self.decisions[-1].event["event"] != "tick" or not self.decisions[-1].event["command"]:
+            self.decisions.pop()
+        self.decisions.pop()
+
+    monkeypatch.setattr(Bag, "__init__", shorter)
+    assert replay.main([str(lockstep_bag)]) == 0
+    assert "; 1 after the last recorded decision not compared" in capsys.readouterr().out
 
 
 def test_what_the_recorder_missed_is_said(lockstep_bag, monkeypatch, capsys):

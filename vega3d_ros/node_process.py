@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -25,11 +26,13 @@ from vega3d_ros.resources import resolve
 END_S = 5.0
 SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
 DESCRIPTION_S = 5.0
-_asked = False
+_asked_s = math.inf  # time.monotonic() of the first signal
 
 
-def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
+def run_node(make: Callable[[], Node], args: list[str] | None = None, linger_s: float = 0.0) -> int:
     """Run one node until SIGINT, SIGTERM or shutdown; returns the exit status.
+
+    linger_s: for so long after the signal callbacks still run.
 
     A parameter that cannot be used ends the process with one sentence and status 1.  A callback that
     does not return within `END_S` of the signal (a policy that hangs) ends it with status 1 too.
@@ -43,7 +46,7 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None) -> int:
         node = make()
         executor = _executor()
         executor.add_node(node)
-        while rclpy.ok() and not asked_to_end():
+        while rclpy.ok() and not asked_to_end(linger_s):
             try:
                 executor.spin_once(timeout_sec=SPIN_S)
             except InvalidHandle:
@@ -83,9 +86,9 @@ def end_on_signals() -> None:
     threading.Thread(target=_end_in_time, name="end in time", daemon=True).start()
 
 
-def asked_to_end() -> bool:
-    """Whether a signal has come since `end_on_signals`."""
-    return _asked
+def asked_to_end(since_s: float = 0.0) -> bool:
+    """Whether a signal has come since `end_on_signals`, at least `since_s` ago."""
+    return time.monotonic() - _asked_s >= since_s
 
 
 def ignore_signals() -> None:
@@ -95,12 +98,12 @@ def ignore_signals() -> None:
 
 
 def _on_signal(*_: object) -> None:
-    global _asked
-    _asked = True
+    global _asked_s
+    _asked_s = min(_asked_s, time.monotonic())
 
 
 def _end_in_time() -> None:
-    while not _asked:
+    while not asked_to_end():
         time.sleep(SPIN_S)
     time.sleep(END_S)
     print(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.", file=sys.stderr)

@@ -46,6 +46,7 @@ from vega3d_ros.service_calls import ask  # noqa: E402
 ANSWER_S = 10.0
 AGAIN_S = 2.0
 CHECK_S = 0.5
+LINGER_S = 0.5  # what was sent before the signal may still be on its way
 DEPTH = 1000
 
 
@@ -246,7 +247,7 @@ def _checkpoint_hash(policy: str) -> str:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of lib/vega3d_ros/recorder; returns the exit status."""
-    return run_node(Recorder, args)
+    return run_node(Recorder, args, LINGER_S)
 
 
 if __name__ == "__main__":

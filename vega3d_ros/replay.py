@@ -102,26 +102,37 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
         f"commands: {compared.commands} equal in every bit, in {compared.episodes} episode(s); "
         f"{compared.still} periods without a command; {compared.states_missed} joint states missing",
     ]
-    return lines + [
-        _compare_wire(topic, list(bag.trajectories(topic)), [messages[i] for messages in made if i < len(messages)])
-        for i, topic in enumerate(bag.info["commands"])
-    ]
+    for i, topic in enumerate(bag.info["commands"]):
+        heard, expected = list(bag.trajectories(topic)), [messages[i] for messages in made if i < len(messages)]
+        lines.append(_compare_wire(topic, heard, expected, bag.decisions[-1].time_ns))
+    return lines
 
 
-def _compare_wire(topic: str, heard: list[JointTrajectory], made: list[JointTrajectory]) -> str:
-    """Every message that was heard must have been made, in this order."""
+def _compare_wire(
+    topic: str, heard: list[tuple[int, JointTrajectory]], made: list[JointTrajectory], end_ns: int
+) -> str:
+    """Every message that was heard must have been made, in this order; but for those after `end_ns`.
+
+    A decision follows its command: where the recorder ended between the two, nobody knows what was decided.
+    """
     if not heard:
         return f"on {topic}: no trajectories to compare"
     position, last = 0, None
-    for number, message in enumerate(heard):
+    compared = len(heard)
+    for number, (time_ns, message) in enumerate(heard):
         if message == last:
             continue  # an answer that was asked for again
         try:
             position = made.index(message, position) + 1
         except ValueError:
+            if time_ns > end_ns:
+                compared = number
+                break
             raise Difference(f"message {number} on {topic} is not among the commands that come out now") from None
         last = message
-    return f"on {topic}: {len(heard)} messages equal, of {len(made)} commands"
+    late = len(heard) - compared
+    after = f"; {late} after the last recorded decision not compared" if late else ""
+    return f"on {topic}: {compared} messages equal, of {len(made)} commands{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -69,11 +69,11 @@ class Bag(AbstractContextManager["Bag"]):
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
-    def trajectories(self, topic: str) -> Iterator[JointTrajectory]:
-        """The trajectories that were commanded on a topic; none where it has messages of another type."""
+    def trajectories(self, topic: str) -> Iterator[tuple[int, JointTrajectory]]:
+        """When the recorder heard what was commanded on a topic; nothing where it has messages of another type."""
         if any(c.topic == topic and c.msgtype == TRAJECTORY for c in self._reader.connections):
-            for _, data in self._raw(topic):
-                yield deserialize_message(data, JointTrajectory)
+            for time_ns, data in self._raw(topic):
+                yield time_ns, deserialize_message(data, JointTrajectory)
 
     def samples(self, parameters: NodeParameters) -> dict[int, list[JointSample]]:
         """Stamp -> the joint states that carry it."""
