@@ -84,7 +84,7 @@ def test_each_state_of_the_lifecycle_keeps_its_promise():
         assert robot.change("activate"), robot.log_text()
         assert robot.change("shutdown")
         assert robot.until(lambda: node.count_publishers(COMMANDS) == 0)
-        assert node.count_publishers("/diagnostics") == 0
+        assert robot.until(lambda: node.count_publishers("/diagnostics") == 0)
         assert robot.state() == "finalized"
         assert child.returncode is None
 
