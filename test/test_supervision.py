@@ -63,7 +63,7 @@ def test_the_emergency_stop_holds_until_the_arm_is_seen_at_rest():
             arm.speed = 0.5
             assert robot.state() == "inactive"
             assert robot.until(lambda: "emergency stop was set by the service ~/e_stop" in robot.sentence())
-            assert robot.node.count_publishers(COMMANDS) == 0
+            assert robot.until(lambda: robot.node.count_publishers(COMMANDS) == 0)
             # It goes on telling, though it is inactive.
             assert robot.shows(ERROR, "emergency stop", "~/clear_stop")
             assert not robot.change("activate")
