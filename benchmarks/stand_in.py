@@ -28,7 +28,6 @@ COMMANDS = "panda_arm_controller/joint_trajectory"
 CAMERA_HZ = 30.0
 MOVING_RAD_S = 0.005
 DEADLINE_S = 60.0
-ANSWER_S = 3.0
 DRIVER = Path(__file__).resolve().parent.parent / "test" / "driver_node.py"
 PARAMETERS: dict[str, Any] = {
     "clock_mode": "realtime",

@@ -65,7 +65,7 @@ class StartupManager(Node):  # type: ignore[misc]
         super().__init__("startup_manager")
         self._stop = stop
         self._errors: dict[str, deque[str]] = {}
-        self._asked: dict[str, Any] = {}
+        self._service_clients: dict[str, Any] = {}
         names = ParameterDescriptor(
             type=ParameterType.PARAMETER_STRING_ARRAY, description="Names of nodes or services.", read_only=True
         )
@@ -155,9 +155,9 @@ class StartupManager(Node):  # type: ignore[misc]
         return client
 
     def _client(self, kind: Any, service: str) -> Any:
-        if service not in self._asked:
-            self._asked[service] = self.create_client(kind, service)
-        return self._asked[service]
+        if service not in self._service_clients:
+            self._service_clients[service] = self.create_client(kind, service)
+        return self._service_clients[service]
 
     def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
