@@ -6,6 +6,7 @@ information.
 - From an image's stamp to the command on the wire, without the policy's own time: a real policy_node
   process in lockstep, two 256x256 rgb8 cameras at 20 Hz.  (In real time a command also waits for the
   control timer, by up to one period, which is no cost of ROS.)
+- From the birth of a process to its knowing a publisher of another: what policy_node gives a second commander.
 - Frames received of two 640x480 rgb8 cameras at 30 Hz with sensor-data QoS, between two processes, with
   the DDS profile of this package and, beside it, with the default one.
 """
@@ -18,6 +19,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,14 @@ import numpy as np
 
 from benchmarks.rows import Rows
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
+from vega3d_ros.dds import DISCOVERY_S
 from vega3d_ros.process import ChildProcess
 from vega3d_ros.resources import share_folder
 
 DEADLINE_S = 120.0
 LATENCY_MS = 5.0
 RECEIVED_PERCENT = 99.9
+BIRTHS = 20
 CAMERAS = ("agentview", "wrist")
 # What Fast DDS does when nobody configures it, said in a file, so that `apply_defaults` keeps out.
 PLAIN_PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
@@ -52,12 +57,9 @@ class StillPolicy:
         """Nothing is remembered."""
 
 
-def images_between_processes(rate_hz: float, seconds: float, own_profile: bool = True) -> dict[str, Any]:
-    """Send two cameras of 640x480 from one process to another.
-
-    Returns sent, received (frames of both) and latency_ms_p99 (stamp to callback).  Raises VegaError if a
-    process fails.
-    """
+@contextmanager
+def _environment(own_profile: bool) -> Iterator[dict[str, str]]:
+    """For child processes in a domain of their own, with the DDS profile of this package or the default one."""
     from sim.ros_client import unused_domain
 
     with tempfile.TemporaryDirectory() as folder:
@@ -68,18 +70,28 @@ def images_between_processes(rate_hz: float, seconds: float, own_profile: bool =
             plain = Path(folder) / "plain.xml"
             plain.write_text(PLAIN_PROFILE)
             environment["FASTDDS_DEFAULT_PROFILES_FILE"] = environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(plain)
-        module = [sys.executable, "-m", "benchmarks.ros_transport", "--role"]
-        with (
-            ChildProcess("receiver", [*module, "receiver"], environment=environment, on_line=None) as receiver,
-            ChildProcess(
-                "sender",
-                [*module, "sender", "--rate", str(rate_hz), "--seconds", str(seconds)],
-                environment=environment,
-                on_line=None,
-            ) as sender,
-        ):
-            result = json.loads(receiver.wait_for_line("received", DEADLINE_S + seconds))
-            result["sent"] = json.loads(sender.wait_for_line("sent", DEADLINE_S))["sent"]
+        yield environment
+
+
+def _child(role: str, environment: dict[str, str], *options: str) -> ChildProcess:
+    command = [sys.executable, "-m", "benchmarks.ros_transport", "--role", role, *options]
+    return ChildProcess(role, command, environment=environment, on_line=None)
+
+
+def images_between_processes(rate_hz: float, seconds: float, own_profile: bool = True) -> dict[str, Any]:
+    """Send two cameras of 640x480 from one process to another.
+
+    Returns sent, received (frames of both) and latency_ms_p99 (stamp to callback).  Raises VegaError if a
+    process fails.
+    """
+    pace = ("--rate", str(rate_hz), "--seconds", str(seconds))
+    with (
+        _environment(own_profile) as environment,
+        _child("receiver", environment) as receiver,
+        _child("sender", environment, *pace) as sender,
+    ):
+        result = json.loads(receiver.wait_for_line("received", DEADLINE_S + seconds))
+        result["sent"] = json.loads(sender.wait_for_line("sent", DEADLINE_S))["sent"]
     return result
 
 
@@ -139,6 +151,39 @@ def _receive() -> None:
         client.until(lambda: len(latencies) > seen[0], 0.5)
     p99 = float(np.percentile(latencies, 99)) if latencies else float("nan")
     print(json.dumps({"received": len(latencies), "latency_ms_p99": p99}), flush=True)
+    client.close()
+
+
+def discovery_s(own_profile: bool = True) -> list[float]:
+    """s until a new process knows a publisher that has long been there, for `BIRTHS` processes.  Raises VegaError."""
+    with _environment(own_profile) as environment, _child("resident", environment) as resident:
+        resident.wait_for_line("there", DEADLINE_S)
+        times = []
+        for _ in range(BIRTHS):
+            with _child("newcomer", environment) as newcomer:
+                times.append(json.loads(newcomer.wait_for_line("known_s", DEADLINE_S))["known_s"])
+                newcomer.wait(DEADLINE_S)
+    return times
+
+
+def _reside() -> None:
+    from std_msgs.msg import Bool
+
+    from sim.ros_client import RosClient
+
+    client = RosClient("resident", int(os.environ["ROS_DOMAIN_ID"]))
+    client.node.create_publisher(Bool, "known", 1)
+    print("there", flush=True)
+    client.until(lambda: False, 2 * BIRTHS * DEADLINE_S)
+
+
+def _arrive() -> None:
+    from sim.ros_client import RosClient
+
+    client = RosClient("newcomer", int(os.environ["ROS_DOMAIN_ID"]))
+    born_s = time.monotonic()
+    client.until(lambda: client.node.count_publishers("known") > 0, DEADLINE_S)
+    print(json.dumps({"known_s": time.monotonic() - born_s}), flush=True)
     client.close()
 
 
@@ -229,13 +274,17 @@ def image_to_command(policy: str, seconds: float) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--role", choices=["sender", "receiver"], help=argparse.SUPPRESS)
+    roles = {"receiver": _receive, "resident": _reside, "newcomer": _arrive}
+    parser.add_argument("--role", choices=["sender", *roles], help=argparse.SUPPRESS)
     parser.add_argument("--policy", default="benchmarks.ros_transport:StillPolicy", help="policy of the first row")
     parser.add_argument("--rate", type=float, default=30.0, help="frames per second and camera")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each measurement")
     options = parser.parse_args(argv)
+    if options.role == "sender":
+        _send(options.rate, options.seconds)
+        return 0
     if options.role:
-        _send(options.rate, options.seconds) if options.role == "sender" else _receive()
+        roles[options.role]()
         return 0
     rows = Rows()
     try:
@@ -245,6 +294,8 @@ def main(argv: list[str] | None = None) -> int:
         rows.at_most("image_to_command_without_policy_ms_p99", latency["node_p99"], LATENCY_MS)
         rows.information("image_to_command_without_policy_ms_p50", latency["node_p50"])
         rows.information("image_to_command_received_with_policy_ms_p99", latency["outside_p99"])
+        rows.at_most(f"publisher_known_s_max_of_{BIRTHS}_own_profile", max(discovery_s()), DISCOVERY_S)
+        rows.information(f"publisher_known_s_max_of_{BIRTHS}_default_profile", max(discovery_s(own_profile=False)))
         own = images_between_processes(options.rate, options.seconds)
         percent = 100.0 * own["received"] / own["sent"]
         rows.at_least("frames_640x480_received_percent_own_profile", percent, RECEIVED_PERCENT)

@@ -34,7 +34,7 @@ def check(robot: FakeRobot, path: str, stamp_offset_ns: int = 0) -> tuple[int | 
             robot.send_image(camera, image_of(0), stamp)
         robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
 
-    command = [sys.executable, "-m", "vega3d_ros.check_robot", f"robot:={path}", "seconds:=6"]
+    command = [sys.executable, "-m", "vega3d_ros.check_robot", f"robot:={path}", "seconds:=2"]
     domain = robot.node.context.get_domain_id()
     with (
         ChildProcess("check_robot", command, environment=node_environment(domain), on_line=None) as child,

@@ -7,9 +7,17 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.ros_transport import images_between_processes
-from vega3d_ros.dds import apply_defaults
+from vega3d_ros.dds import DISCOVERY_S, apply_defaults
 
 NAMESPACE = {"d": "http://www.eprosima.com"}
+
+
+def announced_every_s(profile: ET.ElementTree) -> float:
+    """How often a process makes itself known to those who missed it when they joined."""
+    announcement = profile.find(".//d:leaseAnnouncement", NAMESPACE)
+    assert announcement is not None
+    seconds, nanoseconds = (float(announcement.findtext(f"d:{unit}", "0", NAMESPACE)) for unit in ("sec", "nanosec"))
+    return seconds + 1e-9 * nanoseconds
 
 
 def test_an_empty_environment_stays_on_this_machine():
@@ -21,6 +29,7 @@ def test_an_empty_environment_stays_on_this_machine():
     assert addresses == ["127.0.0.1"]
     assert int(profile.findtext(".//d:segment_size", "0", NAMESPACE)) >= 16 * 2**20
     assert profile.findtext(".//d:useBuiltinTransports", "", NAMESPACE) == "false"
+    assert announced_every_s(profile) < DISCOVERY_S / 2
 
 
 @pytest.mark.parametrize("scope", ["SUBNET", "SYSTEM_DEFAULT"])
@@ -31,6 +40,7 @@ def test_who_asks_for_the_network_gets_it_with_the_large_segment(scope):
     profile = ET.parse(environ["FASTDDS_DEFAULT_PROFILES_FILE"])
     assert profile.find(".//d:interfaceWhiteList", NAMESPACE) is None
     assert int(profile.findtext(".//d:segment_size", "0", NAMESPACE)) >= 16 * 2**20
+    assert announced_every_s(profile) < DISCOVERY_S / 2
 
 
 @pytest.mark.parametrize("name", ["FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"])

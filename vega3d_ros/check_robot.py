@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vega3d_ros.dds import apply_defaults
+from vega3d_ros.dds import DISCOVERY_S, apply_defaults
 
 apply_defaults()
 
@@ -69,8 +69,8 @@ class RobotCheck:
         node.create_subscription(JointState, "joint_states", self._on_joints, qos_profile_sensor_data)
 
     def run(self, seconds: float, axes: bool) -> None:
-        """All points in order; takes `seconds` and, with axes, as long as somebody pushes the joints."""
-        self._listen(seconds)
+        """All points in order; takes `seconds` after everybody is known and, with axes, as long as it is pushed."""
+        self._listen(DISCOVERY_S + seconds)
         for name, camera in self._cameras.items():
             self._stream(f"camera {name}", name, camera.topic, seconds)
         self._stream("joint_states", "joint_states", "joint_states", seconds)

@@ -1,8 +1,9 @@
 """DDS settings of every process we start: nothing leaves the machine, and large images arrive.
 
 Fast DDS loses best-effort images above half a megabyte silently, because its shared-memory segment
-is smaller than the image; the profiles in `config/dds/` enlarge it.  Call `apply_defaults()` before
-rclpy is imported.  What the user has set stays as it is.
+is smaller than the image; the profiles in `config/dds/` enlarge it.  They also announce a process six
+times as often as Fast DDS does, since one that joins may miss the others until they are announced
+again.  Call `apply_defaults()` before rclpy is imported.  What the user has set stays as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from collections.abc import MutableMapping
 from vega3d_ros.resources import share_folder
 
 _RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+# s after joining a domain until everybody in it is known.  Fast DDS announces a process every 3 s unless its profile
+# says otherwise (leaseAnnouncement), and it may take that one announcement.
+DISCOVERY_S = 4.0
 # Fast DDS 2 (Humble, Jazzy) reads only the second name, Fast DDS 3 (Kilted and later) the first.
 _PROFILE_NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 

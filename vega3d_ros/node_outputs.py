@@ -14,13 +14,12 @@ from policies.types import ActionChunk, VegaError
 from vega3d_ros import conversions
 from vega3d_ros.command_writers import LATEST, Writer, command_topics, make_writer
 from vega3d_ros.control_loop import JointCommand, JointSample
+from vega3d_ros.dds import DISCOVERY_S
 from vega3d_ros.journal import to_text
 from vega3d_ros.node_parameters import NodeParameters
 from vega3d_ros.safety_guard import GuardLimits
 
-DISCOVERY_S = 0.5
-# After joining the domain; loading a policy takes longer than that.
-SETTLE_S = 2.5
+LOOK_S = 0.5
 UNNAMED = "a node yet unnamed"
 # Latched deep enough that a recorder that connects late misses nothing of a start.
 DECISIONS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -59,9 +58,9 @@ class Outputs:
         self._gates: dict[str, Any] = {}
         self._writer: Writer | None = None
         self._topics = command_topics(parameters)
-        # Others become visible one by one after this process joined the domain; a rival that takes longer than this
-        # is found by the node's repeated check.
-        deadline = max(joined_s + SETTLE_S, time.monotonic() + DISCOVERY_S)
+        # Others become visible one by one after this process joined the domain, usually while the policy is loaded; a
+        # rival that takes longer than this is found by the node's repeated check.
+        deadline = max(joined_s + DISCOVERY_S, time.monotonic() + LOOK_S)
         while True:
             rivals, over = self.rivals(), time.monotonic() >= deadline
             if rivals and (over or UNNAMED not in rivals):
