@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import rclpy
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -20,8 +18,8 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from policies.types import VegaError
-from vega3d_ros import service_calls
 from vega3d_ros.dds import apply_defaults
+from vega3d_ros.service_calls import AGAIN_S, ServiceClients
 
 # Linux hands out ephemeral ports from 32768 on; domains up to 101 keep their UDP ports below.
 LAST_DOMAIN = 101
@@ -50,8 +48,8 @@ def _is_free(port: int) -> bool:
         return True
 
 
-class RosClient:
-    """One node with a context of its own.  Single-threaded: callbacks run inside `until` and `call`.
+class RosClient(ServiceClients):
+    """One node with a context of its own.  Single-threaded: callbacks run inside `until` and the calls.
 
     `watch` is called while waiting; what it raises ends the wait (a child process died, say).
     """
@@ -65,7 +63,7 @@ class RosClient:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._watch = watch
-        self._clients: dict[str, Any] = {}
+        super().__init__(self.node, self.until)
 
     def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Serve callbacks until the condition holds; False if it does not within the time."""
@@ -78,42 +76,7 @@ class RosClient:
             self._executor.spin_once(timeout_sec=min(0.1, remaining))
         return True
 
-    def call(self, kind: Any, name: str, request: Any, timeout_s: float, again_s: float = service_calls.AGAIN_S) -> Any:
-        """The response of a service; VegaError if it is not there or silent for the time.
-
-        again_s: as for `service_calls.ask`; longer where the answer takes long and the work is not to be done twice.
-        """
-        deadline = time.monotonic() + timeout_s
-        client = self._ready_client(kind, name, timeout_s)
-        response = service_calls.ask(client, request, self.until, deadline - time.monotonic(), again_s)
-        if response is None:
-            raise VegaError(f"Service {name} did not answer within {timeout_s:.3g} s: check its node's log.")
-        return response
-
-    def _ready_client(self, kind: Any, name: str, timeout_s: float) -> Any:
-        client = self._clients.get(name)
-        if client is None:
-            client = self._clients[name] = self.node.create_client(kind, name)
-        if not self.until(client.service_is_ready, timeout_s):
-            raise VegaError(f"Service {name} was not offered within {timeout_s:.3g} s: check that its node runs.")
-        return client
-
-    def state(self, node: str, timeout_s: float) -> State:
-        """The state of a lifecycle node, once it is in no transition; VegaError if none is told in the time."""
-        deadline = time.monotonic() + timeout_s
-        while (remaining := deadline - time.monotonic()) > 0:
-            state = self.call(GetState, f"{node}/get_state", GetState.Request(), remaining).current_state
-            if service_calls.is_primary(state):
-                return state
-        raise VegaError(f"{node} did not end its transition within {timeout_s:.3g} s: check its log.")
-
-    def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
-        """Whether a lifecycle node made the transition; VegaError if it is not there or silent for the time."""
-        deadline = time.monotonic() + timeout_s
-        client = self._ready_client(ChangeState, f"{node}/change_state", timeout_s)
-        return service_calls.made(client, transition, self.until, lambda: self.state(node, deadline - time.monotonic()))
-
-    def trigger(self, name: str, timeout_s: float = 30.0, again_s: float = service_calls.AGAIN_S) -> str:
+    def trigger(self, name: str, timeout_s: float = 30.0, again_s: float = AGAIN_S) -> str:
         """Call a Trigger service; its message, or VegaError with its message if it reports failure."""
         response = self.call(Trigger, name, Trigger.Request(), timeout_s, again_s)
         if not response.success:

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
+
+from policies.types import VegaError
 
 AGAIN_S = 5.0
 # `until(condition, timeout_s)` serves callbacks until the condition holds; False if it does not in time.
@@ -46,18 +48,57 @@ def ask(client: Any, request: Any, until: Until, timeout_s: float, again_s: floa
     return next((future.result() for future in futures if future.done()), None)
 
 
-def made(client: Any, transition: int, until: Until, state: Callable[[], State]) -> bool:
-    """Whether a lifecycle node made the transition that its ready ChangeState `client` asks for.
+class ServiceClients:
+    """The services that one node calls, each by its name and with a deadline.
 
-    state: tells the node's state once it is in no transition.
+    until: serves the node's callbacks; what it raises ends the wait.
     """
-    answer = ask(client, ChangeState.Request(transition=Transition(id=transition)), until, AGAIN_S)
-    if answer is not None:
-        return bool(answer.success)
-    # It takes long, or the answer is lost: asked for twice it would be refused, so the state has to tell.
-    return int(state().id) == GOALS[transition]
 
+    def __init__(self, node: Any, until: Until) -> None:
+        self._caller = node
+        self._until = until
+        self._clients: dict[str, Any] = {}
 
-def is_primary(state: State) -> bool:
-    """Whether a node in this state is in no transition."""
-    return int(state.id) <= State.PRIMARY_STATE_FINALIZED
+    def client(self, kind: Any, name: str) -> Any:
+        """The client of a service.  Made before it is needed it is known on the other side when it calls."""
+        if name not in self._clients:
+            self._clients[name] = self._caller.create_client(kind, name)
+        return self._clients[name]
+
+    def call(self, kind: Any, name: str, request: Any, timeout_s: float, again_s: float = AGAIN_S) -> Any:
+        """The response of a service; VegaError if it is not there or silent for the time.
+
+        again_s: as for `ask`; longer where the answer takes long and the work is not to be done twice.
+        """
+        deadline = time.monotonic() + timeout_s
+        client = self._ready(kind, name, timeout_s)
+        response = ask(client, request, self._until, deadline - time.monotonic(), again_s)
+        if response is None:
+            raise VegaError(f"Service {name} did not answer in time: check its node's log.")
+        return response
+
+    def state(self, node: str, timeout_s: float) -> State:
+        """The state of a lifecycle node, once it is in no transition; VegaError if none is told in the time."""
+        deadline = time.monotonic() + timeout_s
+        while (remaining := deadline - time.monotonic()) > 0:
+            state = self.call(GetState, f"{node}/get_state", GetState.Request(), remaining).current_state
+            if state.id <= State.PRIMARY_STATE_FINALIZED:
+                return state
+        raise VegaError(f"{node} did not end its transition in time: check its log.")
+
+    def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
+        """Whether a lifecycle node made the transition; VegaError if it is not there or silent for the time."""
+        deadline = time.monotonic() + timeout_s
+        client = self._ready(ChangeState, f"{node}/change_state", timeout_s)
+        request = ChangeState.Request(transition=Transition(id=transition))
+        answer = ask(client, request, self._until, min(AGAIN_S, deadline - time.monotonic()))
+        if answer is not None:
+            return bool(answer.success)
+        # It takes long, or the answer is lost: asked for twice it would be refused, so the state has to tell.
+        return int(self.state(node, deadline - time.monotonic()).id) == GOALS[transition]
+
+    def _ready(self, kind: Any, name: str, timeout_s: float) -> Any:
+        client = self.client(kind, name)
+        if not self._until(client.service_is_ready, timeout_s):
+            raise VegaError(f"Service {name} was not offered in time: check that its node runs.")
+        return client

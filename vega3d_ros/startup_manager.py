@@ -14,8 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from policies.types import VegaError, check_instruction
 from vega3d_ros.dds import apply_defaults
@@ -24,7 +22,6 @@ apply_defaults()
 
 import rclpy  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.msg import Log, ParameterDescriptor, ParameterType  # noqa: E402
 from rclpy.exceptions import InvalidParameterTypeException  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
@@ -34,8 +31,8 @@ from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from vega3d_ros import service_calls  # noqa: E402
 from vega3d_ros.node_process import start_ros  # noqa: E402
+from vega3d_ros.service_calls import ServiceClients  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ROSOUT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -65,7 +62,7 @@ class StartupManager(Node):  # type: ignore[misc]
         super().__init__("startup_manager")
         self._stop = stop
         self._errors: dict[str, deque[str]] = {}
-        self._service_clients: dict[str, Any] = {}
+        self._calls = ServiceClients(self, self._until)
         names = ParameterDescriptor(
             type=ParameterType.PARAMETER_STRING_ARRAY, description="Names of nodes or services.", read_only=True
         )
@@ -85,7 +82,7 @@ class StartupManager(Node):  # type: ignore[misc]
         timeout_s = float(self.get_parameter("timeout_s").value)
         deadline = time.monotonic() + timeout_s
         for name in self._names("configured_services") + self._names("start_services"):
-            self._client(Trigger, name)  # now, so that both sides know each other long before the call
+            self._calls.client(Trigger, name)  # now, so that both sides know each other long before the call
         for name in self._names("lifecycle_nodes"):
             self._lead(name, State.PRIMARY_STATE_INACTIVE, deadline)
         self._call_all("configured_services", deadline)
@@ -113,7 +110,8 @@ class StartupManager(Node):  # type: ignore[misc]
 
     def _call_all(self, parameter: str, deadline: float) -> None:
         for service in self._names(parameter):
-            answer = self._call(Trigger, service, Trigger.Request(), deadline, LONG_AGAIN_S)
+            remaining = deadline - time.monotonic()
+            answer = self._calls.call(Trigger, service, Trigger.Request(), remaining, LONG_AGAIN_S)
             if not answer.success:
                 raise VegaError(f"Service {service} refused: {answer.message}")
             self.get_logger().info(f"{service}: {answer.message}")
@@ -121,43 +119,14 @@ class StartupManager(Node):  # type: ignore[misc]
     def _lead(self, name: str, goal: int, deadline: float) -> None:
         """Take a lifecycle node to the state `goal`, or leave it where it is beyond that."""
         while True:
-            state = self._state(name, deadline)
+            state = self._calls.state(name, deadline - time.monotonic())
             if state.id in (goal, State.PRIMARY_STATE_ACTIVE):
                 return
             if state.id not in STEPS:
                 raise VegaError(f"{name} is {state.label} and cannot be activated: start it again.")
             label, transition = STEPS[state.id]
-            client = self._ready_client(ChangeState, f"{name}/change_state", deadline)
-            if not service_calls.made(client, transition, self._until, partial(self._state, name, deadline)):
+            if not self._calls.change_state(name, transition, deadline - time.monotonic()):
                 raise VegaError(f"{name} did not {label}: {self._reason(name)}")
-
-    def _state(self, name: str, deadline: float) -> State:
-        """The state of a lifecycle node, once it is in no transition.  Raises VegaError at the deadline."""
-        while True:
-            state = self._call(GetState, f"{name}/get_state", GetState.Request(), deadline).current_state
-            if service_calls.is_primary(state):
-                return state
-
-    def _call(
-        self, kind: Any, service: str, request: Any, deadline: float, again_s: float = service_calls.AGAIN_S
-    ) -> Any:
-        """Answer of a service, waiting for it to appear.  Raises VegaError at the deadline."""
-        client = self._ready_client(kind, service, deadline)
-        answer = service_calls.ask(client, request, self._until, deadline - time.monotonic(), again_s)
-        if answer is None:
-            raise VegaError(f"Service {service} did not answer in time: read its node's output.")
-        return answer
-
-    def _ready_client(self, kind: Any, service: str, deadline: float) -> Any:
-        client = self._client(kind, service)
-        if not self._until(client.service_is_ready, deadline - time.monotonic()):
-            raise VegaError(f"Service {service} did not appear in time: check that its node runs.")
-        return client
-
-    def _client(self, kind: Any, service: str) -> Any:
-        if service not in self._service_clients:
-            self._service_clients[service] = self.create_client(kind, service)
-        return self._service_clients[service]
 
     def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
