@@ -223,7 +223,7 @@ def test_refused_transition_ends_everything_and_says_why(transition: str) -> Non
 
 def test_missing_service_is_given_up_after_the_deadline() -> None:
     scene = Scene(services=("nobody/run",), timeout_s=4.0)
-    with pytest.raises(VegaError, match="nobody/run was not offered"):
+    with pytest.raises(VegaError, match="nobody/run did not appear"):
         scene.run()
     assert not is_running(scene.pid)
 

@@ -61,7 +61,7 @@ def test_what_is_not_answered_is_asked_again(scene: Scene) -> None:
 
 def test_what_is_never_answered_is_an_error_that_names_the_service(scene: Scene) -> None:
     lose_an_answer(scene.node, "run", times=1000)
-    with pytest.raises(VegaError, match=r"stand_in/run did not answer in time: check its node's log"):
+    with pytest.raises(VegaError, match=r"stand_in/run did not answer within 1 s: check its node's log"):
         scene.client.call(Trigger, "stand_in/run", Trigger.Request(), 1.0, AGAIN_S)
 
 

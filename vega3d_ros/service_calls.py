@@ -74,7 +74,7 @@ class ServiceClients:
         client = self._ready(kind, name, timeout_s)
         response = ask(client, request, self._until, deadline - time.monotonic(), again_s)
         if response is None:
-            raise VegaError(f"Service {name} did not answer in time: check its node's log.")
+            raise VegaError(f"Service {name} did not answer within {timeout_s:.3g} s: check its node's log.")
         return response
 
     def state(self, node: str, timeout_s: float) -> State:
@@ -84,7 +84,7 @@ class ServiceClients:
             state = self.call(GetState, f"{node}/get_state", GetState.Request(), remaining).current_state
             if state.id <= State.PRIMARY_STATE_FINALIZED:
                 return state
-        raise VegaError(f"{node} did not end its transition in time: check its log.")
+        raise VegaError(f"{node} did not end its transition within {timeout_s:.3g} s: check its log.")
 
     def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
         """Whether a lifecycle node made the transition; VegaError if it is not there or silent for the time."""
@@ -100,5 +100,5 @@ class ServiceClients:
     def _ready(self, kind: Any, name: str, timeout_s: float) -> Any:
         client = self.client(kind, name)
         if not self._until(client.service_is_ready, timeout_s):
-            raise VegaError(f"Service {name} was not offered in time: check that its node runs.")
+            raise VegaError(f"Service {name} did not appear within {timeout_s:.3g} s: check that its node runs.")
         return client
