@@ -24,13 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import PoseStamped
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image as ImageMessage
 from sensor_msgs.msg import JointState
@@ -46,7 +44,7 @@ from sim.libero_env import CAMERAS, FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
 from vega3d_ros.control_loop import JointSample
 from vega3d_ros.conversions import image_message, joint_state_message, pose_message, time_message
 from vega3d_ros.dds import apply_defaults
-from vega3d_ros.node_process import SPIN_S, asked_to_end, end_on_signals, ignore_signals, start_ros
+from vega3d_ros.node_process import SPIN_S, asked_to_end, end_ros, start_ros
 from vega3d_ros.resources import resolve
 
 COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
@@ -364,10 +362,9 @@ def spin(node: SimNode) -> None:
 def main(args: list[str] | None = None, make_environment: MakeEnvironment = LiberoEnvironment) -> int:
     """Entry point `sim_node`."""
     apply_defaults()
-    end_on_signals()
     node = None
     try:
-        start_ros(args, signal_handler_options=SignalHandlerOptions.NO)
+        start_ros(args)
         node = SimNode(make_environment)
         spin(node)
     except ExternalShutdownException:
@@ -378,8 +375,7 @@ def main(args: list[str] | None = None, make_environment: MakeEnvironment = Libe
     finally:
         if node is not None:
             node.close()
-        rclpy.try_shutdown()
-        ignore_signals()
+        end_ros()
     return 0
 
 

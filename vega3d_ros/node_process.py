@@ -40,9 +40,8 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None, linger_s: 
     status = 0
     node: Node | None = None
     executor: Any = None
-    end_on_signals()
     try:
-        start_ros(args, signal_handler_options=SignalHandlerOptions.NO)
+        start_ros(args)
         node = make()
         executor = _executor()
         executor.add_node(node)
@@ -69,30 +68,37 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None, linger_s: 
             executor.shutdown()
         if node is not None:
             node.destroy_node()
-        rclpy.try_shutdown()
-        ignore_signals()
+        end_ros()
     return status
 
 
-def end_on_signals() -> None:
-    """From now on SIGINT and SIGTERM make `asked_to_end` true, and nothing else.  Call it in the main thread.
+def start_ros(args: list[str] | None = None) -> None:
+    """rclpy.init, and from now on SIGINT and SIGTERM make `asked_to_end` true, and nothing else.
 
-    ROS is to be started with SignalHandlerOptions.NO: its own handlers shut the context down from another thread, or
-    raise KeyboardInterrupt, wherever the events executor happens to be, and there, as in its destructor, either may
-    abort the process.  A process that is still there `END_S` after the signal ends the hard way.
+    ROS's own handlers would shut the context down from another thread, or raise KeyboardInterrupt, wherever the events
+    executor happens to be, and there, as in its destructor, either may abort the process.  A process that is still
+    there `END_S` after the signal ends the hard way.  To be called in the main thread.  Raises VegaError, with one
+    sentence, on arguments (a parameter file, a remapping) it cannot use.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     threading.Thread(target=_end_in_time, name="end in time", daemon=True).start()
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (RCLError, RuntimeError) as error:
+        why = str(error).splitlines()[0].partition(", at /")[0].removeprefix("failed to initialize rcl: ").rstrip(".")
+        raise VegaError(f"ROS cannot start ({why}): correct the arguments or the environment.") from error
 
 
 def asked_to_end(since_s: float = 0.0) -> bool:
-    """Whether a signal has come since `end_on_signals`, at least `since_s` ago."""
+    """Whether a signal has come since `start_ros`, at least `since_s` ago."""
     return time.monotonic() - _asked_s >= since_s
 
 
-def ignore_signals() -> None:
-    """For the end of the interpreter, which would give every other handler back to the system."""
+def end_ros() -> None:
+    """Once all nodes are destroyed; signals then change nothing any more."""
+    rclpy.try_shutdown()
+    # The end of the interpreter would give every other handler back to the system.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -109,15 +115,6 @@ def _end_in_time() -> None:
     print(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.", file=sys.stderr)
     sys.stderr.flush()
     os._exit(1)
-
-
-def start_ros(args: list[str] | None = None, **options: Any) -> None:
-    """rclpy.init.  Raises VegaError, with one sentence, on arguments (a parameter file, a remapping) it cannot use."""
-    try:
-        rclpy.init(args=args, **options)
-    except (RCLError, RuntimeError) as error:
-        why = str(error).splitlines()[0].partition(", at /")[0].removeprefix("failed to initialize rcl: ").rstrip(".")
-        raise VegaError(f"ROS cannot start ({why}): correct the arguments or the environment.") from error
 
 
 def _executor() -> Any:

@@ -8,9 +8,7 @@ instruction available to subscribers that come late.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,18 +18,16 @@ from vega3d_ros.dds import apply_defaults
 
 apply_defaults()
 
-import rclpy  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from rcl_interfaces.msg import Log, ParameterDescriptor, ParameterType  # noqa: E402
 from rclpy.exceptions import InvalidParameterTypeException  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
-from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from vega3d_ros.node_process import start_ros  # noqa: E402
+from vega3d_ros.node_process import asked_to_end, end_ros, start_ros  # noqa: E402
 from vega3d_ros.service_calls import ServiceClients  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -58,9 +54,8 @@ class StartupManager(Node):  # type: ignore[misc]
     timeout_s: s, for everything together.
     """
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self) -> None:
         super().__init__("startup_manager")
-        self._stop = stop
         self._errors: dict[str, deque[str]] = {}
         self._calls = ServiceClients(self, self._until)
         names = ParameterDescriptor(
@@ -97,7 +92,7 @@ class StartupManager(Node):  # type: ignore[misc]
 
     def keep(self) -> None:
         """Stay in the graph until asked to end."""
-        while not self._stop.is_set():
+        while not asked_to_end():
             self._executor.spin_once(timeout_sec=0.5)
 
     def close(self) -> None:
@@ -110,8 +105,7 @@ class StartupManager(Node):  # type: ignore[misc]
 
     def _call_all(self, parameter: str, deadline: float) -> None:
         for service in self._names(parameter):
-            remaining = deadline - time.monotonic()
-            answer = self._calls.call(Trigger, service, Trigger.Request(), remaining, LONG_AGAIN_S)
+            answer = self._calls.call(Trigger, service, Trigger.Request(), _remaining_s(deadline), LONG_AGAIN_S)
             if not answer.success:
                 raise VegaError(f"Service {service} refused: {answer.message}")
             self.get_logger().info(f"{service}: {answer.message}")
@@ -119,19 +113,19 @@ class StartupManager(Node):  # type: ignore[misc]
     def _lead(self, name: str, goal: int, deadline: float) -> None:
         """Take a lifecycle node to the state `goal`, or leave it where it is beyond that."""
         while True:
-            state = self._calls.state(name, deadline - time.monotonic())
+            state = self._calls.state(name, _remaining_s(deadline))
             if state.id in (goal, State.PRIMARY_STATE_ACTIVE):
                 return
             if state.id not in STEPS:
                 raise VegaError(f"{name} is {state.label} and cannot be activated: start it again.")
             label, transition = STEPS[state.id]
-            if not self._calls.change_state(name, transition, deadline - time.monotonic()):
+            if not self._calls.change_state(name, transition, _remaining_s(deadline)):
                 raise VegaError(f"{name} did not {label}: {self._reason(name)}")
 
     def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            if self._stop.is_set():
+            if asked_to_end():
                 raise Interrupted
             if time.monotonic() > deadline:
                 return False
@@ -150,17 +144,20 @@ class StartupManager(Node):  # type: ignore[misc]
         return self._errors[name][-1] if name in self._errors else "it gave no reason: read its output."
 
 
+def _remaining_s(deadline: float) -> float:
+    """s that are left until time.monotonic() is `deadline`."""
+    return max(0.0, deadline - time.monotonic())
+
+
 def main() -> int:
     """Entry point of lib/vega3d_ros/startup_manager; returns the exit status."""
-    stop = threading.Event()
     try:
-        start_ros(sys.argv, signal_handler_options=SignalHandlerOptions.NO)
-        manager = StartupManager(stop)
+        start_ros(sys.argv)
+        manager = StartupManager()
     except (VegaError, InvalidParameterTypeException) as error:
         print(f"startup_manager: {error}", file=sys.stderr)
+        end_ros()
         return 1
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     status = 0
     try:
         manager.bring_up()
@@ -172,7 +169,7 @@ def main() -> int:
         pass
     finally:
         manager.close()
-        rclpy.try_shutdown()
+        end_ros()
     return status
 
 
