@@ -65,11 +65,11 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "vega3d-bringup = vega3d_ros.bringup:main",
-            "vega3d-check-robot = vega3d_ros.check_robot:main",
-            "vega3d-policy-node = vega3d_ros.policy_node:main",
-            "vega3d-replay = vega3d_ros.replay:main",
-            "vega3d-sim-node = sim.sim_node:main",
+            "vega3d-bringup = vega3d_ros.bringup.bringup:main",
+            "vega3d-check-robot = vega3d_ros.bringup.check_robot:main",
+            "vega3d-policy-node = vega3d_ros.node.policy_node:main",
+            "vega3d-replay = vega3d_ros.recording.replay:main",
+            "vega3d-sim-node = sim.robot.sim_node:main",
         ]
     },
 )

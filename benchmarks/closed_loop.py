@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256, load_policy
-from policies.command_line import command
+from policies.files.command_line import command
 from policies.types import Observation, RobotState
 from sim import run_libero
 

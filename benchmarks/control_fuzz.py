@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.stand_in import CAMERAS, COMMANDS, DEADLINE_S, HOME, PARAMETERS
 from policies.types import MAX_INSTRUCTION_CHARS, VegaError
-from vega3d_ros.resources import share_folder
+from vega3d_ros.control.resources import share_folder
 
 SIZE = 64
 PHASE = 500
@@ -67,8 +67,8 @@ class Target:
         import rclpy
         from trajectory_msgs.msg import JointTrajectory
 
-        from sim.ros_client import unused_domain
-        from vega3d_ros.policy_node import PolicyNode
+        from sim.robot.ros_client import unused_domain
+        from vega3d_ros.node.policy_node import PolicyNode
 
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         words = ["--ros-args", "--params-file", str(share_folder() / "config" / "robots" / "libero.yaml")]
@@ -123,15 +123,15 @@ class Target:
             self.node._on_base_pose(self.base_pose())
 
     def image(self) -> Any:
-        from vega3d_ros.conversions import image_message
+        from vega3d_ros.ros.conversions import image_message
 
         pixels = self._rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
         pixels[0, 0] = 0  # the policy's sign that all is well
         return image_message(pixels, time.time_ns())
 
     def joint_state(self) -> Any:
-        from vega3d_ros.control_loop import JointSample
-        from vega3d_ros.conversions import joint_state_message
+        from vega3d_ros.control.control_loop import JointSample
+        from vega3d_ros.ros.conversions import joint_state_message
 
         sample = JointSample(time.time_ns(), np.array(HOME[:7]), np.zeros(7), np.array([0.04, 0.04]))
         return joint_state_message(sample, ARM, FINGERS)
@@ -142,7 +142,7 @@ class Target:
         return String(data="go round in a circle")
 
     def base_pose(self) -> Any:
-        from vega3d_ros.conversions import pose_message
+        from vega3d_ros.ros.conversions import pose_message
 
         return pose_message(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]), time.time_ns())
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.types import FloatArray
-from vega3d_ros.kinematics import Kinematics
-from vega3d_ros.resources import resolve
-from vega3d_ros.safety_guard import GuardLimits, SafetyGuard
+from vega3d_ros.control.kinematics import Kinematics
+from vega3d_ros.control.resources import resolve
+from vega3d_ros.control.safety_guard import GuardLimits, SafetyGuard
 
 URDF = "package://vega3d_ros/config/robots/libero_panda.urdf"
 PERIOD_S = 0.05

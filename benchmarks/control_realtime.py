@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from policies.types import FloatArray, Observation, Policy, VegaError
-from sim.direct_episodes import DirectEpisodes, build_control_loop, load_robot, make_environment
-from sim.episode import Episode
-from sim.libero_env import LiberoEnvironment
-from vega3d_ros.chunk_scheduler import MergeMode, Query
-from vega3d_ros.control_loop import CommandMaker, JointSample
-from vega3d_ros.frame_buffer import FrameBuffer, FrameSet
-from vega3d_ros.realtime import Answer, Realtime
+from sim.evaluation.direct_episodes import DirectEpisodes, build_control_loop, load_robot, make_environment
+from sim.worlds.episode import Episode
+from sim.worlds.libero_env import LiberoEnvironment
+from vega3d_ros.control.chunk_scheduler import MergeMode, Query
+from vega3d_ros.control.control_loop import CommandMaker, JointSample
+from vega3d_ros.control.frame_buffer import FrameBuffer, FrameSet
+from vega3d_ros.inference.realtime import Answer, Realtime
 
 COMMAND_TIMEOUT_S = 5.0
 WARM_UP_CHUNKS = 3  # two are left out of the latency's percentile, and the third is the first that counts

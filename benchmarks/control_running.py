@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.stand_in import CAMERAS, DEADLINE_S, Bench
 from policies.types import Image, VegaError
-from vega3d_ros.process import ChildProcess, children_of
+from vega3d_ros.inference.process import ChildProcess, children_of
 
 EVERY_S = 5.0
 SAMPLES = 100  # of the memory at least, however short the run
@@ -63,7 +63,7 @@ def resident_mb(pid: int) -> float:
 
 def frames_of_simulator(suite: str, count: int = 10) -> dict[str, list[Image]]:
     """The first frames of `count` trials for each camera."""
-    from sim.libero_env import LiberoEnvironment
+    from sim.worlds.libero_env import LiberoEnvironment
 
     environment = LiberoEnvironment(suite, 0, seed=0)
     frames: dict[str, list[Image]] = {camera: [] for camera in CAMERAS}

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
-from policies.command_line import command, results_folder
+from policies.files.command_line import command, results_folder
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 from sim import run_libero
-from sim.environment import Environment
-from sim.evaluate import EpisodeSettings
-from sim.evaluation import EpisodeRecord, ResultWriter
-from sim.workers import make_shards, run_here, run_in_workers
+from sim.evaluation.evaluate import EpisodeSettings
+from sim.evaluation.workers import make_shards, run_here, run_in_workers
+from sim.results.evaluation import EpisodeRecord, ResultWriter
+from sim.worlds.environment import Environment
 
 SUITE = "libero_object"
 POLICY = "benchmarks.evaluation:WavingPolicy"
@@ -113,9 +113,9 @@ def naive_loop(tasks: Sequence[int], trials: Sequence[int]) -> tuple[float, dict
     from libero.libero.envs.env_wrapper import ControlEnv
 
     from policies.checkpoints import load_policy
-    from sim.episode import Episode
-    from sim.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment, load_suite, switch_off_observables
-    from vega3d_ros.chunk_scheduler import LockstepQueue
+    from sim.worlds.episode import Episode
+    from sim.worlds.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment, load_suite, switch_off_observables
+    from vega3d_ros.control.chunk_scheduler import LockstepQueue
 
     policy, spent, found = load_policy(SHIPPED), 0.0, {}
     for task in tasks:
@@ -189,7 +189,7 @@ def stock(rows: Rows, folder: Path, steps: int = 200) -> None:
     """Tasks whose state after fixed actions equals the stock environment's, byte for byte."""
     from libero.libero.envs import OffScreenRenderEnv
 
-    from sim.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment, load_suite
+    from sim.worlds.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment, load_suite
 
     benchmark, equal = load_suite(SUITE), 0
     actions = np.random.default_rng(0).uniform(-1, 1, (steps, 7))
@@ -276,7 +276,7 @@ def workers(rows: Rows, folder: Path) -> None:
 
 def overhead(rows: Rows, folder: Path) -> None:
     """Time of an episode that neither thinks nor draws over as many raw steps, median of five pairs."""
-    from sim.direct_episodes import DirectEpisodes
+    from sim.evaluation.direct_episodes import DirectEpisodes
 
     runner = DirectEpisodes(SUITE, StillPolicy(), "eef")
     runner.run(0, 0)

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.stand_in import CAMERAS, COMMANDS, DEADLINE_S, MOVING_RAD_S, Bench
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
-from vega3d_ros.process import children_of
+from vega3d_ros.inference.process import children_of
 
 SIZE = 64
 CENTRE = np.array([0.45, 0.0, 0.26])  # base frame, m; near where the arm begins
@@ -173,7 +173,7 @@ def _publisher(kind: str, topic: str) -> Callable[[Sabotage], None]:
         from std_msgs.msg import String
         from trajectory_msgs.msg import JointTrajectory
 
-        from vega3d_ros.qos_events import PublisherEventCallbacks
+        from vega3d_ros.ros.qos_events import PublisherEventCallbacks
 
         node = sabotage.bench.client.node
         message = {"String": String, "JointTrajectory": JointTrajectory}[kind]

@@ -28,9 +28,9 @@ import numpy as np
 
 from benchmarks.rows import Rows
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
-from vega3d_ros.dds import DISCOVERY_S
-from vega3d_ros.process import ChildProcess
-from vega3d_ros.resources import share_folder
+from vega3d_ros.control.resources import share_folder
+from vega3d_ros.inference.process import ChildProcess
+from vega3d_ros.ros.dds import DISCOVERY_S
 
 DEADLINE_S = 120.0
 LATENCY_MS = 5.0
@@ -60,7 +60,7 @@ class StillPolicy:
 @contextmanager
 def _environment(own_profile: bool) -> Iterator[dict[str, str]]:
     """For child processes in a domain of their own, with the DDS profile of this package or the default one."""
-    from sim.ros_client import unused_domain
+    from sim.robot.ros_client import unused_domain
 
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain())}
@@ -100,8 +100,8 @@ def _send(rate_hz: float, seconds: float) -> None:
     from sensor_msgs.msg import Image
     from std_msgs.msg import Bool
 
-    from sim.ros_client import RosClient
-    from vega3d_ros.conversions import image_message
+    from sim.robot.ros_client import RosClient
+    from vega3d_ros.ros.conversions import image_message
 
     client = RosClient("sender", int(os.environ["ROS_DOMAIN_ID"]))
     cameras = [client.node.create_publisher(Image, f"{name}/image_raw", qos_profile_sensor_data) for name in CAMERAS]
@@ -130,8 +130,8 @@ def _receive() -> None:
     from sensor_msgs.msg import Image
     from std_msgs.msg import Bool
 
-    from sim.ros_client import RosClient
-    from vega3d_ros.conversions import stamp_ns
+    from sim.robot.ros_client import RosClient
+    from vega3d_ros.ros.conversions import stamp_ns
 
     client = RosClient("receiver", int(os.environ["ROS_DOMAIN_ID"]))
     latencies: list[float] = []
@@ -169,7 +169,7 @@ def discovery_s(own_profile: bool = True) -> list[float]:
 def _reside() -> None:
     from std_msgs.msg import Bool
 
-    from sim.ros_client import RosClient
+    from sim.robot.ros_client import RosClient
 
     client = RosClient("resident", int(os.environ["ROS_DOMAIN_ID"]))
     client.node.create_publisher(Bool, "known", 1)
@@ -178,7 +178,7 @@ def _reside() -> None:
 
 
 def _arrive() -> None:
-    from sim.ros_client import RosClient
+    from sim.robot.ros_client import RosClient
 
     client = RosClient("newcomer", int(os.environ["ROS_DOMAIN_ID"]))
     born_s = time.monotonic()
@@ -202,16 +202,16 @@ def image_to_command(policy: str, seconds: float) -> dict[str, float]:
     from std_msgs.msg import String
     from trajectory_msgs.msg import JointTrajectory
 
-    from sim.ros_client import RosClient, unused_domain
-    from vega3d_ros import conversions
-    from vega3d_ros.control_loop import JointSample
+    from sim.robot.ros_client import RosClient, unused_domain
+    from vega3d_ros.control.control_loop import JointSample
+    from vega3d_ros.ros import conversions
 
     robot = share_folder() / "config" / "robots" / "libero.yaml"
     joints = [f"panda_joint{i}" for i in range(1, 8)]
     fingers = ["panda_finger_joint1", "panda_finger_joint2"]
     home = np.array([0.0, -0.161, 0.0, -2.4446, 0.0, 2.2268, 0.7854])
     domain = unused_domain()
-    command = [sys.executable, "-m", "vega3d_ros.policy_node", "--ros-args", "--params-file", str(robot)]
+    command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "--params-file", str(robot)]
     command += ["-p", f"policy:={json.dumps(policy)}", "-p", "clock_mode:=lockstep"]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
     with ChildProcess("policy_node", command, environment=environment, on_line=None) as child:

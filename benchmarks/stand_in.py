@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from policies.types import Image, VegaError
-from vega3d_ros.process import ChildProcess
-from vega3d_ros.resources import share_folder
+from vega3d_ros.control.resources import share_folder
+from vega3d_ros.inference.process import ChildProcess
 
 CAMERAS = ("agentview", "wrist")
 JOINTS = [*(f"panda_joint{i}" for i in range(1, 8)), "panda_finger_joint1"]
@@ -62,8 +62,8 @@ class Bench:
         from std_msgs.msg import Bool, String
         from trajectory_msgs.msg import JointTrajectory
 
-        from sim.ros_client import RosClient, unused_domain
-        from vega3d_ros.qos_events import PublisherEventCallbacks
+        from sim.robot.ros_client import RosClient, unused_domain
+        from vega3d_ros.ros.qos_events import PublisherEventCallbacks
 
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self.environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain()), "OMP_NUM_THREADS": "1"}
@@ -98,7 +98,7 @@ class Bench:
 
     def _start_node(self) -> ChildProcess:
         robot = share_folder() / "config" / "robots" / "libero.yaml"
-        command = [sys.executable, "-m", "vega3d_ros.policy_node", "--ros-args", "--params-file", str(robot)]
+        command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "--params-file", str(robot)]
         for key, value in self._parameters.items():
             command += ["-p", f"{key}:={json.dumps(value)}"]
         return ChildProcess("policy_node", command, environment=self.environment, on_line=self._on_line)
@@ -106,7 +106,7 @@ class Bench:
     # Cameras
 
     def _send_frames(self) -> None:
-        from vega3d_ros.conversions import image_message
+        from vega3d_ros.ros.conversions import image_message
 
         for name, publisher in self.cameras.items():
             fault = self.camera_fault.get(name, "")

@@ -12,7 +12,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from policies.types import VegaError
-from vega3d_ros.bringup import ARGUMENTS, NodeEntry, environment_of, node_table
+from vega3d_ros.bringup.bringup import ARGUMENTS, NodeEntry, environment_of, node_table
 
 
 def end_everything(event: ProcessExited, context: LaunchContext) -> None:

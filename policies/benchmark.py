@@ -25,8 +25,13 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from policies.benchmark_meter import Latency, Meter, Work, added_gb
-from policies.benchmark_models import (
+from policies.checkpoints import check_device
+from policies.files.command_line import command
+from policies.files.weight_files import check_free
+from policies.fusion.gated_fusion import build_fusion
+from policies.fusion.world_view import CameraView, WorldView
+from policies.measuring.benchmark_meter import Latency, Meter, Work, added_gb
+from policies.measuring.benchmark_models import (
     FULL,
     REDUCED,
     ReferenceSchedule,
@@ -40,15 +45,10 @@ from policies.benchmark_models import (
     wan_on_meta,
     windowed,
 )
-from policies.checkpoints import check_device
-from policies.command_line import command
-from policies.gated_fusion import build_fusion
-from policies.openvla_oft import OpenVLAOFT
-from policies.preprocessing import EMPTY_TOKEN
+from policies.openvla.model import OpenVLAOFT
+from policies.openvla.preprocessing import EMPTY_TOKEN
 from policies.types import VegaError
-from policies.weight_files import check_free
-from policies.world_simulator import LatentWorldSimulator
-from policies.world_view import CameraView, WorldView
+from policies.world_simulator.simulator import LatentWorldSimulator
 
 FRAME_SIZE = (256, 256)
 MEMORY_GB = 20.0

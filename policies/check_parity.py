@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policies.command_line import command
-from policies.openvla_oft import OpenVLAOFT
-from policies.preprocessing import (
+from policies.files.command_line import command
+from policies.files.weight_files import read_json
+from policies.openvla.model import OpenVLAOFT
+from policies.openvla.preprocessing import (
     libero_gripper,
     libero_state,
     normalize_proprio,
@@ -39,9 +40,8 @@ from policies.preprocessing import (
     with_empty_token,
 )
 from policies.types import VegaError
-from policies.wan_transformer import WanTrunk, load_transformer
-from policies.weight_files import read_json
-from policies.world_simulator import add_noise, noise_level
+from policies.world_simulator.simulator import add_noise, noise_level
+from policies.world_simulator.transformer import WanTrunk, load_transformer
 
 STATISTICS_KEY = "libero_spatial_no_noops"
 NETWORK_TOLERANCE = 1e-4

@@ -39,7 +39,7 @@ def find_checkpoint(name_or_path: str) -> Path:
     if path.is_dir():
         return path
     if _on_hub(name_or_path):
-        from policies.weight_files import CHECKPOINT_FILES, resolve_folder
+        from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 
         return resolve_folder(name_or_path, CHECKPOINT_FILES)
     raise VegaError(
@@ -52,7 +52,7 @@ def _on_hub(name: str) -> bool:
     """Whether it can only be a hub id, `owner/name`."""
     if "/" not in name or Path(name).expanduser().is_dir():
         return False
-    from policies.weight_files import is_hub_id
+    from policies.files.weight_files import is_hub_id
 
     return is_hub_id(name)
 
@@ -68,7 +68,7 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
         return _from_class(name_or_path)
     import torch
 
-    from policies.vega_policy import VegaPolicy
+    from policies.nano.policy import VegaPolicy
 
     # A hub id stays one, so that the policy is called by it.
     source = name_or_path if _on_hub(name_or_path) else find_checkpoint(name_or_path)
@@ -118,7 +118,7 @@ def _parts_elsewhere(folder: Path) -> list[Path]:
         return []  # loading it says so
     if not isinstance(config, dict) or config.get("policy_type") != "openvla":
         return []
-    from policies.vega_openvla_config import part_files
+    from policies.openvla.config import part_files
 
     return part_files(folder)
 

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import torch
 
-from policies.command_line import command
-from policies.gated_fusion import build_fusion, fusion_names
-from policies.openvla_loading import read_statistics
-from policies.openvla_robots import PLATFORMS
-from policies.preprocessing import statistics_for
+from policies.files.command_line import command
+from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.fusion.gated_fusion import build_fusion, fusion_names
+from policies.openvla.config import DTYPES, VegaOpenVLAConfig, WorldPart, published_config
+from policies.openvla.loading import read_statistics
+from policies.openvla.policy import grid_and_width, write_policy
+from policies.openvla.preprocessing import statistics_for
+from policies.openvla.robots import PLATFORMS
 from policies.types import VegaError
-from policies.vega_openvla import grid_and_width, write_policy
-from policies.vega_openvla_config import DTYPES, VegaOpenVLAConfig, WorldPart, published_config
-from policies.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
-from policies.world_simulator import HUB_PATTERNS as WAN_PATTERNS
+from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
 
 
 def compose(folder: Path, config: VegaOpenVLAConfig, seed: int = 0) -> None:

@@ -1,4 +1,8 @@
-"""The simulated robot, and the evaluations that run on it."""
+"""The simulated robot, and the evaluations that run on it.
+
+Begin with `run_libero.py` for evaluations, `demo.py` for the whole chain over ROS; rooms below hold how.
+Imports `policies` and `vega3d_ros`; neither imports it.
+"""
 
 import logging
 

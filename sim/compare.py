@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from policies.command_line import command
-from sim.evaluation import wilson_95
-from sim.evaluation_report import read_run, write_report
-from sim.paired import compare_pair
+from policies.files.command_line import command
+from sim.results.evaluation import wilson_95
+from sim.results.evaluation_report import read_run, write_report
+from sim.results.paired import compare_pair
 
 
 @command

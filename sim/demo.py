@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import shipped_policies
-from policies.command_line import results_folder
+from policies.files.command_line import results_folder
 from policies.types import VegaError
-from sim.libero_env import load_task
-from sim.recorder import Recorder
-from sim.report import Recording, side_by_side, versions, write_page
-from sim.ros_episodes import RosEpisodes
-from sim.video import write_video
+from sim.results.report import Recording, side_by_side, versions, write_page
+from sim.results.video import write_video
+from sim.robot.recorder import Recorder
+from sim.robot.ros_episodes import RosEpisodes
+from sim.worlds.libero_env import load_task
 
 RATE_HZ = 20.0
 HOLD_LAST_S = 0.5

@@ -15,11 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from policies.checkpoints import shipped_policies
-from policies.command_line import command
+from policies.files.command_line import command
 from policies.types import VegaError
-from sim.evaluate import EpisodeSettings, add_options, check_options, evaluate
-from sim.evaluation import PROTOCOL, parse_tasks
-from sim.libero_env import SUITES, list_tasks, load_suite
+from sim.evaluation.evaluate import EpisodeSettings, add_options, check_options, evaluate
+from sim.results.evaluation import PROTOCOL, parse_tasks
+from sim.worlds.libero_env import SUITES, list_tasks, load_suite
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

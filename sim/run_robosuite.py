@@ -2,7 +2,7 @@
 
     python sim/run_robosuite.py --policy vega-nano --tasks Lift,Door --trials 20 --output outputs/lift
 
-Trial k is robosuite's reset after seed k; see sim/robosuite_env.py.
+Trial k is robosuite's reset after seed k; see sim/worlds/robosuite_env.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from policies.command_line import command
+from policies.files.command_line import command
 from policies.types import VegaError
-from sim.evaluate import EpisodeSettings, add_options, check_options, evaluate
-from sim.evaluation import parse_tasks
-from sim.robosuite_env import PROTOCOL, SUITE, TASKS
+from sim.evaluation.evaluate import EpisodeSettings, add_options, check_options, evaluate
+from sim.results.evaluation import parse_tasks
+from sim.worlds.robosuite_env import PROTOCOL, SUITE, TASKS
 
 
 def parse_names(text: str | None) -> list[int]:

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 
 from policies.types import RobotState, VegaError
-from sim.libero_env import JOINT_NAMES
-from sim.sim_node import main
+from sim.robot.sim_node import main
+from sim.worlds.libero_env import JOINT_NAMES
 
 
 class FakeEnvironment:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import Any
 
-from vega3d_ros.dds import apply_defaults
+from vega3d_ros.ros.dds import apply_defaults
 
 apply_defaults()
 
@@ -24,7 +24,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 
 def lose_an_answer(node: Node, name: str, times: int = 1) -> None:
-    """Let the next answers of a service get lost, as Fast DDS loses them (vega3d_ros/service_calls.py)."""
+    """Let the next answers of a service get lost, as Fast DDS loses them (vega3d_ros/ros/service_calls.py)."""
     service = next(service for service in node.services if service.srv_name.endswith(f"/{name}"))
     send, left = service.send_response, times
 

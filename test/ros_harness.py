@@ -25,10 +25,10 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from sim.ros_client import RosClient, unused_domain
-from vega3d_ros import conversions
-from vega3d_ros.control_loop import JointSample
-from vega3d_ros.process import ChildProcess
+from sim.robot.ros_client import RosClient, unused_domain
+from vega3d_ros.control.control_loop import JointSample
+from vega3d_ros.inference.process import ChildProcess
+from vega3d_ros.ros import conversions
 
 ROOT = Path(__file__).resolve().parent.parent
 JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
@@ -195,7 +195,7 @@ class FakeRobot:
 
 def node_command(policy: str, parameters: Mapping[str, Any], name: str = "policy_node") -> list[str]:
     """The command line of a policy_node for the LIBERO Panda."""
-    command = [sys.executable, "-m", "vega3d_ros.policy_node", "--ros-args", "-r", f"__node:={name}"]
+    command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "-r", f"__node:={name}"]
     command += ["--params-file", str(ROOT / "config" / "robots" / "libero.yaml")]
     for key, value in {"policy": f"tiny_policy:{policy}", **parameters}.items():
         command += ["-p", f"{key}:={json.dumps(value)}"]

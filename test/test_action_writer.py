@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ros_harness import CAMERAS, FINGERS, HOME, JOINTS, Pace, image_of, now_ns, policy_node
 
-from vega3d_ros.control_loop import JointSample
+from vega3d_ros.control.control_loop import JointSample
 
 INSTALLED = importlib.util.find_spec("control_msgs") is not None
 needs_actions = pytest.mark.skipif(not INSTALLED, reason="control_msgs is not installed")

@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from policies import benchmark, weight_files
-from policies.benchmark_meter import Meter, Work, added_gb
-from policies.benchmark_models import (
+from policies import benchmark
+from policies.files import weight_files
+from policies.measuring.benchmark_meter import Meter, Work, added_gb
+from policies.measuring.benchmark_models import (
     ReferenceSchedule,
     Sizes,
     WanModels,

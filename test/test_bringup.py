@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from policies.types import VegaError
-from sim.ros_client import unused_domain
-from vega3d_ros import bringup
-from vega3d_ros.bringup import NodeEntry, node_table, parse_arguments, run_table
-from vega3d_ros.process import ChildProcess
+from sim.robot.ros_client import unused_domain
+from vega3d_ros.bringup import bringup
+from vega3d_ros.bringup.bringup import NodeEntry, node_table, parse_arguments, run_table
+from vega3d_ros.inference.process import ChildProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 60.0
@@ -129,9 +129,9 @@ def test_robot_file_without_parameters_is_refused_before_anything_starts(
 @pytest.mark.parametrize(
     ("module", "words", "domain", "said"),
     [
-        ("policy_node", ["--params-file", "/nowhere.yaml"], "45", "/nowhere.yaml"),
-        ("policy_node", [], "abc", "ROS_DOMAIN_ID"),
-        ("startup_manager", ["-r", "__node:=bad-name"], "45", "bad-name"),
+        ("node.policy_node", ["--params-file", "/nowhere.yaml"], "45", "/nowhere.yaml"),
+        ("node.policy_node", [], "abc", "ROS_DOMAIN_ID"),
+        ("bringup.startup_manager", ["-r", "__node:=bad-name"], "45", "bad-name"),
     ],
 )
 def test_a_node_that_cannot_start_says_so_in_one_sentence(
@@ -168,7 +168,7 @@ class Scene:
             manager["configured_services"] = list(configured)
         self.table = (
             NodeEntry("stand_in", "", "lifecycle_stand_in", parameters={"refuse": refuse, "lose": list(lose) or [""]}),
-            NodeEntry("startup_manager", "", "vega3d_ros.startup_manager", parameters=manager),
+            NodeEntry("startup_manager", "", "vega3d_ros.bringup.startup_manager", parameters=manager),
         )
         self.environment: Mapping[str, str] = {
             **os.environ,
@@ -251,7 +251,8 @@ def test_bringup_makes_the_policy_move_the_simulated_arm_and_ends_with_ctrl_c() 
         "ROS_DOMAIN_ID": str(domain),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-m", "vega3d_ros.bringup", "policy:=tiny_policy:TinyPolicy", f"domain:={domain}"]
+    command = [sys.executable, "-m", "vega3d_ros.bringup.bringup"]
+    command += ["policy:=tiny_policy:TinyPolicy", f"domain:={domain}"]
     with ChildProcess("bringup", command, environment=environment) as child:
         child.wait_for_line("Everything is up", 150.0)
         watch = [sys.executable, str(ROOT / "test" / "watch_arm.py")]
@@ -296,7 +297,7 @@ def test_child_dies_with_a_killed_parent() -> None:
     parent = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
-from vega3d_ros.process import ChildProcess
+from vega3d_ros.inference.process import ChildProcess
 child = ChildProcess("orphan", [sys.executable, "-c", {DEAF!r}], on_line=None)
 child.wait_for_line("deaf", 60)
 print(child.pid, flush=True)

@@ -11,10 +11,10 @@ import yaml
 from ros_harness import CAMERAS, COMMANDS, HOME, ROOT, FakeRobot, Pace, image_of, node_environment, now_ns
 from trajectory_msgs.msg import JointTrajectory
 
-from sim.ros_client import unused_domain
-from vega3d_ros import check_robot
-from vega3d_ros.control_loop import JointSample
-from vega3d_ros.process import ChildProcess
+from sim.robot.ros_client import unused_domain
+from vega3d_ros.bringup import check_robot
+from vega3d_ros.control.control_loop import JointSample
+from vega3d_ros.inference.process import ChildProcess
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def check(robot: FakeRobot, path: str, stamp_offset_ns: int = 0) -> tuple[int | 
             robot.send_image(camera, image_of(0), stamp)
         robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
 
-    command = [sys.executable, "-m", "vega3d_ros.check_robot", f"robot:={path}", "seconds:=2"]
+    command = [sys.executable, "-m", "vega3d_ros.bringup.check_robot", f"robot:={path}", "seconds:=2"]
     domain = robot.node.context.get_domain_id()
     with (
         ChildProcess("check_robot", command, environment=node_environment(domain), on_line=None) as child,

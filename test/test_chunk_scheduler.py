@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policies.types import ActionChunk, ActionSpace, PolicySpec, VegaError
-from vega3d_ros.chunk_scheduler import ENSEMBLE_DECAY, MERGE_MODES, ChunkScheduler, LatencyMeter, LockstepQueue
+from vega3d_ros.control.chunk_scheduler import ENSEMBLE_DECAY, MERGE_MODES, ChunkScheduler, LatencyMeter, LockstepQueue
 
 PERIOD = 0.05
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from policies.training.instructions import libero_sentence
-from sim import collect_demos, try_layouts
-from sim.collect_demos import main
+from policies.training.wordings import libero_sentence
+from sim.demonstrations import collect_demos, try_layouts
+from sim.demonstrations.collect_demos import main
 
 pq = pytest.importorskip("pyarrow.parquet")
 

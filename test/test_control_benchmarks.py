@@ -10,8 +10,8 @@ from benchmarks import control_fuzz, control_guard
 from benchmarks.control_realtime import LateWorker
 from benchmarks.control_running import Running
 from policies.types import Observation, RobotState
-from vega3d_ros.chunk_scheduler import ChunkScheduler
-from vega3d_ros.safety_guard import SafetyGuard
+from vega3d_ros.control.chunk_scheduler import ChunkScheduler
+from vega3d_ros.control.safety_guard import SafetyGuard
 
 
 def test_a_guard_that_overlooks_a_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

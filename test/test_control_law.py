@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
 from policies.types import ActionSpace, VegaError
-from vega3d_ros import control_law
-from vega3d_ros.control_law import ImpedanceLaw, orientation_error
-from vega3d_ros.kinematics import Kinematics
+from vega3d_ros.control import control_law
+from vega3d_ros.control.control_law import ImpedanceLaw, orientation_error
+from vega3d_ros.control.kinematics import Kinematics
 
 URDF = (Path(__file__).parents[1] / "config" / "robots" / "libero_panda.urdf").read_text()
 JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
@@ -106,8 +106,8 @@ PROGRAM = """
 import sys, hashlib, numpy as np
 from pathlib import Path
 from policies.types import ActionSpace
-from vega3d_ros.control_law import ImpedanceLaw
-from vega3d_ros.kinematics import Kinematics
+from vega3d_ros.control.control_law import ImpedanceLaw
+from vega3d_ros.control.kinematics import Kinematics
 arm = Kinematics(Path(sys.argv[1]).read_text(), [f"panda_joint{i}" for i in range(1, 8)], "panda_tcp")
 home = np.array([0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.2267522, np.pi / 4])
 law = ImpedanceLaw(arm, ActionSpace("eef_delta"), home)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from policies.types import ActionChunk, ActionSpace, FloatArray, Observation, PolicySpec, VegaError
-from vega3d_ros.control_law import ImpedanceLaw
-from vega3d_ros.control_loop import ControlLoop, JointSample
-from vega3d_ros.kinematics import Kinematics
-from vega3d_ros.safety_guard import SafetyGuard, combine_limits
+from vega3d_ros.control.control_law import ImpedanceLaw
+from vega3d_ros.control.control_loop import ControlLoop, JointSample
+from vega3d_ros.control.kinematics import Kinematics
+from vega3d_ros.control.safety_guard import SafetyGuard, combine_limits
 
 ROOT = Path(__file__).parents[1]
 JOINTS = [f"panda_joint{i}" for i in range(1, 8)]
@@ -175,7 +175,7 @@ def test_a_guard_with_room_changes_no_bit() -> None:
 
 def test_the_robot_side_loads_neither_torch_nor_ros_nor_the_simulator() -> None:
     program = (
-        "import sys, vega3d_ros.control_loop\n"
+        "import sys, vega3d_ros.control.control_loop\n"
         "print([m for m in ('torch', 'rclpy', 'robosuite', 'mujoco', 'sim') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT)

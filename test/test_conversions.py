@@ -14,8 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
-from vega3d_ros import conversions
-from vega3d_ros.control_loop import JointCommand, JointSample
+from vega3d_ros.control.control_loop import JointCommand, JointSample
+from vega3d_ros.ros import conversions
 
 ORDERS = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "rgba8": [0, 1, 2], "bgra8": [2, 1, 0]}
 finite = st.floats(-1e6, 1e6, allow_nan=False)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.ros_transport import images_between_processes
-from vega3d_ros.dds import DISCOVERY_S, apply_defaults
+from vega3d_ros.ros.dds import DISCOVERY_S, apply_defaults
 
 NAMESPACE = {"d": "http://www.eprosima.com"}
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from sim import demo
-from sim.recorder import stages
+from sim.robot.recorder import stages
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 900.0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import VegaError
-from sim.evaluation import EpisodeRecord, ResultWriter, parse_tasks, per_task, wilson_95
+from sim.results.evaluation import EpisodeRecord, ResultWriter, parse_tasks, per_task, wilson_95
 
 
 def record(task: int, success: bool, error: str = "") -> EpisodeRecord:

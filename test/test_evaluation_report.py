@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from policies.types import VegaError
 from sim import compare
-from sim.evaluation import EpisodeRecord, ResultWriter
-from sim.evaluation_report import page, read_run, write_report
-from sim.film import strip, strip_path, video_path
-from sim.paired import compare_pair, mcnemar_exact
-from sim.video import write_video
+from sim.results.evaluation import EpisodeRecord, ResultWriter
+from sim.results.evaluation_report import page, read_run, write_report
+from sim.results.film import strip, strip_path, video_path
+from sim.results.paired import compare_pair, mcnemar_exact
+from sim.results.video import write_video
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.types import VegaError
-from vega3d_ros.frame_buffer import FrameBuffer, Pushed
+from vega3d_ros.control.frame_buffer import FrameBuffer, Pushed
 
 MS = 1_000_000
 CAMERAS = ("a", "b")

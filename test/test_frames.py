@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import ActionSpace, PolicySpec
-from sim.frames import FrameWindow
-from vega3d_ros.frame_buffer import FrameBuffer
+from sim.worlds.frames import FrameWindow
+from vega3d_ros.control.frame_buffer import FrameBuffer
 
 PERIOD_NS = 50_000_000
 FIRST_NS = 1_000_000_000

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from policies.gated_fusion import AdaptiveGatedFusion, build_fusion, fusion_names, gate_image
+from policies.fusion.gated_fusion import AdaptiveGatedFusion, build_fusion, fusion_names, gate_image
+from policies.fusion.world_view import CameraView, WorldView
 from policies.types import VegaError
-from policies.world_view import CameraView, WorldView
 
 GRID = (4, 4)
 DIM, GEN_DIM = 32, 12

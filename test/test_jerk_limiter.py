@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.types import VegaError
-from vega3d_ros.jerk_limiter import JerkLimiter
-from vega3d_ros.safety_guard import braking
+from vega3d_ros.control.jerk_limiter import JerkLimiter
+from vega3d_ros.control.safety_guard import braking
 
 N = 3
 VELOCITY, ACCELERATION, JERK = np.full(N, 1.0), np.full(N, 5.0), np.full(N, 200.0)

@@ -10,10 +10,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from policies.types import ActionSpace, FloatArray
-from sim.joint_controller import JointFollower
-from sim.libero_env import LiberoEnvironment
-from vega3d_ros.control_law import ImpedanceLaw
-from vega3d_ros.kinematics import Kinematics
+from sim.worlds.joint_controller import JointFollower
+from sim.worlds.libero_env import LiberoEnvironment
+from vega3d_ros.control.control_law import ImpedanceLaw
+from vega3d_ros.control.kinematics import Kinematics
 
 URDF = (Path(__file__).parents[1] / "config" / "robots" / "libero_panda.urdf").read_text()
 HOME = np.array([0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.2267522, np.pi / 4])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policies.types import VegaError
-from sim.export_urdf import compile_panda, panda_urdf
-from vega3d_ros.kinematics import Kinematics
+from sim.worlds.export_urdf import compile_panda, panda_urdf
+from vega3d_ros.control.kinematics import Kinematics
 
 URDF = Path(__file__).parents[1] / "config" / "robots" / "libero_panda.urdf"
 JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import Installation
 
-from sim.ros_client import unused_domain
-from vega3d_ros.bringup import ARGUMENTS, describe_arguments
-from vega3d_ros.process import ChildProcess
+from sim.robot.ros_client import unused_domain
+from vega3d_ros.bringup.bringup import ARGUMENTS, describe_arguments
+from vega3d_ros.inference.process import ChildProcess
 
 pytest.importorskip("launch_ros", reason="the launch system is not installed")
 if shutil.which("ros2") is None:

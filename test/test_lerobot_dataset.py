@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from policies.types import RobotState, VegaError
-from sim.lerobot_dataset import (
+from sim.results.lerobot_dataset import (
     EEF_ACTION_NAMES,
     EpisodeTape,
     check_target,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from policies.types import VegaError
-from sim.layouts import place_randomly
-from sim.libero_env import WAIT_STEPS, LiberoEnvironment, list_tasks, load_suite
-from sim.scripted_expert import ScriptedExpert
+from sim.demonstrations.layouts import place_randomly
+from sim.demonstrations.scripted_expert import ScriptedExpert
+from sim.worlds.libero_env import WAIT_STEPS, LiberoEnvironment, list_tasks, load_suite
 
 TASK = 3
 

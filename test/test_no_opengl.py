@@ -25,7 +25,7 @@ def can_hide_libraries() -> bool:
 
 @pytest.mark.skipif(not can_hide_libraries(), reason="needs the right to mount")
 def test_a_missing_library_is_one_sentence() -> None:
-    probe = "from sim.libero_env import LiberoEnvironment; LiberoEnvironment('libero_object', 0)"
+    probe = "from sim.worlds.libero_env import LiberoEnvironment; LiberoEnvironment('libero_object', 0)"
     command = f'{HIDE} exec {sys.executable} -c "{probe}"'
     run = subprocess.run(
         ["unshare", "-m", "bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from policies import weight_files
-from policies.openvla_oft import OpenVLAOFT
-from policies.preprocessing import EMPTY_TOKEN
+from policies.files import weight_files
+from policies.openvla.model import OpenVLAOFT
+from policies.openvla.preprocessing import EMPTY_TOKEN
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden" / "openvla_oft_tiny"

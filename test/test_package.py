@@ -112,7 +112,7 @@ def test_every_other_import_is_in_the_requirements() -> None:
 def test_core_imports_need_no_torch_and_no_simulator() -> None:
     code = """
 import pkgutil, sys, importlib, vega3d_ros
-for module in pkgutil.iter_modules(vega3d_ros.__path__, 'vega3d_ros.'):
+for module in pkgutil.walk_packages(vega3d_ros.__path__, 'vega3d_ros.'):
     importlib.import_module(module.name)
 bad = [name for name in ('torch', 'transformers', 'diffusers', 'robosuite', 'mujoco', 'libero') if name in sys.modules]
 sys.exit(f'vega3d_ros imports {bad}' if bad else 0)
@@ -194,7 +194,7 @@ def test_installed_bringup_runs_with_the_installed_files(
 def test_ament_index_and_our_own_lookup_agree(installation: Installation, tmp_path: Path) -> None:
     code = (
         "from ament_index_python.packages import get_package_share_directory as share\n"
-        "from vega3d_ros.resources import share_folder\n"
+        "from vega3d_ros.control.resources import share_folder\n"
         "print(share('vega3d_ros'))\nprint(share_folder())"
     )
     run = subprocess.run(

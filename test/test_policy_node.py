@@ -32,10 +32,10 @@ from tiny_policy import TinyPolicy
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
-from vega3d_ros.control_loop import ControlLoop, JointSample
-from vega3d_ros.conversions import GripperMemory, image_array, stamp_ns
-from vega3d_ros.kinematics import Kinematics
-from vega3d_ros.process import ChildProcess, children_of
+from vega3d_ros.control.control_loop import ControlLoop, JointSample
+from vega3d_ros.control.kinematics import Kinematics
+from vega3d_ros.inference.process import ChildProcess, children_of
+from vega3d_ros.ros.conversions import GripperMemory, image_array, stamp_ns
 
 OK, ERROR = 0, 2
 

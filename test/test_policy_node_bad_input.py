@@ -27,8 +27,8 @@ from ros_harness import (
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
-from vega3d_ros import conversions
-from vega3d_ros.control_loop import JointSample
+from vega3d_ros.control.control_loop import JointSample
+from vega3d_ros.ros import conversions
 
 ERROR = 2
 STILL_S = 0.3

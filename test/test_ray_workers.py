@@ -15,9 +15,9 @@ import pytest
 from test_workers import PretendedSettings
 
 from policies.types import VegaError
-from sim.evaluation import EpisodeRecord
-from sim.ray_workers import connect, run_on_ray
-from sim.workers import Shard, make_shards, run_here
+from sim.evaluation.ray_workers import connect, run_on_ray
+from sim.evaluation.workers import Shard, make_shards, run_here
+from sim.results.evaluation import EpisodeRecord
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("the extra `ray` is not installed", allow_module_level=True)

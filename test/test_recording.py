@@ -30,10 +30,10 @@ from rosbags.rosbag2 import Reader
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
-from vega3d_ros import replay
-from vega3d_ros.process import ChildProcess
-from vega3d_ros.recording import BagWriter, Topic
-from vega3d_ros.replay_bag import Bag
+from vega3d_ros.inference.process import ChildProcess
+from vega3d_ros.recording import replay
+from vega3d_ros.recording.recording import BagWriter, Topic
+from vega3d_ros.recording.replay_bag import Bag
 
 WORDS = Topic("/words", "std_msgs/msg/String")
 
@@ -42,7 +42,7 @@ WORDS = Topic("/words", "std_msgs/msg/String")
 def recorder(robot: FakeRobot, bag: Path) -> Iterator[ChildProcess]:
     """A recorder process that has started; it is ended, and must have ended well, on leaving."""
     domain = robot.node.context.get_domain_id()
-    command = [sys.executable, "-m", "vega3d_ros.recording_node", "--ros-args", "-p", f"bag:={bag}"]
+    command = [sys.executable, "-m", "vega3d_ros.recording.recording_node", "--ros-args", "-p", f"bag:={bag}"]
     with ChildProcess("recorder", command, environment=node_environment(domain), on_line=None) as child:
         robot.client.trigger("recorder/start", DEADLINE_S)
         yield child
@@ -239,7 +239,8 @@ def test_recording_that_cannot_begin_is_refused_with_one_sentence(tmp_path):
     with policy_node() as (robot, _):
         assert robot.change("configure"), robot.log_text()
         domain = robot.node.context.get_domain_id()
-        command = [sys.executable, "-m", "vega3d_ros.recording_node", "--ros-args", "-p", "bag:=/proc/nowhere/bag"]
+        command = [sys.executable, "-m", "vega3d_ros.recording.recording_node"]
+        command += ["--ros-args", "-p", "bag:=/proc/nowhere/bag"]
         with (
             ChildProcess("recorder", command, environment=node_environment(domain), on_line=None),
             pytest.raises(VegaError, match="The bag /proc/nowhere/bag cannot be made"),
@@ -293,7 +294,7 @@ def test_what_is_no_bag_of_ours_is_one_sentence(tmp_path, folder):
         (tmp_path / folder).mkdir()
     elif folder == "other":
         BagWriter(tmp_path / folder, {"/words": WORDS}).close()
-    command = [sys.executable, "-m", "vega3d_ros.replay", str(tmp_path / folder)]
+    command = [sys.executable, "-m", "vega3d_ros.recording.replay", str(tmp_path / folder)]
     environment = node_environment(50)
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == 1 and run.stdout == ""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.openvla_robots import libero_proprio
+from policies.openvla.robots import libero_proprio
 from policies.types import Observation, RobotState, VegaError
-from sim.evaluate import open_policy
-from sim.remote_policy import REPLAN_STEPS, RemotePolicy, prepare
+from sim.evaluation.evaluate import open_policy
+from sim.evaluation.remote_policy import REPLAN_STEPS, RemotePolicy, prepare
 
 RNG = np.random.default_rng(0)
 CHUNK = RNG.uniform(-1, 1, (10, 7)).astype(np.float32)

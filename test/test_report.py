@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from policies.types import VegaError
-from sim.charts import HEIGHT, WIDTH, Series, bar_chart, line_chart, ticks
-from sim.report import Recording, Stage, page, side_by_side, write_page
-from sim.video import write_video
+from sim.results.charts import HEIGHT, WIDTH, Series, bar_chart, line_chart, ticks
+from sim.results.report import Recording, Stage, page, side_by_side, write_page
+from sim.results.video import write_video
 
 finite = st.floats(-1e4, 1e4, allow_nan=False)
 

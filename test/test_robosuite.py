@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from policies.types import VegaError
-from sim.robosuite_env import TASKS, RobosuiteEnvironment, _make
 from sim.run_robosuite import main, parse_names
+from sim.worlds.robosuite_env import TASKS, RobosuiteEnvironment, _make
 
 
 def test_trials_are_robosuites_seeded_resets_in_any_order_and_lifting_the_cube_is_success() -> None:
@@ -48,7 +48,7 @@ def test_tasks_by_name_and_number(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_episode_ends_in_the_same_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.robosuite_env.MAX_STEPS", 12)
+    monkeypatch.setattr("sim.worlds.robosuite_env.MAX_STEPS", 12)
     status = main(["--policy", "tiny_policy:TinyPolicy", "--tasks", "Lift", "--trials", "1", "--output", str(tmp_path)])
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert status == 0 and summary["protocol"] == "robosuite-seeded"

@@ -12,7 +12,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from policies.types import FloatArray
-from vega3d_ros import node_parameters
+from vega3d_ros.ros import node_parameters
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "config" / "robots").glob("*.yaml"))
 REAL = [path for path in FILES if path.stem != "libero"]

@@ -13,8 +13,8 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 
 from policies.checkpoints import load_policy
-from sim.direct_episodes import DirectEpisodes
-from sim.ros_episodes import RosEpisodes
+from sim.evaluation.direct_episodes import DirectEpisodes
+from sim.robot.ros_episodes import RosEpisodes
 
 TEST_FOLDER = str(Path(__file__).resolve().parent)
 

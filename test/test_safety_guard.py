@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policies.types import ActionSpace, VegaError
-from vega3d_ros.control_law import ImpedanceLaw
-from vega3d_ros.kinematics import Kinematics
-from vega3d_ros.safety_guard import RULES, GuardDecision, GuardLimits, SafetyGuard, combine_limits
+from vega3d_ros.control.control_law import ImpedanceLaw
+from vega3d_ros.control.kinematics import Kinematics
+from vega3d_ros.control.safety_guard import RULES, GuardDecision, GuardLimits, SafetyGuard, combine_limits
 
 URDF = (Path(__file__).parents[1] / "config" / "robots" / "libero_panda.urdf").read_text()
 HOME = np.array([0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.2267522, np.pi / 4])

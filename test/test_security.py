@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vega3d_ros.process import ChildProcess
+from vega3d_ros.inference.process import ChildProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = ROOT / "config" / "security" / "policy.xml"
@@ -39,7 +39,7 @@ echo "packets $((after - before))"
 # Two processes find each other and exchange a message, so that silence cannot come from DDS not running.
 TALK = """
 import os, subprocess, sys, time
-from vega3d_ros.dds import apply_defaults
+from vega3d_ros.ros.dds import apply_defaults
 print(apply_defaults(), file=sys.stderr)
 import rclpy
 from std_msgs.msg import String
@@ -105,7 +105,7 @@ def test_a_node_that_cannot_be_secure_does_not_start(tmp_path, keystore):
         "ROS_SECURITY_STRATEGY": "Enforce",
         "ROS_SECURITY_KEYSTORE": str(tmp_path / "missing"),
     }
-    command = [sys.executable, "-m", "vega3d_ros.policy_node", "--ros-args", "--enclave", "/vega3d/policy_node"]
+    command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "--enclave", "/vega3d/policy_node"]
     with ChildProcess("policy_node", command, environment=environment, on_line=None) as child:
         assert child.wait(DEADLINE_S) == 1
         assert any("ecurity" in line or "SECURITY" in line for line in child.tail(50)), child.tail(50)
@@ -116,7 +116,7 @@ def test_the_policy_file_lists_what_the_node_offers():
     profile = root.find(".//profile[@node='policy_node']")
     assert profile is not None
     services = {element.text for element in profile.iterfind("services[@reply='ALLOW']/service")}
-    sources = "".join(path.read_text() for path in (ROOT / "vega3d_ros").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "vega3d_ros").rglob("*.py"))
     offered = set(re.findall(r'create_service\(Trigger, "(~/\w+)"', sources))
     assert len(offered) == 4 and offered <= services
     assert "~/set_parameters" not in services

@@ -17,7 +17,7 @@ from ros_harness import CAMERAS, JOINTS, image_of, node_environment
 from tiny_policy import TinyPolicy
 
 from policies.types import Observation, RobotState, VegaError
-from vega3d_ros.separate_policy import SeparatePolicy
+from vega3d_ros.inference.separate_policy import SeparatePolicy
 
 DEADLINE_S = 30.0
 SEEN = Observation(
@@ -126,7 +126,7 @@ def test_closing_ends_one_that_hangs_and_frees_who_waits() -> None:
 def test_it_does_not_outlive_a_process_that_was_killed() -> None:
     """The policy hangs, and policy_node is killed -9."""
     script = (
-        "from vega3d_ros.separate_policy import SeparatePolicy\n"
+        "from vega3d_ros.inference.separate_policy import SeparatePolicy\n"
         "from test_separate_policy import SEEN\n"
         "policy = SeparatePolicy('tiny_policy:HangingPolicy')\n"
         "print(policy._process.pid, flush=True)\n"

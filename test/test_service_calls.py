@@ -17,8 +17,8 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from policies.types import VegaError
-from sim.ros_client import RosClient, unused_domain
-from vega3d_ros import service_calls
+from sim.robot.ros_client import RosClient, unused_domain
+from vega3d_ros.ros import service_calls
 
 DEADLINE_S = 60.0
 AGAIN_S = 0.5

@@ -14,8 +14,8 @@ import pytest
 
 from policies.checkpoints import load_policy
 from policies.types import ActionChunk, ActionSpace, BatchPolicy, Observation, PolicySpec, RobotState, VegaError
+from sim.evaluation.shared_policy import PolicyProcess, SharedPolicy
 from sim.run_libero import main
-from sim.shared_policy import PolicyProcess, SharedPolicy
 
 DEADLINE_S = 60.0
 GATE = "VEGA3D_TEST_GATE"  # names a file without which the first batch is not answered

@@ -22,11 +22,11 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
-from sim.libero_env import FINGER_NAMES, JOINT_NAMES
-from sim.ros_client import RosClient, unused_domain
-from sim.sim_node import COMMAND_TOPIC
-from vega3d_ros.conversions import stamp_ns, trajectory_message
-from vega3d_ros.process import ChildProcess
+from sim.robot.ros_client import RosClient, unused_domain
+from sim.robot.sim_node import COMMAND_TOPIC
+from sim.worlds.libero_env import FINGER_NAMES, JOINT_NAMES
+from vega3d_ros.inference.process import ChildProcess
+from vega3d_ros.ros.conversions import stamp_ns, trajectory_message
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 NAMES = (*JOINT_NAMES, FINGER_NAMES[0])
@@ -269,8 +269,8 @@ def test_ctrl_c_again_and_again_ends_it_as_cleanly_as_once():
 
 
 def test_libero_over_ros_ends_in_the_same_state_as_the_direct_path_bit_for_bit():
-    from sim.episode import Episode
-    from sim.libero_env import LiberoEnvironment
+    from sim.worlds.episode import Episode
+    from sim.worlds.libero_env import LiberoEnvironment
 
     steps = 12
     rng = np.random.default_rng(0)
@@ -286,7 +286,7 @@ def test_libero_over_ros_ends_in_the_same_state_as_the_direct_path_bit_for_bit()
         images.append(environment.render("wrist"))
     environment.close()
 
-    robot = Robot("-m", "sim.sim_node")
+    robot = Robot("-m", "sim.robot.sim_node")
     try:
         robot.start(suite="libero_object", task=2, trial=1)
         joints = robot.next_joints(1)
@@ -307,7 +307,7 @@ def test_libero_over_ros_ends_in_the_same_state_as_the_direct_path_bit_for_bit()
 
 
 def test_a_parameter_out_of_range_at_start_up_is_one_sentence_and_a_non_zero_exit():
-    robot = Robot("-m", "sim.sim_node", parameters=[("clock_mode", "warp")])
+    robot = Robot("-m", "sim.robot.sim_node", parameters=[("clock_mode", "warp")])
     try:
         assert robot.process.wait(DEADLINE_S) == 1
         assert "sim_node: " in robot.process.tail()[-1] and "lockstep, realtime" in robot.process.tail()[-1]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.types import VegaError
-from vega3d_ros.stop_latch import COOLDOWN_S, FRESH_S, REST_RAD_S, StopLatch
+from vega3d_ros.control.stop_latch import COOLDOWN_S, FRESH_S, REST_RAD_S, StopLatch
 
 REST = np.zeros(7)
 

@@ -11,8 +11,8 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
-from vega3d_ros.control_loop import JointSample
-from vega3d_ros.conversions import stamp_ns
+from vega3d_ros.control.control_loop import JointSample
+from vega3d_ros.ros.conversions import stamp_ns
 
 ERROR = 2
 REAL = {"clock_mode": "realtime", "committed": True, "after_problem": "deactivate", "max_age_s": 8.0}

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from policies.checkpoints import checkpoint_sha256, load_policy
-from policies.training import train_nano, world_simulator
+from policies.nano.policy import VegaPolicy
+from policies.training import train_nano
+from policies.training import train_world_simulator as world_simulator
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
 from policies.types import Observation, RobotState, VegaError
-from policies.vega_policy import VegaPolicy
-from policies.world_simulator import LatentWorldSimulator, WorldSimulatorConfig, save_world_simulator
+from policies.world_simulator.simulator import LatentWorldSimulator, WorldSimulatorConfig, save_world_simulator
 
 FRAMES = 6
 GRIDS = {"agentview": (18, 27), "wrist": (12, 12)}

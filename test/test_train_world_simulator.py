@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from policies.training import world_simulator as training
-from policies.world_simulator import LatentWorldSimulator
+from policies.training import train_world_simulator as training
+from policies.world_simulator.simulator import LatentWorldSimulator
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from tiny_checkpoints import MILK, composed, observation, robot_state
 
-from policies import weight_files
 from policies.check_parity import read_cases
 from policies.checkpoints import load_policy
-from policies.openvla_robots import libero_proprio
-from policies.preprocessing import axis_angle
+from policies.files import weight_files
+from policies.openvla.policy import VegaOpenVLA
+from policies.openvla.preprocessing import axis_angle
+from policies.openvla.robots import libero_proprio
 from policies.types import ActionSpace, Observation, Policy, VegaError
-from policies.vega_openvla import VegaOpenVLA
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -236,7 +236,7 @@ def test_proprio_is_in_the_world_and_of_one_sign(hand, base):
 
 def test_proprio_is_that_of_the_stock_environment():
     """The training data's rotation vectors follow the sign that MuJoCo gives the hand's quaternion."""
-    from sim.libero_env import LiberoEnvironment
+    from sim.worlds.libero_env import LiberoEnvironment
 
     environment = LiberoEnvironment("libero_object", 0)
     environment.reset(0)
@@ -286,8 +286,8 @@ def test_too_little_memory_is_said_before_anything_is_loaded(openvla, wan, tmp_p
 
 
 def test_needed_memory_is_what_is_loaded(vega, openvla, wan, tmp_path):
-    from policies.vega_openvla import memory_needed
-    from policies.vega_openvla_config import read_config
+    from policies.openvla.config import read_config
+    from policies.openvla.policy import memory_needed
 
     folder = composed(tmp_path / "other", openvla, wan)
     modules = [vega.model, vega.world, vega.world.simulator.encoder]

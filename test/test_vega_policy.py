@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from policies.checkpoints import find_checkpoint, load_policy
-from policies.instructions import Vocabulary
+from policies.nano.policy import VegaPolicy, proprioception
+from policies.nano.vocabulary import Vocabulary
 from policies.types import Observation, RobotState, VegaError
-from policies.vega_policy import VegaPolicy, proprioception
 
 MILK = "pick up the milk and place it in the basket"
 
@@ -114,7 +114,7 @@ def test_proprioception_holds_the_rotation_whatever_the_sign_of_the_quaternion(s
 
 
 def test_training_targets_put_the_soft_argmax_on_the_pixel() -> None:
-    from policies.nano import soft_argmax
+    from policies.nano.layers import soft_argmax
     from policies.training.train_nano import token_targets
 
     points = torch.tensor([[20.0, 33.0], [71.5, 100.25], [float("nan"), 3.0]])

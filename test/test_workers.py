@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import VegaError
-from sim.episode import EpisodeResult
-from sim.evaluate import EpisodeSettings, evaluate
-from sim.evaluation import EpisodeRecord
-from sim.workers import make_shards, run_in_workers
+from sim.evaluation.evaluate import EpisodeSettings, evaluate
+from sim.evaluation.workers import make_shards, run_in_workers
+from sim.results.evaluation import EpisodeRecord
+from sim.worlds.episode import EpisodeResult
 
 HERE = Path(__file__).parent
 
@@ -174,7 +174,7 @@ def finished(folder: Path) -> int:
 
 
 def test_two_runs_do_not_write_to_one_folder_nor_does_a_different_one_resume(tmp_path: Path) -> None:
-    from sim.evaluation import ResultWriter
+    from sim.results.evaluation import ResultWriter
 
     first = ResultWriter(tmp_path, {"suite": "s"})
     with pytest.raises(VegaError, match="another run"):

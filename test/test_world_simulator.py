@@ -13,18 +13,19 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from policies import wan_canvas, weight_files
-from policies.gated_fusion import build_fusion
+from policies.files import weight_files
+from policies.fusion.gated_fusion import build_fusion
 from policies.types import VegaError
-from policies.wan_stream import TokenRefresh
-from policies.world_simulator import (
+from policies.world_simulator import canvas as wan_canvas
+from policies.world_simulator.__main__ import main
+from policies.world_simulator.simulator import (
     LatentWorldSimulator,
     WorldSimulatorConfig,
     add_noise,
-    main,
     noise_level,
     save_world_simulator,
 )
+from policies.world_simulator.stream import TokenRefresh
 
 TAP, TEXT = 2, 12
 CONFIG = WorldSimulatorConfig(tap=TAP, canvas=(64, 96), grid=(4, 4), window=9)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from policies.compose import main as compose
 from policies.types import Observation, RobotState
-from policies.world_simulator import WorldSimulatorConfig, save_world_simulator
+from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
 
 GOLDEN = Path(__file__).parent / "golden" / "openvla_oft_tiny"
 HEAD, PROPRIO = "action_head--150000_checkpoint.pt", "proprio_projector--150000_checkpoint.pt"

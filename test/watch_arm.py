@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from vega3d_ros.dds import apply_defaults
+from vega3d_ros.ros.dds import apply_defaults
 
 apply_defaults()
 

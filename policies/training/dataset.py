@@ -1,4 +1,4 @@
-"""Demonstrations in memory, and batches of them (arrays as `sim/collect_demos.py` writes them)."""
+"""Demonstrations in memory, and batches of them (arrays as `sim/demonstrations/collect_demos.py` writes them)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from policies.config import CameraConfig
-from policies.instructions import Vocabulary
-from policies.training.instructions import instruction
+from policies.nano.config import CameraConfig
+from policies.nano.policy import proprioception
+from policies.nano.vocabulary import Vocabulary
 from policies.training.stored_views import AGENTVIEW_CROP, WRIST_SIZE
+from policies.training.wordings import instruction
 from policies.types import VegaError
-from policies.vega_policy import proprioception
 
 IMAGE_SIZE = (256, 256)
 STORED_ORIGIN = AGENTVIEW_CROP[:2]
@@ -62,7 +62,8 @@ class Demonstrations:
     def __init__(self, paths: Sequence[Path], chunk_length: int = 8) -> None:
         if not paths:
             raise VegaError(
-                "There are no demonstrations: make some with `python -m sim.collect_demos --output data/demos`."
+                "There are no demonstrations: make some with "
+                "`python -m sim.demonstrations.collect_demos --output data/demos`."
             )
         arrays: dict[str, list[NDArray[np.generic]]] = {key: [] for key in (*PER_FRAME, *PER_STEP, "target_name")}
         steps = 0

@@ -1,6 +1,6 @@
 """What demonstrations keep of the cameras' 256 x 256 px images.
 
-`sim/collect_demos.py` writes it and `dataset.py` reads it.
+`sim/demonstrations/collect_demos.py` writes it and `dataset.py` reads it.
 """
 
 AGENTVIEW_CROP = (48, 24, 216, 256)  # top, left, bottom, right, px

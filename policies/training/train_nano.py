@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.command_line import command, results_folder
-from policies.config import VegaConfig, WorldViewConfig
-from policies.gated_fusion import fusion_names
-from policies.instructions import Vocabulary
-from policies.nano import SemanticEncoder
+from policies.files.command_line import command, results_folder
+from policies.fusion.gated_fusion import fusion_names
+from policies.nano.config import VegaConfig, WorldViewConfig
+from policies.nano.layers import SemanticEncoder
+from policies.nano.policy import VegaPolicy
+from policies.nano.vocabulary import Vocabulary
 from policies.training.dataset import CAMERAS, CANVAS, Batch, Demonstrations
-from policies.training.instructions import vocabulary
 from policies.training.optimisation import save_state, set_learning_rate
+from policies.training.wordings import vocabulary
 from policies.training.world_tokens import CachedWorldTokens
 from policies.types import VegaError
-from policies.vega_policy import VegaPolicy
-from policies.world_simulator import LatentWorldSimulator
+from policies.world_simulator.simulator import LatentWorldSimulator
 
 GROUNDING_WEIGHT, POINT_WEIGHT, TARGET_WEIGHT = 0.03, 0.2, 0.5
 

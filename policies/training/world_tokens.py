@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256
+from policies.fusion.world_view import WorldView
 from policies.training.dataset import CAMERAS, Demonstrations, recolour
-from policies.world_view import WorldView
 
 VARIANTS = 2
 BLOCK = 32  # frames at a time

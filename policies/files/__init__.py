@@ -1,0 +1,4 @@
+"""Reading and writing: weights, JSON configurations, and what all command lines share.
+
+Imports nothing of ours but `policies.types`. Begin with `weight_files.py`.
+"""

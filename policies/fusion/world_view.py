@@ -1,0 +1,117 @@
+"""The world simulator's part of a policy: what every camera's tokens f_gen are, how old, and how they are fused.
+
+    frames of a camera ─► LatentWorldSimulator (on that camera's canvas) ─► f_gen ─┐
+                                                                          f_sem ─┴► fusion ─► tokens, gate
+
+One video generator serves all cameras, and one fusion too, as in VEGA-3D; a camera has its own canvas and grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from policies.fusion.gated_fusion import Fusion
+from policies.types import VegaError
+from policies.world_simulator.simulator import LatentWorldSimulator
+from policies.world_simulator.stream import TokenRefresh
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """How the world simulator sees one camera.
+
+    canvas: (rows, columns) px.  grid: (rows, columns) of the camera's semantic tokens.  view: the part of the frame
+    under them, (top, left, bottom, right) in [0, 1].
+    """
+
+    canvas: tuple[int, int]
+    grid: tuple[int, int]
+    view: tuple[float, float, float, float] = WHOLE
+
+
+class WorldView(nn.Module):
+    """A frozen world simulator, and the fusion that is trained.
+
+    The simulator is no part of this module's parameters or state: it comes from a folder of its own.
+    Used from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        simulator: LatentWorldSimulator,
+        cameras: Mapping[str, CameraView],
+        fusion: Fusion,
+        refresh_every: int = 1,
+    ) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.cameras = dict(cameras)
+        self._simulators = {
+            camera: simulator.looking(canvas=view.canvas, grid=view.grid, view=view.view)
+            for camera, view in cameras.items()
+        }
+        self._refresh: TokenRefresh[dict[str, Tensor]] = TokenRefresh(refresh_every)
+
+    @property
+    def simulator(self) -> LatentWorldSimulator:
+        """That of the first camera; the others share its weights."""
+        return next(iter(self._simulators.values()))
+
+    def check_memoryless(self, policy: str) -> None:
+        """Raise VegaError if tokens of earlier queries are used again: such a policy serves one episode at a time."""
+        if self._refresh.every > 1:
+            raise VegaError(
+                f"Policy {policy} reuses what it saw at earlier queries of an episode, so it serves one at a time: set "
+                "refresh_every to 1, or leave --share-policy out."
+            )
+
+    def simulator_of(self, camera: str) -> LatentWorldSimulator:
+        return self._simulators[camera]
+
+    def reset(self) -> None:
+        """A new episode: tokens are computed at the next query, whatever their age."""
+        self._refresh.reset()
+
+    def look(self, frames: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+        """f_gen of every camera and its age in queries, 0 unless the simulator runs on every n-th query only.
+
+        frames: camera -> (B, T, H, W, 3) uint8 RGB, oldest first.  Returns camera -> (B, rows * columns, G).
+        """
+        return self._refresh(lambda: self.tokens(frames))
+
+    def tokens(self, frames: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """f_gen of every camera, computed now; cameras that are seen alike go through the simulator together."""
+        alike: dict[tuple[object, ...], list[str]] = {}
+        for camera, view in self.cameras.items():
+            if camera not in frames:
+                raise VegaError(f"The world simulator needs camera '{camera}', which is missing: give its frames.")
+            alike.setdefault((view, tuple(frames[camera].shape)), []).append(camera)
+        found: dict[str, Tensor] = {}
+        for names in alike.values():
+            tokens = self._simulators[names[0]](torch.cat([frames[name] for name in names]))
+            found.update(zip(names, tokens.chunk(len(names)), strict=True))
+        return {camera: found[camera] for camera in self.cameras}
+
+    def fuse(
+        self, f_sem: Mapping[str, Tensor], f_gen: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """camera -> (B, N, D) and camera -> (B, N, G) -> fused tokens (B, N, D), and gates (B, rows, columns) if any.
+
+        A gate is the share of f_sem, in [0, 1].
+        """
+        sizes = [f_sem[camera].shape[1] for camera in self.cameras]
+        fused, gate = self.fusion(
+            torch.cat([f_sem[camera] for camera in self.cameras], dim=1),
+            torch.cat([f_gen[camera] for camera in self.cameras], dim=1),
+        )
+        tokens = dict(zip(self.cameras, fused.split(sizes, dim=1), strict=True))
+        if gate is None:
+            return tokens, {}
+        parts = zip(self.cameras.items(), gate[..., 0].split(sizes, dim=1), strict=True)
+        return tokens, {camera: part.unflatten(1, view.grid) for (camera, view), part in parts}

@@ -1,0 +1,158 @@
+"""`config.json` of a full-size policy: which published parts it is composed of, and how.
+
+The folder that holds it has nothing else but our own weights, the fusion's, in `model.safetensors`; OpenVLA-OFT and
+Wan stay where they are and are named by folder (relative to this one, or absolute) or hub id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from policies.files.json_config import arguments_for
+from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.openvla.loading import read_statistics
+from policies.openvla.preprocessing import action_width
+from policies.openvla.robots import platform
+from policies.types import VegaError
+from policies.world_simulator.prompt import PROMPT_FILE
+from policies.world_simulator.simulator import CONFIG_FILE as WORLD_CONFIG_FILE
+from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
+
+CONFIG_FILE = "config.json"
+POLICY_TYPE = "openvla"  # by which load_policy knows these folders, as by `model_type` the published ones
+DTYPES = ("bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class WorldPart:
+    """The world simulator of a policy and how its tokens enter.
+
+    source: a Wan folder in diffusers layout, or a hub id.  prompt_embedding: a file, default that in the Wan folder.
+    tap, noise_index, shift, seed, canvas (rows, columns px), mode, window, framing: see WorldSimulatorConfig.
+    stride: control periods between two frames of a window.  refresh_every: it runs on every n-th query.
+    fusion: a name that `gated_fusion.build_fusion` knows.  unchanged_start: with the learned residual that starts at
+    0, so that an untrained fusion leaves OpenVLA-OFT as it is, bit for bit.
+    """
+
+    source: str
+    prompt_embedding: str | None = None
+    tap: int = 20
+    noise_index: int = 300
+    shift: float = 5.0
+    seed: int = 0
+    canvas: tuple[int, int] = (480, 480)
+    mode: str = "per_frame"
+    window: int = 17
+    stride: int = 1
+    framing: str = "registered"
+    refresh_every: int = 1
+    fusion: str = "token_gate"
+    unchanged_start: bool = True
+
+
+@dataclass(frozen=True)
+class VegaOpenVLAConfig:
+    """Everything about a full-size policy except weights.
+
+    openvla: OpenVLA-OFT checkpoint folder or hub id.  statistics_key: data set in its statistics; None only where it
+    has one.  robot: a name of robots.PLATFORMS.  cameras: names in the checkpoint's order.
+    open_loop_horizon: actions executed before the next query when the world waits; None for the whole chunk.
+    chunk_length, normalization: only where the checkpoint does not say them.  attention: kernel of the language model.
+    world_simulator: None for OpenVLA-OFT alone.
+    """
+
+    name: str
+    openvla: str
+    robot: str
+    cameras: tuple[str, ...]
+    statistics_key: str | None = None
+    open_loop_horizon: int | None = None
+    chunk_length: int | None = None
+    normalization: str | None = None
+    attention: str = "sdpa"
+    dtype: str = "bfloat16"
+    world_simulator: WorldPart | None = None
+
+    def __post_init__(self) -> None:
+        platform(self.robot)
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise VegaError(f"Cameras {list(self.cameras)} cannot be told apart: name each image's camera once.")
+        if self.dtype not in DTYPES:
+            raise VegaError(f"The dtype '{self.dtype}' is unknown: choose one of {list(DTYPES)}.")
+
+    def save(self, folder: Path) -> None:
+        values = {"policy_type": POLICY_TYPE} | asdict(self)
+        (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> VegaOpenVLAConfig:
+    """What a folder says about its policy; a published OpenVLA-OFT folder is a policy without a world simulator.
+
+    Raises VegaError with the file for a setting that is unknown, missing or of the wrong kind.
+    """
+    path = folder / CONFIG_FILE
+    values = read_json(path)
+    if values.get("model_type") == "openvla":
+        return published_config(folder)
+    if values.pop("policy_type", None) != POLICY_TYPE:
+        raise VegaError(f"File '{path}' describes no policy with OpenVLA-OFT: give a folder made by save_pretrained.")
+    world = values.pop("world_simulator", None)
+    if world is not None and not isinstance(world, dict):
+        raise VegaError(f"Setting 'world_simulator' in '{path}' is {world!r}: give an object or null.")
+    part = None if world is None else WorldPart(**arguments_for(WorldPart, world, path))
+    arguments = arguments_for(VegaOpenVLAConfig, values, path, aside=("world_simulator",))
+    return VegaOpenVLAConfig(**arguments, world_simulator=part)
+
+
+def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAConfig:
+    """A published OpenVLA-OFT folder as a policy of its own, with the robot's cameras; one camera without proprio.
+
+    robot: by default LIBERO's for statistics of 7 actions and ALOHA's for 14, as published.
+    """
+    if robot is None:
+        robots = {7: "libero", 14: "aloha"}
+        widths = {action_width(entry) for entry in read_statistics(checkpoint).values()}
+        if len(widths) != 1 or not widths <= set(robots):
+            raise VegaError(
+                f"The statistics in '{checkpoint}' are of {sorted(widths)} actions, which is no published robot's: "
+                "compose a policy with `python -m policies.compose --robot NAME`."
+            )
+        robot = robots[widths.pop()]
+    cameras = platform(robot).cameras
+    if not any(checkpoint.glob("proprio_projector--*_checkpoint.pt")):
+        cameras = cameras[:1]
+    return VegaOpenVLAConfig(name=checkpoint.resolve().name, openvla=".", robot=robot, cameras=cameras)
+
+
+def openvla_folder(folder: Path, config: VegaOpenVLAConfig) -> Path:
+    """OpenVLA-OFT of the policy in `folder`: relative to it or absolute, or downloaded once.  VegaError without it."""
+    return _part(folder, config.openvla, CHECKPOINT_FILES)
+
+
+def wan_folder(folder: Path, part: WorldPart) -> Path:
+    """Wan of the policy in `folder`, likewise."""
+    return _part(folder, part.source, WAN_PATTERNS)
+
+
+def _part(folder: Path, source: str, patterns: Iterable[str]) -> Path:
+    local = folder / Path(source).expanduser()
+    return local if local.is_dir() else resolve_folder(source, patterns)
+
+
+def prompt_file(folder: Path, part: WorldPart) -> Path | None:
+    """The prompt's embedding that a policy names; None for that in the Wan folder."""
+    return None if part.prompt_embedding is None else folder / Path(part.prompt_embedding).expanduser()
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Folders and files elsewhere that the policy in `folder` is made of.  Raises VegaError for one that is missing."""
+    config = read_config(folder)
+    found = [openvla_folder(folder, config)]
+    if (part := config.world_simulator) is not None:
+        wan = wan_folder(folder, part)
+        prompt = prompt_file(folder, part) or wan / PROMPT_FILE
+        found += [wan / "vae", wan / "transformer", wan / WORLD_CONFIG_FILE, prompt]
+    return found

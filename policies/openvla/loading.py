@@ -1,0 +1,254 @@
+"""Loading OpenVLA-OFT from the folders its authors publish: which file holds which part, and how large it is.
+
+Every part is first built without memory, sized by the tensors; then, if all of them fit on the device,
+filled tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaModel
+
+from policies.files.weight_files import (
+    CHECKPOINT_FILES,
+    SafetensorsSource,
+    TensorSource,
+    check_memory,
+    depth,
+    fill,
+    find_component,
+    read_json,
+    read_torch_file,
+    resolve_folder,
+    shape_of,
+)
+from policies.openvla.heads import (
+    ImageProjector,
+    L1ActionHead,
+    ProprioProjector,
+    build_action_head,
+    build_projector,
+    build_proprio_projector,
+)
+from policies.openvla.model import OpenVLAOFT, OpenVLAOFTInfo
+from policies.openvla.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
+from policies.openvla.vision import VisionTower, build_dinov2, build_siglip, fill_tower, merged_backbone
+from policies.types import VegaError
+
+# Chunk lengths and normalisation of the published robots (OpenVLA-OFT constants.py), by action width;
+# the tensors do not show them.  Other checkpoints say theirs in config.json or in from_pretrained.
+_PUBLISHED = {7: (8, "bounds_q99"), 14: (25, "bounds")}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A checkpoint's files, and its parts on the meta device, sized by them."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: TensorSource
+    head_source: TensorSource
+    proprio_source: TensorSource | None
+    vision_source: TensorSource
+    llama: LlamaModel
+    projector: ImageProjector
+    head: L1ActionHead
+    proprio: ProprioProjector | None
+    towers: tuple[VisionTower, VisionTower]
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        return [self.llama, self.projector, self.head, *self.towers, *([self.proprio] if self.proprio else [])]
+
+
+_PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+
+
+def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
+    folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
+    config = read_json(folder / "config.json")
+    _check_components(folder)
+    weights = SafetensorsSource(folder)
+    llama = build_llama(config.get("text_config", {}), weights, attention)
+    width = llama.embed_tokens.weight.shape[1]
+    head = _component(folder, "action_head--*_checkpoint.pt", "action head")
+    if head is None:
+        raise VegaError(f"Folder '{folder}' has no 'action_head--*_checkpoint.pt': add the one of this checkpoint.")
+    proprio = _component(folder, "proprio_projector--*_checkpoint.pt", "proprio projector")
+    film = _component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone")
+    vision: TensorSource = weights if film is None else merged_backbone(film, _lora_scale(folder))
+    film_dim = 0 if film is None else width
+    return _Plan(
+        folder,
+        config,
+        weights,
+        head,
+        proprio,
+        vision,
+        llama,
+        build_projector(weights),
+        build_action_head(head, width),
+        None if proprio is None else build_proprio_projector(proprio, width),
+        (build_dinov2(vision, _PREFIXES[0], film_dim), build_siglip(vision, _PREFIXES[1], film_dim)),
+    )
+
+
+def weight_count(path_or_id: str | os.PathLike[str]) -> int:
+    """Numbers that a checkpoint puts on the device; a download if it is a hub id, but nothing is loaded."""
+    return sum(p.numel() for part in _plan(path_or_id, "sdpa").parts for p in part.parameters())
+
+
+def load(
+    path_or_id: str | os.PathLike[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    chunk_length: int | None,
+    normalization: str | None,
+    attention: str,
+) -> OpenVLAOFT:
+    """See OpenVLAOFT.from_pretrained (all but `rotary_dtype`)."""
+    plan = _plan(path_or_id, attention)
+    check_memory(plan.parts, device, dtype, f"Checkpoint '{plan.folder}'")
+    info = _info(plan.folder, plan.config, plan.head, plan.proprio, plan.towers, chunk_length, normalization)
+    fill(plan.llama, plan.weights, lambda name: (f"language_model.model.{name}", None), device, dtype)
+    fill(plan.projector, plan.weights, lambda name: (f"projector.{name}", None), device, dtype)
+    fill(plan.head, plan.head_source, lambda name: (f"model.{name}", None), device, dtype)
+    if plan.proprio is not None and plan.proprio_source is not None:
+        fill(plan.proprio, plan.proprio_source, lambda name: (name, None), device, dtype)
+    for tower, prefix in zip(plan.towers, _PREFIXES, strict=True):
+        fill_tower(tower, plan.vision_source, prefix, device, dtype)
+    model = OpenVLAOFT(info, plan.towers, plan.projector, plan.llama, plan.head, plan.proprio).eval()
+    model.rotary.to(device)
+    return model
+
+
+def _check_components(folder: Path) -> None:
+    """Raise VegaError for a component this package does not run: ignoring it would change the policy silently."""
+    for file in sorted(folder.glob("*--*_checkpoint.pt")):
+        kind = file.name.partition("--")[0]
+        if kind == "noisy_action_projector":
+            raise VegaError(
+                f"'{file}' belongs to a diffusion action head, which this package does not run: choose a checkpoint "
+                "with an L1 head."
+            )
+        if kind not in ("action_head", "proprio_projector", "vision_backbone"):
+            raise VegaError(
+                f"'{file}' is a component this package does not know: move it away if the policy needs none."
+            )
+
+
+def _component(folder: Path, pattern: str, purpose: str) -> TensorSource | None:
+    path = find_component(folder, pattern, purpose)
+    return None if path is None else read_torch_file(path)
+
+
+def _lora_scale(folder: Path) -> float | None:
+    path = folder / "lora_adapter" / "adapter_config.json"
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    return config["lora_alpha"] / config["r"] if "lora_alpha" in config and config.get("r") else None
+
+
+def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention: str) -> LlamaModel:
+    """Llama on the meta device.  Sizes come from the tensors, the rest from the shipped config.
+
+    The config is a default LlamaConfig with few changes (eps 1e-6), never Llama-2's own.
+    """
+    prefix = "language_model.model."
+    vocabulary, width = shape_of(weights, f"{prefix}embed_tokens.weight")
+    kept = ("num_attention_heads", "rms_norm_eps", "max_position_embeddings", "hidden_act")
+    heads = int(text_config.get("num_attention_heads", LlamaConfig().num_attention_heads))
+    if width % heads:
+        raise VegaError(
+            f"'{weights.name}' has width {width}, which {heads} heads do not divide: use its own config.json."
+        )
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=shape_of(weights, f"{prefix}layers.0.mlp.gate_proj.weight")[0],
+        num_hidden_layers=depth(weights, f"{prefix}layers."),
+        num_key_value_heads=shape_of(weights, f"{prefix}layers.0.self_attn.k_proj.weight")[0] * heads // width,
+        rope_parameters={"rope_type": "default", "rope_theta": float(text_config.get("rope_theta", 10000.0))},
+        attn_implementation=attention,
+        **{name: text_config[name] for name in kept if name in text_config},
+    )
+    if text_config.get("rope_scaling"):
+        raise VegaError(f"'{weights.name}' scales its rotary positions, which is not supported: use its own config.")
+    try:
+        with torch.device("meta"):
+            return LlamaModel(config)
+    except (ImportError, ValueError) as error:
+        reason = str(error).split(".")[0]
+        raise VegaError(
+            f"Attention '{attention}' is not to be had here ({reason}): choose 'sdpa' or 'eager'."
+        ) from error
+
+
+def read_statistics(folder: Path) -> dict[str, Any]:
+    """Data set -> statistics of a checkpoint: its dataset_statistics.json, else those in its config.
+
+    The config's may be those of pretraining: the file overrides them.
+    """
+    path = folder / "dataset_statistics.json"
+    statistics = read_json(path) if path.is_file() else read_json(folder / "config.json").get("norm_stats")
+    if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
+        raise VegaError(
+            f"The statistics in '{folder}' are no object of objects: copy its dataset_statistics.json again."
+        )
+    return statistics
+
+
+def _info(
+    folder: Path,
+    config: Mapping[str, Any],
+    head: L1ActionHead,
+    proprio: ProprioProjector | None,
+    towers: Sequence[VisionTower],
+    chunk_length: int | None,
+    normalization: str | None,
+) -> OpenVLAOFTInfo:
+    published_chunk, published_normalization = _PUBLISHED.get(head.action_dim, (None, None))
+    chunk_length = chunk_length or config.get("chunk_length") or published_chunk
+    normalization = normalization or config.get("normalization") or published_normalization
+    if chunk_length is None or normalization is None:
+        raise VegaError(
+            f"Checkpoint '{folder}' has {head.action_dim}-D actions and says no chunk length and normalisation: give "
+            "chunk_length and normalization, or write them into its config.json."
+        )
+    statistics = read_statistics(folder)
+    if not statistics:
+        raise VegaError(f"Checkpoint '{folder}' has no statistics: add its dataset_statistics.json.")
+    size = int(config.get("image_sizes", [224])[0])
+    patches = {round((size // tower.patch_pixels) ** 2) for tower in towers}
+    if len(patches) != 1:
+        raise VegaError(f"The vision towers of '{folder}' have different grids: use a fused OpenVLA backbone.")
+    return OpenVLAOFTInfo(
+        folder=str(folder),
+        chunk_length=int(chunk_length),
+        action_dim=head.action_dim,
+        proprio_dim=0 if proprio is None else proprio.fc1.in_features,
+        image_size=size,
+        patches=patches.pop(),
+        normalization=str(normalization),
+        image_mean_std=_image_mean_std(folder),
+        statistics=statistics,
+    )
+
+
+def _image_mean_std(folder: Path) -> tuple[tuple[Sequence[float], Sequence[float]], ...]:
+    """Per tower (mean, std) from preprocessor_config.json, or the published constants."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return DINOV2_MEAN_STD, SIGLIP_MEAN_STD
+    params = read_json(path).get("tvf_normalize_params")
+    if not isinstance(params, list) or len(params) != 2 or not all("mean" in p and "std" in p for p in params):
+        raise VegaError(f"File '{path}' does not give 'tvf_normalize_params' of two towers: copy the published one.")
+    return tuple((tuple(p["mean"]), tuple(p["std"])) for p in params)

@@ -1,0 +1,177 @@
+"""Wan's causal video encoder: single frames at the price of single frames, and streams with a memory.
+
+The encoder is diffusers' own; only its causal convolutions are wrapped.  Causal padding puts zeros
+before the first frame, so of a kernel's three temporal taps the first frame of a video meets the last
+one only: for it, the 3-D convolution is a 2-D one, a third of the work, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify
+from torch import nn
+
+from policies.files.weight_files import (
+    SafetensorsSource,
+    TensorSource,
+    build_component,
+    check_memory,
+    component_config,
+    fill,
+    write_component,
+)
+from policies.types import VegaError
+
+
+class CausalConv(nn.Module):
+    """A Wan causal convolution that pays one tap for the first frame of a video.  (B, C, T, H, W) in and out."""
+
+    def __init__(self, conv: WanCausalConv3d):
+        super().__init__()
+        self.conv = conv
+        self._last_tap: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
+        """cache_x: up to two frames before x, or None at the start of a video."""
+        conv = self.conv
+        first = cache_x is None and x.shape[2] == 1 and conv.stride[0] == 1
+        if not first:
+            return conv(x, cache_x)
+        weight = conv.weight
+        if self._last_tap is None or self._last_tap.device != weight.device or self._last_tap.dtype != weight.dtype:
+            self._last_tap = weight.detach()[:, :, -1].contiguous(memory_format=torch.channels_last)
+        padding = (conv._padding[2], conv._padding[0])
+        return F.conv2d(x[:, :, 0], self._last_tap, conv.bias, conv.stride[1:], padding)[:, :, None]
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What the encoder remembers of a stream: the last frames before every convolution.  Never changed in place."""
+
+    caches: tuple[torch.Tensor | None, ...]
+
+
+class WanEncoder(nn.Module):
+    """Video (B, 3, T, H, W) in [-1, 1] to normalised latents (B, C, T', h, w): the posterior's mean, no sampling."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, vae: AutoencoderKLWan):
+        super().__init__()
+        config = vae.config
+        self.patch_size: int | None = config.patch_size
+        self.temporal_stride: int = 2 ** sum(config.temperal_downsample)
+        self.spatial_stride: int = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)
+        self.channels: int = config.z_dim
+        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+        self._memories = sum(isinstance(module, WanCausalConv3d) for module in self.encoder.modules())
+        for parent in list(self.encoder.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, WanCausalConv3d) and not isinstance(parent, CausalConv):
+                    setattr(parent, name, CausalConv(child))
+        weight = self.quant_conv.weight
+        mean = torch.tensor(config.latents_mean, device=weight.device).view(1, -1, 1, 1, 1)
+        std = torch.tensor(config.latents_std, device=weight.device).view(1, -1, 1, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.quant_conv.weight.dtype
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a video; VegaError if its length does not divide into them."""
+        stride = self.temporal_stride
+        if frames < 1 or (frames - 1) % stride:
+            nearest = 1 + max(frames - 1, 0) // stride * stride
+            raise VegaError(f"A video of {frames} frames does not fit the VAE: give 1 + {stride} n, e.g. {nearest}.")
+        return 1 + (frames - 1) // stride
+
+    def frames(self, video: torch.Tensor) -> torch.Tensor:
+        """Every frame as its own video: (B, 3, T, H, W) -> (B, C, T, h, w)."""
+        batch, _, count = video.shape[:3]
+        # Channels last is what convolutions run fastest in, on CPUs and GPUs alike.
+        single = self._prepared(video.transpose(1, 2).flatten(0, 1)[:, :, None])
+        single = single.contiguous(memory_format=torch.channels_last_3d)
+        latents = self._normalised(self.encoder(single))
+        return latents[:, :, 0].unflatten(0, (batch, count)).transpose(1, 2)
+
+    def start(self) -> EncoderState:
+        """The memory of a stream that has not begun."""
+        return EncoderState((None,) * self._memories)
+
+    def step(self, video: torch.Tensor, state: EncoderState) -> tuple[torch.Tensor, EncoderState]:
+        """One more latent frame (B, C, 1, h, w): from 1 frame at the start, `temporal_stride` frames later."""
+        started = state.caches[0] is not None
+        wanted = self.temporal_stride if started else 1
+        if video.shape[2] != wanted:
+            raise VegaError(
+                f"The stream's next latent frame takes {wanted} frames, not {video.shape[2]}: give as many."
+            )
+        caches = list(state.caches)
+        latents = self.encoder(self._prepared(video), feat_cache=caches, feat_idx=[0])
+        return self._normalised(latents), EncoderState(tuple(caches))
+
+    def window(self, video: torch.Tensor) -> torch.Tensor:
+        """A whole video, later frames seeing earlier ones: (B, 3, T, H, W) -> (B, C, 1 + (T - 1) / stride, h, w)."""
+        self.latent_frames(video.shape[2])
+        state, latents = self.start(), []
+        for part in [video[:, :, :1], *video[:, :, 1:].split(self.temporal_stride, dim=2)]:
+            if part.shape[2]:
+                latent, state = self.step(part, state)
+                latents.append(latent)
+        return torch.cat(latents, dim=2)
+
+    def _prepared(self, video: torch.Tensor) -> torch.Tensor:
+        height, width = video.shape[-2:]
+        if video.ndim != 5 or video.shape[1] != 3 or height % self.spatial_stride or width % self.spatial_stride:
+            raise VegaError(
+                f"A video of shape {tuple(video.shape)} does not fit the VAE: give (B, 3, T, height, width) with sides "
+                f"that are multiples of {self.spatial_stride}."
+            )
+        video = video.to(self.dtype)
+        return video if self.patch_size is None else patchify(video, patch_size=self.patch_size)
+
+    def _normalised(self, encoded: torch.Tensor) -> torch.Tensor:
+        return (self.quant_conv(encoded)[:, : self.channels].float() - self.mean) / self.std
+
+
+def load_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> WanEncoder:
+    """The encoder half of a diffusers Wan VAE from its folder, streamed to `device` in `dtype`; no decoder."""
+    vae = _on_meta(folder)
+    check_memory([vae], device, dtype, f"VAE '{folder}'")
+    fill(vae, SafetensorsSource(folder), lambda name: (name, None), device, dtype)
+    return WanEncoder(vae)
+
+
+def _on_meta(folder: Path) -> AutoencoderKLWan:
+    config = component_config(folder, AutoencoderKLWan, "give a Wan VAE from diffusers")
+    vae = build_component(AutoencoderKLWan, config, folder)
+    for name in ("latents_mean", "latents_std"):
+        numbers = vae.config[name]
+        right = isinstance(numbers, list | tuple) and len(numbers) == vae.config.z_dim
+        if not right or not all(type(number) in (int, float) for number in numbers):
+            raise VegaError(
+                f"File '{folder / 'config.json'}' needs {vae.config.z_dim} numbers in '{name}': download it again."
+            )
+    del vae.decoder, vae.post_quant_conv
+    return vae
+
+
+def kept_names(source: TensorSource) -> list[str]:
+    """Tensors of a VAE that its encoder needs."""
+    return [name for name in source.names() if name.startswith(("encoder.", "quant_conv."))]
+
+
+def save_encoder(config: Mapping[str, Any], source: TensorSource, folder: Path) -> None:
+    """Write a VAE's config and its encoder's tensors, as `load_encoder` reads them."""
+    write_component(dict(config) | {"_class_name": "AutoencoderKLWan"}, source, kept_names(source), folder)

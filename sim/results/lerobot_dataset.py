@@ -1,0 +1,284 @@
+"""Episodes as a LeRobot dataset, format v3.0: Parquet for what is small, MP4 for the cameras, JSON for the rest.
+
+Layout as `lerobot/datasets/lerobot_dataset.py` reads it (huggingface/lerobot 0.4).  Two stages, because episodes end in
+any order and in several processes: each leaves a tape (one .npz and one .mp4 for each camera), and `write_dataset`
+joins the tapes in the order of task and trial.  Pictures are upright; LIBERO's own data sets show them turned by 180°.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.openvla.robots import libero_proprio
+from policies.types import FloatArray, Image, Observation, VegaError
+from sim.results.video import write_video
+from sim.worlds.environment import Environment
+
+VERSION = "v3.0"
+ROBOT = "panda"
+FILES_PER_CHUNK = 1000
+STATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")
+EEF_ACTION_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
+QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
+KEYFRAME_EVERY = 2  # training reads single frames: each is at most one frame from where decoding can begin
+STATS_STRIDE = 4  # of the pixels that statistics look at
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
+Stats = dict[str, NDArray[Any]]
+
+
+def tape_path(folder: Path, task: int, trial: int) -> Path:
+    """The tape's .npz; it is written last, so where it exists the tape is whole."""
+    return folder / f"task{task}_trial{trial}.npz"
+
+
+def camera_path(tape: Path, camera: str) -> Path:
+    return tape.with_name(f"{tape.stem}.{camera}.mp4")
+
+
+class EpisodeTape:
+    """Everything of one episode: each step's pictures, state and action.  Draws what the policy did not look at."""
+
+    def __init__(self, environment: Environment, action_names: Sequence[str], instruction: str = "") -> None:
+        self._environment, self._action_names = environment, tuple(action_names)
+        self._instruction = instruction or environment.instruction
+        self._frames: dict[str, list[Image]] = {camera: [] for camera in environment.cameras}
+        self._states: list[FloatArray] = []
+        self._actions: list[FloatArray] = []
+
+    def step(self, action: FloatArray, drawn: Mapping[str, Image]) -> None:
+        """Call before the action is executed.  drawn: camera -> (H, W, 3) pictures of this moment that exist."""
+        environment = self._environment
+        for camera, frames in self._frames.items():
+            frames.append(drawn[camera] if camera in drawn else environment.render(camera))
+        state = environment.state()
+        observation = Observation(
+            {}, state, self._instruction, state.stamp_ns, environment.base_position, environment.base_quaternion
+        )
+        self._states.append(libero_proprio(observation))
+        self._actions.append(np.array(action, dtype=float))
+
+    def keep(self, path: Path, success: bool) -> None:
+        """Write the tape.  Raises VegaError where that fails."""
+        if not self._actions:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fps = round(1 / self._environment.control_period_s)
+            for camera, frames in self._frames.items():
+                write_video(camera_path(path, camera), frames, fps, keyframe_every=KEYFRAME_EVERY)
+            stats = {f"stats/{c}/{k}": v for c, frames in self._frames.items() for k, v in image_stats(frames).items()}
+            partial = path.with_name(f".{path.stem}.partial.npz")
+            np.savez(
+                partial, state=np.array(self._states), action=np.array(self._actions), success=success, fps=fps,
+                instruction=self._instruction, action_names=np.array(self._action_names),
+                cameras=np.array(list(self._frames)), size=np.array(next(iter(self._frames.values()))[0].shape),
+                **stats,  # type: ignore[arg-type]
+            )  # fmt: skip
+            partial.replace(path)
+        except OSError as error:
+            raise VegaError(f"The recording {path} cannot be written ({error.strerror}): make room there.") from error
+
+
+def check_target(dataset: Path, resume: bool) -> None:
+    """Raise VegaError unless a dataset can be written there: nothing is there, or with `resume` an earlier one."""
+    if (dataset.exists() and not resume) or (resume and dataset.exists() and not (dataset / "meta").is_dir()):
+        raise VegaError(f"{dataset} exists already: give another --record, or remove it.")
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise VegaError("Recording needs pyarrow, which is not installed: pip install pyarrow.") from error
+
+
+def write_dataset(tapes: Sequence[Path], dataset: Path) -> int:
+    """Join tapes into the folder `dataset`, which appears whole or not at all; the number of episodes.
+
+    An earlier dataset there is replaced.  Raises VegaError where it cannot be written.
+    """
+    whole = [tape for tape in tapes if tape.is_file()]
+    if not whole:
+        return 0
+    partial = dataset.with_name(f".{dataset.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        _write(whole, partial)
+        shutil.rmtree(dataset, ignore_errors=True)
+        partial.rename(dataset)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise VegaError(f"The dataset {dataset} cannot be written ({error.strerror}): make room there.") from error
+    return len(whole)
+
+
+def _write(tapes: Sequence[Path], folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    loaded = [dict(np.load(tape)) for tape in tapes]
+    first = loaded[0]
+    cameras, fps = [str(c) for c in first["cameras"]], int(first["fps"])
+    sentences = list(dict.fromkeys(str(tape["instruction"]) for tape in loaded))
+    rows, tables, begin = [], [], 0
+    for number, (path, tape) in enumerate(zip(tapes, loaded, strict=True)):
+        columns = _columns(tape, number, begin, sentences.index(str(tape["instruction"])), fps)
+        tables.append(_table(columns))
+        end = begin + len(columns["index"])
+        where = {"chunk_index": number // FILES_PER_CHUNK, "file_index": number % FILES_PER_CHUNK}
+        row: dict[str, Any] = {
+            "episode_index": number, "tasks": [str(tape["instruction"])], "length": end - begin,
+            "data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": begin, "dataset_to_index": end,
+        }  # fmt: skip
+        stats = {key: column_stats(values) for key, values in columns.items()}
+        for camera in cameras:
+            key = f"observation.images.{camera}"
+            row |= {f"videos/{key}/{name}": value for name, value in where.items()}
+            row |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": (end - begin) / fps}
+            stats[key] = {n: tape[f"stats/{camera}/{n}"] for n in stats["action"]}
+            video = folder / VIDEO_PATH.format(video_key=key, **where)
+            video.parent.mkdir(parents=True, exist_ok=True)
+            _link(camera_path(path, camera), video)
+        row |= {f"stats/{key}/{name}": value.tolist() for key, s in stats.items() for name, value in s.items()}
+        rows.append((row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}, stats))
+        begin = end
+    data = folder / DATA_PATH.format(chunk_index=0, file_index=0)
+    for path in (data, folder / EPISODES_PATH):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.concat_tables(tables), data)
+    pq.write_table(pa.Table.from_pylist([row for row, _ in rows]), folder / EPISODES_PATH)
+    _write_tasks(sentences, folder / "meta" / "tasks.parquet")
+    total = combine([stats for _, stats in rows])
+    _write_json({k: {n: v.tolist() for n, v in s.items()} for k, s in total.items()}, folder / "meta" / "stats.json")
+    _write_json(_info(first, columns, cameras, len(tapes), begin, len(sentences)), folder / "meta" / "info.json")
+
+
+def _columns(tape: Mapping[str, Any], episode: int, begin: int, task: int, fps: int) -> dict[str, NDArray[Any]]:
+    count = len(tape["action"])
+    last = np.arange(count) == count - 1
+    return {
+        "observation.state": tape["state"].astype(np.float32),
+        "action": tape["action"].astype(np.float32),
+        "next.done": last,
+        "next.success": last & bool(tape["success"]),
+        "timestamp": (np.arange(count) / fps).astype(np.float32),
+        "frame_index": np.arange(count),
+        "episode_index": np.full(count, episode),
+        "index": np.arange(begin, begin + count),
+        "task_index": np.full(count, task),
+    }
+
+
+def _table(columns: Mapping[str, NDArray[Any]]) -> Any:
+    import pyarrow as pa
+
+    def array(values: NDArray[Any]) -> Any:
+        if values.ndim == 1:
+            return pa.array(values)
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+    return pa.table({key: array(values) for key, values in columns.items()})
+
+
+def _info(
+    tape: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], cameras: Sequence[str], episodes: int, frames: int,
+    tasks: int,
+) -> dict[str, Any]:  # fmt: skip
+    fps, size = int(tape["fps"]), [int(n) for n in tape["size"]]
+    video = {
+        "video.height": size[0], "video.width": size[1], "video.codec": "h264", "video.pix_fmt": "yuv420p",
+        "video.is_depth_map": False, "video.fps": fps, "video.channels": size[2], "has_audio": False,
+    }  # fmt: skip
+    names = {"observation.state": list(STATE_NAMES), "action": [str(name) for name in tape["action_names"]]}
+    features: dict[str, Any] = {
+        f"observation.images.{camera}": {
+            "dtype": "video", "shape": size, "names": ["height", "width", "channels"], "info": video,
+        }
+        for camera in cameras
+    }  # fmt: skip
+    for key, values in columns.items():
+        shape = [values.shape[1]] if values.ndim == 2 else [1]
+        features[key] = {"dtype": str(values.dtype), "shape": shape, "names": names.get(key)}
+    return {
+        "codebase_version": VERSION, "robot_type": ROBOT, "total_episodes": episodes, "total_frames": frames,
+        "total_tasks": tasks, "chunks_size": FILES_PER_CHUNK, "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200, "fps": fps, "splits": {"train": f"0:{episodes}"}, "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH, "features": features,
+    }  # fmt: skip
+
+
+def _write_tasks(sentences: Sequence[str], path: Path) -> None:
+    """A table that pandas reads with the sentences as its index."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    index = "__index_level_0__"
+    described = [("task_index", "task_index", "int64"), (None, index, "object")]
+    pandas = {
+        "index_columns": [index], "column_indexes": [], "pandas_version": "2.0.0",
+        "columns": [
+            {"name": n, "field_name": f, "pandas_type": "int64" if t == "int64" else "unicode", "numpy_type": t,
+             "metadata": None} for n, f, t in described
+        ],
+    }  # fmt: skip
+    table = pa.table({"task_index": pa.array(range(len(sentences)), pa.int64()), index: pa.array(sentences)})
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
+
+
+def column_stats(values: NDArray[Any]) -> Stats:
+    """values (n,) or (n, d): min, max, mean, std, quantiles (d,) over the first axis, and count (1,)."""
+    table = values.reshape(len(values), -1)
+    real = table.astype(float)
+    quantiles = np.quantile(real, QUANTILES, axis=0)
+    return {
+        "min": table.min(axis=0), "max": table.max(axis=0), "mean": real.mean(axis=0), "std": real.std(axis=0),
+        "count": np.array([len(values)]),
+        **{f"q{round(100 * q):02d}": row for q, row in zip(QUANTILES, quantiles, strict=True)},
+    }  # fmt: skip
+
+
+def image_stats(frames: Sequence[Image]) -> Stats:
+    """The same for each colour in [0, 1], as (3, 1, 1), over some pixels of every frame; count is that of frames."""
+    pixels = np.stack([frame[::STATS_STRIDE, ::STATS_STRIDE] for frame in frames]).reshape(-1, 3) / 255.0
+    stats = {name: value.reshape(3, 1, 1) for name, value in column_stats(pixels).items() if name != "count"}
+    return {**stats, "count": np.array([len(frames)])}
+
+
+def combine(episodes: Sequence[Mapping[str, Stats]]) -> dict[str, Stats]:
+    """Statistics of all episodes; quantiles are the episodes' own, weighted by their lengths, as lerobot does it."""
+    total: dict[str, Stats] = {}
+    for key in episodes[0]:
+        parts = [episode[key] for episode in episodes]
+        weights = np.array([float(part["count"][0]) for part in parts])
+
+        def mean(values: Sequence[NDArray[Any]], weights: FloatArray = weights) -> NDArray[Any]:
+            return np.asarray(np.average(np.stack(values), axis=0, weights=weights))
+
+        middle = mean([part["mean"] for part in parts])
+        variance = mean([part["std"] ** 2 + (part["mean"] - middle) ** 2 for part in parts])
+        total[key] = {
+            **{name: mean([part[name] for part in parts]) for name in parts[0] if name.startswith("q")},
+            "min": np.minimum.reduce([part["min"] for part in parts]),
+            "max": np.maximum.reduce([part["max"] for part in parts]),
+            "mean": middle, "std": np.sqrt(variance), "count": np.array([int(weights.sum())]),
+        }  # fmt: skip
+    return total
+
+
+def _write_json(value: Any, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=4) + "\n")
+
+
+def _link(source: Path, target: Path) -> None:
+    """One copy on the disk where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

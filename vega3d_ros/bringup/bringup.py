@@ -1,0 +1,318 @@
+"""Which processes make a robot follow an instruction, and how they are started.
+
+`node_table` is the one description of the processes; `launch/manipulation.launch.py` hands it to the
+launch system, and `vega3d-bringup` (this module's `main`) starts the same processes where the launch
+system is not installed.  Neither ROS nor torch is imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from policies.types import VegaError, check_instruction
+from vega3d_ros.control.resources import share_folder
+from vega3d_ros.inference.process import ChildProcess, print_line, stop_all
+
+SIMULATED_ROBOTS = ("libero",)
+MAX_DOMAIN = 232
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One `name:=value` argument of the launch file and of vega3d-bringup."""
+
+    name: str
+    default: str
+    description: str
+
+
+ARGUMENTS = (
+    Argument("robot", "libero", "Robot: a name in config/robots, or the path of a parameter file of your own."),
+    Argument("policy", "vega-nano", "Policy: a name in policies, or the path of a checkpoint folder."),
+    Argument("instruction", "", "What the robot shall do; empty: the simulated task's own sentence, or none yet."),
+    Argument("use_sim_time", "auto", "true, false, or auto: true with a simulated robot."),
+    Argument("clock_mode", "auto", "lockstep, realtime, or auto: lockstep with a simulated robot, else as configured."),
+    Argument("suite", "libero_object", "LIBERO suite (simulated robot only)."),
+    Argument("task", "0", "Number of the task in the suite (simulated robot only)."),
+    Argument("trial", "0", "Number of the official initial state (simulated robot only)."),
+    Argument("device", "auto", "Torch device of the policy, such as cpu or cuda:0; auto: as configured, else cpu."),
+    Argument("threads", "auto", "Torch threads of the policy; auto: as configured, else 1."),
+    Argument("record", "false", "true: write inputs, decisions and commands into a rosbag2 bag (MCAP)."),
+    Argument("bag", "", "Folder of the new bag; empty: vega3d-bag-<time> in the working directory."),
+    Argument("domain", "", "ROS domain, 0 to 232; empty: that of the environment variable ROS_DOMAIN_ID."),
+    Argument("startup_timeout_s", "120", "Seconds after which a start-up that is not complete is given up."),
+)
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One process.
+
+    executable: its name in lib/<package>, for `ros2 run` and the launch system; module: the same as
+    `python -m`, for vega3d-bringup.  parameters override parameter_files.  lifecycle: configured and
+    activated by the startup manager.
+    """
+
+    name: str
+    executable: str
+    module: str
+    package: str = "vega3d_ros"
+    lifecycle: bool = False
+    parameter_files: tuple[Path, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+
+
+def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
+    """The processes to run for these arguments (every name of ARGUMENTS with its text).
+
+    Raises VegaError on a value that cannot work.
+    """
+    simulated = arguments["robot"] in SIMULATED_ROBOTS
+    instruction = check_instruction(arguments["instruction"]) if arguments["instruction"] else ""
+    clock_mode = _choice(arguments, "clock_mode", ("auto", "lockstep", "realtime"))
+    if clock_mode == "auto" and simulated:
+        clock_mode = "lockstep"
+    use_sim_time = _choice(arguments, "use_sim_time", ("auto", "true", "false"))
+
+    policy: dict[str, Any] = {
+        "policy": arguments["policy"],
+        "use_sim_time": simulated if use_sim_time == "auto" else use_sim_time == "true",
+        # A simulated arm hurts nobody; a real one begins to move only at the service ~/start.
+        "autostart": simulated,
+    }
+    if clock_mode != "auto":
+        policy["clock_mode"] = clock_mode
+    if arguments["device"] != "auto":
+        policy["device"] = arguments["device"]
+    if arguments["threads"] != "auto":
+        policy["threads"] = _integer(arguments, "threads", 1)
+
+    record = _choice(arguments, "record", ("true", "false")) == "true"
+    if arguments["bag"] and not record:
+        raise VegaError("bag:= names a folder but nothing is recorded: add record:=true, or leave it out.")
+
+    table = [
+        NodeEntry(
+            name="policy_node",
+            executable="policy_node",
+            module="vega3d_ros.node.policy_node",
+            lifecycle=True,
+            parameter_files=(robot_file(arguments["robot"]), *policy_files(arguments["policy"])),
+            parameters=policy,
+        )
+    ]
+    if simulated:
+        table.append(
+            NodeEntry(
+                name="sim_node",
+                executable="sim_node",
+                module="sim.robot.sim_node",
+                parameters={
+                    "suite": arguments["suite"],
+                    "task": _integer(arguments, "task", 0),
+                    "trial": _integer(arguments, "trial", 0),
+                    "clock_mode": clock_mode,
+                },
+                # The user's sentence takes the place of the task's own.
+                remappings=(("instruction", "task_instruction"),) if instruction else (),
+            )
+        )
+
+    if record:
+        bag = str(Path(arguments["bag"]).expanduser().absolute()) if arguments["bag"] else ""
+        if bag and Path(bag).exists():
+            raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
+        table.append(NodeEntry("recorder", "recorder", "vega3d_ros.recording.recording_node", parameters={"bag": bag}))
+
+    manager: dict[str, Any] = {
+        "lifecycle_nodes": [entry.name for entry in table if entry.lifecycle],
+        "timeout_s": _seconds(arguments, "startup_timeout_s"),
+    }
+    if instruction:
+        manager["instruction"] = instruction
+    if record:
+        manager["configured_services"] = ["recorder/start"]
+    if simulated:
+        manager["start_services"] = ["sim_node/reset", "sim_node/run"]
+    table.append(
+        NodeEntry(
+            name="startup_manager",
+            executable="startup_manager",
+            module="vega3d_ros.bringup.startup_manager",
+            parameters=manager,
+        )
+    )
+    return tuple(table)
+
+
+def environment_of(arguments: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables that these arguments set for every process.  Raises VegaError."""
+    if not arguments["domain"]:
+        return {}
+    domain = _integer(arguments, "domain", 0)
+    if domain > MAX_DOMAIN:
+        raise VegaError(f"domain:={domain} is not a ROS domain: give a number from 0 to {MAX_DOMAIN}.")
+    return {"ROS_DOMAIN_ID": str(domain)}
+
+
+def robot_file(robot: str) -> Path:
+    """Parameter file of a robot given by name or path.  Raises VegaError that lists what exists."""
+    folder = share_folder() / "config" / "robots"
+    named = folder / f"{robot}.yaml"
+    if "/" not in robot and named.is_file():
+        return named
+    if robot.endswith((".yaml", ".yml")) and Path(robot).is_file():
+        return _checked_file(Path(robot).absolute())
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise VegaError(f"There is no robot '{robot}': choose one of {known}, or give the path of a parameter file.")
+
+
+def _checked_file(path: Path) -> Path:
+    """`path`, if ROS could read parameters from it.  Raises VegaError: what ROS says itself is no sentence."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise VegaError(f"The robot's file {path} cannot be read ({why}): correct it.") from error
+    nodes = tree.values() if isinstance(tree, dict) else ()
+    if not any(isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict) for node in nodes):
+        raise VegaError(f"The robot's file {path} has no parameters: begin it with '/**:' and 'ros__parameters:'.")
+    return path
+
+
+def policy_files(policy: str) -> tuple[Path, ...]:
+    """Parameter file of a policy, where one is shipped; whether the policy exists, policy_node says."""
+    path = share_folder() / "config" / "policies" / f"{policy}.yaml"
+    return (path,) if "/" not in policy and path.is_file() else ()
+
+
+def parse_arguments(words: Sequence[str]) -> dict[str, str]:
+    """`name:=value` words -> every argument with its text.  Raises VegaError on an unknown name."""
+    values = {argument.name: argument.default for argument in ARGUMENTS}
+    for word in words:
+        name, separator, value = word.partition(":=")
+        if not separator or name not in values:
+            raise VegaError(f"'{word}' is not an argument: write name:=value with one of {', '.join(values)}.")
+        values[name] = value
+    return values
+
+
+def node_command(entry: NodeEntry, folder: Path) -> list[str]:
+    """The command that runs one process; its parameters are written to a file in `folder`."""
+    parameters = folder / f"{entry.name}.yaml"
+    parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(entry.parameters)}}))
+    command = [sys.executable, "-m", entry.module, "--ros-args", "-r", f"__node:={entry.name}"]
+    for source, target in entry.remappings:
+        command += ["-r", f"{source}:={target}"]
+    for path in (*entry.parameter_files, parameters):
+        command += ["--params-file", str(path)]
+    return command
+
+
+def run_table(
+    table: Sequence[NodeEntry],
+    environment: Mapping[str, str],
+    stop: threading.Event,
+    on_line: Callable[[str, str], None] = print_line,
+) -> None:
+    """Start the processes and keep them until `stop` is set; call it from the main thread.
+
+    environment: all variables of the processes.  on_line(name, line): see ChildProcess.
+    Raises VegaError, after ending all the others, when one of them ends by itself.
+    """
+    children: list[ChildProcess] = []
+    with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
+        try:
+            for entry in table:
+                command = node_command(entry, Path(folder))
+                children.append(ChildProcess(entry.name, command, environment=environment, on_line=on_line))
+            while not stop.wait(0.2):
+                for child in children:
+                    if child.returncode is not None:
+                        raise VegaError(_obituary(child))
+        finally:
+            stop_all(children)
+
+
+def _obituary(child: ChildProcess) -> str:
+    status = child.wait(1.0)
+    how = f"status {status}" if status is None or status >= 0 else signal.Signals(-status).name
+    last = next((line for line in reversed(child.tail()) if line.strip()), "no output")
+    last = re.sub(r"^\[[A-Z]+\] \[[\d.]+\] \[[^]]*\]: ", "", last)
+    return f"{child.name} ended with {how}, so everything was stopped; its last words: {last}"
+
+
+def _choice(arguments: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    value = arguments[name].lower()
+    if value not in choices:
+        raise VegaError(f"{name}:={arguments[name]} is not possible: choose one of {', '.join(choices)}.")
+    return value
+
+
+def _integer(arguments: Mapping[str, str], name: str, lowest: int) -> int:
+    text = arguments[name]
+    if not (text.isascii() and text.isdigit()) or int(text) < lowest:
+        raise VegaError(f"{name}:={text} is not possible: give a whole number, {lowest} or more.")
+    return int(text)
+
+
+def _seconds(arguments: Mapping[str, str], name: str) -> float:
+    try:
+        seconds = float(arguments[name])
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < 1e6:
+        raise VegaError(f"{name}:={arguments[name]} is not possible: give a number of seconds above 0.")
+    return seconds
+
+
+def describe_arguments() -> str:
+    """The list of arguments, in the form in which `ros2 launch --show-args` prints it."""
+    lines = ["Arguments (pass arguments as '<name>:=<value>'):"]
+    for argument in ARGUMENTS:
+        lines += ["", f"    '{argument.name}':", f"        {argument.description}"]
+        lines += [f"        (default: '{argument.default}')"]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of vega3d-bringup; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="vega3d-bringup",
+        usage="vega3d-bringup [-h] [name:=value ...]",
+        description="Start a robot's nodes without the launch system; Ctrl-C ends them.",
+        epilog=describe_arguments(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="see below")
+    words = parser.parse_args(argv).arguments
+
+    try:
+        arguments = parse_arguments(words)
+        table = node_table(arguments)
+        environment = {**os.environ, **environment_of(arguments)}
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        run_table(table, environment, stop)
+    except VegaError as error:
+        print(f"vega3d-bringup: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

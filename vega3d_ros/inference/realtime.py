@@ -1,0 +1,214 @@
+"""Commands at the policy's rate while inference runs beside them.  NumPy and one worker thread; no ROS.
+
+The control timer calls `Realtime.tick`, which never waits: it takes over chunks that are ready, asks
+for the next one when the queue runs short, and pops one action.  The policy is used from the worker
+thread only.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from policies.types import ActionChunk, FloatArray, Observation, Policy, VegaError
+from vega3d_ros.control.chunk_scheduler import ChunkScheduler, MergeMode, Query
+from vega3d_ros.control.control_loop import CommandMaker, ControlLoop, JointCommand, JointSample, guarded
+from vega3d_ros.control.frame_buffer import FrameBuffer
+from vega3d_ros.control.journal import Journal, no_journal, query_fields, tick_fields
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a query: a chunk, or the exception; latency from observation to chunk."""
+
+    query: Query
+    frames_ns: int
+    chunk: ActionChunk | None
+    error: Exception | None
+    latency_s: float
+
+
+class Worker(Protocol):
+    """Where questions go and answers come from; `InferenceWorker` says what each method does."""
+
+    def ask(self, observation: Observation, query: Query, frames_ns: int) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def answer(self) -> Answer | None: ...
+
+    def close(self, timeout_s: float) -> bool: ...
+
+
+class InferenceWorker:
+    """Runs `policy.act` and `policy.reset` one after another in a thread of its own."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def ask(self, observation: Observation, query: Query, frames_ns: int) -> None:
+        asked = time.perf_counter()
+
+        def job() -> None:
+            chunk, error = None, None
+            try:
+                chunk = self._policy.act(observation)
+            except Exception as raised:  # the control thread decides what a failing policy means
+                error = raised
+            self._answers.put(Answer(query, frames_ns, chunk, error, time.perf_counter() - asked))
+
+        self._jobs.put(job)
+
+    def reset(self) -> None:
+        self._jobs.put(self._policy.reset)
+
+    def answer(self) -> Answer | None:
+        """The oldest answer that is ready, without waiting."""
+        try:
+            return self._answers.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self, timeout_s: float) -> bool:
+        """End the thread; False if the policy is still computing after `timeout_s`."""
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+class Realtime:
+    """Asynchronous execution of one policy.  All methods but the worker's own run in the control thread.
+
+    command_timeout_s: how long the queue may be empty before `tick` raises.  policy_timeout_s: how long the policy may
+    think about a question, once it has answered one (the first may compile); 0: as long as the queue lasts.  worker:
+    who asks the policy, if not a thread of its own (a replay).
+    """
+
+    def __init__(
+        self,
+        loop: ControlLoop,
+        buffer: FrameBuffer,
+        home: FloatArray,
+        merge: MergeMode,
+        command_timeout_s: float,
+        policy_timeout_s: float = 0.0,
+        worker: Worker | None = None,
+    ) -> None:
+        self.loop = loop
+        self.scheduler = ChunkScheduler(loop.policy.spec, merge)
+        self.period_s = self.scheduler.period_s
+        self._worker: Worker = InferenceWorker(loop.policy) if worker is None else worker
+        self._maker = CommandMaker(loop.policy, loop.kinematics, home)
+        self._buffer = buffer
+        self._timeout_s = command_timeout_s
+        self._policy_timeout_s = policy_timeout_s
+        self._asked_s: float | None = None
+        self._warm = False
+        self.waiting_for = ""
+        self.new_chunk: Answer | None = None
+        self.journal: Journal = no_journal
+
+    def reset(self) -> None:
+        """Begin an episode: nothing queued, what is being computed will not count."""
+        self.scheduler.reset()
+        self._asked_s = None
+        self._maker.reset()
+        if self.loop.guard is not None:
+            self.loop.guard.reset()
+        self._worker.reset()
+        self.journal("start")
+
+    def discard(self) -> None:
+        """Forget what was computed so far: after a stop, a fault or a new instruction."""
+        self.scheduler.discard()
+        self._asked_s = None
+        self._maker.reset()
+        self.journal("discard")
+
+    def tick(self, sample: JointSample, instruction: str) -> JointCommand | None:
+        """The command of this control period; None: hold still, and `waiting_for` says why.
+
+        Sets `new_chunk` to the answer that was taken over in this period, else None.  Raises VegaError
+        if the queue has been empty for too long, or whatever the policy raised.
+        """
+        self._take_answers()
+        self._check_policy()
+        self.waiting_for = "The policy is computing."
+        if self.scheduler.should_query():
+            self._ask(sample, instruction)
+        item = self.scheduler.pop()
+        if item is None:
+            self.journal("tick", **tick_fields(sample, None))
+            # While frames are missing the policy is not to blame, and asking it will do once they come.
+            if self.scheduler.starved_s > self._timeout_s and not self._buffer.waiting_for:
+                raise VegaError(
+                    f"The policy gave no usable action for {self.scheduler.starved_s:.1f} s: use a faster device or "
+                    "policy, or raise command_timeout_s, then call ~/start again."
+                )
+            return None
+        self.waiting_for = ""
+        positions, velocities = self._maker.targets(sample, item.action)
+        command = guarded(self.loop.guard, sample, positions, velocities, float(item.action[-1]), self.period_s, {})
+        self.journal("tick", **tick_fields(sample, command))
+        return command
+
+    def close(self, timeout_s: float) -> bool:
+        """End the worker; False if the policy is still computing after `timeout_s`."""
+        return self._worker.close(timeout_s)
+
+    def _take_answers(self) -> None:
+        self.new_chunk = None
+        while (answer := self._worker.answer()) is not None:
+            self._warm = True
+            self.journal(
+                "chunk",
+                query=answer.query.chunk_id,
+                latency_s=answer.latency_s,
+                actions=None if answer.chunk is None else answer.chunk.actions,
+                error="" if answer.error is None else str(answer.error),
+            )
+            if answer.query.epoch == self.scheduler.epoch:
+                self._asked_s = None
+            if answer.chunk is None:
+                self.scheduler.abandon(answer.query)
+                # A query from before a reset belongs to nobody any more, and so does its failure.
+                if answer.error is not None and answer.query.epoch == self.scheduler.epoch:
+                    raise answer.error
+                continue
+            self.scheduler.record_latency(answer.latency_s)
+            if self.scheduler.submit(answer.chunk, answer.query):
+                self.new_chunk = answer
+
+    def _check_policy(self) -> None:
+        if not self._policy_timeout_s or not self._warm or self._asked_s is None:
+            return
+        age_s = time.perf_counter() - self._asked_s
+        if age_s > self._policy_timeout_s:
+            raise VegaError(
+                f"The policy has been computing for {age_s:.2f} s: use a faster device or policy, or raise "
+                "policy_timeout_s, then call ~/start again."
+            )
+
+    def _ask(self, sample: JointSample, instruction: str) -> None:
+        frames = self._buffer.sample()
+        if frames is None:
+            self.waiting_for = self._buffer.waiting_for
+            return
+        observation = self.loop.observe(sample, frames.images, instruction)
+        newest = max(int(stamps[-1]) for stamps in frames.stamps_ns.values())
+        self._asked_s = time.perf_counter()
+        query = self.scheduler.begin_query()
+        self.journal("query", query=query.chunk_id, **query_fields(self.loop, sample.stamp_ns, frames, instruction))
+        self._worker.ask(observation, query, newest)

@@ -1,0 +1,119 @@
+"""What policy_node says about itself: one sentence on what it does, or why the robot stands still, and all counts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from vega3d_ros.inference.lockstep import Lockstep
+from vega3d_ros.inference.realtime import Realtime
+from vega3d_ros.ros.diagnostics import Latencies, Level, Status, counts, diagnostic_array
+from vega3d_ros.topics.inputs import JOINTS, Inputs
+from vega3d_ros.topics.node_outputs import Outputs
+
+DIAGNOSTICS_PERIOD_S = 1.0
+_DIAGNOSTICS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# A world in lockstep may stand still for good reasons; after this long it is worth saying.
+LOCKSTEP_PATIENCE_S = 1.0
+
+
+@dataclass
+class Condition:
+    """The node's own state.
+
+    running: between ~/start and ~/stop.  fault: why it stopped by itself, until ~/start.  started_s:
+    time.monotonic() of the last start.  moving: a command has left since then.  qos_problems: topic -> sentence.
+    """
+
+    running: bool = False
+    fault: str = ""
+    started_s: float = 0.0
+    moving: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    latencies: Latencies = field(default_factory=Latencies)
+    qos_problems: dict[str, str] = field(default_factory=dict)
+
+
+class Reporter:
+    """`/diagnostics`: calls `make` once a second, which builds a report and hands it to `publish`."""
+
+    def __init__(self, node: Node, hardware_id: str, make: Callable[[], None]) -> None:
+        self._node, self._hardware_id = node, hardware_id
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", _DIAGNOSTICS)
+        # A steady clock: a simulated one that stands still must not silence the supervision.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(DIAGNOSTICS_PERIOD_S, make, clock=steady)
+
+    def publish(self, statuses: Iterable[Status], now_ns: int) -> None:
+        self._publisher.publish(diagnostic_array(statuses, self._node.get_name(), self._hardware_id, now_ns))
+
+    def destroy(self) -> None:
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_publisher(self._publisher)
+
+
+def report(
+    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs | None, now_ns: int
+) -> tuple[Level, str, list[Status]]:
+    """Level and sentence of the whole, and every status for /diagnostics."""
+    level, sentence = _judge(condition, runner, inputs, outputs, now_ns)
+    counters = counts({**condition.counts, **inputs.drops})
+    if isinstance(runner, Realtime):
+        counters |= {f"scheduler_{name}": value for name, value in runner.scheduler.counts.items()}
+    values = {"running": condition.running, "instruction": inputs.instruction or "", **counters}
+    if outputs is not None:
+        values["world_age"] = outputs.world_age
+    statuses = [Status("command", level, sentence, values)]
+    now_s = time.monotonic()
+    for name, stream in inputs.streams.items():
+        details = stream.values(now_s)
+        details |= {why: n for (camera, why), n in sorted(inputs.buffer.drops.items()) if camera == name}
+        statuses.append(Status(name, Level.ERROR if stream.problem else Level.OK, stream.problem or "ok", details))
+    statuses.append(Status("latency", Level.OK, "milliseconds per stage", condition.latencies.values()))
+    statuses += [Status(f"qos {topic}", Level.ERROR, text) for topic, text in condition.qos_problems.items()]
+    return level, sentence, statuses
+
+
+def _judge(
+    condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs | None, now_ns: int
+) -> tuple[Level, str]:
+    if condition.fault:
+        return Level.ERROR, condition.fault
+    if not condition.running or outputs is None:
+        return Level.OK, "Active and still: call ~/start to command."
+    problem = inputs.problem()
+    if not problem and not outputs.heard():
+        problem = outputs.unheard
+    if not problem and isinstance(runner, Realtime):
+        problem = inputs.stale(now_ns)
+    if problem:
+        return Level.ERROR, problem
+    if isinstance(runner, Realtime):
+        waiting = runner.waiting_for or runner.scheduler.notice
+    else:
+        level, waiting = _judge_lockstep(condition, runner, inputs)
+        if level is Level.ERROR:
+            return level, waiting
+    return (Level.WARN, waiting) if waiting else (Level.OK, f"Commanding: {inputs.instruction}")
+
+
+def _judge_lockstep(condition: Condition, runner: Lockstep, inputs: Inputs) -> tuple[Level, str]:
+    now_s = time.monotonic()
+    silent = inputs.streams[JOINTS].age_s(now_s) > LOCKSTEP_PATIENCE_S
+    if runner.pending is not None:
+        overdue = now_s - runner.offered_s > LOCKSTEP_PATIENCE_S
+        return (Level.ERROR, inputs.buffer.waiting_for) if overdue else (Level.OK, "")
+    if inputs.sample is None:
+        overdue = now_s - condition.started_s > LOCKSTEP_PATIENCE_S
+        sentence = "No joint_states have come since the start: start the robot, or correct the topic."
+        return (Level.ERROR, sentence) if overdue else (Level.OK, "")
+    if silent:
+        return Level.WARN, "Every joint state is answered and no new one comes: the world stands still."
+    return Level.OK, ""

@@ -1,0 +1,73 @@
+"""What policy_node is made of, put together from its parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rclpy.node import Node
+
+from policies.types import Policy, VegaError
+from vega3d_ros.control.control_loop import guarded_loop
+from vega3d_ros.control.frame_buffer import FrameBuffer
+from vega3d_ros.control.kinematics import Kinematics
+from vega3d_ros.control.safety_guard import SafetyGuard
+from vega3d_ros.inference.lockstep import Lockstep
+from vega3d_ros.inference.realtime import Realtime
+from vega3d_ros.inference.separate_policy import SeparatePolicy
+from vega3d_ros.ros import node_parameters
+from vega3d_ros.ros.node_process import read_robot_description
+from vega3d_ros.topics.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A configured node without its topics."""
+
+    cameras: dict[str, node_parameters.CameraParameters]
+    inputs: Inputs
+    guard: SafetyGuard
+    runner: Lockstep | Realtime
+
+
+def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
+    """The policy: here where the world waits for it, a `SeparatePolicy` where it does not.  Raises VegaError."""
+    if parameters.clock_mode == "realtime":
+        return SeparatePolicy(parameters.policy, parameters.device, parameters.threads)
+    from policies.checkpoints import load_policy  # torch is imported here and not before
+
+    return load_policy(parameters.policy, parameters.device, parameters.threads)
+
+
+def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
+    """Put everything around the policy.  Raises VegaError."""
+    spec = policy.spec
+    cameras = {camera: node_parameters.read_camera(node, camera) for camera in spec.cameras}
+    period_ns = round(1e9 / spec.action_space.rate_hz)
+    lockstep = parameters.clock_mode == "lockstep"
+    kinematics = Kinematics(
+        read_robot_description(node, parameters.robot_description), parameters.joint_names, parameters.tip_frame
+    )
+    if parameters.command_interface == "forward_position" and parameters.forward_jerk.size not in (1, kinematics.n):
+        raise VegaError(
+            f"Parameter forward_position.jerk has {parameters.forward_jerk.size} numbers: give one, or {kinematics.n}."
+        )
+    loop, guard = guarded_loop(
+        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, parameters.committed
+    )
+    max_age_ns = None if lockstep else round(parameters.max_age_s * 1e9)
+    buffer = FrameBuffer(
+        spec.cameras, spec.window, spec.stride * period_ns, round(parameters.max_skew_s * 1e9), max_age_ns
+    )
+    runner: Lockstep | Realtime
+    if lockstep:
+        runner = Lockstep(loop, buffer, period_ns)
+    else:
+        runner = Realtime(
+            loop,
+            buffer,
+            parameters.home,
+            parameters.merge,
+            parameters.command_timeout_s,
+            parameters.policy_timeout_s,
+        )
+    return Parts(cameras, Inputs(parameters, cameras, buffer, judge_age=not lockstep), guard, runner)

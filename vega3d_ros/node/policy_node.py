@@ -1,0 +1,387 @@
+"""policy_node: cameras, joint states and an instruction in, joint commands out.  Lifecycle node, wiring only.
+
+Topics, services and parameters: docs/interfaces.md.  Everything runs in the executor's thread, except
+the policy in `realtime`, which has a process of its own (`separate_policy.py`).
+
+The robot stays still unless everything is right.  What is wrong with an input (`Inputs.problem`,
+`Inputs.stale`) holds commands back until it is right again; a *fault* (the clock jumped back, the
+policy failed, somebody else commands the same arm) stops until `~/start` is called.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from vega3d_ros.ros.dds import apply_defaults
+
+apply_defaults()  # before rclpy reads the environment
+
+from geometry_msgs.msg import PoseStamped  # noqa: E402
+from rclpy.clock import Clock, ClockType  # noqa: E402
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data  # noqa: E402
+from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
+from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+
+from policies.types import Policy, VegaError  # noqa: E402
+from vega3d_ros.control.journal import no_journal  # noqa: E402
+from vega3d_ros.inference.lockstep import Lockstep  # noqa: E402
+from vega3d_ros.inference.realtime import Realtime  # noqa: E402
+from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
+from vega3d_ros.node.commander import Commander  # noqa: E402
+from vega3d_ros.node.node_report import Condition, Reporter, report  # noqa: E402
+from vega3d_ros.node.node_setup import build, open_policy  # noqa: E402
+from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
+from vega3d_ros.ros import node_parameters, priority  # noqa: E402
+from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
+from vega3d_ros.ros.diagnostics import Level  # noqa: E402
+from vega3d_ros.ros.node_process import run_node  # noqa: E402
+from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
+from vega3d_ros.topics.inputs import Inputs  # noqa: E402
+from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+RIVAL_PERIOD_S = 0.1
+CLOSE_S = 2.0
+
+
+class PolicyNode(CarefulLifecycleNode):
+    """One policy, one arm.  Raises from the constructor what rclpy raises on parameters of a wrong type."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("policy_node", **options)
+        node_parameters.declare(self)
+        self._inputs: Inputs | None = None
+        self._policy: Policy | None = None
+        self._runner: Lockstep | Realtime | None = None
+        self._outputs: Outputs | None = None
+        self._listeners: list[Any] = []
+        self._periodic: list[Any] = []
+        self._condition = Condition()
+        self._said = ""
+        self._priority_to_take = 0
+        self._has_priority = False
+        self._joined_s = time.monotonic()
+        self._reporter: Reporter | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._commander: Commander | None = None
+        self.create_service(Trigger, "~/start", self._on_start)
+        self.create_service(Trigger, "~/stop", self._on_stop)
+        self._emergency = EmergencyStop(self, self._on_emergency)
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("configure", self._configure, undo=self._unconfigure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("activate", self._activate, undo=self._deactivate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("deactivate", self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("cleanup", self._unconfigure)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("shutdown", self._unconfigure)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("recover", self._unconfigure)
+
+    def _configure(self) -> None:
+        parameters = self._parameters_read = node_parameters.read(self)
+        self._policy = open_policy(parameters)
+        parts = build(self, parameters, self._policy)
+        self._lockstep = isinstance(parts.runner, Lockstep)
+        self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
+        spec = parts.runner.loop.policy.spec
+        self._period_s = 1.0 / spec.action_space.rate_hz
+        self._set_base()
+        self._subscribe(cameras)
+        self.get_logger().info(f"Policy {spec.name} is loaded; it looks at {', '.join(spec.cameras)}.")
+
+    def _subscribe(self, cameras: dict[str, node_parameters.CameraParameters]) -> None:
+        def listen(kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile) -> None:
+            events = subscription_events(self, topic, self._condition.qos_problems)
+            self._listeners.append(self.create_subscription(kind, topic, callback, qos, event_callbacks=events))
+
+        for name, camera in cameras.items():
+            kind = CompressedImage if camera.compressed else ImageMessage
+            listen(kind, camera.topic, partial(self._on_image, name), qos_profile_sensor_data)
+        listen(JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data)
+        listen(String, "instruction", self._on_instruction, LATCHED)
+        if self._parameters_read.base_pose_topic:
+            listen(PoseStamped, self._parameters_read.base_pose_topic, self._on_base_pose, LATCHED)
+
+    def _activate(self) -> None:
+        parameters = self._parameters_read
+        self._emergency.check()
+        self._drop_report()
+        self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
+        assert self._runner is not None and self._inputs is not None
+        self._runner.journal = self._outputs.note
+        own_clock = not self.get_parameter("use_sim_time").value
+        self._commander = Commander(
+            self._condition, self._inputs, self._runner, self._outputs, self._is_strict, self._now_ns, own_clock
+        )
+        self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
+        self._heartbeat = Heartbeat(self, lambda: self._condition.running)
+        # A simulated clock that stands still must not silence the supervision.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._periodic = [self.create_timer(RIVAL_PERIOD_S, self._check_rivals, clock=steady)]
+        if not self._lockstep:
+            self._priority_to_take = parameters.control_priority
+            self._periodic.append(self.create_timer(self._period_s, self._on_control_timer))
+        if parameters.autostart:
+            self._start()
+
+    def _deactivate(self) -> None:
+        self._stop()
+        if self._has_priority:
+            priority.take(0)
+            self._has_priority = False
+        for timer in self._periodic:
+            self.destroy_timer(timer)
+        self._periodic = []
+        if self._runner is not None:
+            self._runner.journal = no_journal
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._outputs = self._commander = None
+        if self._heartbeat is not None:
+            self._heartbeat.destroy()
+        self._heartbeat = None
+        # After a fault somebody must be able to read what happened.
+        if not self._condition.fault:
+            self._drop_report()
+
+    def _take_priority(self) -> None:
+        """Once the control timer runs: the executor makes a thread for it after the activation."""
+        refusal = priority.take(self._priority_to_take)
+        self._priority_to_take = 0
+        self._has_priority = not refusal
+        if refusal:
+            self.get_logger().info(
+                f"Commands with the priority of any process ({refusal}), and less evenly on a busy machine: "
+                "docs/deploying.md tells how to allow real-time priority."
+            )
+
+    def _drop_report(self) -> None:
+        if self._reporter is not None:
+            self._reporter.destroy()
+        self._reporter = None
+
+    def _unconfigure(self) -> None:
+        self._deactivate()
+        self._drop_report()
+        for subscription in self._listeners:
+            self.destroy_subscription(subscription)
+        self._listeners = []
+        if isinstance(self._policy, SeparatePolicy):
+            self._policy.close()  # whatever it computes; its thread then ends
+        if isinstance(self._runner, Realtime):
+            self._runner.close(CLOSE_S)
+        self._runner = self._inputs = self._policy = None
+        self._condition.qos_problems.clear()
+
+    def destroy_node(self) -> None:
+        """Also ends the inference thread, without which the interpreter could not end cleanly."""
+        self._unconfigure()
+        super().destroy_node()
+
+    # Start and stop
+
+    def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            if self._outputs is None or self._inputs is None:
+                self._emergency.check()
+                raise VegaError("policy_node is not active: activate it first.")
+            self._start()
+            problem = self._inputs.problem()
+            response.success = True
+            response.message = f"Started, and waiting: {problem}" if problem else "Started."
+        except VegaError as error:
+            response.message = str(error)
+            self.get_logger().error(response.message)
+        return response
+
+    def _on_stop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._stop()
+        response.success = True
+        response.message = "Stopped; the queue is empty."
+        return response
+
+    def _start(self) -> None:
+        """Begin an episode: nothing from before counts."""
+        assert self._inputs is not None and self._runner is not None and self._outputs is not None
+        self._condition.running = self._condition.moving = False
+        self._inputs.clear(None if self._lockstep else self._now_ns())
+        self._runner.reset()
+        self._outputs.reset()
+        if self._commander is not None:
+            self._commander.forget()
+        self._condition.fault = ""
+        self._condition.started_s = time.monotonic()
+        self._condition.counts["episodes"] += 1
+        self._condition.running = True
+
+    def _stop(self) -> None:
+        self._condition.running = False
+        self._drop_queue()
+        if self._outputs is not None:
+            self._outputs.stop()
+
+    def _drop_queue(self) -> None:
+        if self._commander is not None:
+            self._commander.forget()
+        if isinstance(self._runner, Lockstep):
+            self._runner.pending = None
+            self._runner.discard()
+        elif isinstance(self._runner, Realtime):
+            self._runner.discard()
+
+    def _on_emergency(self, sentence: str) -> None:
+        if self._outputs is not None:
+            self._fail(sentence, deactivate=True)
+        else:
+            self.get_logger().error(sentence)
+
+    @property
+    def _is_strict(self) -> bool:
+        """Whether every problem while the arm moves is a fault."""
+        return not self._lockstep and self._parameters_read.after_problem == "deactivate"
+
+    def _fail(self, sentence: str, deactivate: bool = False) -> None:
+        """Stop until ~/start; where `after_problem` or the caller says so, by deactivating."""
+        deactivate = deactivate or self._is_strict
+        if deactivate and "activate policy_node" not in sentence:
+            cause = sentence.rstrip(".").replace(", then call ~/start again", "")
+            sentence = f"{cause}, then activate policy_node and call ~/start."
+        self._condition.fault = self._said = sentence
+        self._condition.counts["faults"] += 1
+        self.get_logger().error(sentence)
+        self._stop()
+        if deactivate:
+            self._on_diagnostics()  # now, not within the next second
+            self.trigger_deactivate()
+
+    # Inputs
+
+    def _on_image(self, camera: str, message: ImageMessage | CompressedImage) -> None:
+        if self._inputs is not None and self._outputs is not None:
+            self._after_input(self._inputs.on_image(camera, message, self._now_ns()))
+
+    def _on_joint_state(self, message: JointState) -> None:
+        if self._inputs is None or self._outputs is None:
+            return
+        sample, jump = self._inputs.on_joint_state(message, self._now_ns())
+        if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
+            if self._commander is not None and self._commander.repeat(sample.stamp_ns):
+                return
+            self._runner.offer(sample)
+        self._after_input(jump)
+
+    def _on_instruction(self, message: String) -> None:
+        if self._inputs is None:
+            return
+        before = self._inputs.instruction
+        accepted = self._inputs.on_instruction(message.data)
+        # In lockstep a new sentence counts from the next chunk: a world that renders only where a chunk ends could
+        # not answer an earlier question.
+        if isinstance(self._runner, Realtime) and before != self._inputs.instruction:
+            self._runner.discard()
+            flood = self._inputs.flooded(time.monotonic())
+            if flood and self._condition.running:
+                self._fail(flood)
+        elif isinstance(self._runner, Lockstep) and not accepted:
+            self._runner.discard()
+        self._after_input("")
+
+    def _on_base_pose(self, message: PoseStamped) -> None:
+        if self._inputs is not None and self._inputs.on_base_pose(message):
+            self._set_base()
+            self._after_input("")
+
+    def _set_base(self) -> None:
+        if self._inputs is not None and self._runner is not None and self._inputs.base is not None:
+            self._runner.loop.base_position, self._runner.loop.base_quaternion = self._inputs.base
+
+    def _after_input(self, jump: str) -> None:
+        if jump:
+            self._on_jump(jump)
+        elif self._condition.running and self._lockstep and self._commander is not None:
+            self._guarded(self._commander.answer)
+
+    def _on_jump(self, sentence: str) -> None:
+        """A clock was set back: what is held belongs to another time."""
+        assert self._inputs is not None
+        self._condition.counts["stamp_jumps"] += 1
+        self._inputs.clear()
+        if self._condition.running:
+            self._fail(sentence)
+
+    # Commands
+
+    def _on_control_timer(self) -> None:
+        if self._priority_to_take:
+            self._take_priority()
+        if self._condition.running and self._commander is not None:
+            self._guarded(partial(self._tick, self._commander))
+
+    def _tick(self, commander: Commander) -> None:
+        if isinstance(self._policy, SeparatePolicy):
+            self._policy.check()  # one that died between two questions has nobody else who notices
+        commander.tick()
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except VegaError as error:
+            self._fail(str(error))
+        except Exception as error:
+            if not self.context.ok():
+                return  # a signal came meanwhile, after which nothing can be published
+            self.get_logger().error(traceback.format_exc())
+            self._fail(str(policy_failed(error)))
+        if self._outputs is not None:
+            self._outputs.publish_decisions()
+
+    # Supervision
+
+    def _check_rivals(self) -> None:
+        if self._outputs is not None and self._condition.running:
+            rivals = self._outputs.rivals()
+            if rivals:
+                self._fail(rivals)
+
+    def _on_diagnostics(self) -> None:
+        if self._runner is None or self._inputs is None or self._reporter is None:
+            return
+        level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
+        if sentence != self._said and level > Level.OK:
+            # Two statements: rclpy ties a severity to the line that logs.
+            if level is Level.ERROR:
+                self.get_logger().error(sentence)
+            else:
+                self.get_logger().warning(sentence)
+        self._said = sentence
+        self._reporter.publish(statuses, self._now_ns())
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_node(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,121 @@
+"""The ROS side of the emergency stop, in every state of the lifecycle: `~/e_stop`, topic `e_stop`, `~/clear_stop`.
+
+And the heartbeat of an active node.  Everything runs in the executor's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Header
+from std_srvs.srv import Trigger
+
+from policies.types import VegaError
+from vega3d_ros.control.stop_latch import StopLatch
+from vega3d_ros.ros.qos_events import SubscriptionEventCallbacks
+
+HEARTBEAT_S = 0.1
+# A reliable subscription is deaf to a best-effort publisher, a transient-local one to a volatile publisher, and a
+# best-effort one may lose the message: a stop must be heard from all of them, and hearing it twice does no harm.
+_EVERY_PUBLISHER = tuple(
+    QoSProfile(depth=5, reliability=reliability, durability=durability)
+    for reliability, durability in (
+        (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE),
+        (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE),
+        (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL),
+    )
+)
+
+
+class EmergencyStop:
+    """Latches, tells `on_stop(sentence)`, and refuses to be cleared before the arm rests.
+
+    While it is set, it listens to joint_states itself, since an inactive node does not.
+    """
+
+    def __init__(self, node: Node, on_stop: Callable[[str], None]) -> None:
+        self.latch = StopLatch()
+        self._node = node
+        self._on_stop = on_stop
+        self._joints: Any = None
+        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
+        for qos in _EVERY_PUBLISHER:
+            node.create_subscription(Bool, "e_stop", self._on_topic, qos, event_callbacks=quiet)
+        node.create_service(Trigger, "~/e_stop", self._on_service)
+        node.create_service(Trigger, "~/clear_stop", self._on_clear)
+
+    @property
+    def sentence(self) -> str:
+        """Why nothing may be commanded, '' while the stop is not set."""
+        if not self.latch.reason:
+            return ""
+        return (
+            f"The emergency stop was set by {self.latch.reason}: mend the cause, call ~/clear_stop, activate "
+            "policy_node and call ~/start."
+        )
+
+    def check(self) -> None:
+        """Raises VegaError while the stop is set."""
+        if self.latch.reason:
+            raise VegaError(self.sentence)
+
+    def _set(self, reason: str) -> None:
+        if self.latch.set(reason, time.monotonic()):
+            self._on_stop(self.sentence)
+            self._joints = self._node.create_subscription(
+                JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data
+            )
+
+    def _on_topic(self, message: Bool) -> None:
+        if message.data:
+            self._set("the topic e_stop")
+
+    def _on_service(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._set("the service ~/e_stop")
+        response.success, response.message = True, self.sentence
+        return response
+
+    def _on_clear(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            self.latch.clear(time.monotonic())
+            self._node.destroy_subscription(self._joints)
+            self._joints = None
+            response.success = True
+            response.message = "Cleared; activate policy_node and call ~/start to command."
+        except VegaError as error:
+            response.message = str(error)
+        return response
+
+    def _on_joint_state(self, message: JointState) -> None:
+        names = self._node.get_parameter("joint_names").value or []
+        speeds = dict(zip(message.name, message.velocity, strict=False))
+        # A joint that is not named, or has no velocity, cannot be said to rest.
+        velocities = np.array([speeds.get(name, np.nan) for name in names] or [np.nan])
+        self.latch.observe(velocities, time.monotonic())
+
+
+class Heartbeat:
+    """`~/heartbeat` (std_msgs/Header) ten times a second, from the very thread that commands: its silence means that
+    the node is dead or stuck.  The frame_id says `commanding` or `still`."""
+
+    def __init__(self, node: Node, commanding: Callable[[], bool]) -> None:
+        self._node = node
+        self._commanding = commanding
+        self._publisher = node.create_publisher(Header, "~/heartbeat", 1)
+        # A simulated clock that stands still must not look like a dead node.
+        self._timer = node.create_timer(HEARTBEAT_S, self._beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _beat(self) -> None:
+        stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(Header(stamp=stamp, frame_id="commanding" if self._commanding() else "still"))
+
+    def destroy(self) -> None:
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_publisher(self._publisher)

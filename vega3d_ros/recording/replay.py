@@ -1,0 +1,160 @@
+"""vega3d-replay BAG: does what was recorded with record:=true come out again?
+
+Runs every recorded decision again (`replay_run.py` says how), compares bit for bit, and prints what was compared.  The
+exit status is 0 if every command came out again, and 1, with the first difference, if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vega3d_ros.ros.dds import apply_defaults
+
+apply_defaults()
+
+import rclpy  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.signals import SignalHandlerOptions  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+
+from policies.checkpoints import checkpoint_sha256, load_policy  # noqa: E402
+from policies.types import VegaError  # noqa: E402
+from vega3d_ros.node.node_setup import Parts, build  # noqa: E402
+from vega3d_ros.recording.recording_node import parameter_node  # noqa: E402
+from vega3d_ros.recording.replay_bag import Bag  # noqa: E402
+from vega3d_ros.recording.replay_run import Decisions, Difference  # noqa: E402
+from vega3d_ros.ros import node_parameters  # noqa: E402
+from vega3d_ros.ros.conversions import GripperMemory  # noqa: E402
+from vega3d_ros.topics.command_writers import trajectories  # noqa: E402
+from vega3d_ros.topics.node_outputs import gripper_position  # noqa: E402
+
+
+def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
+    """Lines that say what is replayed and what came out again.  policy, device: in place of the recorded ones.
+
+    Raises Difference at the first that did not, VegaError if the bag cannot be replayed.
+    """
+    with Bag(folder) as bag, tempfile.TemporaryDirectory(prefix="vega3d-replay-") as scratch:
+        values = dict(bag.info["parameters"])
+        values |= {key: value for key, value in (("policy", policy), ("device", device)) if value}
+        urdf = Path(scratch) / "robot.urdf"
+        urdf.write_text(bag.info["robot_description"], encoding="utf-8")
+        values["robot_description"] = str(urdf)
+        context = Context()
+        # Nobody is to be found: nothing is heard or said.
+        rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            node = parameter_node(values, "replay", context=context)
+            parameters = node_parameters.read(node)
+            yield from _headline(bag, values)
+            yield from _run(
+                bag,
+                parameters,
+                build(node, parameters, load_policy(parameters.policy, parameters.device, parameters.threads)),
+            )
+        finally:
+            context.try_shutdown()
+
+
+def _headline(bag: Bag, values: dict[str, Any]) -> list[str]:
+    recorded = bag.info["checkpoint_sha256"]
+    lines = [f"recorded: policy {bag.info['parameters']['policy']}, {values['clock_mode']}, checkpoint {recorded[:12]}"]
+    try:
+        present = checkpoint_sha256(values["policy"])
+    except VegaError:
+        present = ""
+    if present != recorded:
+        lines.append(f"The checkpoint is another now ({present[:12] or 'none'}): differences are to be expected.")
+    return lines
+
+
+def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> list[str]:
+    decisions = Decisions(parts.runner, parameters)
+    samples = bag.samples(parameters)
+    memory = GripperMemory(parameters.gripper_open, parameters.gripper_closed)
+    made: list[list[JointTrajectory]] = []
+    for decided, frames in bag.queries():
+        event = decided.event
+        if event["event"] == "start":
+            memory.reset()
+        if event["event"] != "tick":
+            decisions.feed(event, frames=frames)
+            continue
+        known = samples.get(event["sample_ns"], [])
+        # A driver whose stamps stand still sends several of one stamp: the one that was used, if it is there.
+        used = [s for s in known if s.positions.tolist() == event["sample"]["positions"]] or known
+        command = decisions.feed(event, sample=used[0] if used else None)
+        if command is not None and parameters.command_interface == "joint_trajectory":
+            sample = decisions.last_sample
+            gripper = gripper_position(memory, parameters, command, sample)
+            made.append(trajectories(command, gripper, parameters, parts.guard.limits))
+    compared = decisions.compared
+    if not compared.commands:
+        raise VegaError("No command was recorded: record while the robot is commanded.")
+    lines = [
+        f"chunks: {compared.chunks} equal in every bit; {compared.chunks_missed} not asked again, frames missing",
+        f"commands: {compared.commands} equal in every bit, in {compared.episodes} episode(s); "
+        f"{compared.still} periods without a command; {compared.states_missed} joint states missing",
+    ]
+    for i, topic in enumerate(bag.info["commands"]):
+        heard, expected = list(bag.trajectories(topic)), [messages[i] for messages in made if i < len(messages)]
+        lines.append(_compare_wire(topic, heard, expected, bag.decisions[-1].time_ns))
+    return lines
+
+
+def _compare_wire(
+    topic: str, heard: list[tuple[int, JointTrajectory]], made: list[JointTrajectory], end_ns: int
+) -> str:
+    """Every message that was heard must have been made, in this order; but for those after `end_ns`.
+
+    A decision follows its command: where the recorder ended between the two, nobody knows what was decided.
+    """
+    if not heard:
+        return f"on {topic}: no trajectories to compare"
+    position, last = 0, None
+    compared = len(heard)
+    for number, (time_ns, message) in enumerate(heard):
+        if message == last:
+            continue  # an answer that was asked for again
+        try:
+            position = made.index(message, position) + 1
+        except ValueError:
+            if time_ns > end_ns:
+                compared = number
+                break
+            raise Difference(f"message {number} on {topic} is not among the commands that come out now") from None
+        last = message
+    late = len(heard) - compared
+    after = f"; {late} after the last recorded decision not compared" if late else ""
+    return f"on {topic}: {compared} messages equal, of {len(made)} commands{after}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of vega3d-replay; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="vega3d-replay", description=__doc__.splitlines()[0].split(": ")[1])
+    parser.add_argument("bag", type=Path, help="folder of the bag")
+    parser.add_argument("--policy", default="", help="checkpoint to use in place of the recorded one")
+    parser.add_argument("--device", default="", help="torch device to use in place of the recorded one")
+    options = parser.parse_args(argv)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "OFF"
+    try:
+        for line in replay(options.bag, options.policy, options.device):
+            print(line, flush=True)
+    except Difference as difference:
+        print(f"vega3d-replay: {difference}.", file=sys.stderr)
+        return 1
+    except VegaError as error:
+        print(f"vega3d-replay: {error}", file=sys.stderr)
+        return 1
+    print("The same commands came out.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

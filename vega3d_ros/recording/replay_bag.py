@@ -1,0 +1,166 @@
+"""What a bag of `recording_node.py` holds, read with little memory: frames are kept only until they were used."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, JointState
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from policies.types import Image, VegaError
+from vega3d_ros.control.control_loop import JointSample
+from vega3d_ros.control.frame_buffer import FrameSet
+from vega3d_ros.ros import conversions
+from vega3d_ros.ros.node_parameters import NodeParameters
+
+# A frame reaches the recorder at about the time at which the decision does that used it.
+LATE_NS = 5_000_000_000
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One event of the journal and when the recorder heard it."""
+
+    time_ns: int
+    event: Mapping[str, Any]
+
+
+class Bag(AbstractContextManager["Bag"]):
+    """An open bag.  Raises VegaError if it is none, or not one of ours.
+
+    info: what the recorder noted at its start.  decisions: all events of the journal, in order.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from rosbags.rosbag2 import Reader, ReaderError
+
+        if not folder.is_dir():
+            raise VegaError(f"There is no bag {folder}: give the folder that record:=true made.")
+        try:
+            self._reader = Reader(folder)
+            self._reader.open()
+        except (ReaderError, OSError) as error:
+            raise VegaError(
+                f"The bag {folder} cannot be read ({error}): if its recorder was killed, run 'ros2 bag reindex' on it."
+            ) from error
+        topics = [c.topic for c in self._reader.connections if c.topic.endswith("/recording")]
+        notes = [json.loads(deserialize_message(data, String).data) for topic in topics for _, data in self._raw(topic)]
+        if not notes:
+            self._reader.close()
+            raise VegaError(f"The bag {folder} was not made by record:=true: it does not say what was recorded.")
+        self.info: dict[str, Any] = notes[0]
+        self.decisions = [
+            Decided(time_ns, json.loads(deserialize_message(data, String).data))
+            for time_ns, data in self._raw(f"{self.info['node']}/decisions")
+        ]
+        self._check_complete(folder)
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def trajectories(self, topic: str) -> Iterator[tuple[int, JointTrajectory]]:
+        """When the recorder heard what was commanded on a topic; nothing where it has messages of another type."""
+        if any(c.topic == topic and c.msgtype == TRAJECTORY for c in self._reader.connections):
+            for time_ns, data in self._raw(topic):
+                yield time_ns, deserialize_message(data, JointTrajectory)
+
+    def samples(self, parameters: NodeParameters) -> dict[int, list[JointSample]]:
+        """Stamp -> the joint states that carry it."""
+        found: dict[int, list[JointSample]] = defaultdict(list)
+        for _, data in self._raw(self._resolve("joint_states")):
+            try:
+                sample = conversions.joint_sample(
+                    deserialize_message(data, JointState), parameters.joint_names, parameters.gripper_joints
+                )
+            except VegaError:
+                continue  # the node refused it too
+            found[sample.stamp_ns].append(sample)
+        return found
+
+    def queries(self) -> Iterator[tuple[Decided, FrameSet | None]]:
+        """Every event in order; with a query come the frames it was made of, None where the bag lacks one."""
+        needed: Counter[tuple[str, int]] = Counter(
+            (camera, stamp) for decided in self.decisions for camera, stamp in _frames_of(decided.event)
+        )
+        held: dict[tuple[str, int], Image] = {}
+        images = self._images()
+        waiting = next(images, None)
+        for decided in self.decisions:
+            wanted = _frames_of(decided.event)
+            while waiting is not None and any(key not in held for key in wanted):
+                time_ns, key, image = waiting
+                if time_ns > decided.time_ns + LATE_NS:
+                    break
+                if needed[key]:
+                    held[key] = image
+                waiting = next(images, None)
+            yield decided, _frame_set(decided.event, held) if wanted else None
+            for key in wanted:
+                needed[key] -= 1
+                if not needed[key]:
+                    held.pop(key, None)
+
+    def _images(self) -> Iterator[tuple[int, tuple[str, int], Image]]:
+        values = self.info["parameters"]
+        cameras = {key.split(".")[1] for key in values if key.startswith("cameras.")}
+        by_topic = {self._resolve(values[f"cameras.{camera}.topic"]): camera for camera in cameras}
+        connections = [c for c in self._reader.connections if c.topic in by_topic]
+        for connection, time_ns, data in self._reader.messages(connections) if connections else ():
+            camera = by_topic[connection.topic]
+            try:
+                if connection.msgtype == "sensor_msgs/msg/CompressedImage":
+                    message = deserialize_message(data, CompressedImage)
+                    image = conversions.compressed_image_array(message, camera)
+                else:
+                    message = deserialize_message(data, ImageMessage)
+                    image = conversions.image_array(message, camera)
+            except VegaError:
+                continue  # the node refused it too
+            yield time_ns, (camera, conversions.stamp_ns(message.header.stamp)), image
+
+    def _resolve(self, topic: str) -> str:
+        namespace = str(self.info["node"]).rsplit("/", 1)[0]
+        return topic if topic.startswith("/") else f"{namespace}/{topic}"
+
+    def _raw(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        connections = [c for c in self._reader.connections if c.topic == topic and c.msgcount]
+        for _, time_ns, data in self._reader.messages(connections) if connections else ():
+            yield time_ns, data
+
+    def _check_complete(self, folder: Path) -> None:
+        if not self.decisions:
+            raise VegaError(f"Nothing was decided in the bag {folder}: record while the robot is commanded.")
+        expected = 0
+        for decided in self.decisions:
+            number = decided.event["n"]
+            if number not in (expected, 0) or (expected == 0 and number != 0):
+                raise VegaError(
+                    f"The bag {folder} lacks decisions before number {number}: record from the start, on a faster disk."
+                )
+            expected = number + 1
+
+
+def _frames_of(event: Mapping[str, Any]) -> list[tuple[str, int]]:
+    return [(camera, int(stamp)) for camera, stamps in event.get("frames_ns", {}).items() for stamp in stamps]
+
+
+def _frame_set(event: Mapping[str, Any], held: Mapping[tuple[str, int], Image]) -> FrameSet | None:
+    if any(key not in held for key in _frames_of(event)):
+        return None
+    stamps = {camera: np.array(values, dtype=np.int64) for camera, values in event["frames_ns"].items()}
+    images = {
+        camera: np.stack([held[camera, int(stamp)] for stamp in values])
+        for camera, values in event["frames_ns"].items()
+    }
+    return FrameSet(images, stamps, min(int(values[-1]) for values in stamps.values()))

@@ -1,0 +1,251 @@
+"""ROS messages <-> arrays.  Every refusal is a VegaError of one sentence; nothing is guessed or padded.
+
+Stamps become integer nanoseconds; images become (H, W, 3) uint8 RGB.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, JointState
+from sensor_msgs.msg import Image as ImageMessage
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from policies.types import FloatArray, Image, VegaError
+from vega3d_ros.control.control_loop import JointCommand, JointSample
+
+# encoding -> (channels in the message, order of R, G, B among them)
+_COLOUR_ENCODINGS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0))}
+
+
+def stamp_ns(stamp: Time) -> int:
+    """Nanoseconds of a header stamp."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def time_message(ns: int) -> Time:
+    """Header stamp of `ns` nanoseconds; a time before 0 is refused, as ROS has none."""
+    if ns < 0:
+        raise VegaError(f"The time {ns} ns lies before 0: use a clock that starts at 0 or later.")
+    return Time(sec=ns // 1_000_000_000, nanosec=ns % 1_000_000_000)
+
+
+def duration_message(seconds: float) -> Duration:
+    """ROS duration of a non-negative number of seconds."""
+    ns = round(seconds * 1e9)
+    return Duration(sec=ns // 1_000_000_000, nanosec=ns % 1_000_000_000)
+
+
+def image_array(message: ImageMessage, camera: str) -> Image:
+    """(H, W, 3) uint8 RGB of a raw image; rows may be padded.
+
+    Accepts rgb8, bgr8, rgba8 and bgra8 (alpha is dropped).  Grey, Bayer, depth and 16-bit images are
+    refused: a policy trained on colour would be fed something it never saw.  The byte order of the
+    message is irrelevant to 8-bit channels.
+    """
+    if message.encoding not in _COLOUR_ENCODINGS:
+        raise VegaError(
+            f"Camera '{camera}' sends encoding '{message.encoding[:32]}': publish one of {sorted(_COLOUR_ENCODINGS)}."
+        )
+    channels, order = _COLOUR_ENCODINGS[message.encoding]
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    if height == 0 or width == 0 or step < width * channels or len(message.data) != height * step:
+        raise VegaError(
+            f"Camera '{camera}' sends {len(message.data)} bytes for {width}x{height} {message.encoding} with rows of "
+            f"{step} bytes: correct its driver."
+        )
+    rows = np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
+    pixels = rows[:, : width * channels].reshape(height, width, channels)
+    if channels == 3 and order == (0, 1, 2):
+        return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels[:, :, list(order)])
+
+
+def compressed_image_array(message: CompressedImage, camera: str) -> Image:
+    """(H, W, 3) uint8 RGB of a JPEG or PNG; grey and 16-bit images are refused as in `image_array`."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise VegaError(
+            f"Camera '{camera}' is compressed and OpenCV is missing: pip install opencv-python, or use its raw topic."
+        ) from error
+    try:
+        pixels = cv2.imdecode(np.frombuffer(message.data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise VegaError(
+            f"Camera '{camera}' sends {len(message.data)} bytes that are no JPEG or PNG "
+            f"(format '{message.format[:32]}'): correct its driver."
+        )
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise VegaError(
+            f"Camera '{camera}' sends a compressed {pixels.dtype} image of shape {pixels.shape}: publish 8-bit colour."
+        )
+    return np.ascontiguousarray(pixels[:, :, 2::-1])
+
+
+def image_message(image: NDArray[np.uint8], ns: int, frame_id: str = "") -> ImageMessage:
+    """rgb8 from (H, W, 3) or mono8 from (H, W), uint8."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise VegaError(f"An image of {image.dtype} {image.shape} cannot be sent: give uint8 (H, W, 3) or (H, W).")
+    message = ImageMessage()
+    message.header.stamp = time_message(ns)
+    message.header.frame_id = frame_id
+    message.height, message.width = int(image.shape[0]), int(image.shape[1])
+    message.encoding = "rgb8" if image.ndim == 3 else "mono8"
+    message.step = message.width * (3 if image.ndim == 3 else 1)
+    # rclpy converts any other type element by element: 40 ms for a VGA frame instead of 0.3 ms.
+    message.data = array.array("B", image.tobytes())
+    return message
+
+
+def gate_message(gate: NDArray[np.float32], ns: int, camera: str) -> ImageMessage:
+    """mono8 of a gate map in [0, 1]: 255 where only the semantic stream speaks."""
+    scaled = np.clip(np.rint(np.asarray(gate, dtype=np.float64) * 255.0), 0, 255)
+    return image_message(scaled.astype(np.uint8), ns, camera)
+
+
+def joint_sample(message: JointState, joint_names: Sequence[str], gripper_joints: Sequence[str]) -> JointSample:
+    """The named joints of a JointState, whatever their order: rad, rad/s; gripper openings in m."""
+    names = list(message.name)
+    index = {name: i for i, name in enumerate(names)}
+    wanted = [*joint_names, *gripper_joints]
+    missing = [name for name in wanted if name not in index]
+    if missing:
+        raise VegaError(
+            f"joint_states lacks {missing} and has {_shorten(names)}: correct joint_names and gripper.joints in the "
+            "robot's YAML."
+        )
+    if len(index) != len(names):
+        raise VegaError(f"joint_states names a joint twice in {_shorten(names)}: correct the driver.")
+    if len(message.position) != len(names) or len(message.velocity) != len(names):
+        raise VegaError(
+            f"joint_states has {len(names)} names, {len(message.position)} positions and {len(message.velocity)} "
+            "velocities: the driver must publish all three for every joint."
+        )
+    position = np.asarray(message.position, dtype=np.float64)
+    velocity = np.asarray(message.velocity, dtype=np.float64)
+    arm = [index[name] for name in joint_names]
+    gripper = [index[name] for name in gripper_joints]
+    chosen = np.concatenate([position[arm], velocity[arm], position[gripper]])
+    if not np.all(np.isfinite(chosen)):
+        raise VegaError("joint_states holds NaN or infinite values: check the robot's driver and encoders.")
+    return JointSample(
+        stamp_ns=stamp_ns(message.header.stamp),
+        positions=position[arm],
+        velocities=velocity[arm],
+        gripper_positions=position[gripper],
+    )
+
+
+def joint_state_message(sample: JointSample, joint_names: Sequence[str], gripper_joints: Sequence[str]) -> JointState:
+    """The reverse of `joint_sample`; gripper velocities are 0, as a sample has none."""
+    message = JointState()
+    message.header.stamp = time_message(sample.stamp_ns)
+    message.name = [*joint_names, *gripper_joints]
+    message.position = array.array("d", [*sample.positions, *sample.gripper_positions])
+    message.velocity = array.array("d", [*sample.velocities, *([0.0] * len(gripper_joints))])
+    return message
+
+
+def trajectory_message(
+    stamp: int,
+    names: Sequence[str],
+    positions: Sequence[float] | FloatArray,
+    velocities: Sequence[float] | FloatArray,
+    period_s: float,
+) -> JointTrajectory:
+    """One point, to be reached `period_s` after the controller receives it; `stamp` (ns) names the state answered.
+
+    Raises VegaError on values that are not finite, as the last check before the wire.
+    """
+    if not (np.all(np.isfinite(positions)) and np.all(np.isfinite(velocities))):
+        raise VegaError("A joint command holds NaN or infinite values and was not sent: report this with the log.")
+    point = JointTrajectoryPoint()
+    point.positions = array.array("d", [float(value) for value in positions])
+    point.velocities = array.array("d", [float(value) for value in velocities])
+    point.time_from_start = duration_message(period_s)
+    message = JointTrajectory()
+    message.header.stamp = time_message(stamp)
+    message.joint_names = list(names)
+    message.points = [point]
+    return message
+
+
+def command_messages(
+    command: JointCommand,
+    joint_names: Sequence[str],
+    gripper_joint: str,
+    gripper_position: float,
+    gripper_apart: bool,
+) -> tuple[JointTrajectory, JointTrajectory | None]:
+    """The arm's trajectory and, where the gripper has its own controller, the gripper's.
+
+    gripper_position: m, where the gripper joint shall be at the end of the period; see `GripperMemory`.
+    """
+    if not gripper_joint:
+        arm = trajectory_message(command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s)
+        return arm, None
+    if gripper_apart:
+        arm = trajectory_message(command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s)
+        return arm, trajectory_message(command.stamp_ns, [gripper_joint], [gripper_position], [0.0], command.period_s)
+    both = trajectory_message(
+        command.stamp_ns,
+        [*joint_names, gripper_joint],
+        [*command.positions, gripper_position],
+        [*command.velocities, 0.0],
+        command.period_s,
+    )
+    return both, None
+
+
+class GripperMemory:
+    """Turns > 0 close, < 0 open, 0 keep into a joint position (m), remembering the last order."""
+
+    def __init__(self, open_position: float, closed_position: float) -> None:
+        self._open = open_position
+        self._closed = closed_position
+        self._last: float | None = None
+
+    def reset(self) -> None:
+        self._last = None
+
+    def position(self, order: float, measured: float) -> float:
+        """Commanded position; `measured` is kept when nothing has been ordered yet."""
+        if order > 0:
+            self._last = self._closed
+        elif order < 0:
+            self._last = self._open
+        return measured if self._last is None else self._last
+
+
+def base_pose(message: PoseStamped) -> tuple[FloatArray, FloatArray]:
+    """Position (3,) m and unit quaternion (4,) xyzw of the base frame in the world frame."""
+    p, q = message.pose.position, message.pose.orientation
+    position = np.array([p.x, p.y, p.z], dtype=np.float64)
+    quaternion = np.array([q.x, q.y, q.z, q.w], dtype=np.float64)
+    if not (np.all(np.isfinite(position)) and abs(np.linalg.norm(quaternion) - 1.0) < 1e-3):
+        raise VegaError("base_pose is not a finite position with a unit quaternion: correct its publisher.")
+    return position, quaternion
+
+
+def pose_message(position: FloatArray, quaternion: FloatArray, ns: int, frame_id: str = "world") -> PoseStamped:
+    """The reverse of `base_pose`."""
+    message = PoseStamped()
+    message.header.stamp = time_message(ns)
+    message.header.frame_id = frame_id
+    p, q = message.pose.position, message.pose.orientation
+    p.x, p.y, p.z = (float(value) for value in position)
+    q.x, q.y, q.z, q.w = (float(value) for value in quaternion)
+    return message
+
+
+def _shorten(names: Sequence[str]) -> str:
+    shown = [name[:32] for name in names[:12]]
+    return f"{shown}{' ...' if len(names) > 12 else ''}"

@@ -1,0 +1,172 @@
+"""The process around a node: spinning, signals, a clean end within a deadline; and what it needs at its start."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+from policies.types import VegaError
+from vega3d_ros.control.resources import resolve
+
+END_S = 5.0
+SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
+DESCRIPTION_S = 5.0
+_asked_s = math.inf  # time.monotonic() of the first signal
+
+
+def run_node(make: Callable[[], Node], args: list[str] | None = None, linger_s: float = 0.0) -> int:
+    """Run one node until SIGINT, SIGTERM or shutdown; returns the exit status.
+
+    linger_s: for so long after the signal callbacks still run.
+
+    A parameter that cannot be used ends the process with one sentence and status 1.  A callback that
+    does not return within `END_S` of the signal (a policy that hangs) ends it with status 1 too.
+    """
+    status = 0
+    node: Node | None = None
+    executor: Any = None
+    try:
+        start_ros(args)
+        node = make()
+        executor = _executor()
+        executor.add_node(node)
+        while rclpy.ok() and not asked_to_end(linger_s):
+            try:
+                executor.spin_once(timeout_sec=SPIN_S)
+            except InvalidHandle:
+                # The events executor still held an event of a timer or subscription destroyed by the last callback.
+                continue
+            except RCLError:
+                # The context may also be shut down by others; then nothing can be published any more.
+                if rclpy.ok():
+                    raise
+    except ExternalShutdownException:
+        pass
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        print(f"A parameter cannot be used: {str(error).rstrip('.')}; correct the robot's YAML.", file=sys.stderr)
+        status = 1
+    except VegaError as error:
+        print(error, file=sys.stderr)
+        status = 1
+    finally:
+        if executor is not None:
+            executor.shutdown()
+        if node is not None:
+            node.destroy_node()
+        end_ros()
+    return status
+
+
+def start_ros(args: list[str] | None = None) -> None:
+    """rclpy.init, and from now on SIGINT and SIGTERM make `asked_to_end` true, and nothing else.
+
+    ROS's own handlers would shut the context down from another thread, or raise KeyboardInterrupt, wherever the events
+    executor happens to be, and there, as in its destructor, either may abort the process.  A process that is still
+    there `END_S` after the signal ends the hard way.  To be called in the main thread.  Raises VegaError, with one
+    sentence, on arguments (a parameter file, a remapping) it cannot use.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    threading.Thread(target=_end_in_time, name="end in time", daemon=True).start()
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (RCLError, RuntimeError) as error:
+        why = str(error).splitlines()[0].partition(", at /")[0].removeprefix("failed to initialize rcl: ").rstrip(".")
+        raise VegaError(f"ROS cannot start ({why}): correct the arguments or the environment.") from error
+
+
+def asked_to_end(since_s: float = 0.0) -> bool:
+    """Whether a signal has come since `start_ros`, at least `since_s` ago."""
+    return time.monotonic() - _asked_s >= since_s
+
+
+def end_ros() -> None:
+    """Once all nodes are destroyed; signals then change nothing any more."""
+    rclpy.try_shutdown()
+    # The end of the interpreter would give every other handler back to the system.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _on_signal(*_: object) -> None:
+    global _asked_s
+    _asked_s = min(_asked_s, time.monotonic())
+
+
+def _end_in_time() -> None:
+    while not asked_to_end():
+        time.sleep(SPIN_S)
+    time.sleep(END_S)
+    print(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _executor() -> Any:
+    """The executor with the least delay between a message and its callback that this distribution has."""
+    try:
+        from rclpy.experimental import EventsExecutor
+    except ImportError:
+        return SingleThreadedExecutor()
+    return EventsExecutor()
+
+
+def read_robot_description(node: Node, path: str) -> str:
+    """The URDF's text, from a file or, if `path` is empty, from the latched topic `robot_description`.
+
+    Waits up to `DESCRIPTION_S` for the topic, with a node of its own, since it is called from a callback
+    of `node`.  Raises VegaError.
+    """
+    if path:
+        try:
+            return resolve(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise VegaError(f"The robot description {path} cannot be read ({error}): correct it.") from error
+    texts: list[str] = []
+
+    def hear(message: String) -> None:
+        texts.append(message.data)
+
+    listener = Node(
+        f"{node.get_name()}_robot_description",
+        namespace=node.get_namespace(),
+        context=node.context,
+        use_global_arguments=False,
+        start_parameter_services=False,
+    )
+    executor = SingleThreadedExecutor(context=node.context)
+    try:
+        latched = QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
+        topic = node.resolve_topic_name("robot_description")
+        listener.create_subscription(String, topic, hear, latched)
+        executor.add_node(listener)
+        deadline = time.monotonic() + DESCRIPTION_S
+        while not texts and time.monotonic() < deadline and node.context.ok() and not asked_to_end():
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        executor.remove_node(listener)
+        executor.shutdown()
+        listener.destroy_node()
+    if not texts:
+        raise VegaError(
+            f"No robot description came on '{topic}' within {DESCRIPTION_S:.0f} s: start robot_state_publisher, or set "
+            "the parameter robot_description to a URDF."
+        )
+    return texts[0]

@@ -1,0 +1,116 @@
+"""Commands as actions: FollowJointTrajectory for the arm, GripperCommand for a gripper with a controller of its own.
+
+Where the package control_msgs is installed.  Each command is a goal of its own that ends at rest after one control
+period and braking, and takes the place of the one before; so the arm rests by itself if this process dies.  Unlike a
+topic, an action tells when the controller refuses or gives up: no command is sent then until `~/start`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
+from rclpy.action import ActionClient
+from rclpy.node import Node
+
+from policies.types import VegaError
+from vega3d_ros.control.control_loop import JointCommand, JointSample
+from vega3d_ros.control.safety_guard import GuardLimits
+from vega3d_ros.ros.node_parameters import NodeParameters
+from vega3d_ros.topics.command_writers import trajectories
+
+try:
+    from control_msgs.action import FollowJointTrajectory, GripperCommand
+except ImportError:
+    FollowJointTrajectory = GripperCommand = None
+
+
+class ActionWriter:
+    """`<controller>/follow_joint_trajectory`, and `<gripper.controller>/<gripper.action>`; see `Writer`.
+
+    Raises VegaError where control_msgs is missing.
+    """
+
+    # The same controller obeys its topic too, where others would be rivals.
+    own_publishers = 0
+
+    def __init__(self, node: Node, parameters: NodeParameters, limits: GuardLimits) -> None:
+        if FollowJointTrajectory is None:
+            raise VegaError(
+                "The package control_msgs, which command_interface follow_joint_trajectory needs, is not installed: "
+                "install it, or set command_interface to joint_trajectory."
+            )
+        self._node, self._parameters, self._limits = node, parameters, limits
+        names = [f"{parameters.controller}/follow_joint_trajectory"]
+        self._clients = [ActionClient(node, FollowJointTrajectory, names[0])]
+        if parameters.gripper_controller:
+            names.append(f"{parameters.gripper_controller}/{parameters.gripper_action}")
+            self._clients.append(ActionClient(node, GripperCommand, names[1]))
+        self._names = names
+        # One request ends every goal, those too that the controller has not accepted yet.
+        self._cancels = [node.create_client(CancelGoal, f"{name}/_action/cancel_goal") for name in names]
+        self._gripper_sent: float | None = None
+        self._moving = False
+        self._problem = ""
+
+    def unheard(self) -> str:
+        if self._problem:
+            return self._problem
+        for client, name in zip(self._clients, self._names, strict=True):
+            if not client.server_is_ready():
+                return f"No action server offers {name}: start the controller or correct its name."
+        return ""
+
+    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+        self._moving = True
+        messages = trajectories(command, gripper, self._parameters, self._limits)
+        self._send(0, FollowJointTrajectory.Goal(trajectory=messages[0]))
+        # Said once: repeating it would make the gripper begin its motion anew at every step.
+        if len(self._clients) > 1 and gripper != self._gripper_sent:
+            goal = GripperCommand.Goal()
+            goal.command.position = float(gripper)
+            goal.command.max_effort = float(self._parameters.gripper_max_effort)
+            self._send(1, goal)
+            self._gripper_sent = gripper
+
+    def stop(self) -> None:
+        """End the goals under way; the controller then holds where it is."""
+        if self._moving:
+            for cancel in self._cancels:
+                cancel.call_async(CancelGoal.Request())
+        self._moving = False
+        self._gripper_sent = None
+
+    def reset(self) -> None:
+        self._problem = ""
+        self._gripper_sent = None
+
+    def destroy(self) -> None:
+        if self._node.context.ok():  # after a signal nothing can be sent any more; the goals end at rest by themselves
+            self.stop()
+        for cancel in self._cancels:
+            self._node.destroy_client(cancel)
+        for client in self._clients:
+            client.destroy()
+
+    def _send(self, index: int, goal: Any) -> None:
+        self._clients[index].send_goal_async(goal).add_done_callback(partial(self._answered, index))
+
+    def _answered(self, index: int, future: Any) -> None:
+        handle = future.result()
+        if handle is None or not handle.accepted:
+            self._say(f"{self._names[index]} refused a goal: see the controller's log, then call ~/start again.")
+            return
+        handle.get_result_async().add_done_callback(partial(self._ended, index))
+
+    def _ended(self, index: int, future: Any) -> None:
+        answer = future.result()
+        # A goal that was replaced or cancelled ends as cancelled, which is as it should be.
+        if answer is not None and answer.status == GoalStatus.STATUS_ABORTED:
+            why = str(getattr(answer.result, "error_string", "")).strip().rstrip(".") or "no reason given"
+            self._say(f"{self._names[index]} gave up a goal ({why}): mend the cause, then call ~/start again.")
+
+    def _say(self, sentence: str) -> None:
+        self._problem = self._problem or sentence

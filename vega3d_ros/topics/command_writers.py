@@ -1,0 +1,250 @@
+"""How a command reaches the arm's controller: as a short trajectory, or as a stream of positions.
+
+Each writer owns its publishers, sends one JointCommand per call, and leaves the arm at rest when it is destroyed.
+`gripper` is the position of the gripper's joint (m or rad).  Everything runs in the executor's thread.
+"""
+
+from __future__ import annotations
+
+import array
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vega3d_ros.control.control_loop import JointCommand, JointSample
+from vega3d_ros.control.jerk_limiter import JerkLimiter
+from vega3d_ros.control.safety_guard import GuardLimits, braking
+from vega3d_ros.ros import conversions
+from vega3d_ros.ros.node_parameters import NodeParameters
+from vega3d_ros.ros.qos_events import publisher_events
+
+LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+BRAKING_DEADLINE_S = 1.0
+DRY_RUN = "~/dry_run/"
+# Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
+RECORDERS = ("recorder", "rosbag2_recorder")
+LOOK_AGAIN_S = 0.2
+
+
+def command_topics(parameters: NodeParameters) -> list[str]:
+    """The topics that a writer for these parameters publishes on: the arm's, then the gripper's if it has its own."""
+    prefix = DRY_RUN if parameters.dry_run else ""
+    arm = "commands" if parameters.command_interface == "forward_position" else "joint_trajectory"
+    topics = [f"{prefix}{parameters.controller}/{arm}"]
+    if parameters.gripper_controller:
+        topics.append(f"{prefix}{parameters.gripper_controller}/joint_trajectory")
+    return topics
+
+
+def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]) -> Writer:
+    """The writer that these parameters ask for.  Raises VegaError where it needs what is not installed."""
+    if parameters.command_interface == "follow_joint_trajectory" and not parameters.dry_run:
+        from vega3d_ros.topics.action_writer import ActionWriter
+
+        return ActionWriter(node, parameters, limits)
+    kind = ForwardWriter if parameters.command_interface == "forward_position" else TrajectoryWriter
+    return kind(node, parameters, limits, qos_problems)
+
+
+class Writer(Protocol):
+    """What every command interface can do.
+
+    own_publishers: on each of `command_topics`.  unheard: why a command would be lost, '' if it would not.  stop: no
+    command follows.  reset: an episode begins.
+    """
+
+    @property
+    def own_publishers(self) -> int: ...
+
+    def unheard(self) -> str: ...
+
+    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def destroy(self) -> None: ...
+
+
+class Audience:
+    """Whether somebody who could move an arm listens to each of `publishers`."""
+
+    def __init__(self, node: Node, publishers: Sequence[Any]) -> None:
+        self._node, self._publishers = node, publishers
+        self._counts: list[int] = []
+        self._looked_s = 0.0
+        self._listens = False
+
+    def missing(self) -> str:
+        """A sentence where nobody does."""
+        if self._listen():
+            return ""
+        topic = self._publishers[0].topic_name
+        return f"Nobody listens to {topic}: start the arm's controller or correct 'controller'."
+
+    def _listen(self) -> bool:
+        counts = [int(publisher.get_subscription_count()) for publisher in self._publishers]
+        now_s = time.monotonic()
+        # Counting is cheap; asking for names at every command would not be.
+        if counts != self._counts or now_s - self._looked_s > LOOK_AGAIN_S:
+            self._counts, self._looked_s = counts, now_s
+            self._listens = all(counts) and all(map(self._drives, self._publishers))
+        return self._listens
+
+    def _drives(self, publisher: Any) -> bool:
+        infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
+        return any(info.node_name not in RECORDERS for info in infos)
+
+
+def trajectories(
+    command: JointCommand, gripper: float, parameters: NodeParameters, limits: GuardLimits
+) -> list[JointTrajectory]:
+    """The messages of one command: the arm's and, where the gripper has a controller of its own, the gripper's."""
+    apart = bool(parameters.gripper_controller)
+    messages = conversions.command_messages(
+        command, parameters.joint_names, parameters.gripper_command_joint, gripper, apart
+    )
+    made = [message for message in messages if message is not None]
+    if parameters.committed:
+        for message in made:
+            _commit(message, command, parameters, limits)
+    return made
+
+
+def _commit(message: JointTrajectory, command: JointCommand, parameters: NodeParameters, limits: GuardLimits) -> None:
+    """Adds the point at which everything rests."""
+    message.header.stamp = conversions.time_message(0)
+    rest, seconds = braking(command.positions, command.velocities, limits.acceleration)
+    (last,) = message.points
+    by_name = dict(zip(parameters.joint_names, rest, strict=True))
+    point = JointTrajectoryPoint()
+    # What is no arm joint is the gripper's, which rests where it is sent.
+    positions = [
+        by_name.get(name, position) for name, position in zip(message.joint_names, last.positions, strict=True)
+    ]
+    point.positions = array.array("d", positions)
+    point.velocities = array.array("d", [0.0] * len(message.joint_names))
+    point.time_from_start = conversions.duration_message(command.period_s + seconds)
+    message.points = [last, point]
+
+
+class TrajectoryWriter:
+    """`<controller>/joint_trajectory`, and the gripper's own where it has a controller of its own.
+
+    Committed, a trajectory starts on arrival (stamp 0: a controller refuses one that ends in the past) and has a second
+    point at which the arm has braked: joint_trajectory_controller counts its timeout from the end of the trajectory,
+    and by default refuses one that ends in motion (ros2_controllers, parameter
+    allow_nonzero_velocity_at_trajectory_end).
+    """
+
+    own_publishers = 1
+
+    def __init__(
+        self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
+    ) -> None:
+        self._parameters, self._limits = parameters, limits
+        self._node = node
+        self._publishers = [
+            node.create_publisher(
+                JointTrajectory, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems)
+            )
+            for topic in command_topics(parameters)
+        ]
+        self._audience = Audience(node, self._publishers)
+
+    def unheard(self) -> str:
+        return self._audience.missing()
+
+    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+        messages = trajectories(command, gripper, self._parameters, self._limits)
+        for publisher, message in zip(self._publishers, messages, strict=False):
+            publisher.publish(message)
+
+    def stop(self) -> None:
+        """A committed trajectory ends at rest by itself."""
+
+    def reset(self) -> None:
+        """Nothing is kept from one command to the next."""
+
+    def destroy(self) -> None:
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+
+
+class ForwardWriter:
+    """`<controller>/commands` (Float64MultiArray) at a rate of its own, jerk-limited; brakes without fresh commands.
+
+    A killed process cannot brake: such a controller then holds the last position at once.
+    """
+
+    own_publishers = 1
+
+    def __init__(
+        self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
+    ) -> None:
+        self._node, self._limits, self._parameters = node, limits, parameters
+        self._jerk = np.broadcast_to(parameters.forward_jerk, limits.velocity.shape)
+        self._period_s = 1.0 / parameters.forward_rate_hz
+        self._limiter: JerkLimiter | None = None
+        topics = command_topics(parameters)
+        self._publishers = [
+            node.create_publisher(kind, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems))
+            for topic, kind in zip(topics, (Float64MultiArray, JointTrajectory), strict=False)
+        ]
+        self._audience = Audience(node, self._publishers)
+        self._gripper_sent: float | None = None
+        self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def unheard(self) -> str:
+        return self._audience.missing()
+
+    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+        if self._limiter is None:
+            limits = self._limits
+            self._limiter = JerkLimiter(
+                sample.positions,
+                limits.velocity,
+                limits.acceleration,
+                self._jerk,
+                self._period_s,
+                patience_s=1.5 * command.period_s,
+            )
+        self._limiter.target(command.positions, command.velocities)
+        # Said once: repeating it would make the gripper's controller begin its motion anew at every step.
+        if len(self._publishers) > 1 and gripper != self._gripper_sent:
+            joint = self._parameters.gripper_command_joint
+            self._publishers[1].publish(conversions.trajectory_message(0, [joint], [gripper], [0.0], command.period_s))
+            self._gripper_sent = gripper
+
+    def _step(self) -> None:
+        if self._limiter is None:
+            return
+        self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._limiter.step())))
+        if self._limiter.at_rest:
+            self._limiter = None  # the next command starts from where the arm then is
+
+    def stop(self) -> None:
+        """The limiter brakes when no command follows."""
+
+    def reset(self) -> None:
+        self._gripper_sent = None
+
+    def destroy(self) -> None:
+        """Brakes first, for which it takes the executor's thread."""
+        self._node.destroy_timer(self._timer)
+        deadline = time.monotonic() + BRAKING_DEADLINE_S
+        if self._limiter is not None:
+            self._limiter.brake()
+        while self._limiter is not None and time.monotonic() < deadline:
+            self._step()
+            time.sleep(self._period_s)
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)

@@ -1,0 +1,149 @@
+"""What policy_node publishes, from activation to deactivation and at no other time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import String
+
+from policies.types import ActionChunk, VegaError
+from vega3d_ros.control.control_loop import JointCommand, JointSample
+from vega3d_ros.control.journal import to_text
+from vega3d_ros.control.safety_guard import GuardLimits
+from vega3d_ros.ros import conversions
+from vega3d_ros.ros.dds import DISCOVERY_S
+from vega3d_ros.ros.node_parameters import NodeParameters
+from vega3d_ros.topics.command_writers import LATEST, Writer, command_topics, make_writer
+
+LOOK_S = 0.5
+UNNAMED = "a node yet unnamed"
+# Latched deep enough that a recorder that connects late misses nothing of a start.
+DECISIONS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def gripper_position(
+    memory: conversions.GripperMemory, parameters: NodeParameters, command: JointCommand, sample: JointSample
+) -> float:
+    """Where the gripper's joint shall be, m or rad; 0 where there is no gripper."""
+    joint = parameters.gripper_command_joint
+    if not joint:
+        return 0.0
+    return memory.position(command.gripper, float(sample.gripper_positions[parameters.gripper_joints.index(joint)]))
+
+
+class Outputs:
+    """The publishers of an active node.
+
+    They exist only while it is active, so that a second node which is merely configured does not
+    look like one that commands.  joined_s: time.monotonic() at which the
+    process joined the domain.  Raises VegaError if somebody else publishes commands already.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        parameters: NodeParameters,
+        limits: GuardLimits,
+        qos_problems: dict[str, str],
+        joined_s: float,
+    ) -> None:
+        self.gripper = conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed)
+        self._node = node
+        self._parameters = parameters
+        self.world_age = 0  # queries since the world simulator's tokens were computed
+        self._gates: dict[str, Any] = {}
+        self._writer: Writer | None = None
+        self._topics = command_topics(parameters)
+        # Others become visible one by one after this process joined the domain, usually while the policy is loaded; a
+        # rival that takes longer than this is found by the node's repeated check.
+        deadline = max(joined_s + DISCOVERY_S, time.monotonic() + LOOK_S)
+        while True:
+            rivals, over = self.rivals(), time.monotonic() >= deadline
+            if rivals and (over or UNNAMED not in rivals):
+                raise VegaError(rivals)
+            if over:
+                break
+            time.sleep(0.05)
+        self._writer = make_writer(node, parameters, limits, qos_problems)
+        self._decisions = node.create_publisher(String, "~/decisions", DECISIONS)
+        self._noted: list[str] = []
+        self._count = 0
+
+    def heard(self) -> bool:
+        """Whether every command topic has a listener; a command nobody hears would be lost.  A dry run needs none."""
+        return self._writer is not None and not self.unheard
+
+    @property
+    def unheard(self) -> str:
+        """What to say where `heard` is false."""
+        return "" if self._writer is None or self._parameters.dry_run else self._writer.unheard()
+
+    def rivals(self) -> str:
+        """A sentence if somebody else publishes on a command topic, else ''."""
+        own = self._writer.own_publishers if self._writer is not None else 0
+        for topic in map(self._node.resolve_topic_name, self._topics):
+            if self._node.count_publishers(topic) > own:
+                names = {
+                    f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+                    for info in self._node.get_publishers_info_by_topic(topic)
+                }
+                # A publisher may be known a moment before the name of its node is.
+                names = {UNNAMED if "_UNKNOWN_" in name else name for name in names}
+                others = sorted(names - {self._node.get_fully_qualified_name()}) or ["another node of the same name"]
+                return (
+                    f"{topic} is already commanded by {', '.join(others)} in ROS domain "
+                    f"{self._node.context.get_domain_id()}: stop it, or choose another ROS_DOMAIN_ID."
+                )
+        return ""
+
+    def publish(self, command: JointCommand, sample: JointSample) -> None:
+        """Send one command; `sample` gives the measured joints and finger openings."""
+        assert self._writer is not None
+        self._writer.write(command, gripper_position(self.gripper, self._parameters, command, sample), sample)
+
+    def note(self, event: str, **fields: Any) -> None:
+        """The journal of the control loop (`journal.py`); told by `publish_decisions`."""
+        self._noted.append(to_text(self._count, event, fields))
+        self._count += 1
+
+    def publish_decisions(self) -> None:
+        """Tell `~/decisions` what was noted; to be called after the command has left, as nobody waits for it."""
+        noted, self._noted = self._noted, []
+        for text in noted:
+            if self._node.context.ok():  # after a signal nothing can be published any more
+                self._decisions.publish(String(data=text))
+
+    def stop(self) -> None:
+        """No command follows until `reset`."""
+        if self._writer is not None:
+            self._writer.stop()
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self.gripper.reset()
+        if self._writer is not None:
+            self._writer.reset()
+
+    def show(self, chunk: ActionChunk | None) -> None:
+        """What the policy's newest chunk lets one see: `~/gate/<camera>` where somebody looks, and `world_age`."""
+        if chunk is None:
+            return
+        self.world_age = chunk.world_age
+        for camera, gate in chunk.gates.items():
+            if camera not in self._gates:
+                self._gates[camera] = self._node.create_publisher(ImageMessage, f"~/gate/{camera}", LATEST)
+            if self._gates[camera].get_subscription_count() > 0:
+                self._gates[camera].publish(conversions.gate_message(gate, chunk.stamp_ns, camera))
+
+    def destroy(self) -> None:
+        """Ends commanding with the arm at rest, and takes the publishers out of the graph."""
+        if self._writer is not None:
+            self._writer.destroy()
+            self.publish_decisions()
+            self._node.destroy_publisher(self._decisions)
+        for publisher in self._gates.values():
+            self._node.destroy_publisher(publisher)
