@@ -33,7 +33,7 @@ HIDDEN_MS, TOO_LATE_MS = (100, 200), 300
 
 
 def guard(rows: Rows, options: argparse.Namespace) -> None:
-    from benchmarks.control_guard import commands_outside
+    from benchmarks.arm.guard import commands_outside
 
     outside, passed = commands_outside(options.actions)
     rows.at_most(f"commands_outside_limits_of_{options.actions}", outside, 0)
@@ -41,7 +41,7 @@ def guard(rows: Rows, options: argparse.Namespace) -> None:
 
 
 def inputs(rows: Rows, options: argparse.Namespace) -> None:
-    from benchmarks.control_fuzz import fuzz
+    from benchmarks.arm.fuzz import fuzz
 
     seen = fuzz(options.messages)
     rows.at_most(f"crashes_of_{seen.messages}_malformed_messages", seen.crashes, 0)
@@ -51,7 +51,7 @@ def inputs(rows: Rows, options: argparse.Namespace) -> None:
 
 def latency(rows: Rows, options: argparse.Namespace) -> None:
     """Also the row `seams`, which looks at the same runs."""
-    from benchmarks import control_realtime
+    from benchmarks.arm import realtime
     from policies.checkpoints import load_policy
 
     policy = load_policy(options.policy)
@@ -60,27 +60,27 @@ def latency(rows: Rows, options: argparse.Namespace) -> None:
 
     late = {}
     for ms in HIDDEN_MS:
-        late[ms] = control_realtime.run(policy, trials, ms / 1e3, "align")
+        late[ms] = realtime.run(policy, trials, ms / 1e3, "align")
         rows.information(f"realtime_{ms}ms_percent_of_{count}", late[ms].percent)
     if "latency" in options.rows:
-        lockstep = control_realtime.lockstep(policy, trials)
+        lockstep = realtime.lockstep(policy, trials)
         rows.information(f"lockstep_percent_of_{count}", lockstep)
         for ms in HIDDEN_MS:
             rows.at_most(f"points_lost_at_{ms}ms", lockstep - late[ms].percent, POINTS)
-        slow = control_realtime.run(policy, trials, TOO_LATE_MS / 1e3, "align")
+        slow = realtime.run(policy, trials, TOO_LATE_MS / 1e3, "align")
         rows.information(f"realtime_{TOO_LATE_MS}ms_synchronous_percent_of_{count}", slow.percent)
         rows.at_least(f"episodes_that_said_{TOO_LATE_MS}ms_is_too_slow_and_waited", slow.slowed, len(trials))
     if "seams" in options.rows:
         jumps = {"align": [x for ms in HIDDEN_MS for x in late[ms].seam_jumps], "latest": []}
         for ms in HIDDEN_MS:
-            jumps["latest"] += control_realtime.run(policy, trials, ms / 1e3, "latest").seam_jumps
+            jumps["latest"] += realtime.run(policy, trials, ms / 1e3, "latest").seam_jumps
         for merge, found in jumps.items():
             rows.information(f"largest_jump_rad_s_of_{len(found)}_seams_{merge}", max(found))
         rows.at_least("largest_jump_latest_over_align", max(jumps["latest"]) / max(jumps["align"]), SEAM_RATIO)
 
 
 def faults(rows: Rows, options: argparse.Namespace) -> None:
-    from benchmarks import fault_matrix
+    from benchmarks.arm import fault_matrix
 
     unknown = sorted(set(options.faults) - set(fault_matrix.FAULTS))
     if unknown:
@@ -94,10 +94,10 @@ def faults(rows: Rows, options: argparse.Namespace) -> None:
 
 
 def period(rows: Rows, options: argparse.Namespace) -> None:
-    from benchmarks import control_running
+    from benchmarks.arm import running
 
-    with control_running.simulator_beside():
-        seen = control_running.run(options.period_minutes, options.policy)
+    with running.simulator_beside():
+        seen = running.run(options.period_minutes, options.policy)
     share = 100.0 * sum(seen.intervals_ms) / (60e3 * options.period_minutes)
     rows.information(f"percent_of_{options.period_minutes:g}_minutes_in_episodes", share)
     rows.information("period_off_ms_p50", seen.off_ms(50.0))
@@ -105,10 +105,10 @@ def period(rows: Rows, options: argparse.Namespace) -> None:
 
 
 def memory(rows: Rows, options: argparse.Namespace) -> None:
-    from benchmarks import control_running
+    from benchmarks.arm import running
 
-    seen = control_running.run(options.memory_minutes, options.policy, lambda text: print(f"# {text}", flush=True))
-    control_running.draw_memory(seen, options.output / "memory.png")
+    seen = running.run(options.memory_minutes, options.policy, lambda text: print(f"# {text}", flush=True))
+    running.draw_memory(seen, options.output / "memory.png")
     rows.at_most(f"memory_growth_mb_in_{options.memory_minutes:g}_minutes", seen.growth_mb(), GROWTH_MB)
 
 

@@ -6,32 +6,32 @@ import numpy as np
 import pytest
 from tiny_policy import TinyPolicy
 
-from benchmarks import control_fuzz, control_guard
-from benchmarks.control_realtime import LateWorker
-from benchmarks.control_running import Running
+from benchmarks.arm import fuzz, guard
+from benchmarks.arm.realtime import LateWorker
+from benchmarks.arm.running import Running
 from policies.types import Observation, RobotState
 from vega3d_ros.control.chunk_scheduler import ChunkScheduler
 from vega3d_ros.control.safety_guard import SafetyGuard
 
 
 def test_a_guard_that_overlooks_a_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert control_guard.commands_outside(1200)[0] == 0
-    assert control_guard.commands_outside(1200)[1] > 100
+    assert guard.commands_outside(1200)[0] == 0
+    assert guard.commands_outside(1200)[1] > 100
     honest = SafetyGuard._broken
     for rule in ("position", "velocity", "acceleration", "workspace"):
         monkeypatch.setattr(
             SafetyGuard, "_broken", lambda *args, rule=rule: tuple(r for r in honest(*args) if r != rule)
         )
-        assert control_guard.commands_outside(1200)[0] > 0, rule
+        assert guard.commands_outside(1200)[0] > 0, rule
 
 
 def test_a_message_that_is_not_malformed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    seen = control_fuzz.fuzz(250, phase=50)
+    seen = fuzz.fuzz(250, phase=50)
     assert (seen.messages, seen.crashes, seen.commands) == (250, 0, 0) and seen.commands_after >= 1
-    monkeypatch.setattr(control_fuzz, "bad_image", lambda rng, target: target.image())
-    monkeypatch.setattr(control_fuzz, "bad_instruction", lambda rng, target: None)
-    seen = control_fuzz.fuzz(250, phase=50)
+    monkeypatch.setattr(fuzz, "bad_image", lambda rng, target: target.image())
+    monkeypatch.setattr(fuzz, "bad_instruction", lambda rng, target: None)
+    seen = fuzz.fuzz(250, phase=50)
     assert seen.commands > 0
     assert seen.crashes == 50  # None is no message
 

@@ -28,7 +28,7 @@ COMMANDS = "panda_arm_controller/joint_trajectory"
 CAMERA_HZ = 30.0
 MOVING_RAD_S = 0.005
 DEADLINE_S = 60.0
-DRIVER = Path(__file__).resolve().parent.parent / "test" / "driver_node.py"
+DRIVER = Path(__file__).resolve().parents[2] / "test" / "driver_node.py"
 PARAMETERS: dict[str, Any] = {
     "clock_mode": "realtime",
     "committed": True,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stand_in import CAMERAS, COMMANDS, DEADLINE_S, MOVING_RAD_S, Bench
+from benchmarks.arm.stand_in import CAMERAS, COMMANDS, DEADLINE_S, MOVING_RAD_S, Bench
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 from vega3d_ros.inference.process import children_of
 
@@ -27,7 +27,7 @@ RADIUS_M = 0.08
 STAYS_S = 1.0
 FRESH_NS = 300_000_000
 ATTEMPTS = 5
-POLICY = "benchmarks.fault_matrix:CirclingPolicy"
+POLICY = "benchmarks.arm.fault_matrix:CirclingPolicy"
 SENTENCE = "go round in a circle"
 PARAMETERS: dict[str, Any] = {
     "after_problem": "deactivate",

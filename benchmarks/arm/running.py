@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.stand_in import CAMERAS, DEADLINE_S, Bench
+from benchmarks.arm.stand_in import CAMERAS, DEADLINE_S, Bench
 from policies.types import Image, VegaError
 from vega3d_ros.inference.process import ChildProcess, children_of
 
@@ -79,7 +79,7 @@ def frames_of_simulator(suite: str, count: int = 10) -> dict[str, list[Image]]:
 def simulator_beside() -> Iterator[None]:
     """LIBERO's simulator with both cameras and a policy of its own, as fast as it goes, in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
-        script = Path(__file__).resolve().parent.parent / "sim" / "run_libero.py"
+        script = Path(__file__).resolve().parents[2] / "sim" / "run_libero.py"
         command = [sys.executable, str(script), "--command", "joint", "--trials", "50", "--output", folder]
         with ChildProcess("simulator", command, on_line=None) as simulator:
             simulator.wait_for_line("task 0 trial 0", 10 * DEADLINE_S)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stand_in import CAMERAS, COMMANDS, DEADLINE_S, HOME, PARAMETERS
+from benchmarks.arm.stand_in import CAMERAS, COMMANDS, DEADLINE_S, HOME, PARAMETERS
 from policies.types import MAX_INSTRUCTION_CHARS, VegaError
 from vega3d_ros.control.resources import share_folder
 
@@ -74,7 +74,7 @@ class Target:
         words = ["--ros-args", "--params-file", str(share_folder() / "config" / "robots" / "libero.yaml")]
         cameras = {f"cameras.{name}.{side}": SIZE for name in CAMERAS for side in ("width", "height")}
         policy = {
-            "policy": "benchmarks.fault_matrix:CirclingPolicy",
+            "policy": "benchmarks.arm.fault_matrix:CirclingPolicy",
             "base_pose_topic": "base_pose",
             "control_priority": 0,
         }
