@@ -33,7 +33,7 @@ from benchmarks.rows import Rows
 from policies.files.command_line import command, results_folder
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 from sim import run_libero
-from sim.evaluation.evaluate import EpisodeSettings
+from sim.evaluation.settings import EpisodeSettings
 from sim.evaluation.workers import make_shards, run_here, run_in_workers
 from sim.results.evaluation import EpisodeRecord, ResultWriter
 from sim.worlds.environment import Environment

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from policies.checkpoints import shipped_policies
 from policies.files.command_line import command
 from policies.types import VegaError
-from sim.evaluation.evaluate import EpisodeSettings, add_options, check_options, evaluate
+from sim.evaluation.evaluate import add_options, check_options, evaluate
+from sim.evaluation.settings import EpisodeSettings
 from sim.results.evaluation import PROTOCOL, parse_tasks
 from sim.worlds.libero_env import SUITES, list_tasks, load_suite
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from policies.files.command_line import command
 from policies.types import VegaError
-from sim.evaluation.evaluate import EpisodeSettings, add_options, check_options, evaluate
+from sim.evaluation.evaluate import add_options, check_options, evaluate
+from sim.evaluation.settings import EpisodeSettings
 from sim.results.evaluation import parse_tasks
 from sim.worlds.robosuite_env import PROTOCOL, SUITE, TASKS
 

@@ -13,7 +13,7 @@ import pytest
 
 from policies.openvla.robots import libero_proprio
 from policies.types import Observation, RobotState, VegaError
-from sim.evaluation.evaluate import open_policy
+from sim.evaluation.open_policy import open_policy
 from sim.evaluation.remote_policy import REPLAN_STEPS, RemotePolicy, prepare
 
 RNG = np.random.default_rng(0)

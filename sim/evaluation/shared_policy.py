@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 from policies.types import ActionChunk, BatchPolicy, Observation, PolicySpec, VegaError
+from sim.evaluation.open_policy import open_policy
 
 START_S = 600.0
 END_S = 10.0
@@ -110,8 +111,6 @@ class PolicyProcess:
 def _serve(name: str, device: str, threads: int, place: Place, parent: Connection) -> None:
     """The life of the policy's process; it says None when it is ready, or why not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    from sim.evaluation.evaluate import open_policy
-
     try:
         policy = open_policy(name, device, threads)
         if not isinstance(policy, BatchPolicy):

@@ -31,8 +31,8 @@ from vega3d_ros.recording.replay_bag import Bag  # noqa: E402
 from vega3d_ros.recording.replay_run import Decisions, Difference  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.conversions import GripperMemory  # noqa: E402
-from vega3d_ros.topics.command_writers import trajectories  # noqa: E402
 from vega3d_ros.topics.node_outputs import gripper_position  # noqa: E402
+from vega3d_ros.topics.trajectories import trajectories  # noqa: E402
 
 
 def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:

@@ -19,7 +19,7 @@ from policies.types import VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.safety_guard import GuardLimits
 from vega3d_ros.ros.node_parameters import NodeParameters
-from vega3d_ros.topics.command_writers import trajectories
+from vega3d_ros.topics.trajectories import trajectories
 
 try:
     from control_msgs.action import FollowJointTrajectory, GripperCommand

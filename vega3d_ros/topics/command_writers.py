@@ -16,14 +16,16 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.jerk_limiter import JerkLimiter
-from vega3d_ros.control.safety_guard import GuardLimits, braking
+from vega3d_ros.control.safety_guard import GuardLimits
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.ros.qos_events import publisher_events
+from vega3d_ros.topics.action_writer import ActionWriter
+from vega3d_ros.topics.trajectories import trajectories
 
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 BRAKING_DEADLINE_S = 1.0
@@ -46,8 +48,6 @@ def command_topics(parameters: NodeParameters) -> list[str]:
 def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]) -> Writer:
     """The writer that these parameters ask for.  Raises VegaError where it needs what is not installed."""
     if parameters.command_interface == "follow_joint_trajectory" and not parameters.dry_run:
-        from vega3d_ros.topics.action_writer import ActionWriter
-
         return ActionWriter(node, parameters, limits)
     kind = ForwardWriter if parameters.command_interface == "forward_position" else TrajectoryWriter
     return kind(node, parameters, limits, qos_problems)
@@ -102,38 +102,6 @@ class Audience:
     def _drives(self, publisher: Any) -> bool:
         infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
         return any(info.node_name not in RECORDERS for info in infos)
-
-
-def trajectories(
-    command: JointCommand, gripper: float, parameters: NodeParameters, limits: GuardLimits
-) -> list[JointTrajectory]:
-    """The messages of one command: the arm's and, where the gripper has a controller of its own, the gripper's."""
-    apart = bool(parameters.gripper_controller)
-    messages = conversions.command_messages(
-        command, parameters.joint_names, parameters.gripper_command_joint, gripper, apart
-    )
-    made = [message for message in messages if message is not None]
-    if parameters.committed:
-        for message in made:
-            _commit(message, command, parameters, limits)
-    return made
-
-
-def _commit(message: JointTrajectory, command: JointCommand, parameters: NodeParameters, limits: GuardLimits) -> None:
-    """Adds the point at which everything rests."""
-    message.header.stamp = conversions.time_message(0)
-    rest, seconds = braking(command.positions, command.velocities, limits.acceleration)
-    (last,) = message.points
-    by_name = dict(zip(parameters.joint_names, rest, strict=True))
-    point = JointTrajectoryPoint()
-    # What is no arm joint is the gripper's, which rests where it is sent.
-    positions = [
-        by_name.get(name, position) for name, position in zip(message.joint_names, last.positions, strict=True)
-    ]
-    point.positions = array.array("d", positions)
-    point.velocities = array.array("d", [0.0] * len(message.joint_names))
-    point.time_from_start = conversions.duration_message(command.period_s + seconds)
-    message.points = [last, point]
 
 
 class TrajectoryWriter:

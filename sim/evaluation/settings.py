@@ -1,0 +1,50 @@
+"""How the episodes of a run are run; handed to every worker, which builds its runner from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.evaluation.open_policy import open_policy
+from sim.evaluation.shared_policy import Place, SharedPolicy
+from sim.evaluation.workers import Runner
+
+SEED = 0  # env.seed(0), once per task, as in the reference
+TAPES = "tapes"
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """How episodes are run; see the options of the same names.
+
+    folder: where an episode leaves pictures, films and tapes; None keeps none.
+    shared: where the one policy of all workers answers; None loads one here.
+    """
+
+    suite: str
+    policy: str
+    transport: str = "direct"
+    command: str = "eef"
+    device: str = "cpu"
+    threads: int = 1
+    seed: int = SEED
+    folder: Path | None = None
+    video: bool = False
+    record: bool = False
+    shared: Place | None = None
+
+    def build(self) -> Runner:
+        policy = SharedPolicy(self.shared) if self.shared else open_policy(self.policy, self.device, self.threads)
+        if self.transport == "direct":
+            from sim.evaluation.direct_episodes import DirectEpisodes
+
+            return DirectEpisodes(
+                self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
+                pictures=self.folder and self.folder / "pictures", video=self.video,
+                tapes=self.folder / TAPES if self.folder and self.record else None,
+            )  # fmt: skip
+        from sim.robot.ros_episodes import RosEpisodes
+
+        # The policy itself lives in policy_node; here it only tells how often it looks.
+        camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
+        return RosEpisodes(self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every)
