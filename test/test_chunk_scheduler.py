@@ -41,7 +41,6 @@ def primed(merge: str = "latest", latency_s: float = 0.1, length: int = 8, **mor
 # ---- lockstep ----
 
 
-@settings(deadline=None)
 @given(
     horizon=st.integers(1, 8),
     chunks=st.lists(hnp.arrays(np.float64, (8, 3), elements=st.floats(-1, 1)), min_size=1, max_size=6),
@@ -111,7 +110,7 @@ def simulate(scheduler: ChunkScheduler, delays: list[int], truth, starving: list
     return [item for item in executed if item is not None]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(delays=st.lists(st.integers(0, 12), min_size=1, max_size=9), merge=st.sampled_from(MERGE_MODES))
 def test_every_step_is_executed_once_with_the_action_meant_for_it(delays, merge) -> None:
     """A policy that always predicts the same path: whatever the delays, that path comes out."""
@@ -168,7 +167,6 @@ def test_a_chunk_that_comes_after_all_its_steps_is_of_no_use() -> None:
     assert scheduler.counts["chunks_late"] == 1 and scheduler.pop() is None
 
 
-@settings(deadline=None)
 @given(when=st.sampled_from(["queued", "flying", "both"]), how=st.sampled_from(["discard", "reset"]))
 def test_nothing_computed_before_a_stop_is_executed(when, how) -> None:
     scheduler = primed("align")
@@ -219,7 +217,6 @@ def test_latency_leaves_the_warm_up_out_and_forgets_what_is_old() -> None:
     assert meter.periods == 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=50))
 def test_the_percentile_covers_95_of_100(samples) -> None:
     meter = LatencyMeter(PERIOD, warm_up=0)
@@ -281,7 +278,6 @@ def test_align_has_a_smaller_seam_than_latest(consumed) -> None:
     assert jumps["align"] < jumps["latest"] / 3
 
 
-@settings(deadline=None)
 @given(
     old=hnp.arrays(np.float64, (8, 3), elements=st.floats(-0.5, 0.5)),
     new=hnp.arrays(np.float64, (8, 3), elements=st.floats(-0.5, 0.5)),
@@ -318,7 +314,6 @@ def test_align_ends_where_the_new_chunk_wanted_to(consumed) -> None:
     assert lead_over("latest", consumed, old=0.4, new=0.1)[:, 0].sum() == pytest.approx(25 * 0.1 + consumed * 0.3)
 
 
-@settings(deadline=None)
 @given(
     old=hnp.arrays(np.float64, (8, 3), elements=st.floats(-1, 1)),
     new=hnp.arrays(np.float64, (8, 3), elements=st.floats(-1, 1)),

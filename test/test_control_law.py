@@ -64,7 +64,7 @@ def test_turns_are_about_the_axes_of_the_base(axis: int) -> None:
     assert moved[axis] > 0.0 and np.argmax(np.abs(moved)) == axis
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(vector=hnp.arrays(np.float64, 3, elements=st.floats(-1.5, 1.5)), start=signed)
 def test_orientation_error_is_the_sine_along_the_axis(vector: np.ndarray, start: np.ndarray) -> None:
     current = Rotation.from_rotvec(start[:3]).as_matrix()
@@ -73,7 +73,7 @@ def test_orientation_error_is_the_sine_along_the_axis(vector: np.ndarray, start:
     np.testing.assert_allclose(error, np.sinc(angle / np.pi) * vector, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(offset=signed, velocity=signed, action=signed)
 def test_holding_the_model_for_10_ms_costs_less_than_a_tenth_of_a_millimetre(offset, velocity, action) -> None:
     q, qd = HOME + 0.3 * offset, 0.3 * velocity
@@ -84,7 +84,7 @@ def test_holding_the_model_for_10_ms_costs_less_than_a_tenth_of_a_millimetre(off
     assert np.linalg.norm(arm.forward(coarse)[0] - arm.forward(fine)[0]) < 1e-4
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(offset=signed, velocity=signed, action=signed, beyond=st.floats(1.0, 1e6))
 def test_numbers_beyond_one_count_as_one(offset, velocity, action, beyond) -> None:
     q, qd = HOME + 0.3 * offset, 0.3 * velocity

@@ -34,7 +34,7 @@ def raw(image: np.ndarray, encoding: str, padding: int = 0, big_endian: int = 0)
     return message
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(ORDERS)), st.integers(1, 9), st.integers(1, 9), st.integers(0, 5), st.integers(0, 1),
     st.integers(0, 2**32 - 1),

@@ -12,7 +12,7 @@ from vega3d_ros.control.safety_guard import braking
 numbers = st.lists(st.floats(-2.0, 2.0), min_size=3, max_size=3).map(np.array)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(numbers, numbers, numbers, numbers, st.floats(0.01, 1.0))
 def test_a_cubic_meets_both_ends(p0, v0, p1, v1, seconds):
     for at, position, velocity in ((0.0, p0, v0), (seconds, p1, v1)):
@@ -21,7 +21,7 @@ def test_a_cubic_meets_both_ends(p0, v0, p1, v1, seconds):
         np.testing.assert_allclose(found[1], velocity, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(numbers, numbers, st.floats(1.0, 20.0))
 def test_the_second_point_of_a_command_is_even_braking(position, velocity, acceleration):
     limit = np.full(3, acceleration)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import VegaError
@@ -25,7 +25,6 @@ def filled(window: int = 1, stride: int = 50 * MS, **kw: int) -> FrameBuffer:
 events = st.lists(st.tuples(st.sampled_from(CAMERAS), st.integers(0, 2000), st.booleans()), min_size=1, max_size=120)
 
 
-@settings(deadline=None)
 @given(events, st.integers(1, 4), st.integers(1, 120), st.integers(0, 80), st.integers(4, 12))
 def test_samples_hold_real_frames_near_their_time(events, window, stride_ms, skew_ms, capacity):
     buffer = FrameBuffer(CAMERAS, window, stride_ms * MS, skew_ms * MS, capacity=capacity)
@@ -52,7 +51,6 @@ def test_samples_hold_real_frames_near_their_time(events, window, stride_ms, ske
                 assert any(np.array_equal(image, real) for real in pushed[c, int(stamp)])
 
 
-@settings(deadline=None)
 @given(events, st.integers(1, 3), st.integers(3, 8))
 def test_every_frame_is_held_used_or_counted(events, window, capacity):
     buffer = FrameBuffer(CAMERAS, window, 50 * MS, 20 * MS, capacity=capacity)

@@ -23,7 +23,7 @@ def limiter() -> JerkLimiter:
 numbers = st.lists(st.floats(-1.0, 1.0), min_size=N, max_size=N).map(np.array)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(numbers, numbers, st.integers(1, 15)), min_size=1, max_size=8))
 def test_no_step_exceeds_a_limit_and_it_rests_when_targets_end(targets):
     generator = limiter()

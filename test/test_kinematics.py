@@ -45,7 +45,7 @@ def test_shared_limits_are_those_of_the_simulator(simulator) -> None:
     np.testing.assert_array_equal(arm.velocity_limits, [2.175] * 4 + [2.61] * 3)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(fraction=fractions, velocity=signed)
 def test_pose_jacobian_and_dynamics_equal_mujoco(simulator, fraction: np.ndarray, velocity: np.ndarray) -> None:
     model, data = simulator
@@ -70,7 +70,7 @@ def test_pose_jacobian_and_dynamics_equal_mujoco(simulator, fraction: np.ndarray
     np.testing.assert_allclose(bias, data.qfrc_bias[:7], atol=1e-6)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(fraction=fractions, velocity=signed)
 def test_velocity_product_is_the_change_of_the_jacobian(fraction: np.ndarray, velocity: np.ndarray) -> None:
     q, h = angles(fraction), 1e-5
@@ -78,7 +78,7 @@ def test_velocity_product_is_the_change_of_the_jacobian(fraction: np.ndarray, ve
     np.testing.assert_allclose(arm.velocity_product(q, velocity), change @ velocity, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     fraction=fractions,
     twist=hnp.arrays(np.float64, 6, elements=st.floats(-20.0, 20.0)),
@@ -91,7 +91,7 @@ def test_inverse_step_never_passes_a_limit(fraction: np.ndarray, twist: np.ndarr
     assert np.all(np.abs(after - q) <= arm.velocity_limits * period + 1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(offset=signed)
 def test_inverse_reaches_a_pose_that_exists(offset: np.ndarray) -> None:
     wanted = np.clip(HOME + 0.4 * offset, arm.lower + 0.05, arm.upper - 0.05)

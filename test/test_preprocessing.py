@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -12,7 +12,6 @@ from policies.types import VegaError
 finite = st.floats(-10, 10, allow_nan=False)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(finite, st.floats(0.01, 5), st.floats(-1, 1)), min_size=1, max_size=14), st.data())
 def test_actions_come_back_from_normalisation(numbers, data):
     low, width, unit = (np.array(x) for x in zip(*numbers, strict=True))
@@ -26,7 +25,6 @@ def test_actions_come_back_from_normalisation(numbers, data):
     assert np.abs(back).max() <= 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1 and q[3] > 1e-3))
 def test_axis_angle_is_the_rotation_vector(quaternion):
     unit = np.array(quaternion) / np.linalg.norm(quaternion)
@@ -39,7 +37,6 @@ def test_axis_angle_keeps_the_sign_of_the_quaternion():
     assert not pre.axis_angle(np.array([0.0, 0.0, 0.0, 1.0])).any()
 
 
-@settings(deadline=None)
 @given(st.integers(40, 300), st.integers(40, 300), st.integers(0, 255))
 def test_a_plain_image_of_any_size_stays_plain(height, width, level):
     image = pre.policy_image(np.full((height, width, 3), level, np.uint8))
@@ -70,7 +67,6 @@ def test_pixel_values_serve_each_tower():
     np.testing.assert_allclose(values[9:, 0, 0], 1.0)
 
 
-@settings(deadline=None)
 @given(st.floats(-2, 2).filter(lambda g: g != 0.5))
 def test_gripper_closes_for_zero_and_opens_for_one(value):
     actions = np.full((3, 7), 0.25)

@@ -115,7 +115,7 @@ def test_a_hundred_thousand_random_and_adversarial_commands(mode: str) -> None:
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     q=hnp.arrays(np.float64, st.integers(0, 9), elements=numbers),
     v=hnp.arrays(np.float64, st.integers(0, 9), elements=numbers),

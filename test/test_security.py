@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.robot.ros_client import unused_domain
 from vega3d_ros.inference.process import ChildProcess
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +76,7 @@ def packets(tmp_path: Path, **variables: str) -> tuple[int, int]:
     script = tmp_path / "talk.py"
     script.write_text(TALK)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ROS_", "FASTDDS", "FASTRTPS", "RMW"))}
-    environment = {**kept, "PYTHONPATH": str(ROOT), "ROS_DOMAIN_ID": "57", **variables}
+    environment = {**kept, "PYTHONPATH": str(ROOT), "ROS_DOMAIN_ID": str(unused_domain()), **variables}
     command = ["unshare", "--net", "sh", "-c", IN_NAMESPACE, "sh", sys.executable, str(script)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -100,7 +101,7 @@ def test_a_node_that_cannot_be_secure_does_not_start(tmp_path, keystore):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "ROS_DOMAIN_ID": "58",
+        "ROS_DOMAIN_ID": str(unused_domain()),
         "ROS_SECURITY_ENABLE": "true",
         "ROS_SECURITY_STRATEGY": "Enforce",
         "ROS_SECURITY_KEYSTORE": str(tmp_path / "missing"),

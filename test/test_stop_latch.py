@@ -47,7 +47,7 @@ def test_an_arm_that_nobody_sees_is_not_known_to_rest():
 velocities = st.lists(st.floats(-1.0, 1.0) | st.just(float("nan")), min_size=1, max_size=7)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(velocities, st.floats(0.001, 0.3)), min_size=1, max_size=30), st.floats(0.0, 1.0))
 def test_it_never_lets_go_of_an_arm_that_moved_within_the_cooldown(history, wait_s):
     latch = StopLatch()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_checkpoints as tiny
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from tiny_checkpoints import MILK, composed, observation, robot_state
@@ -217,7 +217,6 @@ def test_of_several_statistics_one_is_chosen_by_name(openvla, tmp_path, plain):
 unit = st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1).map(np.array)
 
 
-@settings(deadline=None)
 @given(unit, unit)
 def test_proprio_is_in_the_world_and_of_one_sign(hand, base):
     hand, base = hand / np.linalg.norm(hand), base / np.linalg.norm(base)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, processors
@@ -219,7 +219,6 @@ def test_a_square_frame_on_the_published_canvas_lies_on_tokens_11_to_40():
     assert used.min() == 11 and used.max() == 40
 
 
-@settings(deadline=None)
 @given(
     st.tuples(st.integers(40, 400), st.integers(40, 400)),
     st.tuples(st.integers(4, 30), st.integers(4, 52)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,20 +24,45 @@ from vega3d_ros.ros.service_calls import AGAIN_S, ServiceClients
 
 # Linux hands out ephemeral ports from 32768 on; domains up to 101 keep their UDP ports below.
 LAST_DOMAIN = 101
+# A claim has to last until the first participant holds the domain's ports.  A process that asks again and again, as a
+# test suite does, gives its oldest claim back, or it would take every domain from everybody.
+CLAIMS = 8
+_claims: deque[socket.socket] = deque(maxlen=CLAIMS)
 
 
 def unused_domain() -> int:
-    """A ROS domain on which no participant of this machine listens.
+    """A ROS domain on which no participant of this machine listens, and which no other caller gets at the same time.
 
-    The first participants of a domain hold its fixed unicast ports (RTPS 9.6.1.1: 7400 + 250 d + 10 and on).  The
-    search starts at a random place, so that two callers at the same time rarely meet.
+    The participants of a domain hold its fixed unicast ports, two each (RTPS 9.6.1.1: 7400 + 250 d + 10 and on); the
+    first ten are looked at, since those that came first may have gone.  Until a port is held, this process holds a
+    claim to the domain, which the kernel gives back when the process ends.  The search starts at a random place.
+    Raises VegaError where no domain is left.
     """
     start = random.SystemRandom().randrange(1, LAST_DOMAIN + 1)
     for offset in range(LAST_DOMAIN):
         domain = 1 + (start + offset - 1) % LAST_DOMAIN
-        if all(_is_free(7400 + 250 * domain + 10 + port) for port in range(4)):
+        claim = _claim(domain)
+        if claim is None:
+            continue
+        if all(_is_free(7400 + 250 * domain + 10 + port) for port in range(20)):
+            _claims.append(claim)
             return domain
+        claim.close()
     raise VegaError("Every ROS domain from 1 to 101 is in use on this machine: end the ROS nodes that are not needed.")
+
+
+def _claim(domain: int) -> socket.socket | None:
+    """A socket that nobody else on this machine can have while it is open, None where somebody has it.
+
+    Its name is an abstract one (unix(7)): no file is left behind, no port is opened, and users need no common folder.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0vega3d_ros/domain/{domain}")
+    except OSError:
+        claim.close()
+        return None
+    return claim
 
 
 def _is_free(port: int) -> bool:
