@@ -109,7 +109,8 @@ def test_every_other_import_is_in_the_requirements() -> None:
     assert not missing, f"imported but in no requirements/*.in: {missing}"
 
 
-def test_core_imports_need_no_torch_and_no_simulator() -> None:
+def test_the_robot_side_starts_without_torch() -> None:
+    # The contracts of `make lint` say who imports what; that policies.checkpoints does so late shows only in a process.
     code = """
 import pkgutil, sys, importlib, vega3d_ros
 for module in pkgutil.walk_packages(vega3d_ros.__path__, 'vega3d_ros.'):
