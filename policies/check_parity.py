@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from policies.files.command_line import command
 from policies.files.weight_files import read_json
+from policies.openvla.loading import load_openvla_oft
 from policies.openvla.model import OpenVLAOFT
 from policies.openvla.preprocessing import (
     libero_gripper,
@@ -108,7 +109,7 @@ def check_wan(folder: Path) -> Iterator[Line]:
 @torch.no_grad()
 def check_openvla_cases(folder: Path) -> Iterator[Line]:
     """Every stage of OpenVLA-OFT from prepared inputs."""
-    model = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32, rotary_dtype=torch.bfloat16)
+    model = load_openvla_oft(folder, dtype=torch.float32, rotary_dtype=torch.bfloat16)
     statistics = golden_statistics(model)
     gripper = ~np.asarray(statistics["action"]["mask"], dtype=bool)
     cases = read_cases(folder / "cases.npz")
@@ -144,7 +145,7 @@ def check_openvla_cases(folder: Path) -> Iterator[Line]:
 @torch.no_grad()
 def check_libero_observation(folder: Path) -> Iterator[Line]:
     """The whole way from the simulator's raw output to the simulator's action."""
-    model = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32)
+    model = load_openvla_oft(folder, dtype=torch.float32)
     info = model.info
     statistics = golden_statistics(model)
     high, low = (np.asarray(statistics["action"][bound]) for bound in ("q99", "q01"))

@@ -68,14 +68,26 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
         return _from_class(name_or_path)
     import torch
 
-    from policies.nano.policy import VegaPolicy
-
-    # A hub id stays one, so that the policy is called by it.
-    source = name_or_path if _on_hub(name_or_path) else find_checkpoint(name_or_path)
+    folder = find_checkpoint(name_or_path)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     check_device(device)
-    return VegaPolicy.from_pretrained(source, device)
+    if is_openvla(folder):
+        from policies.openvla.policy import load_vega_openvla  # transformers is imported for those who need it
+
+        # A hub id is what the policy is called, not the folder it was downloaded to.
+        return load_vega_openvla(folder, device, Path(name_or_path).name if _on_hub(name_or_path) else None)
+    from policies.nano.policy import load_vega_policy
+
+    return load_vega_policy(folder, device)
+
+
+def is_openvla(folder: Path) -> bool:
+    """Whether the policy in `folder` has the full size: OpenVLA-OFT as published, or composed with it."""
+    from policies.files.weight_files import read_json
+
+    config = read_json(folder / "config.json")
+    return "openvla" in (config.get("model_type"), config.get("policy_type"))
 
 
 def check_device(device: str) -> None:

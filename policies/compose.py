@@ -18,10 +18,11 @@ import torch
 
 from policies.files.command_line import command
 from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.fusion.fused_policy import write_policy
 from policies.fusion.gated_fusion import build_fusion, fusion_names
+from policies.openvla.checkpoint import read_statistics
 from policies.openvla.config import DTYPES, VegaOpenVLAConfig, WorldPart, published_config
-from policies.openvla.loading import read_statistics
-from policies.openvla.policy import grid_and_width, write_policy
+from policies.openvla.policy import grid_and_width
 from policies.openvla.preprocessing import statistics_for
 from policies.openvla.robots import PLATFORMS
 from policies.types import VegaError
@@ -44,7 +45,7 @@ def compose(folder: Path, config: VegaOpenVLAConfig, seed: int = 0) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fusion = build_fusion(part.fusion, width, gen_width, grid=grid, unchanged=part.unchanged_start)
-    write_policy(folder, config, fusion)
+    write_policy(folder, config, None if fusion is None else fusion.state_dict())
 
 
 def _local(path_or_id: str) -> str:

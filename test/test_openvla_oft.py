@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from policies.files import weight_files
-from policies.openvla.model import OpenVLAOFT
+from policies.openvla.loading import load_openvla_oft
 from policies.openvla.preprocessing import EMPTY_TOKEN
 from policies.types import VegaError
 
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return OpenVLAOFT.from_pretrained(GOLDEN, dtype=torch.float32)
+    return load_openvla_oft(GOLDEN, dtype=torch.float32)
 
 
 def inputs(images=2, batch=1, seed=0):
@@ -56,12 +56,12 @@ def test_a_sharded_folder_loads_like_a_single_file(folder, model):
         save_file({key: tensors[key] for key in keys}, folder / shard)
     weight_map = {key: shard for shard, keys in shards.items() for key in keys}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    loaded = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32)
+    loaded = load_openvla_oft(folder, dtype=torch.float32)
     assert torch.equal(loaded(*inputs()), model(*inputs()))
 
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(VegaError, match=r"model-00002-of-00002\.safetensors"):
-        OpenVLAOFT.from_pretrained(folder)
+        load_openvla_oft(folder)
 
 
 def test_samples_of_a_batch_do_not_touch_each_other(model):
@@ -75,12 +75,12 @@ def test_samples_of_a_batch_do_not_touch_each_other(model):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_is_bidirectional(attention, model):
-    loaded = OpenVLAOFT.from_pretrained(GOLDEN, dtype=torch.float32, attention=attention)
+    loaded = load_openvla_oft(GOLDEN, dtype=torch.float32, attention=attention)
     torch.testing.assert_close(loaded(*inputs()), model(*inputs()), atol=1e-5, rtol=1e-5)
 
 
 def test_a_causal_kernel_is_refused():
-    loaded = OpenVLAOFT.from_pretrained(GOLDEN, dtype=torch.float32)
+    loaded = load_openvla_oft(GOLDEN, dtype=torch.float32)
     for layer in loaded.layers:
         layer.self_attn.is_causal = True
     with pytest.raises(VegaError, match="causal"):
@@ -95,7 +95,7 @@ def test_fusion_changes_what_the_language_model_sees(model):
 
 def test_one_image_without_robot_state(folder):
     (folder / PROPRIO).unlink()
-    loaded = OpenVLAOFT.from_pretrained(folder)
+    loaded = load_openvla_oft(folder)
     pixels, ids, proprio = inputs(images=1)
     assert loaded.info.proprio_dim == 0 and loaded(pixels, ids).shape == (1, 8, 7)
     with pytest.raises(VegaError, match="takes no robot state"):
@@ -114,7 +114,7 @@ def test_joint_space_kind_with_25_steps_of_14(folder):
     torch.save(head, folder / HEAD)
     proprio = torch.load(folder / PROPRIO, weights_only=True)
     torch.save(proprio | {"module.fc1.weight": torch.randn(WIDTH, 14)}, folder / PROPRIO)
-    loaded = OpenVLAOFT.from_pretrained(folder)
+    loaded = load_openvla_oft(folder)
     assert (loaded.info.chunk_length, loaded.info.action_dim, loaded.info.normalization) == (25, 14, "bounds")
     pixels, ids, _ = inputs(images=3)
     assert loaded(pixels, ids, torch.zeros(1, 14)).shape == (1, 25, 14)
@@ -131,8 +131,8 @@ def test_an_unknown_robot_must_say_its_chunk(folder):
     }
     torch.save(head, folder / HEAD)
     with pytest.raises(VegaError, match="chunk_length"):
-        OpenVLAOFT.from_pretrained(folder)
-    loaded = OpenVLAOFT.from_pretrained(folder, chunk_length=4, normalization="bounds")
+        load_openvla_oft(folder)
+    loaded = load_openvla_oft(folder, chunk_length=4, normalization="bounds")
     assert loaded(*inputs()).shape == (1, 4, 5)
 
 
@@ -198,7 +198,7 @@ def plain_tower(state, prefix, image, language, heads=16):
 def test_film_looks_at_the_image_in_the_light_of_the_text(folder):
     state = film_state()
     torch.save(state, folder / FILM)
-    loaded = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32)
+    loaded = load_openvla_oft(folder, dtype=torch.float32)
     pixels, ids, proprio = inputs(images=2)
     words = loaded.embed_tokens(torch.tensor([*ids[0], 2])).mean(0)
     image = pixels.reshape(2, 2, 3, 224, 224)
@@ -219,7 +219,7 @@ def test_lora_of_a_film_backbone_is_merged(folder, alpha):
     if alpha is not None:
         (folder / "lora_adapter").mkdir()
         (folder / "lora_adapter" / "adapter_config.json").write_text(json.dumps({"r": 32, "lora_alpha": alpha}))
-    loaded = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32)
+    loaded = load_openvla_oft(folder, dtype=torch.float32)
     for key in [key for key in state if key.endswith(".base_layer.weight")]:
         stem = key.removesuffix(".base_layer.weight")
         low_rank = state.pop(f"{stem}.lora_B.default.weight") @ state.pop(f"{stem}.lora_A.default.weight")
@@ -227,7 +227,7 @@ def test_lora_of_a_film_backbone_is_merged(folder, alpha):
         state[f"{stem}.weight"] = merged.to(torch.bfloat16)
         state[f"{stem}.bias"] = state.pop(f"{stem}.base_layer.bias")
     torch.save(state, folder / FILM)
-    expected = OpenVLAOFT.from_pretrained(folder, dtype=torch.float32)
+    expected = load_openvla_oft(folder, dtype=torch.float32)
     assert torch.equal(loaded(*inputs()), expected(*inputs()))
 
 
@@ -236,7 +236,7 @@ def test_prompt_is_tokenised_as_in_training(folder):
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
-    ids = OpenVLAOFT.from_pretrained(folder).encode_prompt("Pick up the MILK")
+    ids = load_openvla_oft(folder).encode_prompt("Pick up the MILK")
     assert ids[:2] == [1, 7] and ids[-3:] == [8, 9, EMPTY_TOKEN]
 
 
@@ -247,18 +247,18 @@ def test_missing_tokenizer_is_named(model):
 
 def test_statistics_file_overrides_the_config(folder):
     (folder / "dataset_statistics.json").write_text(json.dumps({"mine": {}}))
-    assert list(OpenVLAOFT.from_pretrained(folder).info.statistics) == ["mine"]
+    assert list(load_openvla_oft(folder).info.statistics) == ["mine"]
     (folder / "dataset_statistics.json").unlink()
-    assert "libero_spatial_no_noops" in OpenVLAOFT.from_pretrained(folder).info.statistics
+    assert "libero_spatial_no_noops" in load_openvla_oft(folder).info.statistics
 
 
 def test_image_constants_come_from_the_preprocessor(folder):
     params = [{"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}, {"mean": [0.5] * 3, "std": [0.5] * 3}]
     (folder / "preprocessor_config.json").write_text(json.dumps({"tvf_normalize_params": params}))
-    assert OpenVLAOFT.from_pretrained(folder).info.image_mean_std[0][0] == (0.1, 0.2, 0.3)
+    assert load_openvla_oft(folder).info.image_mean_std[0][0] == (0.1, 0.2, 0.3)
     (folder / "preprocessor_config.json").write_text("{}")
     with pytest.raises(VegaError, match=r"preprocessor_config\.json"):
-        OpenVLAOFT.from_pretrained(folder)
+        load_openvla_oft(folder)
 
 
 def change(folder, key, tensor):
@@ -312,26 +312,26 @@ def two_heads(folder):
 def test_a_bad_folder_is_named(folder, damage, sentence):
     damage(folder)
     with pytest.raises(VegaError, match=sentence) as error:
-        OpenVLAOFT.from_pretrained(folder)
+        load_openvla_oft(folder)
     assert str(error.value).count("\n") == 0
 
 
 def test_no_folder_is_named(tmp_path):
     with pytest.raises(VegaError, match="no checkpoint folder"):
-        OpenVLAOFT.from_pretrained(tmp_path / "nothing")
+        load_openvla_oft(tmp_path / "nothing")
 
 
 def test_too_little_memory_is_said_before_loading(monkeypatch):
     monkeypatch.setattr(weight_files, "available_bytes", lambda device: 1_000_000)
     monkeypatch.setattr(weight_files, "assign", lambda *_: pytest.fail("something was loaded"))
     with pytest.raises(VegaError, match=r"needs 0\.0 GB on cpu but 0\.0 GB are free"):
-        OpenVLAOFT.from_pretrained(GOLDEN)
+        load_openvla_oft(GOLDEN)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_gpu_is_said():
     with pytest.raises(VegaError, match="no CUDA device"):
-        OpenVLAOFT.from_pretrained(GOLDEN, device="cuda")
+        load_openvla_oft(GOLDEN, device="cuda")
 
 
 def test_bad_calls_are_named(model):

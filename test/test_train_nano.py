@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from policies.checkpoints import checkpoint_sha256, load_policy
-from policies.nano.policy import VegaPolicy
+from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training import train_nano
 from policies.training import train_world_simulator as world_simulator
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
@@ -97,7 +97,7 @@ def test_what_training_writes_shows_its_gates(fused: Path) -> None:
 
 def test_the_world_simulator_decides_with(fused: Path) -> None:
     """Other tokens of the world simulator, other actions: nothing else changes with its noise."""
-    policy = VegaPolicy.from_pretrained(fused)
+    policy = load_vega_policy(fused)
     base = policy.act(observation()).actions
     assert policy.world is not None
     for camera in policy.world.cameras:
@@ -108,9 +108,9 @@ def test_the_world_simulator_decides_with(fused: Path) -> None:
 
 
 def test_saving_and_loading_keeps_the_world_simulator(fused: Path, tmp_path: Path) -> None:
-    policy = VegaPolicy.from_pretrained(fused)
+    policy = load_vega_policy(fused)
     policy.save_pretrained(tmp_path)
-    again = VegaPolicy.from_pretrained(tmp_path)
+    again = load_vega_policy(tmp_path)
     assert again.act(observation()).actions.tobytes() == policy.act(observation()).actions.tobytes()
     assert checkpoint_sha256(str(tmp_path)) == checkpoint_sha256(str(tmp_path))
     before = checkpoint_sha256(str(tmp_path))
@@ -127,14 +127,14 @@ def test_a_fused_policy_starts_from_a_plain_one(plain: Path, fused: Path, demos:
         "token_gate",
         plain,
     )
-    known = VegaPolicy.from_pretrained(plain).state_dict()
+    known = load_vega_policy(plain).state_dict()
     state = fresh.state_dict()
     assert all(torch.equal(state[key], value) for key, value in known.items())
     assert {key for key in state if key not in known} == {key for key in state if key.startswith("world.fusion")}
 
 
 def test_tokens_come_from_the_cache_as_the_policy_would_see_them(demos: Path, simulator: Path, fused: Path) -> None:
-    policy = VegaPolicy.from_pretrained(fused)
+    policy = load_vega_policy(fused)
     assert policy.world is not None
     data = Demonstrations(sorted(demos.glob("*.npz")))
     data.world_tokens = train_nano.CachedWorldTokens(policy.world, data, fused, 7)
@@ -158,7 +158,7 @@ def test_it_goes_on_where_it_stopped(demos: Path, simulator: Path, plain: Path, 
 
 
 def test_refreshed_on_every_second_query_it_reports_its_age(fused: Path) -> None:
-    policy = VegaPolicy.from_pretrained(fused)
+    policy = load_vega_policy(fused)
     assert policy.config.world_simulator is not None
     config = replace(policy.config, world_simulator=replace(policy.config.world_simulator, refresh_every=2))
     assert policy.world is not None
@@ -174,11 +174,11 @@ def test_refreshed_on_every_second_query_it_reports_its_age(fused: Path) -> None
 
 
 def test_a_world_simulator_that_is_not_there_is_named(fused: Path, tmp_path: Path) -> None:
-    policy = VegaPolicy.from_pretrained(fused)
+    policy = load_vega_policy(fused)
     policy.save_pretrained(tmp_path)
     (tmp_path / "world_simulator" / "transformer" / "config.json").unlink()
     with pytest.raises(VegaError, match="transformer"):
-        VegaPolicy.from_pretrained(tmp_path)
+        load_vega_policy(tmp_path)
 
 
 def test_what_cannot_be_written_or_read_is_said_in_one_sentence(

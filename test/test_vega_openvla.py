@@ -18,7 +18,6 @@ from tiny_checkpoints import MILK, composed, observation, robot_state
 from policies.check_parity import read_cases
 from policies.checkpoints import load_policy
 from policies.files import weight_files
-from policies.openvla.policy import VegaOpenVLA
 from policies.openvla.preprocessing import axis_angle
 from policies.openvla.robots import libero_proprio
 from policies.types import ActionSpace, Observation, Policy, VegaError
@@ -156,12 +155,17 @@ def test_a_window_of_frames(openvla, wan, tmp_path):
         policy.act(observation())
 
 
+def test_stages_may_overlap_where_the_configuration_says_so(vega, openvla, tmp_path):
+    assert vega.synchronise_stages
+    assert not load_policy(str(composed(tmp_path / "policy", openvla, synchronise_stages=False))).synchronise_stages
+
+
 def test_saving_and_loading_changes_nothing(vega, tmp_path):
     with torch.no_grad():
         vega.world.fusion.residual.fill_(0.5)
     vega.save_pretrained(tmp_path / "a" / "copy")
     assert sorted(path.name for path in (tmp_path / "a" / "copy").iterdir()) == ["config.json", "model.safetensors"]
-    again = VegaOpenVLA.from_pretrained(tmp_path / "a" / "copy")
+    again = load_policy(str(tmp_path / "a" / "copy"))
     assert np.array_equal(again.act(observation()).actions, vega.act(observation()).actions)
 
 
@@ -285,7 +289,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(openvla, wan, tmp_p
 
 
 def test_needed_memory_is_what_is_loaded(vega, openvla, wan, tmp_path):
-    from policies.openvla.config import read_config
+    from policies.openvla.config import read_policy_config
     from policies.openvla.policy import memory_needed
 
     folder = composed(tmp_path / "other", openvla, wan)
@@ -293,4 +297,4 @@ def test_needed_memory_is_what_is_loaded(vega, openvla, wan, tmp_path):
     loaded = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     transformer = weight_files.SafetensorsSource(wan / "transformer")
     stored = 4 * weight_files.stored_count(transformer, transformer.names())
-    assert memory_needed(folder, read_config(folder)) == loaded + stored
+    assert memory_needed(folder, read_policy_config(folder)) == loaded + stored

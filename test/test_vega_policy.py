@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from policies.checkpoints import find_checkpoint, load_policy
-from policies.nano.policy import VegaPolicy, proprioception
+from policies.fusion.fused_policy import StageClock
+from policies.nano.policy import VegaPolicy, load_vega_policy, proprioception
 from policies.nano.vocabulary import Vocabulary
 from policies.types import Observation, RobotState, VegaError
 
@@ -65,13 +68,60 @@ def test_it_looks_listens_and_feels(nano: VegaPolicy) -> None:
 
 def test_saving_and_loading_changes_nothing(nano: VegaPolicy, tmp_path: Path) -> None:
     nano.save_pretrained(tmp_path)
-    again = VegaPolicy.from_pretrained(tmp_path)
+    again = load_vega_policy(tmp_path)
     assert again.config == nano.config
     assert again.act(observation()).actions.tobytes() == nano.act(observation()).actions.tobytes()
 
 
 def test_the_shipped_checkpoint_is_small() -> None:
     assert sum(p.stat().st_size for p in find_checkpoint("vega-nano").rglob("*")) <= 25e6
+
+
+@pytest.mark.parametrize("name", ["vega-nano", "vega-nano-plain"])
+def test_configurations_are_written_as_the_shipped_ones_are(name: str, tmp_path: Path) -> None:
+    load_policy(name).save_pretrained(tmp_path)  # type: ignore[attr-defined]
+    written = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.json")}
+    assert written and written == {path: (find_checkpoint(name) / path).read_bytes() for path in written}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"chunk_lenght": 8}, "'chunk_lenght'.*unknown"),
+        ({"chunk_length": "8"}, "'chunk_length'.*'8': give int"),
+        ({"chunk_length": True}, "'chunk_length'.*True: give int"),
+        ({"action_space": {"kind": "eef_deltas"}}, "'kind'.*eef_deltas.*eef_delta"),
+        ({"action_space": {"kind": "eef_delta", "kd": 3}}, "'kd'.*unknown"),
+        ({"cameras": {"agentview": {"image_size": [256]}}}, "'image_size'.*give tuple"),
+        ({"cameras": {"agentview": {}}}, "lacks 'image_size'"),
+        ({"proprio_mean": [0, "x"]}, "'proprio_mean'.*give tuple"),
+        ({"world_simulator": [1]}, "'world_simulator'.*give an object"),
+        ({"world_simulator": {"source": "w", "canvas": {"wrist": [96, 96, 3]}}}, "'canvas'"),
+        (
+            {"world_simulator": {"source": "world_simulator", "canvas": {"wrist": [96, 96]}}},
+            "no canvas for 'agentview'",
+        ),
+    ],
+)
+def test_a_configuration_is_read_strictly_however_deep(change: dict, named: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(find_checkpoint("vega-nano"), tmp_path / "nano")
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(VegaError, match=named):
+        load_policy(str(folder))
+
+
+@pytest.mark.parametrize("synchronise", [True, False])
+def test_stages_are_waited_for_on_a_gpu_only_where_that_is_wanted(
+    synchronise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    clock = StageClock(torch.device("cuda"), synchronise)
+    clock.lap("one")
+    assert set(clock.laps) == {"one"} and len(waited) == synchronise
+    StageClock(torch.device("cpu"), synchronise).lap("one")
+    assert len(waited) == synchronise
 
 
 @pytest.mark.parametrize("text", ["", "   ", "do something", "x" * 10_000, "nimm die Gurke"])

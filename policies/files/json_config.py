@@ -1,45 +1,81 @@
-"""JSON objects as dataclasses: what a user wrote by hand is checked before it is used."""
+"""JSON objects as dataclasses: one way to write a configuration, and one strict way to read what a user edited.
+
+Lists become tuples and objects the dataclasses or mappings that a field is annotated with.
+"""
 
 from __future__ import annotations
 
+import json
+import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from policies.types import VegaError
 
-_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+C = TypeVar("C")
 
 
-def arguments_for(kind: type, values: Mapping[str, Any], path: Path, aside: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Arguments of the dataclass `kind` from a JSON object; lists become tuples.
+class _Misfit(Exception):
+    """A JSON value is not of the kind that is wanted."""
 
-    aside: fields that are dealt with elsewhere.  Raises VegaError, with the file, for a setting that is unknown,
-    missing or of another type.
+
+def write_config(path: Path, config: Any, indent: int = 2, **marks: Any) -> None:
+    """Write a dataclass as a JSON object; marks: what stands before its fields, such as the kind of the file."""
+    path.write_text(json.dumps(marks | asdict(config), indent=indent) + "\n", encoding="utf-8")
+
+
+def read_config(kind: type[C], values: Mapping[str, Any], path: Path) -> C:
+    """The dataclass `kind` from a JSON object that `path` holds.
+
+    Raises VegaError, with the file, for a setting that is unknown, missing or of another type, however deep it lies.
     """
-    known = {field.name: field for field in fields(kind) if field.name not in aside}
+    assert is_dataclass(kind)
+    known = {field.name: field for field in fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise VegaError(f"Setting '{unknown[0]}' in '{path}' is unknown: remove it, or choose one of {sorted(known)}.")
     for name, field in known.items():
-        if field.default is MISSING and name not in values:
+        if field.default is MISSING and field.default_factory is MISSING and name not in values:
             raise VegaError(f"File '{path}' lacks '{name}': add it.")
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, value in arguments.items():
-        if not _fits(value, str(known[name].type)):
-            raise VegaError(f"Setting '{name}' in '{path}' is {value!r}: give {known[name].type}.")
-    return arguments
+    hints = get_type_hints(kind)
+    arguments = {}
+    for name, value in values.items():
+        try:
+            arguments[name] = _converted(value, hints[name], path)
+        except _Misfit:
+            wanted = "an object" if isinstance(value, list | str | int | float) and _is_object(hints[name]) else None
+            raise VegaError(f"Setting '{name}' in '{path}' is {value!r}: give {wanted or known[name].type}.") from None
+    return kind(**arguments)
 
 
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a JSON value is of a type as annotated: the kinds above, tuples of one of them, or None."""
-    annotation, _, none = annotation.partition(" | ")
-    if value is None:
-        return bool(none)
-    if not annotation.startswith("tuple["):
-        return type(value) in _KINDS[annotation]
-    items = annotation.removeprefix("tuple[").removesuffix("]").split(", ")
-    if not isinstance(value, tuple) or (items[-1] != "..." and len(items) != len(value)):
-        return False
-    return all(type(item) in _KINDS[items[0]] for item in value)
+def _is_object(kind: Any) -> bool:
+    return any(is_dataclass(option) or get_origin(option) is dict for option in (kind, *get_args(kind)))
+
+
+def _converted(value: Any, kind: Any, path: Path) -> Any:
+    """`value` as a `kind`: a dataclass, dict, tuple, Literal, union with None, or plain type; else _Misfit."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        options = [part for part in parts if part is not types.NoneType]
+        return None if value is None else _converted(value, options[0], path)
+    if origin is Literal:
+        return _checked(value, value in parts)
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _converted(item, parts[1], path) for key, item in value.items()}
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [parts[0]] * len(value) if parts[-1] is ... else list(parts)
+        _checked(value, len(kinds) == len(value))
+        return tuple(_converted(item, part, path) for item, part in zip(value, kinds, strict=True))
+    if is_dataclass(kind) and isinstance(value, dict):
+        return read_config(kind, value, path)  # type: ignore[arg-type]
+    if kind is float:
+        return _checked(value, type(value) in (int, float))
+    return _checked(value, type(value) is kind)
+
+
+def _checked(value: Any, fits: bool) -> Any:
+    if not fits:
+        raise _Misfit
+    return value

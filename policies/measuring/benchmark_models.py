@@ -17,6 +17,7 @@ from transformers import LlamaModel
 
 from policies.files.weight_files import DictSource, assign
 from policies.fusion.gated_fusion import build_fusion
+from policies.openvla.checkpoint import OpenVLAOFTInfo
 from policies.openvla.heads import (
     ImageProjector,
     L1ActionHead,
@@ -26,7 +27,7 @@ from policies.openvla.heads import (
     build_proprio_projector,
 )
 from policies.openvla.loading import build_llama
-from policies.openvla.model import OpenVLAOFT, OpenVLAOFTInfo
+from policies.openvla.model import OpenVLAOFT
 from policies.openvla.policy import SEMANTIC_VIEW
 from policies.openvla.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
 from policies.openvla.vision import VisionTower, build_dinov2, build_siglip

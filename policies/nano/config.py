@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from policies.types import ActionSpace, PolicySpec, VegaError
-
-CONFIG_FILE = "config.json"
+from policies.files.json_config import read_config, write_config
+from policies.files.weight_files import read_json
+from policies.fusion.fused_policy import CONFIG_FILE
+from policies.types import ActionSpace, PolicySpec
 
 
 @dataclass(frozen=True)
@@ -94,25 +92,9 @@ class VegaConfig:
         )
 
     def save(self, folder: Path) -> None:
-        (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_config(folder / CONFIG_FILE, self, indent=1)
 
     @classmethod
     def load(cls, folder: Path) -> VegaConfig:
-        path = folder / CONFIG_FILE
-        try:
-            raw: dict[str, Any] = json.loads(path.read_text())
-            raw["cameras"] = {
-                name: CameraConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in camera.items()})
-                for name, camera in raw["cameras"].items()
-            }
-            raw["action_space"] = ActionSpace(**raw["action_space"])
-            if raw.get("world_simulator"):
-                world = raw["world_simulator"]
-                canvas = {camera: tuple(size) for camera, size in world["canvas"].items()}
-                raw["world_simulator"] = WorldViewConfig(**{**world, "canvas": canvas})
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-            return cls(**fields)
-        except FileNotFoundError as error:
-            raise VegaError(f"There is no checkpoint in {folder}: {CONFIG_FILE} is missing.") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VegaError(f"The checkpoint's {path} cannot be read ({error}): get the folder again.") from error
+        """What a folder says about its policy; VegaError with the file for a setting that is wrong."""
+        return read_config(cls, read_json(folder / CONFIG_FILE), folder / CONFIG_FILE)

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder, write_tensors
-from policies.fusion.gated_fusion import build_fusion, gate_image
+from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
+from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
 from policies.nano.config import CameraConfig, VegaConfig
 from policies.nano.layers import BagOfWords, L1Head, SemanticEncoder, Trunk
 from policies.nano.vocabulary import Vocabulary
-from policies.types import (
-    ActionChunk,
-    FloatArray,
-    Image,
-    Observation,
-    Policy,
-    PolicySpec,
-    RobotState,
-    VegaError,
-    check_images,
-)
+from policies.types import FloatArray, Image, Observation, PolicySpec, RobotState, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
-WEIGHTS_FILE = "model.safetensors"
 PROPRIO_DIM = 11
 
 
@@ -67,22 +53,26 @@ def proprioception(position: FloatArray, quaternion: FloatArray, gripper: FloatA
 
 
 class Decision(NamedTuple):
-    """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target.
-
-    gates: camera -> (B, rows, columns), the share of f_sem; empty without a world simulator or a gate.
-    """
+    """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target."""
 
     actions: Tensor
     hidden: Tensor
     grounding: dict[str, dict[str, Tensor]]
-    gates: dict[str, Tensor]
 
 
-def _no_lap(stage: str) -> None:
-    """Nobody measures."""
+@dataclass(frozen=True)
+class NanoInputs:
+    """A batch as tensors.
+
+    frames: camera -> (B, T, H, W, 3) uint8.  text: (B, D).  proprio: (B, 11), not normalised.
+    """
+
+    frames: dict[str, Tensor]
+    text: Tensor
+    proprio: Tensor
 
 
-class VegaPolicy(nn.Module):
+class VegaPolicy(FusedPolicy[NanoInputs]):
     """A policy in the sense of `policies.types.Policy`; also the module that training optimises."""
 
     proprio_mean: Tensor
@@ -129,42 +119,24 @@ class VegaPolicy(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self,
-        images: Mapping[str, Tensor],
-        ids: Tensor,
-        proprio: Tensor,
-        f_gen: Mapping[str, Tensor] | None = None,
-        lap: Callable[[str], None] = _no_lap,
+        self, images: Mapping[str, Tensor], ids: Tensor, proprio: Tensor, f_gen: Mapping[str, Tensor] | None = None
     ) -> Decision:
-        """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11), not normalised.
+        """The way of training.  images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11), not normalised.
 
-        f_gen: camera -> (B, N, G), what `self.world` saw, needed where there is a world simulator.  lap: called with
-        a stage's name when it is over.
+        f_gen: camera -> (B, N, G), what `self.world` saw, needed where there is a world simulator.
         """
         text = self.text(ids)
         tokens = self.semantic_encoder(images, text)
-        lap("semantic_encoder")
-        gates: dict[str, Tensor] = {}
         if self.world is not None:
             assert f_gen is not None, "a policy with a world simulator needs its tokens"
-            tokens, gates = self.world.fuse(tokens, f_gen)
-            lap("fusion")
+            tokens, _ = self.world.fuse(tokens, f_gen)
+        return self._decision(tokens, text, proprio)
+
+    def _decision(self, tokens: Mapping[str, Tensor], text: Tensor, proprio: Tensor) -> Decision:
         hidden, grounding = self.trunk(tokens, text, (proprio - self.proprio_mean) / self.proprio_std)
-        actions = self.head(hidden)
-        lap("trunk_and_head")
-        return Decision(actions, hidden, grounding, gates)
+        return Decision(self.head(hidden), hidden, grounding)
 
-    def act(self, observation: Observation) -> ActionChunk:
-        return self.act_batch([observation])[0]
-
-    @torch.inference_mode()
-    def act_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
-        """See `policies.types.BatchPolicy`."""
-        clock = _Clock()
-        for observation in observations:
-            check_images(observation.images, self.spec)
-        if len(observations) > 1 and self.world is not None:
-            self.world.check_memoryless(self.config.name)
+    def prepare(self, observations: Sequence[Observation]) -> NanoInputs:
         words = [self.vocabulary.encode(observation.instruction) for observation in observations]
         longest = max(map(len, words))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in words], device=self.device)
@@ -174,87 +146,48 @@ class VegaPolicy(nn.Module):
             ).to(self.device)
             for name, camera in self.config.cameras.items()
         }
-        images = {name: video[:, -1].permute(0, 3, 1, 2).float() / 127.5 - 1.0 for name, video in frames.items()}
-        proprio = torch.from_numpy(np.stack([_proprio(o.state) for o in observations])).float().to(self.device)
-        clock.lap("preprocess")
-        f_gen, age = None, 0
-        if self.world is not None:
-            f_gen, age = self.world.look(frames)
-            clock.lap("world_simulator")
-        decision = self(images, ids, proprio, f_gen, clock.lap)
-        actions = decision.actions.double().cpu().numpy()
+        proprio = torch.from_numpy(np.stack([_proprio(o.state) for o in observations])).float()
+        return NanoInputs(frames, self.text(ids), proprio.to(self.device))
+
+    def see(self, inputs: NanoInputs) -> dict[str, Tensor]:
+        newest = {name: video[:, -1].permute(0, 3, 1, 2) for name, video in inputs.frames.items()}
+        return self.semantic_encoder({name: image.float() / 127.5 - 1.0 for name, image in newest.items()}, inputs.text)
+
+    def decide(self, inputs: NanoInputs, tokens: Mapping[str, Tensor]) -> FloatArray:
+        actions = self._decision(tokens, inputs.text, inputs.proprio).actions.double().cpu().numpy()
         if self.config.action_space.kind == "eef_delta":
             actions[..., :6] = np.clip(actions[..., :6], -1.0, 1.0)
         actions[..., -1] = np.where(actions[..., -1] > 0, 1.0, -1.0)
-        gates = {name: gate.float().cpu().numpy() for name, gate in decision.gates.items()}
-        return [
-            ActionChunk(
-                actions[row],
-                observation.stamp_ns,
-                observation.instruction,
-                timings_ms=clock.laps,
-                gates={
-                    name: gate_image(gate[row], self.config.cameras[name].image_size, self.config.cameras[name].view)
-                    for name, gate in gates.items()
-                },
-                world_age=age,
-            )
-            for row, observation in enumerate(observations)
-        ]
+        return actions
 
-    def reset(self) -> None:
-        if self.world is not None:
-            self.world.reset()
+    def semantic_view(self, camera: str) -> tuple[float, float, float, float]:
+        return self.config.cameras[camera].view
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json`, `model.safetensors`, and the world simulator's folder if there is one."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config.save(folder)
+        write_policy(folder, self.config, self.state_dict())
         if self.world is not None and self.config.world_simulator is not None:
             target = folder / self.config.world_simulator.source
             if self.world.simulator.folder != target:
                 self.world.simulator.save_pretrained(target)
-        write_tensors(self.state_dict(), folder / WEIGHTS_FILE)
 
-    @classmethod
-    def from_pretrained(cls, path_or_id: str | os.PathLike[str], device: str = "cpu") -> Policy:
-        """The policy in a folder or of a hub id: a VegaPolicy, or at full size a `vega_openvla.VegaOpenVLA`.
 
-        A published OpenVLA-OFT checkpoint is one too.  Raises VegaError on a missing or corrupt file.
-        """
-        folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
-        config = read_json(folder / "config.json")
-        if "openvla" in (config.get("model_type"), config.get("policy_type")):
-            from policies.openvla.policy import VegaOpenVLA  # transformers is imported for those who need it
-
-            return VegaOpenVLA.from_pretrained(path_or_id, device)
-        return cls._load(folder, device)
-
-    @classmethod
-    def _load(cls, folder: Path, device: str) -> VegaPolicy:
-        config = VegaConfig.load(folder)
-        simulator = None
-        if config.world_simulator is not None:
-            source = config.world_simulator.source
-            local = folder / source
-            if not local.is_dir() and "/" not in source:
-                raise VegaError(f"The checkpoint {folder} has no folder {source}/: get the checkpoint again.")
-            simulator = LatentWorldSimulator.from_pretrained(
-                local if local.is_dir() else source, device=device, dtype=torch.float32
-            )
-        policy = cls(config, simulator)
-        path = folder / WEIGHTS_FILE
-        try:
-            policy.load_state_dict(load_file(path))
-        except FileNotFoundError as error:
-            raise VegaError(f"The checkpoint {folder} has no {WEIGHTS_FILE}: get the folder again.") from error
-        except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise VegaError(
-                f"The weights in {path} are corrupt or of another shape ({reason}): get the folder again."
-            ) from error
-        return policy.to(device).eval()
+def load_vega_policy(folder: Path, device: torch.device | str = "cpu") -> VegaPolicy:
+    """The small policy in a folder.  Raises VegaError on a missing or corrupt file."""
+    config = VegaConfig.load(folder)
+    simulator = None
+    if config.world_simulator is not None:
+        source = config.world_simulator.source
+        local = folder / source
+        if not local.is_dir() and "/" not in source:
+            raise VegaError(f"The checkpoint {folder} has no folder {source}/: get the checkpoint again.")
+        simulator = LatentWorldSimulator.from_pretrained(
+            local if local.is_dir() else source, device=device, dtype=torch.float32
+        )
+    policy = VegaPolicy(config, simulator)
+    read_weights(policy, folder, "policy")
+    return policy.to(device).eval()
 
 
 def build_world_view(
@@ -265,7 +198,9 @@ def build_world_view(
     if world is None:
         return None
     if simulator is None:
-        raise VegaError(f"Policy {config.name} needs a world simulator: load it with VegaPolicy.from_pretrained.")
+        raise VegaError(f"Policy {config.name} needs a world simulator: load it with policies.checkpoints.load_policy.")
+    if missing := sorted(set(grids) - set(world.canvas)):
+        raise VegaError(f"The world simulator of policy {config.name} has no canvas for '{missing[0]}': add one.")
     cameras = {name: CameraView(world.canvas[name], grid) for name, grid in grids.items()}
     return WorldView(
         simulator, cameras, build_fusion(world.fusion, config.channels, simulator.dim), world.refresh_every
@@ -274,16 +209,3 @@ def build_world_view(
 
 def _proprio(state: RobotState) -> FloatArray:
     return proprioception(state.eef_position, state.eef_quaternion, state.gripper_positions)
-
-
-class _Clock:
-    """Milliseconds between laps."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = (now - self._last) * 1e3
-        self._last = now

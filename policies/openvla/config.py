@@ -6,14 +6,14 @@ Wan stay where they are and are named by folder (relative to this one, or absolu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from policies.files.json_config import arguments_for
+from policies.files.json_config import read_config, write_config
 from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
-from policies.openvla.loading import read_statistics
+from policies.fusion.fused_policy import CONFIG_FILE
+from policies.openvla.checkpoint import read_statistics
 from policies.openvla.preprocessing import action_width
 from policies.openvla.robots import platform
 from policies.types import VegaError
@@ -21,7 +21,6 @@ from policies.world_simulator.prompt import PROMPT_FILE
 from policies.world_simulator.simulator import CONFIG_FILE as WORLD_CONFIG_FILE
 from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
 
-CONFIG_FILE = "config.json"
 POLICY_TYPE = "openvla"  # by which load_policy knows these folders, as by `model_type` the published ones
 DTYPES = ("bfloat16", "float32")
 
@@ -61,6 +60,7 @@ class VegaOpenVLAConfig:
     has one.  robot: a name of robots.PLATFORMS.  cameras: names in the checkpoint's order.
     open_loop_horizon: actions executed before the next query when the world waits; None for the whole chunk.
     chunk_length, normalization: only where the checkpoint does not say them.  attention: kernel of the language model.
+    synchronise_stages: on a GPU each stage is waited for, so that it is timed alone; false lets stages overlap.
     world_simulator: None for OpenVLA-OFT alone.
     """
 
@@ -74,6 +74,7 @@ class VegaOpenVLAConfig:
     normalization: str | None = None
     attention: str = "sdpa"
     dtype: str = "bfloat16"
+    synchronise_stages: bool = True
     world_simulator: WorldPart | None = None
 
     def __post_init__(self) -> None:
@@ -84,11 +85,10 @@ class VegaOpenVLAConfig:
             raise VegaError(f"The dtype '{self.dtype}' is unknown: choose one of {list(DTYPES)}.")
 
     def save(self, folder: Path) -> None:
-        values = {"policy_type": POLICY_TYPE} | asdict(self)
-        (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_config(folder / CONFIG_FILE, self, policy_type=POLICY_TYPE)
 
 
-def read_config(folder: Path) -> VegaOpenVLAConfig:
+def read_policy_config(folder: Path) -> VegaOpenVLAConfig:
     """What a folder says about its policy; a published OpenVLA-OFT folder is a policy without a world simulator.
 
     Raises VegaError with the file for a setting that is unknown, missing or of the wrong kind.
@@ -99,12 +99,7 @@ def read_config(folder: Path) -> VegaOpenVLAConfig:
         return published_config(folder)
     if values.pop("policy_type", None) != POLICY_TYPE:
         raise VegaError(f"File '{path}' describes no policy with OpenVLA-OFT: give a folder made by save_pretrained.")
-    world = values.pop("world_simulator", None)
-    if world is not None and not isinstance(world, dict):
-        raise VegaError(f"Setting 'world_simulator' in '{path}' is {world!r}: give an object or null.")
-    part = None if world is None else WorldPart(**arguments_for(WorldPart, world, path))
-    arguments = arguments_for(VegaOpenVLAConfig, values, path, aside=("world_simulator",))
-    return VegaOpenVLAConfig(**arguments, world_simulator=part)
+    return read_config(VegaOpenVLAConfig, values, path)
 
 
 def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAConfig:
@@ -149,7 +144,7 @@ def prompt_file(folder: Path, part: WorldPart) -> Path | None:
 
 def part_files(folder: Path) -> list[Path]:
     """Folders and files elsewhere that the policy in `folder` is made of.  Raises VegaError for one that is missing."""
-    config = read_config(folder)
+    config = read_policy_config(folder)
     found = [openvla_folder(folder, config)]
     if (part := config.world_simulator) is not None:
         wan = wan_folder(folder, part)

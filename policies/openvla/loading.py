@@ -23,11 +23,16 @@ from policies.files.weight_files import (
     check_memory,
     depth,
     fill,
-    find_component,
     read_json,
-    read_torch_file,
     resolve_folder,
     shape_of,
+)
+from policies.openvla.checkpoint import (
+    OpenVLAOFTInfo,
+    check_components,
+    component,
+    image_mean_std,
+    read_statistics,
 )
 from policies.openvla.heads import (
     ImageProjector,
@@ -37,13 +42,12 @@ from policies.openvla.heads import (
     build_projector,
     build_proprio_projector,
 )
-from policies.openvla.model import OpenVLAOFT, OpenVLAOFTInfo
-from policies.openvla.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
+from policies.openvla.model import OpenVLAOFT
 from policies.openvla.vision import VisionTower, build_dinov2, build_siglip, fill_tower, merged_backbone
 from policies.types import VegaError
 
 # Chunk lengths and normalisation of the published robots (OpenVLA-OFT constants.py), by action width;
-# the tensors do not show them.  Other checkpoints say theirs in config.json or in from_pretrained.
+# the tensors do not show them.  Other checkpoints say theirs in config.json, or the caller does.
 _PUBLISHED = {7: (8, "bounds_q99"), 14: (25, "bounds")}
 
 
@@ -74,15 +78,15 @@ _PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
     folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
     config = read_json(folder / "config.json")
-    _check_components(folder)
+    check_components(folder)
     weights = SafetensorsSource(folder)
     llama = build_llama(config.get("text_config", {}), weights, attention)
     width = llama.embed_tokens.weight.shape[1]
-    head = _component(folder, "action_head--*_checkpoint.pt", "action head")
+    head = component(folder, "action_head--*_checkpoint.pt", "action head")
     if head is None:
         raise VegaError(f"Folder '{folder}' has no 'action_head--*_checkpoint.pt': add the one of this checkpoint.")
-    proprio = _component(folder, "proprio_projector--*_checkpoint.pt", "proprio projector")
-    film = _component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone")
+    proprio = component(folder, "proprio_projector--*_checkpoint.pt", "proprio projector")
+    film = component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone")
     vision: TensorSource = weights if film is None else merged_backbone(film, _lora_scale(folder))
     film_dim = 0 if film is None else width
     return _Plan(
@@ -105,16 +109,24 @@ def weight_count(path_or_id: str | os.PathLike[str]) -> int:
     return sum(p.numel() for part in _plan(path_or_id, "sdpa").parts for p in part.parameters())
 
 
-def load(
+def load_openvla_oft(
     path_or_id: str | os.PathLike[str],
-    device: torch.device,
-    dtype: torch.dtype,
-    chunk_length: int | None,
-    normalization: str | None,
-    attention: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    chunk_length: int | None = None,
+    normalization: str | None = None,
+    attention: str = "sdpa",
+    rotary_dtype: torch.dtype = torch.float32,
 ) -> OpenVLAOFT:
-    """See OpenVLAOFT.from_pretrained (all but `rotary_dtype`)."""
-    plan = _plan(path_or_id, attention)
+    """A published checkpoint folder or hub id (LoRA merged), its weights streamed to `device` in `dtype`.
+
+    chunk_length, normalization: only where neither the checkpoint nor its action width says them.
+    attention: transformers' name of a kernel ("sdpa", "eager", "flash_attention_2").
+    rotary_dtype: precision the rotary frequencies are rounded to.  Published results were run with float32;
+        bfloat16 is what `model.to(torch.bfloat16)` makes of them, and moves actions by about 0.01.
+    """
+    plan, device = _plan(path_or_id, attention), torch.device(device)
     check_memory(plan.parts, device, dtype, f"Checkpoint '{plan.folder}'")
     info = _info(plan.folder, plan.config, plan.head, plan.proprio, plan.towers, chunk_length, normalization)
     fill(plan.llama, plan.weights, lambda name: (f"language_model.model.{name}", None), device, dtype)
@@ -126,27 +138,9 @@ def load(
         fill_tower(tower, plan.vision_source, prefix, device, dtype)
     model = OpenVLAOFT(info, plan.towers, plan.projector, plan.llama, plan.head, plan.proprio).eval()
     model.rotary.to(device)
+    model.rotary.inv_freq = model.rotary.inv_freq.to(rotary_dtype).float()
+    model.check_bidirectional()
     return model
-
-
-def _check_components(folder: Path) -> None:
-    """Raise VegaError for a component this package does not run: ignoring it would change the policy silently."""
-    for file in sorted(folder.glob("*--*_checkpoint.pt")):
-        kind = file.name.partition("--")[0]
-        if kind == "noisy_action_projector":
-            raise VegaError(
-                f"'{file}' belongs to a diffusion action head, which this package does not run: choose a checkpoint "
-                "with an L1 head."
-            )
-        if kind not in ("action_head", "proprio_projector", "vision_backbone"):
-            raise VegaError(
-                f"'{file}' is a component this package does not know: move it away if the policy needs none."
-            )
-
-
-def _component(folder: Path, pattern: str, purpose: str) -> TensorSource | None:
-    path = find_component(folder, pattern, purpose)
-    return None if path is None else read_torch_file(path)
 
 
 def _lora_scale(folder: Path) -> float | None:
@@ -192,20 +186,6 @@ def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention
         ) from error
 
 
-def read_statistics(folder: Path) -> dict[str, Any]:
-    """Data set -> statistics of a checkpoint: its dataset_statistics.json, else those in its config.
-
-    The config's may be those of pretraining: the file overrides them.
-    """
-    path = folder / "dataset_statistics.json"
-    statistics = read_json(path) if path.is_file() else read_json(folder / "config.json").get("norm_stats")
-    if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
-        raise VegaError(
-            f"The statistics in '{folder}' are no object of objects: copy its dataset_statistics.json again."
-        )
-    return statistics
-
-
 def _info(
     folder: Path,
     config: Mapping[str, Any],
@@ -238,17 +218,6 @@ def _info(
         image_size=size,
         patches=patches.pop(),
         normalization=str(normalization),
-        image_mean_std=_image_mean_std(folder),
+        image_mean_std=image_mean_std(folder),
         statistics=statistics,
     )
-
-
-def _image_mean_std(folder: Path) -> tuple[tuple[Sequence[float], Sequence[float]], ...]:
-    """Per tower (mean, std) from preprocessor_config.json, or the published constants."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return DINOV2_MEAN_STD, SIGLIP_MEAN_STD
-    params = read_json(path).get("tvf_normalize_params")
-    if not isinstance(params, list) or len(params) != 2 or not all("mean" in p and "std" in p for p in params):
-        raise VegaError(f"File '{path}' does not give 'tvf_normalize_params' of two towers: copy the published one.")
-    return tuple((tuple(p["mean"]), tuple(p["std"])) for p in params)

@@ -8,14 +8,12 @@ decoding, arXiv 2502.19645, section IV).
 
     pixels ─► vision_tokens ─► project = f_sem ─► [fusion] ─► action_hidden ─► head ─► (B, chunk, A) in [-1, 1]
 
-Loads the published folders; nothing about sizes is assumed, they are read from the tensors.
+`loading` makes it from the published folders; nothing about sizes is assumed, they are read from the tensors.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +22,13 @@ from torch import nn
 from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from policies.openvla.checkpoint import OpenVLAOFTInfo
 from policies.openvla.heads import ImageProjector, L1ActionHead, ProprioProjector
 from policies.openvla.preprocessing import prompt, with_empty_token
 from policies.openvla.vision import VisionTower
 from policies.types import VegaError
 
 PLACEHOLDER_ID, STOP_ID = 1, 2
-
-
-@dataclass(frozen=True)
-class OpenVLAOFTInfo:
-    """What a loaded checkpoint says about itself.
-
-    chunk_length, action_dim: shape of a chunk.  proprio_dim: 0 where it takes no robot state.
-    patches: tokens of one image, row-major.  normalization: "bounds_q99" or "bounds".
-    image_mean_std: per tower (mean, std) over RGB in [0, 1].
-    statistics: data set -> its action and proprio statistics.
-    """
-
-    folder: str
-    chunk_length: int
-    action_dim: int
-    proprio_dim: int
-    image_size: int
-    patches: int
-    normalization: str
-    image_mean_std: tuple[tuple[Sequence[float], Sequence[float]], ...]
-    statistics: Mapping[str, Any]
 
 
 class OpenVLAOFT(nn.Module):
@@ -221,29 +199,3 @@ class OpenVLAOFT(nn.Module):
                 "The language model's attention kernel is causal, OpenVLA-OFT needs a bidirectional one: choose "
                 "attention 'sdpa' or 'eager', or install the pinned transformers."
             )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | os.PathLike[str],
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.bfloat16,
-        chunk_length: int | None = None,
-        normalization: str | None = None,
-        attention: str = "sdpa",
-        rotary_dtype: torch.dtype = torch.float32,
-    ) -> OpenVLAOFT:
-        """Load a published checkpoint folder or hub id (LoRA merged), streaming the weights to `device` in `dtype`.
-
-        chunk_length, normalization: only where neither the checkpoint nor its action width says them.
-        attention: transformers' name of a kernel ("sdpa", "eager", "flash_attention_2").
-        rotary_dtype: precision the rotary frequencies are rounded to.  Published results were run with float32;
-            bfloat16 is what `model.to(torch.bfloat16)` makes of them, and moves actions by about 0.01.
-        """
-        from policies.openvla.loading import load  # it imports this module
-
-        model = load(path_or_id, torch.device(device), dtype, chunk_length, normalization, attention)
-        model.rotary.inv_freq = model.rotary.inv_freq.to(rotary_dtype).float()
-        model.check_bidirectional()
-        return model

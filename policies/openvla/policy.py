@@ -13,31 +13,22 @@ and changes nothing.  A published OpenVLA-OFT folder is a policy as it is.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from policies.files.weight_files import (
-    CHECKPOINT_FILES,
-    SafetensorsSource,
-    check_free,
-    resolve_folder,
-    shape_of,
-    stored_count,
-    write_tensors,
-)
-from policies.fusion.gated_fusion import Fusion, build_fusion, gate_image
+from policies.files.weight_files import SafetensorsSource, check_free, shape_of, stored_count
+from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
+from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
-from policies.openvla.config import VegaOpenVLAConfig, openvla_folder, prompt_file, read_config, wan_folder
-from policies.openvla.loading import read_statistics, weight_count
+from policies.openvla.checkpoint import read_statistics
+from policies.openvla.config import VegaOpenVLAConfig, openvla_folder, prompt_file, read_policy_config, wan_folder
+from policies.openvla.loading import load_openvla_oft, weight_count
 from policies.openvla.model import OpenVLAOFT
 from policies.openvla.preprocessing import (
     CROP_AREA,
@@ -48,24 +39,39 @@ from policies.openvla.preprocessing import (
     unnormalize_actions,
 )
 from policies.openvla.robots import platform
-from policies.types import ActionChunk, Observation, PolicySpec, VegaError, check_images, check_instruction
+from policies.types import FloatArray, Observation, PolicySpec, VegaError, check_instruction
 from policies.world_simulator import transformer as wan_transformer
 from policies.world_simulator import vae as wan_vae
 from policies.world_simulator.simulator import LatentWorldSimulator
 
-WEIGHTS_FILE = "model.safetensors"
 _MARGIN = (1.0 - CROP_AREA**0.5) / 2.0
 SEMANTIC_VIEW = (_MARGIN, _MARGIN, 1.0 - _MARGIN, 1.0 - _MARGIN)  # of a frame, what the centre crop keeps
 
 
-class VegaOpenVLA:
+@dataclass(frozen=True)
+class OpenVLAInputs:
+    """A batch as tensors, in the orientation of the data set.
+
+    frames: camera -> (B, T, H, W, 3) uint8.  pixels: (B, 6 n, S, S) normalised.  input_ids: a prompt per sample.
+    proprio: (B, P) in [-1, 1], None where the checkpoint takes none.
+    """
+
+    frames: dict[str, torch.Tensor]
+    pixels: torch.Tensor
+    input_ids: list[list[int]]
+    proprio: torch.Tensor | None
+
+
+class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
     """A policy in the sense of `policies.types.Policy`.  Inference; used from one thread at a time.
 
     model: OpenVLA-OFT.  world: the world simulator and the fusion, None for OpenVLA-OFT alone.
     """
 
     def __init__(self, config: VegaOpenVLAConfig, model: OpenVLAOFT, world: WorldView | None = None) -> None:
+        super().__init__()
         self.config, self.model, self.world = config, model, world
+        self.synchronise_stages = config.synchronise_stages
         self._robot = robot = platform(config.robot)
         info = model.info
         if info.action_dim != robot.action_space.dim or info.proprio_dim not in (0, robot.proprio_dim):
@@ -83,7 +89,7 @@ class VegaOpenVLA:
         unnormalize_actions(np.zeros(info.action_dim), self._statistics, info.normalization)
         if info.proprio_dim:
             normalize_proprio(np.zeros(info.proprio_dim), self._statistics, info.normalization)
-        self.spec = PolicySpec(
+        self._spec = PolicySpec(
             name=config.name,
             cameras=config.cameras,
             action_space=robot.action_space,
@@ -93,18 +99,15 @@ class VegaOpenVLA:
             stride=1 if config.world_simulator is None else config.world_simulator.stride,
         )
 
-    def act(self, observation: Observation) -> ActionChunk:
-        """A chunk of actions in the units of the robot's action space."""
-        return self.act_batch([observation])[0]
+    @property
+    def spec(self) -> PolicySpec:
+        return self._spec
 
-    @torch.inference_mode()
-    def act_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
-        """See `policies.types.BatchPolicy`.  The images of a camera must have one size."""
-        clock = _StageClock(self.model.device)
-        if len(observations) > 1 and self.world is not None:
-            self.world.check_memoryless(self.config.name)
-        for observation in observations:
-            check_images(observation.images, self.spec)
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def prepare(self, observations: Sequence[Observation]) -> OpenVLAInputs:
         input_ids = [self.model.encode_prompt(check_instruction(o.instruction)) for o in observations]
         frames = {
             camera: np.stack([[self._robot.see(frame) for frame in o.images[camera]] for o in observations])
@@ -120,69 +123,27 @@ class VegaOpenVLA:
                 normalize_proprio(self._robot.state(o), self._statistics, info.normalization) for o in observations
             ]
             proprio = torch.from_numpy(np.stack(states)).float()
-        clock.lap("preprocess")
-        f_sem = self.model.project(self.model.vision_tokens(pixels, input_ids))
-        clock.lap("semantic_encoder")
-        gates: dict[str, torch.Tensor] = {}
-        age = 0
-        if self.world is not None:
-            f_gen, age = self.world.look({camera: torch.from_numpy(video) for camera, video in frames.items()})
-            clock.lap("world_simulator")
-            parts = dict(zip(self.config.cameras, f_sem.split(info.patches, dim=1), strict=True))
-            fused, gates = self.world.fuse(parts, f_gen)
-            f_sem = torch.cat([fused[camera] for camera in self.config.cameras], dim=1)
-            clock.lap("fusion")
-        normalized = self.model.head(self.model.action_hidden(input_ids, f_sem, proprio)).float().cpu().numpy()
-        actions = [
-            self._robot.act(unnormalize_actions(chunk, self._statistics, info.normalization)) for chunk in normalized
-        ]
-        clock.lap("trunk_and_head")
-        return [
-            ActionChunk(
-                actions[row],
-                observation.stamp_ns,
-                observation.instruction,
-                timings_ms=clock.laps,
-                gates={name: self._over_frame(gate[row], observation.images[name]) for name, gate in gates.items()},
-                world_age=age,
-            )
-            for row, observation in enumerate(observations)
-        ]
+        tensors = {camera: torch.from_numpy(video) for camera, video in frames.items()}
+        return OpenVLAInputs(tensors, pixels, input_ids, proprio)
 
-    def _over_frame(self, gate: torch.Tensor, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A gate (rows, columns) of what the model saw, over the camera's upright frame: (H, W)."""
-        upright = self._robot.see_gate(gate.float().cpu().numpy())
-        return gate_image(upright, (images.shape[1], images.shape[2]), SEMANTIC_VIEW)
+    def see(self, inputs: OpenVLAInputs) -> dict[str, torch.Tensor]:
+        f_sem = self.model.project(self.model.vision_tokens(inputs.pixels, inputs.input_ids))
+        return dict(zip(self.config.cameras, f_sem.split(self.model.info.patches, dim=1), strict=True))
 
-    def reset(self) -> None:
-        """Forget the tokens of the last episode."""
-        if self.world is not None:
-            self.world.reset()
-
-    @classmethod
-    def from_pretrained(cls, path_or_id: str | os.PathLike[str], device: str = "cpu") -> VegaOpenVLA:
-        """Load a folder of `save_pretrained`, or a published OpenVLA-OFT checkpoint; a folder here or a hub id.
-
-        Raises VegaError for a missing or damaged file, and before anything is loaded if it does not fit on `device`.
-        """
-        folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
-        config = read_config(folder)
-        if config.openvla == ".":
-            config = replace(config, name=Path(path_or_id).resolve().name)  # not that of a download's folder
-        dtype = getattr(torch, config.dtype)
-        checkpoint = openvla_folder(folder, config)
-        choose_statistics(read_statistics(checkpoint), config)  # what can fail early fails early
-        check_free(memory_needed(folder, config), torch.device(device), f"Policy '{folder}'")
-        world = None if config.world_simulator is None else load_world_view(folder, config, device, dtype)
-        model = OpenVLAOFT.from_pretrained(
-            checkpoint,
-            device=device,
-            dtype=dtype,
-            chunk_length=config.chunk_length,
-            normalization=config.normalization,
-            attention=config.attention,
+    def decide(self, inputs: OpenVLAInputs, tokens: Mapping[str, torch.Tensor]) -> FloatArray:
+        f_sem = torch.cat([tokens[camera] for camera in self.config.cameras], dim=1)
+        hidden = self.model.action_hidden(inputs.input_ids, f_sem, inputs.proprio)
+        normalized = self.model.head(hidden).float().cpu().numpy()
+        normalization = self.model.info.normalization
+        return np.stack(
+            [self._robot.act(unnormalize_actions(chunk, self._statistics, normalization)) for chunk in normalized]
         )
-        return cls(config, model, world)
+
+    def semantic_view(self, camera: str) -> tuple[float, float, float, float]:
+        return SEMANTIC_VIEW
+
+    def upright(self, gate: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._robot.see_gate(gate)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json` and the fusion's weights; published parts are named, not copied."""
@@ -190,23 +151,32 @@ class VegaOpenVLA:
         if self.world is not None and config.world_simulator is not None and self.world.simulator.folder is not None:
             source = str(self.world.simulator.folder.resolve())
             config = replace(config, world_simulator=replace(config.world_simulator, source=source))
-        write_policy(Path(folder), config, None if self.world is None else self.world.fusion)
+        write_policy(Path(folder), config, None if self.world is None else self.world.fusion.state_dict())
 
 
-class _StageClock:
-    """Milliseconds between laps; on a GPU the work of a stage is waited for, so that it is not booked on the next."""
+def load_vega_openvla(folder: Path, device: torch.device | str = "cpu", name: str | None = None) -> VegaOpenVLA:
+    """The policy in a folder of `save_pretrained`, or in a published OpenVLA-OFT checkpoint's.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self.laps[name] = (now - self._last) * 1e3
-        self._last = now
+    name: of a published checkpoint, default that of its folder.  Raises VegaError for a missing or damaged file, and
+    before anything is loaded if it does not fit on `device`.
+    """
+    config = read_policy_config(folder)
+    if config.openvla == "." and name is not None:
+        config = replace(config, name=name)
+    dtype = getattr(torch, config.dtype)
+    checkpoint = openvla_folder(folder, config)
+    choose_statistics(read_statistics(checkpoint), config)  # what can fail early fails early
+    check_free(memory_needed(folder, config), torch.device(device), f"Policy '{folder}'")
+    world = None if config.world_simulator is None else load_world_view(folder, config, device, dtype)
+    model = load_openvla_oft(
+        checkpoint,
+        device=device,
+        dtype=dtype,
+        chunk_length=config.chunk_length,
+        normalization=config.normalization,
+        attention=config.attention,
+    )
+    return VegaOpenVLA(config, model, world)
 
 
 def choose_statistics(statistics: Mapping[str, Any], config: VegaOpenVLAConfig) -> Mapping[str, Any]:
@@ -240,7 +210,9 @@ def memory_needed(folder: Path, config: VegaOpenVLAConfig) -> int:
     return count * getattr(torch, config.dtype).itemsize
 
 
-def load_world_view(folder: Path, config: VegaOpenVLAConfig, device: str, dtype: torch.dtype) -> WorldView:
+def load_world_view(
+    folder: Path, config: VegaOpenVLAConfig, device: torch.device | str, dtype: torch.dtype
+) -> WorldView:
     """The world simulator that `config` names, with the fusion's weights in `folder`."""
     part = config.world_simulator
     assert part is not None
@@ -262,24 +234,7 @@ def load_world_view(folder: Path, config: VegaOpenVLAConfig, device: str, dtype:
         framing=part.framing,
     )
     fusion = build_fusion(part.fusion, width, simulator.dim, grid=grid, unchanged=part.unchanged_start)
-    path = folder / WEIGHTS_FILE
-    try:
-        fusion.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise VegaError(f"File '{path}' with the fusion's weights is missing: get the folder again.") from None
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split("\n")[:2]).replace("\t", "")
-        raise VegaError(
-            f"The fusion's weights in '{path}' are corrupt or of another shape ({reason}): get the folder again."
-        ) from None
+    read_weights(fusion, folder, "fusion")
     fusion = fusion.to(device, dtype).eval().requires_grad_(False)
     views = {camera: CameraView(part.canvas, grid, SEMANTIC_VIEW) for camera in config.cameras}
     return WorldView(simulator, views, fusion, part.refresh_every)
-
-
-def write_policy(folder: Path, config: VegaOpenVLAConfig, fusion: Fusion | None) -> None:
-    """Write a policy's folder: `config.json`, and the fusion's weights if there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder)
-    if fusion is not None:
-        write_tensors(fusion.state_dict(), folder / WEIGHTS_FILE)

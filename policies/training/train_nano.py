@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from policies.checkpoints import is_openvla
 from policies.files.command_line import command, results_folder
 from policies.fusion.gated_fusion import fusion_names
 from policies.nano.config import VegaConfig, WorldViewConfig
 from policies.nano.layers import SemanticEncoder
-from policies.nano.policy import VegaPolicy
+from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.nano.vocabulary import Vocabulary
 from policies.training.dataset import CAMERAS, CANVAS, Batch, Demonstrations
 from policies.training.optimisation import save_state, set_learning_rate
@@ -44,7 +45,7 @@ class Learner(nn.Module):
         self.target = nn.Linear(policy.config.trunk_width, 3)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        actions, hidden, grounding, _ = self.policy(batch.images, batch.ids, batch.proprio, batch.f_gen)
+        actions, hidden, grounding = self.policy(batch.images, batch.ids, batch.proprio, batch.f_gen)
         action = F.l1_loss(actions.float(), batch.actions)
         target = F.l1_loss(self.target(hidden.float()), batch.target)
         maps, points = torch.zeros(()), torch.zeros(())
@@ -93,9 +94,9 @@ def build_policy(
     )
     if init is None:
         return VegaPolicy(config, simulator)
-    known = VegaPolicy.from_pretrained(init)
-    if not isinstance(known, VegaPolicy):
+    if is_openvla(init):
         raise VegaError(f"The policy in {init} has the full size: start from one that this command trained.")
+    known = load_vega_policy(init)
     config = dataclasses.replace(known.config, name=name, world_simulator=config.world_simulator)
     policy = VegaPolicy(config, simulator)
     shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}

@@ -12,10 +12,9 @@ Reference: VEGA-3D, arXiv 2603.19235, section 3, and the tower `wan_t2v_online` 
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
-from policies.files.json_config import arguments_for
+from policies.files.json_config import read_config, write_config
 from policies.files.weight_files import DictSource, SafetensorsSource, TensorSource, read_json, resolve_folder
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw, place, pool_official, pool_registered
@@ -71,7 +70,7 @@ class WorldSimulatorConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any], path: Path = Path(CONFIG_FILE)) -> WorldSimulatorConfig:
         """From the JSON object in `path`; VegaError for a key that does not exist, or a value of another kind."""
-        return cls(**arguments_for(cls, values, path))
+        return read_config(cls, values, path)
 
 
 def noise_level(k: int, shift: float = 5.0, steps: int = 1000) -> tuple[int, float]:
@@ -146,6 +145,11 @@ class LatentWorldSimulator(nn.Module):
     def frames_needed(self) -> int:
         """Frames of a camera that one call looks at."""
         return self.config.window if self.config.mode == "window" else 1
+
+    @property
+    def latent_window(self) -> int:
+        """Latent frames of a window."""
+        return self.encoder.latent_frames(self.config.window)
 
     @property
     def device(self) -> torch.device:
@@ -254,7 +258,7 @@ def _save(
     save_encoder(*vae, folder / "vae")
     save_transformer(*transformer, config.tap, folder / "transformer")
     save_prompt(prompt, folder / PROMPT_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    write_config(folder / CONFIG_FILE, config)
 
 
 def save_world_simulator(

@@ -7,16 +7,30 @@ stream has run, and the latents are those of encoding the whole stream at once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from policies.types import VegaError
+from policies.world_simulator.vae import EncoderState, WanEncoder
 
-if TYPE_CHECKING:
-    from policies.world_simulator.simulator import LatentWorldSimulator
-    from policies.world_simulator.vae import EncoderState
+
+class Streamed(Protocol):
+    """What a stream needs of a world simulator; see `LatentWorldSimulator` for each."""
+
+    encoder: WanEncoder
+
+    @property
+    def latent_window(self) -> int:
+        """Latent frames that are kept."""
+        ...
+
+    def to_canvas(self, frames: torch.Tensor) -> torch.Tensor: ...
+
+    def tokens(self, latents: torch.Tensor) -> torch.Tensor: ...
+
+    def pool(self, tokens: torch.Tensor, frame: Sequence[int]) -> torch.Tensor: ...
 
 
 class WorldStream:
@@ -25,7 +39,7 @@ class WorldStream:
     Used from one thread at a time; any number of streams share one simulator.
     """
 
-    def __init__(self, simulator: LatentWorldSimulator):
+    def __init__(self, simulator: Streamed):
         self._simulator = simulator
         self.reset()
 
@@ -36,7 +50,7 @@ class WorldStream:
         self._started = False
         self._waiting: torch.Tensor | None = None
         self._shape: tuple[int, int, int] | None = None
-        self._latents: deque[torch.Tensor] = deque(maxlen=encoder.latent_frames(self._simulator.config.window))
+        self._latents: deque[torch.Tensor] = deque(maxlen=self._simulator.latent_window)
 
     def fork(self) -> WorldStream:
         """A stream with the same past and a future of its own; costs nothing, what is remembered is shared."""
