@@ -25,6 +25,7 @@ test: venv
 lint: venv
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
+	@$(BIN)/lint-imports --no-cache >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
 bench: venv
 	@$(RUN) -m benchmarks $(ARGS)
