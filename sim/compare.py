@@ -10,8 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from policies.files.command_line import command
 from sim.results.evaluation import wilson_95
 from sim.results.evaluation_report import read_run, write_report

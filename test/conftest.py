@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import site
 import subprocess
 import sys
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +29,13 @@ settings.load_profile("any speed")
 
 @dataclass(frozen=True)
 class Installation:
-    """The package as `pip install .` leaves it in a prefix of its own."""
+    """The package as `pip install .` leaves it in an environment of its own that shares our heavy packages."""
 
     prefix: Path
+
+    @property
+    def python(self) -> Path:
+        return self.prefix / "bin" / "python"
 
     @property
     def site_packages(self) -> Path:
@@ -40,9 +46,10 @@ class Installation:
         return self.prefix / "share" / "vega3d_ros"
 
     def environment(self) -> dict[str, str]:
-        """Variables with which Python and the ament index find it, the checkout left aside."""
+        """Variables as an activated environment has them, the checkout left aside."""
+        ours = {str(ROOT), str(ROOT / "test")}
+        paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in ours]
         prefixes = [str(self.prefix), *filter(None, [os.environ.get("AMENT_PREFIX_PATH")])]
-        paths = [str(self.site_packages), *filter(None, [os.environ.get("PYTHONPATH")])]
         programs = [str(self.prefix / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
         return {
             **os.environ,
@@ -55,10 +62,18 @@ class Installation:
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     folder = tmp_path_factory.mktemp("installation")
+    installed = Installation(folder / "environment")
+    venv.create(installed.prefix, symlinks=True)
+    # What stands in a .pth file is looked up, but its own .pth files are not: the finder of the editable package stays
+    # out, and what the others do has to be said.
+    others = [folder for folder in site.getsitepackages() if Path(folder).is_dir()]
+    hooks = [path for other in others for path in Path(other).glob("*.pth") if not path.name.startswith("__editable")]
+    lines = [*others, *(line for hook in hooks for line in hook.read_text().splitlines())]
+    (installed.site_packages / "shared.pth").write_text("\n".join(lines) + "\n")
     # pip writes build folders into the source tree, so it gets a tree of its own.
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "install", "log", "outputs", "data")
     shutil.copytree(ROOT, folder / "source", ignore=unwanted)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--ignore-installed"]
-    command += ["--no-deps", "--no-build-isolation", "--no-index", "--prefix", str(folder / "prefix")]
-    subprocess.run([*command, str(folder / "source")], check=True, timeout=300)
-    return Installation(folder / "prefix")
+    command = [str(installed.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--ignore-installed", "--no-deps", "--no-build-isolation", "--no-index", str(folder / "source")]
+    subprocess.run(command, check=True, timeout=600, env=installed.environment())
+    return installed

@@ -296,14 +296,16 @@ def test_command_that_does_not_exist_is_one_sentence() -> None:
 def test_child_dies_with_a_killed_parent() -> None:
     parent = f"""
 import os, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
 from vega3d_ros.inference.process import ChildProcess
 child = ChildProcess("orphan", [sys.executable, "-c", {DEAF!r}], on_line=None)
 child.wait_for_line("deaf", 60)
 print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    run = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S
+    )
     assert run.returncode == -signal.SIGKILL
     assert wait_until_ended(int(run.stdout.split()[-1]))
 

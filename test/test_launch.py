@@ -27,7 +27,7 @@ DEADLINE_S = 240.0
 @pytest.fixture
 def environment(installation: Installation) -> dict[str, str]:
     variables = installation.environment()
-    variables["PYTHONPATH"] += os.pathsep + str(TESTS)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [variables["PYTHONPATH"], str(TESTS)]))
     variables["ROS_DOMAIN_ID"] = str(unused_domain())
     return variables
 

@@ -199,7 +199,7 @@ def test_ament_index_and_our_own_lookup_agree(installation: Installation, tmp_pa
         "print(share('vega3d_ros'))\nprint(share_folder())"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code],
+        [str(installation.python), "-c", code],
         cwd=tmp_path,
         env=installation.environment(),
         capture_output=True,

@@ -9,10 +9,12 @@ for it.  A policy that hangs or takes its process with it costs no more than its
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import traceback
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -23,11 +25,7 @@ from vega3d_ros.inference.process import die_with_parent
 
 ALIVE_S = 1.0
 KILL_S = 2.0
-# With the path of this process: what can be imported here, a user's `module:Class` too, can be there.
-BEGIN = (
-    "import sys; sys.path[:] = sys.argv[1].split({!r}); "
-    "from vega3d_ros.inference.separate_policy import serve; serve()"
-)
+BEGIN = "from vega3d_ros.inference.separate_policy import serve; serve()"
 
 
 class SeparatePolicy:
@@ -41,9 +39,9 @@ class SeparatePolicy:
     def __init__(self, name: str, device: str = "cpu", threads: int = 1) -> None:
         self._connection, theirs = Pipe()
         # Not multiprocessing's own start: that runs the main script again, which an installed node's need not survive.
-        begin = [sys.executable, "-c", BEGIN.format(os.pathsep), os.pathsep.join(sys.path)]
         end = theirs.fileno()
-        self._process = subprocess.Popen([*begin, str(end), name, device, str(threads)], pass_fds=[end])
+        command = [sys.executable, "-c", BEGIN, str(end), name, device, str(threads)]
+        self._process = subprocess.Popen(command, pass_fds=[end], env={**os.environ, **import_environment()})
         theirs.close()  # so that its end is told by the end of the pipe
         try:
             spec = self._receive()
@@ -97,9 +95,20 @@ class SeparatePolicy:
         )
 
 
+def import_environment() -> dict[str, str]:
+    """Variables with which another process of this interpreter can import what can be imported here.
+
+    A user's own folders stand before the standard library in the path; what comes after it comes by itself there too.
+    """
+    library = sysconfig.get_path("stdlib")
+    given = [os.path.abspath(entry) for entry in itertools.takewhile(lambda entry: entry != library, sys.path)]
+    # The last keeps Python, from 3.11 on, from putting the working folder first where this process does not have it.
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(given)), "PYTHONSAFEPATH": "1"}
+
+
 def serve() -> None:
     """The life of the policy's process: answers what comes, until the other end goes away."""
-    end, name, device, threads = sys.argv[2:]
+    end, name, device, threads = sys.argv[1:]
     connection = Connection(int(end))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; policy_node decides
     die_with_parent()  # even if the policy hangs; a parent that has ended already has closed its end of the pipe
