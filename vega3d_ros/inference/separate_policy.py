@@ -25,8 +25,7 @@ ALIVE_S = 1.0
 KILL_S = 2.0
 # With the path of this process: what can be imported here, a user's `module:Class` too, can be there.
 BEGIN = (
-    "import sys; sys.path[:] = sys.argv[1].split({!r}); "
-    "from vega3d_ros.inference.separate_policy import serve; serve()"
+    "import sys; sys.path[:] = sys.argv[1].split({!r}); from vega3d_ros.inference.separate_policy import serve; serve()"
 )
 
 
