@@ -18,6 +18,9 @@ from vega3d_ros.parameters.table import CAMERA_ROWS, Row, known_names, row_of
 
 NEAR = 0.6
 _A_TURN = 2 * math.pi
+# A finger slides by less than a hand's breadth, m, or turns by less than half a turn, rad; what counts in per cent,
+# millimetres or steps has its ends further apart than this.
+_FINGER, _COUNTS = 3.2, 20.0
 _PER_JOINT = ("safety.lower", "safety.upper", "safety.velocity", "safety.acceleration", "forward_position.jerk")
 _ONE = ("safety.position_margin", "safety.velocity_scale", "safety.acceleration_scale", "safety.min_interval_s")
 
@@ -99,8 +102,17 @@ def _check_gripper(values: Mapping[str, Any]) -> None:
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
         )
-    if joint and values.get("gripper.open") is not None and values.get("gripper.open") == values.get("gripper.closed"):
+    ends = values.get("gripper.open"), values.get("gripper.closed")
+    if not joint or ends[0] is None or ends[1] is None:
+        return
+    if ends[0] == ends[1]:
         raise VegaError("'gripper.open' and 'gripper.closed' are equal: give the two ends of the gripper's way")
+    far = [abs(end) > _FINGER for end in ends]
+    if any(far) and (abs(ends[0] - ends[1]) < _COUNTS or any(0 < abs(end) <= _FINGER for end in ends)):
+        raise VegaError(
+            f"'gripper.open' is {ends[0]:g} and 'gripper.closed' is {ends[1]:g}, which is no way of a finger in m, rad "
+            "or per cent: give both in the unit in which joint_states has them"
+        )
 
 
 def _check_home(values: Mapping[str, Any]) -> None:
