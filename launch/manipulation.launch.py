@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
@@ -12,7 +14,10 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from policies.types import VegaError
-from vega3d_ros.bringup.bringup import ARGUMENTS, NodeEntry, environment_of, node_table
+from vega3d_ros.bringup.bringup import ARGUMENTS, NodeEntry, environment_of, node_table, strict_files
+
+# Parameter files as they were understood; it goes with this process.
+FOLDER = tempfile.TemporaryDirectory(prefix="vega3d-")
 
 
 def end_everything(event: ProcessExited, context: LaunchContext) -> None:
@@ -21,12 +26,12 @@ def end_everything(event: ProcessExited, context: LaunchContext) -> None:
         raise RuntimeError(f"{event.process_name} ended with status {event.returncode}, so everything was stopped.")
 
 
-def node_actions(entry: NodeEntry) -> list[LaunchDescriptionEntity]:
+def node_actions(entry: NodeEntry, folder: Path) -> list[LaunchDescriptionEntity]:
     node = Node(
         package=entry.package,
         executable=entry.executable,
         name=entry.name,
-        parameters=[*(str(path) for path in entry.parameter_files), dict(entry.parameters)],
+        parameters=[*map(str, strict_files(entry, folder)), dict(entry.parameters)],
         remappings=list(entry.remappings),
         output="screen",
         emulate_tty=True,
@@ -42,7 +47,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     except VegaError as error:
         # The launch system shows this sentence and ends with status 1.
         raise RuntimeError(str(error)) from None
-    return [action for entry in table for action in node_actions(entry)]
+    return [action for entry in table for action in node_actions(entry, Path(FOLDER.name))]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -92,7 +92,8 @@ def test_each_thing_that_is_wrong_is_named(robot, tmp_path):
         "wrist": {"topic": "nowhere/image_raw"},
     }
     safety = {"acceleration": [10.0], "lower": [-0.1], "upper": [3.0]}
-    status, text = check(robot, patient(tmp_path, cameras=cameras, safety=safety), stamp_offset_ns=-60_000_000_000)
+    changes = {"cameras": cameras, "safety": safety, "home": [0.0, 0.0, 0.0, -0.08, 0.0, 2.2, 0.8]}
+    status, text = check(robot, patient(tmp_path, **changes), stamp_offset_ns=-60_000_000_000)
     assert status == 1, text
     for words in (
         "FIX   camera agentview: It sends 256x256 instead of 640x480",

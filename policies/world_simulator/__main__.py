@@ -1,6 +1,6 @@
 """Keep the prompt's embedding, so that Wan's text encoder never runs again.
 
-    python -m policies.world_simulator export-prompt FOLDER
+python -m policies.world_simulator export-prompt FOLDER
 """
 
 from __future__ import annotations

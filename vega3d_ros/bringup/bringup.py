@@ -24,6 +24,8 @@ import yaml
 from policies.types import VegaError, check_instruction
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import ChildProcess, print_line, stop_all
+from vega3d_ros.parameters.arm_check import check_described
+from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
 
 SIMULATED_ROBOTS = ("libero",)
 MAX_DOMAIN = 232
@@ -104,13 +106,16 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     if arguments["bag"] and not record:
         raise VegaError("bag:= names a folder but nothing is recorded: add record:=true, or leave it out.")
 
+    files = (robot_file(arguments["robot"]), *policy_files(arguments["policy"]))
+    # What is wrong with them is said before anything starts.
+    check_described({name: value for path in files for name, value in read_robot_file(path).items()})
     table = [
         NodeEntry(
             name="policy_node",
             executable="policy_node",
             module="vega3d_ros.node.policy_node",
             lifecycle=True,
-            parameter_files=(robot_file(arguments["robot"]), *policy_files(arguments["policy"])),
+            parameter_files=files,
             parameters=policy,
         )
     ]
@@ -175,22 +180,18 @@ def robot_file(robot: str) -> Path:
     if "/" not in robot and named.is_file():
         return named
     if robot.endswith((".yaml", ".yml")) and Path(robot).is_file():
-        return _checked_file(Path(robot).absolute())
+        return Path(robot).absolute()
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
     raise VegaError(f"There is no robot '{robot}': choose one of {known}, or give the path of a parameter file.")
 
 
-def _checked_file(path: Path) -> Path:
-    """`path`, if ROS could read parameters from it.  Raises VegaError: what ROS says itself is no sentence."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise VegaError(f"The robot's file {path} cannot be read ({why}): correct it.") from error
-    nodes = tree.values() if isinstance(tree, dict) else ()
-    if not any(isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict) for node in nodes):
-        raise VegaError(f"The robot's file {path} has no parameters: begin it with '/**:' and 'ros__parameters:'.")
-    return path
+def strict_files(entry: NodeEntry, folder: Path) -> list[Path]:
+    """Copies in `folder` of an entry's parameter files, as they were understood.  Raises VegaError."""
+    copies = []
+    for number, path in enumerate(entry.parameter_files):
+        copies.append(folder / f"{entry.name}-{number}-{path.stem}.yaml")
+        write_parameters(read_robot_file(path, entry.name), copies[-1])
+    return copies
 
 
 def policy_files(policy: str) -> tuple[Path, ...]:
@@ -214,10 +215,11 @@ def node_command(entry: NodeEntry, folder: Path) -> list[str]:
     """The command that runs one process; its parameters are written to a file in `folder`."""
     parameters = folder / f"{entry.name}.yaml"
     parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(entry.parameters)}}))
+    files = strict_files(entry, folder)
     command = [sys.executable, "-m", entry.module, "--ros-args", "-r", f"__node:={entry.name}"]
     for source, target in entry.remappings:
         command += ["-r", f"{source}:={target}"]
-    for path in (*entry.parameter_files, parameters):
+    for path in (*files, parameters):
         command += ["--params-file", str(path)]
     return command
 

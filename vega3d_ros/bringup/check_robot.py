@@ -8,9 +8,11 @@ each joint by hand in its positive direction, and compares the signs.
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vega3d_ros.ros.dds import DISCOVERY_S, apply_defaults
@@ -31,6 +33,8 @@ from policies.types import VegaError  # noqa: E402
 from vega3d_ros.bringup.bringup import robot_file  # noqa: E402
 from vega3d_ros.control.kinematics import Kinematics  # noqa: E402
 from vega3d_ros.control.safety_guard import combine_limits  # noqa: E402
+from vega3d_ros.parameters.arm_check import check_arm  # noqa: E402
+from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters  # noqa: E402
 from vega3d_ros.ros import conversions, node_parameters  # noqa: E402
 from vega3d_ros.ros.node_process import read_robot_description  # noqa: E402
 
@@ -58,6 +62,7 @@ class RobotCheck:
         node_parameters.declare(node)
         self._node, self._say = node, say
         self._parameters = node_parameters.read(node)
+        node_parameters.refuse_unknown(node)
         names = sorted({key.split(".")[1] for key in node._parameter_overrides if key.startswith("cameras.")})
         self._cameras = {name: node_parameters.read_camera(node, name) for name in names}
         self._heard = {name: Heard([], []) for name in (*names, "joint_states")}
@@ -147,6 +152,15 @@ class RobotCheck:
             text = read_robot_description(self._node, parameters.robot_description)
             kinematics = Kinematics(text, parameters.joint_names, parameters.tip_frame)
             limits = combine_limits(kinematics, parameters.safety)
+            check_arm(
+                kinematics,
+                limits,
+                text,
+                parameters.tip_frame,
+                parameters.home,
+                parameters.gripper_command_joint,
+                (parameters.gripper_open, parameters.gripper_closed),
+            )
         except VegaError as error:
             self._say(False, "robot description and limits", str(error))
             return
@@ -234,9 +248,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     context = Context()
     try:
         robot, seconds, axes = _arguments(sys.argv[1:] if argv is None else argv)
-        options = ["--ros-args", "--params-file", str(robot_file(robot)), "-p", "clock_mode:=realtime"]
+        values = read_robot_file(robot_file(robot)) | {"clock_mode": "realtime"}
         rclpy.init(context=context)
-        node = Node("check_robot", context=context, cli_args=options, use_global_arguments=False)
+        with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
+            path = Path(folder) / "robot.yaml"
+            write_parameters(values, path)
+            options = ["--ros-args", "--params-file", str(path)]
+            node = Node("check_robot", context=context, cli_args=options, use_global_arguments=False)
         RobotCheck(node, say).run(seconds, axes)
         node.destroy_node()
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:

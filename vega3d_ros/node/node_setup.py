@@ -14,6 +14,7 @@ from vega3d_ros.control.safety_guard import SafetyGuard
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.inference.separate_policy import SeparatePolicy
+from vega3d_ros.parameters.arm_check import check_arm
 from vega3d_ros.ros import node_parameters
 from vega3d_ros.ros.node_process import read_robot_description
 from vega3d_ros.topics.inputs import Inputs
@@ -41,18 +42,26 @@ def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
 def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
     """Put everything around the policy.  Raises VegaError."""
     spec = policy.spec
-    cameras = {camera: node_parameters.read_camera(node, camera) for camera in spec.cameras}
+    cameras = node_parameters.read_cameras(node, spec.cameras)
     period_ns = round(1e9 / spec.action_space.rate_hz)
     lockstep = parameters.clock_mode == "lockstep"
-    kinematics = Kinematics(
-        read_robot_description(node, parameters.robot_description), parameters.joint_names, parameters.tip_frame
-    )
+    urdf_xml = read_robot_description(node, parameters.robot_description)
+    kinematics = Kinematics(urdf_xml, parameters.joint_names, parameters.tip_frame)
     if parameters.command_interface == "forward_position" and parameters.forward_jerk.size not in (1, kinematics.n):
         raise VegaError(
             f"Parameter forward_position.jerk has {parameters.forward_jerk.size} numbers: give one, or {kinematics.n}."
         )
     loop, guard = guarded_loop(
         policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, parameters.committed
+    )
+    check_arm(
+        kinematics,
+        guard.limits,
+        urdf_xml,
+        parameters.tip_frame,
+        parameters.home,
+        parameters.gripper_command_joint,
+        (parameters.gripper_open, parameters.gripper_closed),
     )
     max_age_ns = None if lockstep else round(parameters.max_age_s * 1e9)
     buffer = FrameBuffer(

@@ -10,6 +10,7 @@ policy failed, somebody else commands the same arm) stops until `~/start` is cal
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.node_report import Condition, Reporter, report  # noqa: E402
 from vega3d_ros.node.node_setup import build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
+from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters, priority  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
 from vega3d_ros.ros.diagnostics import Level  # noqa: E402
@@ -57,6 +59,7 @@ class PolicyNode(CarefulLifecycleNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("policy_node", **options)
         node_parameters.declare(self)
+        node_parameters.refuse_unknown(self)
         self._inputs: Inputs | None = None
         self._policy: Policy | None = None
         self._runner: Lockstep | Realtime | None = None
@@ -380,7 +383,12 @@ class PolicyNode(CarefulLifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_node(PolicyNode, args)
+    try:
+        with strict_arguments(sys.argv if args is None else args, "policy_node") as words:
+            return run_node(PolicyNode, words)
+    except VegaError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

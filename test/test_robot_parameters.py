@@ -1,0 +1,207 @@
+"""A robot's file is read strictly: a slip is one sentence that names the key, wherever the file is used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rclpy.context import Context
+from rclpy.node import Node
+
+from policies.types import VegaError
+from vega3d_ros.bringup import bringup, check_robot
+from vega3d_ros.control.kinematics import Kinematics
+from vega3d_ros.control.safety_guard import combine_limits
+from vega3d_ros.parameters.arm_check import check_arm, check_described
+from vega3d_ros.parameters.robot_file import read_robot_file, strict_arguments, write_parameters
+from vega3d_ros.parameters.table import ROWS
+from vega3d_ros.parameters.values import check_known
+
+ROOT = Path(__file__).resolve().parent.parent
+UR5E = (ROOT / "config" / "robots" / "ur5e.yaml").read_text()
+HOME_LINE = "home: [0.0, -1.570796, 1.570796, -1.570796, -1.570796, 0.0]"
+DEADLINE_S = 60.0
+
+# What is changed in the UR5e's file, what becomes of it, and words of the sentence that must come.
+SLIPS = [
+    ("dry_run: true", "dryrun: true", ["'dryrun' (did you mean 'dry_run'?)"]),
+    ("max_skew_s: 0.04", "max_skew: 0.04", ["'max_skew' (did you mean 'max_skew_s'?)"]),
+    ("velocity_scale: [0.1]", "velocty_scale: [0.1]", ["'safety.velocty_scale' (did you mean 'safety.velocity_scale'"]),
+    ("    safety:\n", "    saftey:\n", ["'saftey.mode' (did you mean 'safety.mode'?)", "'saftey.velocity_scale'"]),
+    ("    dry_run: true", "    dry_run: true\n    velocity_scale: [0.1]", ["did you mean 'safety.velocity_scale'?"]),
+    ("  ros__parameters:", "  ros_parameters:", ["no parameters", "ros__parameters"]),
+    ("/**:\n", "/policy-node:\n", ["no parameters for policy_node"]),
+    ("width: 640,", "widht: 640,", ["did you mean 'cameras.agentview.width'?"]),
+    ("agentview: {topic: agentview/color/image_raw, compressed: false, width: 640, height: 480, max_identical: 2}",
+     "agentview: agentview/color/image_raw", ["'cameras.agentview' by itself", "topic"]),
+    ("    gripper:\n", "    gripper: 0.04\n    griper:\n", ["'gripper' by itself", "'griper.joints'"]),
+    (HOME_LINE, "home: [0.0, -90.0, 90.0, -90.0, -90.0, 0.0]", ["'home'", "-90", "degrees"]),
+    (HOME_LINE, "home: [0.0, -1.57, 4.0, -1.57, -1.57, 0.0]", ["'home'", "elbow_joint at 4 rad", "-3.092 to 3.092"]),
+    (HOME_LINE, "home: [0.0, -1.57, 1.57]", ["'home' has 3 angles for 6 joints"]),
+    (HOME_LINE, "home: ['0.0', -1.57, 1.57, -1.57, -1.57, 0.0]", ["'home'", "remove the quotes"]),
+    (HOME_LINE, "home:", ["'home' has no value"]),
+    (HOME_LINE, "home: [.nan, -1.57, 1.57, -1.57, -1.57, 0.0]", ["'home' is nan"]),
+    ("open: 0.0\n      closed: 0.7", "open: 10.0\n      closed: 0.0", ["'gripper.open' is 10 and"]),
+    ("open: 0.0", "open: 40.0", ["'gripper.open' is 40 and 'gripper.closed' is 0.7"]),
+    ("open: 0.0", "open: 0.7", ["'gripper.open' and 'gripper.closed' are equal"]),
+    ("      acceleration: [3.1415]", "      acceleration: [1e9]", ["'safety.acceleration' is 1e+09"]),
+    ("      acceleration: [3.1415]", "      acceleration: [180.0]", ["'safety.acceleration' is 180", "degrees"]),
+    ("      acceleration: [3.1415]", "      acceleration: [0]", ["'safety.acceleration' is 0"]),
+    ("      velocity: [3.1415]", "      velocity: [3.1415, 3.1415]", ["'safety.velocity' has 2 numbers"]),
+    ("lower: [-6.2831, -6.2831", "lower: [-360.0, -360.0", ["'safety.lower' is -360", "degrees"]),
+    ("lower: [-6.2831, -6.2831", "lower: [6.29, -6.2831", ["'safety.lower' is not below 'safety.upper'"]),
+    ("workspace_lower: [0.2, -0.4, 0.02]", "workspace_lower: [200, -400, 20]", ["'safety.workspace_lower'", "milli"]),
+    ("workspace_lower: [0.2, -0.4, 0.02]", "workspace_lower: [0.2, -0.4]", ["'safety.workspace_lower' has 2 numbers"]),
+    ("velocity_scale: [0.1]", "velocity_scale: [10]", ["'safety.velocity_scale' is 10"]),
+    ("dry_run: true", "dry_run: 'false'", ["'dry_run'", "true or false"]),
+    ("mode: reject", "mode: warn", ["'safety.mode' is 'warn'", "reject, clamp"]),
+    ("hardware_id: ur5e ", "hardware_id: 5 ", ["'hardware_id' is 5", "text"]),
+    ("dry_run: true", "dry_run: true\n    dry_run: false", ["'dry_run' twice"]),
+    ("dry_run: true", "dry_run: true\n    gripper.open: 0.1", ["'gripper.open' twice"]),
+    ("/**:\n", "safety: {mode: clamp}\n/**:\n", ["'safety' outside of 'ros__parameters'"]),
+    ("command_joint: finger_joint", "command_joint: fingerjoint", ["'gripper.command_joint'"]),
+]  # fmt: skip
+
+
+def file_with(folder: Path, old: str, new: str) -> Path:
+    assert old in UR5E
+    path = folder / "arm.yaml"
+    path.write_text(UR5E.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(("old", "new", "said"), SLIPS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_slip_is_one_sentence_that_names_the_key(old, new, said, tmp_path, capsys):
+    path = file_with(tmp_path, old, new)
+    sentences = []
+    for main in (bringup.main, check_robot.main):
+        assert main([f"robot:={path}"]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == "" and len(printed.err.strip().splitlines()) == 1, printed
+        sentences.append(printed.err.partition(": ")[2])
+    assert sentences[0] == sentences[1] and str(path) in sentences[0]
+    for words in said:
+        assert words in sentences[0]
+
+
+def values_in_ros(path: Path) -> dict[str, Any]:
+    """What rclpy makes of a parameter file."""
+    context = Context()
+    rclpy.init(context=context)
+    try:
+        options = ["--ros-args", "--params-file", str(path)]
+        node = Node("policy_node", context=context, cli_args=options, use_global_arguments=False)
+        found = {name: parameter.value for name, parameter in node._parameter_overrides.items()}
+        node.destroy_node()
+        return {name: list(value) if hasattr(value, "tolist") else value for name, value in found.items()}
+    finally:
+        context.try_shutdown()
+
+
+def test_whole_numbers_among_others_reach_ros_as_floats(tmp_path):
+    text = UR5E.replace(HOME_LINE, "home: [0, -1.5, 1.5, -1.5, -1.5, 0]").replace("open: 0.0", "open: 0")
+    path = tmp_path / "arm.yaml"
+    path.write_text(
+        text.replace("      velocity: [3.1415]", "      velocity: 3").replace("[finger_joint]", "finger_joint")
+    )
+    understood = read_robot_file(path)
+    with strict_arguments(["node", "--ros-args", "--params-file", str(path)], "policy_node") as words:
+        assert words[:3] == ["node", "--ros-args", "--params-file"]
+        in_ros = values_in_ros(Path(words[3]))
+    assert in_ros == understood
+    assert in_ros["home"] == [0.0, -1.5, 1.5, -1.5, -1.5, 0.0] and isinstance(in_ros["gripper.open"], float)
+    assert in_ros["safety.velocity"] == [3.0] and in_ros["gripper.joints"] == ["finger_joint"]
+
+
+def test_a_file_that_ros_reads_means_the_same_after_it_was_read_strictly(tmp_path):
+    for path in sorted((ROOT / "config" / "robots").glob("*.yaml")):
+        copy = tmp_path / path.name
+        write_parameters(read_robot_file(path), copy)
+        assert values_in_ros(copy) == values_in_ros(path)
+
+
+def test_a_section_for_another_node_is_left_to_it(tmp_path):
+    path = tmp_path / "arm.yaml"
+    own, other = {"ros__parameters": {"dry_run": False}}, {"ros__parameters": {"speed": 5}}
+    path.write_text(yaml.safe_dump({"ns": {"policy_node": own}, "/driver": other}))
+    assert read_robot_file(path) == {"dry_run": False}
+    with pytest.raises(VegaError, match="nothing reads 'speed'"):
+        read_robot_file(path, "driver")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--params-file", "{file}"], "'dryrun' (did you mean 'dry_run'?)"),
+        (["-p", "dryrun:=true"], "'dryrun' (did you mean 'dry_run'?)"),
+        (["-p", "cameras.wrist.topc:=x"], "did you mean 'cameras.wrist.topic'?"),
+    ],
+)
+def test_a_node_started_by_hand_refuses_what_it_does_not_know(words, said, tmp_path):
+    path = file_with(tmp_path, "dry_run: true", "dryrun: true")
+    command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args"]
+    command += [word.replace("{file}", str(path)) for word in words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ROS_DOMAIN_ID": "45"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
+    lines = run.stderr.strip().splitlines()
+    assert run.returncode == 1 and len(lines) == 1 and said in lines[0], run.stderr
+
+
+# Against the arm's own model
+
+LIBERO = read_robot_file(ROOT / "config" / "robots" / "libero.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tip_frame": "panda_link0"}, "tip_frame is 'panda_link0', which does not move with panda_joint1"),
+        ({"tip_frame": "panda_link5"}, "does not move with panda_joint6, panda_joint7"),
+        ({"home": [0.0, -0.16, 0.0, 1.0, 0.0, 2.2, 0.8]}, "panda_joint4 at 1 rad, outside its limits of -3.072"),
+        ({"gripper.open": 0.4}, "gripper.open is 0.4, but panda_finger_joint1 reaches from 0 to 0.04"),
+        ({"tip_frame": "tcp"}, "no frame 'tcp'"),
+        ({"robot_description": "/nowhere.urdf"}, "/nowhere.urdf"),
+    ],
+)
+def test_what_the_arm_cannot_be_is_refused_before_anything_starts(changes, said, tmp_path, capsys):
+    check_described(LIBERO)
+    path = tmp_path / "arm.yaml"
+    write_parameters(LIBERO | changes, path)
+    assert bringup.main([f"robot:={path}"]) == 1
+    printed = capsys.readouterr().err
+    assert said in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_a_model_that_does_not_know_the_gripper_says_nothing_about_it():
+    urdf = (ROOT / "config" / "robots" / "libero_panda.urdf").read_text()
+    arm = Kinematics(urdf, LIBERO["joint_names"], "panda_tcp")
+    limits = combine_limits(arm, {"acceleration": 10.0})
+    check_arm(arm, limits, urdf, "panda_tcp", (limits.lower + limits.upper) / 2, "another_gripper", (3.0, 0.0))
+
+
+NAMES = [row.name for row in ROWS]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(NAMES), st.data())
+def test_one_slip_of_a_letter_finds_the_name_that_was_meant(name, data):
+    at = data.draw(st.integers(0, len(name) - 1))
+    kind = data.draw(st.sampled_from(["lost", "doubled", "swapped"]))
+    wrong = {
+        "lost": name[:at] + name[at + 1 :],
+        "doubled": name[:at] + name[at] + name[at:],
+        "swapped": name[:at] + name[at : at + 2][::-1] + name[at + 2 :],
+    }[kind]
+    if wrong in NAMES or len(name) < 6 or wrong.startswith(".") or any(n.startswith(f"{wrong}.") for n in NAMES):
+        return
+    with pytest.raises(VegaError) as refused:
+        check_known([wrong])
+    assert f"'{wrong}' (did you mean '{name}'?)" in str(refused.value)

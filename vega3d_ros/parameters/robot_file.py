@@ -1,0 +1,138 @@
+"""A robot's parameter file, read strictly, and handed on in a form that ROS's own parser takes.
+
+ROS ignores keys that nothing declares, and its parser refuses an array of whole and other numbers with words that name
+no key; so the file is read here first, by whoever starts the node, and by a node that was started by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from policies.types import VegaError
+from vega3d_ros.parameters.table import QOS_OVERRIDES, row_of
+from vega3d_ros.parameters.values import check_known, check_together, clean_value
+
+PARAMETERS = "ros__parameters"
+_NODE_NAME = re.compile(r"(?:policy_node:)?__(?:node|name):=(.+)")
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 1e9 for a number, as ROS does, and a key that comes twice for an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if not isinstance(key, str | int | float | bool):
+                raise VegaError(f"has the key {key}: use text")
+            if keys.count(key) > 1:
+                raise VegaError(f"has '{key}' twice in one place: remove one")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def read_robot_file(path: Path, node: str = "policy_node") -> dict[str, Any]:
+    """Parameters that a file gives the node, by full name (`safety.mode`), each of its row's kind.
+
+    Raises VegaError, with the file's name, on what cannot be read, a key that nothing reads, and values that no arm can
+    mean.
+    """
+    values = _read(path, node)
+    if not values:
+        raise VegaError(
+            f"The robot's file {path} has no parameters for {node}: begin it with '/**:' and '{PARAMETERS}:'."
+        )
+    return values
+
+
+def write_parameters(values: Mapping[str, Any], path: Path) -> None:
+    """Write parameters by full name as a file for any node."""
+    # ROS's parser gives an empty array no type.
+    given = {name: value for name, value in values.items() if value != []}
+    path.write_text(yaml.safe_dump({"/**": {PARAMETERS: given}}), encoding="utf-8")
+
+
+@contextmanager
+def strict_arguments(words: Sequence[str], node: str) -> Iterator[list[str]]:
+    """Command line arguments of a node in which each parameter file is one that was read strictly.
+
+    The files exist within the context.  Raises VegaError as `read_robot_file` does.
+    """
+    names = [found.group(1) for word in words if (found := _NODE_NAME.fullmatch(word))]
+    node = names[-1] if names else node
+    result = list(words)
+    with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
+        for index, word in enumerate(words[:-1]):
+            if word != "--params-file":
+                continue
+            values = _read(Path(words[index + 1]), node)
+            if values:
+                path = Path(folder) / f"{index}.yaml"
+                write_parameters(values, path)
+                result[index + 1] = str(path)
+        yield result
+
+
+def _read(path: Path, node: str) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values: dict[str, Any] = {}
+        for section, content in _sections(tree, ()):
+            if section[-1] in ("**", "*", node):
+                values |= _clean(content)
+        check_together(values)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise VegaError(f"The robot's file {path} cannot be read ({why}): correct it.") from error
+    except VegaError as error:
+        verb = "" if str(error).startswith("has ") else ":"
+        raise VegaError(f"The robot's file {path}{verb} {error}.") from error
+    return values
+
+
+def _sections(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(names of the node, its parameters) for every node of a parameter file."""
+    if not isinstance(tree, dict) or not _has_parameters(tree):
+        return
+    for key, below in tree.items():
+        if key == PARAMETERS:
+            yield place or ("",), below
+            continue
+        if not _has_parameters(below):
+            raise VegaError(f"has '{key}' outside of '{PARAMETERS}': move it below, indented")
+        yield from _sections(below, (*place, *str(key).strip("/").split("/")))
+
+
+def _has_parameters(tree: Any) -> bool:
+    return isinstance(tree, dict) and (PARAMETERS in tree or any(map(_has_parameters, tree.values())))
+
+
+def _clean(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise VegaError(f"has nothing below '{PARAMETERS}': put the parameters there, indented")
+    given = list(_flat(content, ""))
+    names = [name for name, _ in given if not name.startswith(QOS_OVERRIDES)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise VegaError(f"has '{twice[0]}' twice: remove one")
+    check_known(names)
+    rows = ((name, row_of(name), value) for name, value in given)
+    return {name: value if row is None else clean_value(row, name, value) for name, row, value in rows}
+
+
+def _flat(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

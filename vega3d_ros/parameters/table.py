@@ -1,0 +1,196 @@
+"""Every parameter of policy_node: kind, default, range, description.  docs/interfaces.md says the same in prose.
+
+Ranges are what an arm on a table can be, so that degrees, millimetres and slips of a digit are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vega3d_ros.control.chunk_scheduler import MERGE_MODES
+
+Kind = Literal["text", "flag", "whole", "number", "texts", "numbers"]
+CLOCK_MODES = ("lockstep", "realtime")
+AFTER_PROBLEM = ("wait", "deactivate")
+COMMAND_INTERFACES = ("joint_trajectory", "forward_position", "follow_joint_trajectory")
+TWO_TURNS = 12.6  # rad, the range of the widest joints of arms
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter.
+
+    default: None for what has none.  low, high: range of each number.  above: the number must be greater than `low`.
+    unit: rad, rad/s, rad/s^2 or m, from which a wrong unit is guessed.  fixed: cannot be changed once the node runs.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    above: bool = False
+    choices: tuple[str, ...] = ()
+    fixed: bool = True
+
+
+# Arrays of one number stand for all joints; what is not given here must be in the URDF.
+SAFETY = (
+    Row("safety.mode", "text", "reject", "What becomes of a command outside a limit.", choices=("reject", "clamp")),
+    Row("safety.lower", "numbers", None, "Lower joint limits, rad.", -TWO_TURNS, TWO_TURNS, "rad"),
+    Row("safety.upper", "numbers", None, "Upper joint limits, rad.", -TWO_TURNS, TWO_TURNS, "rad"),
+    Row("safety.velocity", "numbers", None, "Joint velocity limits, rad/s.", 0.0, 30.0, "rad/s", above=True),
+    Row(
+        "safety.acceleration",
+        "numbers",
+        None,
+        "Joint acceleration limits, rad/s^2; required, as a URDF has none.",
+        0.0,
+        100.0,
+        "rad/s^2",
+        above=True,
+    ),
+    Row("safety.position_margin", "numbers", None, "Distance kept from the joint limits, rad.", 0.0, 1.0, "rad"),
+    Row("safety.velocity_scale", "numbers", None, "Factor in (0, 1] on the velocity limits.", 0.0, 1.0, above=True),
+    Row("safety.acceleration_scale", "numbers", None, "Factor in (0, 1] on the accelerations.", 0.0, 1.0, above=True),
+    Row("safety.workspace_lower", "numbers", None, "Lower corner of the tool's box, base frame, m.", -10, 10, "m"),
+    Row("safety.workspace_upper", "numbers", None, "Upper corner of the tool's box, base frame, m.", -10, 10, "m"),
+    Row("safety.min_interval_s", "numbers", None, "Commands closer together than this are refused, s.", 0.0, 1.0),
+)
+_POLICY = (
+    Row("policy", "text", "vega-nano", "Name of a policy in policies/, checkpoint folder, or module:Class."),
+    Row("device", "text", "cpu", "Torch device of the policy, such as cpu or cuda:0."),
+    Row("threads", "whole", 1, "Torch threads of the policy.", 1, 256),
+    Row(
+        "clock_mode",
+        "text",
+        "realtime",
+        "lockstep: one command for every joint state, the world waits; realtime: a timer at the policy's rate.",
+        choices=CLOCK_MODES,
+    ),
+    Row("autostart", "flag", False, "Begin to command at activation, without ~/start.", fixed=False),
+    Row("merge", "text", "align", "realtime: how a new chunk takes over.", choices=MERGE_MODES),
+    Row("command_timeout_s", "number", 5.0, "realtime: without an action for this long, stop.", 0.05, 60.0),
+    Row(
+        "policy_timeout_s",
+        "number",
+        0.0,
+        "realtime: a policy that has answered before and now thinks for longer than this is a fault; 0: off.",
+        0.0,
+        60.0,
+    ),
+    Row(
+        "control_priority",
+        "whole",
+        50,
+        "realtime: SCHED_FIFO priority of this process, but not of the policy's, where the system allows it; 0: none.",
+        0,
+        99,
+    ),
+)
+_ARM = (
+    Row("hardware_id", "text", "arm", "Name of this robot in /diagnostics."),
+    Row(
+        "robot_description",
+        "text",
+        "",
+        "URDF: a path or package://vega3d_ros/config/robots/...; empty: from the topic robot_description.",
+    ),
+    Row("tip_frame", "text", "panda_tcp", "Frame of the tool centre point in the URDF."),
+    Row("joint_names", "texts", None, "Arm joints in the order of the kinematic chain."),
+    Row("home", "numbers", None, "Joint angles of the null-space posture, rad.", -TWO_TURNS, TWO_TURNS, "rad"),
+    Row("controller", "text", "panda_arm_controller", "<controller>/joint_trajectory is commanded."),
+    Row("gripper.joints", "texts", None, "Joints of joint_states that give finger openings."),
+    Row("gripper.command_joint", "text", "", "Joint commanded to open and close; empty: no gripper."),
+    # In the joint's own unit; values.py says which pairs of numbers are plausible.
+    Row("gripper.open", "number", 0.04, "Position of the commanded joint when open, m, rad, ...", -1e5, 1e5),
+    Row("gripper.closed", "number", 0.0, "Position of the commanded joint when closed, m, rad, ...", -1e5, 1e5),
+    Row(
+        "gripper.controller",
+        "text",
+        "",
+        "Empty: the gripper joint is part of the arm's trajectory; else its own.",
+    ),
+    Row("gripper.action", "text", "gripper_cmd", "Actions: <gripper.controller>/<this> is a GripperCommand."),
+    Row("gripper.max_effort", "number", 0.0, "Actions: effort of the gripper, N; 0: its own.", 0.0, 1000.0),
+    Row("max_skew_s", "number", 0.06, "Cameras and joint states further apart than this are not used.", 0.001, 10.0),
+    Row("max_age_s", "number", 0.25, "Cameras and joint states older than this stop the robot.", 0.001, 10.0),
+    Row("base_pose_topic", "text", "", "Topic of the base frame in the world (PoseStamped); empty: fixed."),
+    Row("base_position", "numbers", (0.0, 0.0, 0.0), "Base frame in the world, m.", -100.0, 100.0, "m"),
+    Row(
+        "base_quaternion",
+        "numbers",
+        (0.0, 0.0, 0.0, 1.0),
+        "Base frame in the world, unit quaternion xyzw.",
+        -1.001,
+        1.001,
+    ),
+)
+# What an arm that can hurt somebody needs; the robot's YAML decides.
+_REAL_ARM = (
+    Row(
+        "after_problem",
+        "text",
+        "wait",
+        "realtime: what an input or a driver that fails while the arm moves leads to.",
+        choices=AFTER_PROBLEM,
+    ),
+    Row("dry_run", "flag", True, "Publish commands below ~/dry_run/ only, where no driver listens."),
+    Row(
+        "command_interface",
+        "text",
+        "joint_trajectory",
+        "What the arm's controller listens to.",
+        choices=COMMAND_INTERFACES,
+    ),
+    Row(
+        "committed",
+        "flag",
+        True,
+        "Trajectories start on arrival and end at rest, so that a driver stops by itself when this node dies.",
+    ),
+    Row("forward_position.rate_hz", "number", 100.0, "forward_position: rate of the commands, Hz.", 20.0, 1000.0),
+    Row("forward_position.jerk", "numbers", None, "forward_position: jerk limits, rad/s^3.", 0.0, 1e5, above=True),
+)
+ROWS = (*_POLICY, *_ARM, *_REAL_ARM, *SAFETY)
+# cameras.<camera>.<name>
+CAMERA_ROWS = (
+    Row("topic", "text", "{camera}/image_raw", "Image topic of camera '{camera}'."),
+    Row("compressed", "flag", False, "The topic carries CompressedImage (JPEG or PNG)."),
+    Row("width", "whole", 0, "Image width that is accepted, pixels; 0: any.", 0, 16384),
+    Row("height", "whole", 0, "Image height that is accepted, pixels; 0: any.", 0, 16384),
+    Row(
+        "max_identical",
+        "whole",
+        0,
+        "Frames in a row that may show the same pixels; 0: any number (simulated cameras).",
+        0,
+        10_000,
+    ),
+)
+# Declared by rclpy itself, or left to it.
+SIM_TIME = Row("use_sim_time", "flag", False, "Take the time from /clock.", fixed=False)
+QOS_OVERRIDES = "qos_overrides."
+
+
+def row_of(name: str) -> Row | None:
+    """The row of a parameter's full name, None if there is none."""
+    return _BY_NAME.get(name) or _camera_row(name)
+
+
+def known_names(cameras: tuple[str, ...] = ()) -> list[str]:
+    """Full names of all parameters; those of the cameras for each of `cameras`."""
+    return [*_BY_NAME, *(f"cameras.{camera}.{row.name}" for camera in cameras for row in CAMERA_ROWS)]
+
+
+def _camera_row(name: str) -> Row | None:
+    parts = name.split(".")
+    if len(parts) != 3 or parts[0] != "cameras" or not parts[1]:
+        return None
+    return next((row for row in CAMERA_ROWS if row.name == parts[2]), None)
+
+
+_BY_NAME = {row.name: row for row in (*ROWS, SIM_TIME)}
