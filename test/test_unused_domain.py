@@ -21,9 +21,7 @@ ASK_AGAIN = "from sim.robot.ros_client import unused_domain; print(len({unused_d
 def test_callers_at_the_same_time_get_domains_of_their_own():
     command = [sys.executable, "-c", ASK]
     callers = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent
-        )
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
         for _ in range(CALLERS)
     ]
     try:

@@ -105,9 +105,9 @@ _ARM = (
     Row("controller", "text", "panda_arm_controller", "<controller>/joint_trajectory is commanded."),
     Row("gripper.joints", "texts", None, "Joints of joint_states that give finger openings."),
     Row("gripper.command_joint", "text", "", "Joint commanded to open and close; empty: no gripper."),
-    # A finger slides by less than a hand's breadth, or turns by less than half a turn.
-    Row("gripper.open", "number", 0.04, "Position of the commanded joint when open, m (or rad).", -3.2, 3.2, "m"),
-    Row("gripper.closed", "number", 0.0, "Position of the commanded joint when closed, m (or rad).", -3.2, 3.2, "m"),
+    # In the joint's own unit; values.py says which pairs of numbers are plausible.
+    Row("gripper.open", "number", 0.04, "Position of the commanded joint when open, m, rad, ...", -1e5, 1e5),
+    Row("gripper.closed", "number", 0.0, "Position of the commanded joint when closed, m, rad, ...", -1e5, 1e5),
     Row(
         "gripper.controller",
         "text",

@@ -18,6 +18,9 @@ from vega3d_ros.parameters.table import CAMERA_ROWS, Row, known_names, row_of
 
 NEAR = 0.6
 _A_TURN = 2 * math.pi
+# A finger slides by less than a hand's breadth, m, or turns by less than half a turn, rad; what counts in per cent,
+# millimetres or steps has its ends further apart than this.
+_FINGER, _COUNTS = 3.2, 20.0
 _PER_JOINT = ("safety.lower", "safety.upper", "safety.velocity", "safety.acceleration", "forward_position.jerk")
 _ONE = ("safety.position_margin", "safety.velocity_scale", "safety.acceleration_scale", "safety.min_interval_s")
 
@@ -99,8 +102,17 @@ def _check_gripper(values: Mapping[str, Any]) -> None:
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
         )
-    if joint and values.get("gripper.open") is not None and values.get("gripper.open") == values.get("gripper.closed"):
+    opened, closed = values.get("gripper.open"), values.get("gripper.closed")
+    if not joint or opened is None or closed is None:
+        return
+    if opened == closed:
         raise VegaError("'gripper.open' and 'gripper.closed' are equal: give the two ends of the gripper's way")
+    ends = (abs(opened), abs(closed))
+    if max(ends) > _FINGER and (abs(opened - closed) < _COUNTS or 0 < min(ends) <= _FINGER):
+        raise VegaError(
+            f"'gripper.open' is {opened:g} and 'gripper.closed' is {closed:g}, which is no way of a finger in m, rad "
+            "or per cent: give both in the unit in which joint_states has them"
+        )
 
 
 def _check_home(values: Mapping[str, Any]) -> None:
