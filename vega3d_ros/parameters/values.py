@@ -102,15 +102,15 @@ def _check_gripper(values: Mapping[str, Any]) -> None:
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
         )
-    ends = values.get("gripper.open"), values.get("gripper.closed")
-    if not joint or ends[0] is None or ends[1] is None:
+    opened, closed = values.get("gripper.open"), values.get("gripper.closed")
+    if not joint or opened is None or closed is None:
         return
-    if ends[0] == ends[1]:
+    if opened == closed:
         raise VegaError("'gripper.open' and 'gripper.closed' are equal: give the two ends of the gripper's way")
-    far = [abs(end) > _FINGER for end in ends]
-    if any(far) and (abs(ends[0] - ends[1]) < _COUNTS or any(0 < abs(end) <= _FINGER for end in ends)):
+    ends = (abs(opened), abs(closed))
+    if max(ends) > _FINGER and (abs(opened - closed) < _COUNTS or 0 < min(ends) <= _FINGER):
         raise VegaError(
-            f"'gripper.open' is {ends[0]:g} and 'gripper.closed' is {ends[1]:g}, which is no way of a finger in m, rad "
+            f"'gripper.open' is {opened:g} and 'gripper.closed' is {closed:g}, which is no way of a finger in m, rad "
             "or per cent: give both in the unit in which joint_states has them"
         )
 
