@@ -199,7 +199,7 @@ def test_a_server_that_was_started_again_is_asked_again(capsys: pytest.CaptureFi
         chunk = policy.act(observation())
         assert started.is_set()
         np.testing.assert_array_equal(chunk.actions, -CHUNK[:REPLAN_STEPS].astype(np.float64))
-        assert "waiting 120 s for it to come back" in capsys.readouterr().err
+        assert "waiting 120 s for it to return" in capsys.readouterr().err
     finally:
         over.set()
         thread.join(30)

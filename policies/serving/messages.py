@@ -77,13 +77,16 @@ def _picture(data: bytes) -> Any:
 
 
 def _msgpack() -> Any:
-    try:
-        import msgpack
-    except ImportError as error:
-        raise missing_packages() from error
+    check_packages()
+    import msgpack
+
     return msgpack
 
 
-def missing_packages() -> VegaError:
-    """Of this machine; the sentence for whoever speaks to a policy over WebSocket."""
-    return VegaError(f"Policies at ws:// need two packages that are not installed: {REMEDY}.")
+def check_packages() -> None:
+    """Raise VegaError unless this machine can speak to a policy over WebSocket."""
+    try:
+        import msgpack  # noqa: F401
+        import websockets.sync.client  # noqa: F401
+    except ImportError as error:
+        raise VegaError(f"Policies at ws:// need two packages that are not installed: {REMEDY}.") from error

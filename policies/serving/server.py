@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from policies.serving.libero import check_served, observation
-from policies.serving.messages import MAX_BYTES, missing_packages
+from policies.serving.messages import MAX_BYTES, check_packages
 from policies.types import FloatArray, Observation, Policy, PolicySpec, VegaError
 
 Task = tuple[Observation, asyncio.AbstractEventLoop, "asyncio.Future[tuple[FloatArray, float]]"]
@@ -105,11 +105,9 @@ async def serve(
     talk: one connection of a protocol.  health: HTTP path that answers OK.  port: 0 takes a free one.  ready: called
     with host and port once clients may come.  Raises VegaError where it cannot listen.
     """
-    try:
-        from websockets.asyncio import server as websockets
-        from websockets.exceptions import ConnectionClosed
-    except ImportError as error:
-        raise missing_packages() from error
+    check_packages()
+    from websockets.asyncio import server as websockets
+    from websockets.exceptions import ConnectionClosed
 
     def answer_http(connection: Any, request: Any) -> Any:
         return connection.respond(200, "OK\n") if request.path.partition("?")[0] == health else None

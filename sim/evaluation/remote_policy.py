@@ -24,7 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 import numpy as np
 
 from policies.openvla.robots import libero_proprio
-from policies.serving.messages import missing_packages, pack, unpack
+from policies.serving.messages import check_packages, pack, unpack
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 
 SIZE = 224
@@ -107,7 +107,7 @@ class RemotePolicy:
     def _exchange(self, request: bytes) -> bytes | str:
         """One request, one answer.  ConnectionError where the server went away, VegaError where it stays silent."""
         if self._socket is None:
-            self._connect()
+            raise ConnectionError("it closed the connection")
         try:
             self._socket.send(request)
             return self._receive()
@@ -135,15 +135,17 @@ class RemotePolicy:
 
     def _await_return(self) -> None:
         """Connect to the server again, once it is there.  Raises VegaError if it stays away."""
-        deadline = time.monotonic() + self._return_s
-        _say(f"The policy server {self._url} went away: waiting {self._return_s:.0f} s for it to come back.")
+        begun, told = time.monotonic(), False
         while True:
             try:
                 self._connect()
                 self._return_s = RETURN_S
                 return
             except VegaError as error:
-                if time.monotonic() > deadline:
+                if not told:
+                    told = True
+                    _say(f"The policy server {self._url} went away: waiting {self._return_s:.0f} s for it to return.")
+                if time.monotonic() > begun + self._return_s:
                     waited, self._return_s = self._return_s, AGAIN_S  # who is gone is not waited for at each episode
                     raise VegaError(
                         f"The policy server {self._url} went away and has not come back within {waited:.0f} s: start "
@@ -152,10 +154,9 @@ class RemotePolicy:
                 time.sleep(AGAIN_S)
 
     def _connect(self) -> None:
-        try:
-            import websockets.sync.client as client
-        except ImportError as error:
-            raise missing_packages() from error
+        check_packages()
+        from websockets.sync import client
+
         raw = None
         try:
             raw = _reach(self._url)
