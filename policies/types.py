@@ -94,6 +94,7 @@ class PolicySpec:
     window: frames per camera; stride: distance of two frames of a window in control periods.
     chunk_length: actions in a chunk; open_loop_horizon: how many of them are executed before the
         next query when the world waits for the policy.
+    image_sizes: camera -> (H, W) px that it must deliver; cameras that may have any size are left out.
     """
 
     name: str
@@ -103,6 +104,7 @@ class PolicySpec:
     open_loop_horizon: int = 8
     window: int = 1
     stride: int = 1
+    image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from policies.openvla.robots import libero_proprio
 from policies.types import Observation, RobotState, VegaError
+from sim.evaluation import remote_policy
 from sim.evaluation.open_policy import open_policy
 from sim.evaluation.remote_policy import REPLAN_STEPS, RemotePolicy, prepare
 
@@ -31,8 +33,11 @@ def observation() -> Observation:
 
 
 @contextmanager
-def server(answer: Callable[[dict[str, Any]], Any]) -> Iterator[str]:
-    """An openpi server of this machine; `answer` gives a map, or a string as openpi sends its tracebacks."""
+def server(answer: Callable[[dict[str, Any]], Any], port: int = 0) -> Iterator[str]:
+    """An openpi server of this machine; `answer` gives a map, or a string as openpi sends its tracebacks.
+
+    Like openpi's it closes a connection after a traceback.
+    """
     serve = pytest.importorskip("websockets.sync.server").serve
     msgpack = pytest.importorskip("msgpack")
 
@@ -44,8 +49,10 @@ def server(answer: Callable[[dict[str, Any]], Any]) -> Iterator[str]:
         for request in socket:
             reply = answer(msgpack.unpackb(request))
             socket.send(reply if isinstance(reply, str) else msgpack.packb(reply, default=array))
+            if isinstance(reply, str):
+                return
 
-    with serve(talk, "127.0.0.1", 0, compression=None, max_size=None) as running:
+    with serve(talk, "127.0.0.1", port, compression=None, max_size=None) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         yield f"ws://127.0.0.1:{running.socket.getsockname()[1]}"
@@ -115,3 +122,124 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msgpack", None)
     with pytest.raises(VegaError, match="pip install msgpack websockets"):
         RemotePolicy("ws://127.0.0.1:9")
+
+
+# openpi's server: it thinks in its event loop, and answers nobody meanwhile.
+THINKING_SERVER = """
+import asyncio, sys, time
+import msgpack, numpy as np
+from websockets.asyncio.server import serve
+
+async def talk(socket):
+    await socket.send(msgpack.packb({}))
+    async for _ in socket:
+        print("thinks", flush=True)
+        time.sleep(float(sys.argv[1]))
+        array = np.zeros((10, 7), np.float32)
+        reply = {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": "<f4", b"shape": array.shape}
+        await socket.send(msgpack.packb({"actions": reply}))
+
+async def main():
+    async with serve(talk, "127.0.0.1", 0, compression=None, max_size=None) as running:
+        print(running.sockets[0].getsockname()[1], flush=True)
+        await asyncio.sleep(120)
+
+asyncio.run(main())
+"""
+
+
+def test_a_server_that_thinks_in_its_event_loop_is_waited_for_also_by_those_who_come_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = pytest.importorskip("websockets.sync.client")
+    connect = client.connect
+
+    def impatient(*positional: Any, **options: Any) -> Any:
+        """websockets' own limits of 20 s, made short: whoever leaves them in place fails here."""
+        return connect(*positional, **{"ping_interval": 0.2, "ping_timeout": 0.2, "open_timeout": 0.5, **options})
+
+    monkeypatch.setattr(client, "connect", impatient)
+    monkeypatch.setattr(remote_policy, "NEWS_S", 1.0)
+    command = [sys.executable, "-c", THINKING_SERVER, "3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = f"ws://127.0.0.1:{int(process.stdout.readline())}"
+            first = RemotePolicy(url)
+            answers: list[Any] = []
+            asking = threading.Thread(target=lambda: answers.append(first.act(observation())))
+            asking.start()
+            assert process.stdout.readline().strip() == "thinks"
+            second = RemotePolicy(url)  # its handshake is answered after 3 s
+            asking.join(60)
+            assert answers[0].actions.shape == (REPLAN_STEPS, 7)
+            assert second.act(observation()).actions.shape == (REPLAN_STEPS, 7)
+            assert "thinks: 1 s of at most 600 s" in capsys.readouterr().err
+            first.close()
+            second.close()
+        finally:
+            process.kill()
+
+
+def test_a_server_that_was_started_again_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with server(lambda request: {"actions": CHUNK}) as url:
+        policy = RemotePolicy(url)
+        policy.act(observation())
+    started = threading.Event()
+    over = threading.Event()
+
+    def start_again() -> None:
+        with server(lambda request: {"actions": -CHUNK}, int(url.rsplit(":", 1)[1])):
+            started.set()
+            over.wait(60)
+
+    thread = threading.Timer(1.5, start_again)
+    thread.start()
+    try:
+        chunk = policy.act(observation())
+        assert started.is_set()
+        np.testing.assert_array_equal(chunk.actions, -CHUNK[:REPLAN_STEPS].astype(np.float64))
+        assert "waiting 120 s for it to return" in capsys.readouterr().err
+    finally:
+        over.set()
+        thread.join(30)
+
+
+def test_a_server_that_stays_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_policy, "RETURN_S", 0.5)
+    with server(lambda request: {"actions": CHUNK}) as url:
+        policy = RemotePolicy(url)
+    for _ in range(2):
+        with pytest.raises(VegaError, match="start it again"):
+            policy.act(observation())
+
+
+def test_a_server_is_asked_on_after_it_has_failed_once() -> None:
+    replies: list[Any] = ["Traceback ...\nRuntimeError: out of memory", {"actions": CHUNK}]
+    with server(lambda request: replies.pop(0)) as url:
+        policy = RemotePolicy(url)
+        with pytest.raises(VegaError, match="failed: RuntimeError: out of memory"):
+            policy.act(observation())
+        assert policy.act(observation()).actions.shape == (REPLAN_STEPS, 7)
+        policy.close()
+
+
+def test_silence_ends_and_its_late_answer_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    seen: list[int] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        seen.append(1)
+        if len(seen) == 1:
+            release.wait(60)
+        return {"actions": CHUNK * len(seen)}
+
+    with server(answer) as url:
+        policy = RemotePolicy(url)
+        monkeypatch.setattr(remote_policy, "ANSWER_S", 0.5)
+        with pytest.raises(VegaError, match="has not answered within"):
+            policy.act(observation())
+        monkeypatch.setattr(remote_policy, "ANSWER_S", 60.0)
+        release.set()
+        np.testing.assert_allclose(policy.act(observation()).actions, 2 * CHUNK[:REPLAN_STEPS])
+        policy.close()

@@ -89,6 +89,7 @@ class VegaConfig:
             action_space=self.action_space,
             chunk_length=self.chunk_length,
             open_loop_horizon=self.open_loop_horizon,
+            image_sizes={name: camera.image_size for name, camera in self.cameras.items()},
         )
 
     def save(self, folder: Path) -> None:

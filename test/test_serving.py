@@ -1,0 +1,234 @@
+"""`vega3d-serve`: the shipped policy asked from outside, what a bad request leads to, and who may ask."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ros_harness import ROOT
+
+from policies.checkpoints import load_policy
+from policies.openvla.robots import libero_proprio
+from policies.serving.libero import observation, quaternion
+from policies.serving.messages import pack, unpack
+from policies.serving.serve import main
+from policies.types import ActionSpace, Observation, PolicySpec, RobotState, VegaError
+from sim.evaluation.remote_policy import RemotePolicy
+
+RNG = np.random.default_rng(3)
+BASE = np.array([-0.6, 0.0, 0.0])
+INSTRUCTION = "pick up the milk and place it in the basket"
+
+
+def seen() -> Observation:
+    images = {name: RNG.integers(0, 255, (1, 256, 256, 3), dtype=np.uint8) for name in ("agentview", "wrist")}
+    down = np.array([0.999, 0.01, 0.02, 0.03])
+    state = RobotState(
+        0, (), np.zeros(7), np.zeros(7), np.array([0.039, 0.038]), np.array([0.4, 0.1, 0.3]),
+        down / np.linalg.norm(down),
+    )  # fmt: skip
+    return Observation(images, state, INSTRUCTION, 7, base_position=BASE)
+
+
+def request_of(asked: Observation) -> dict[str, Any]:
+    return {
+        "observation/image": asked.images["agentview"][0][:, ::-1],
+        "observation/wrist_image": asked.images["wrist"][0][:, ::-1],
+        "observation/state": libero_proprio(asked),
+        "prompt": asked.instruction,
+    }
+
+
+@contextlib.contextmanager
+def serving(*options: str, path: Path = ROOT) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server of this machine and its process."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
+    command = [sys.executable, "-m", "policies.serving.serve", "--port", "0", *options]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            yield next(word for word in said.split() if word.startswith("ws://")), process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as (address, _):
+        yield address
+
+
+def connect(url: str) -> Any:
+    return pytest.importorskip("websockets.sync.client").connect(url, compression=None, max_size=None)
+
+
+def test_who_asks_gets_what_the_policy_itself_answers(url: str) -> None:
+    asked = seen()
+    here = load_policy("vega-nano").act(asked).actions
+    with connect(url) as client:
+        metadata = unpack(client.recv(60))
+        assert metadata["robot"] == "libero" and metadata["image_sizes"]["agentview"] == [256, 256]
+        for _ in range(2):
+            client.send(pack(request_of(asked)))
+            answer = unpack(client.recv(60))
+    assert answer["actions"].dtype == np.float64 and answer["server_timing"]["prev_total_ms"] > 0
+    np.testing.assert_allclose(answer["actions"], here, atol=1e-6)
+
+
+def test_our_own_client_asks_our_own_server(url: str) -> None:
+    asked = seen()
+    policy = RemotePolicy(url)
+    chunk = policy.act(asked)
+    policy.close()
+    # Pictures go through openpi's 224 pixels: noise as here changes by that, a scene hardly does.
+    assert chunk.actions.shape == (5, 7) and np.isfinite(chunk.actions).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"prompt": "juggle the chainsaws"}, "names nothing that this policy knows"),
+        ({"prompt": 3}, "no prompt"),
+        ({"observation/wrist_image": None}, "camera 'wrist'"),
+        ({"observation/image": np.zeros((2, 224, 224, 3), np.uint8)}, "uint8 RGB"),
+        ({"observation/state": np.full(8, np.nan)}, "8 finite numbers"),
+        ({"observation/state": np.zeros(7)}, "8 finite numbers"),
+    ],
+)
+def test_a_bad_request_is_text_with_one_sentence_and_the_next_is_answered(
+    url: str, change: dict[str, Any], part: str
+) -> None:
+    with connect(url) as client:
+        client.recv(60)
+        client.send(pack({**request_of(seen()), **change}))
+        said = client.recv(60)
+        assert isinstance(said, str) and part in said.strip().splitlines()[-1]
+    test_our_own_client_asks_our_own_server(url)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc1", b"\x00" * 1000, "hello", pack([1]), pack({b"__ndarray__": True, b"dtype": "|O"})]
+)
+def test_bytes_that_are_no_request_are_refused(url: str, data: bytes | str) -> None:
+    with connect(url) as client:
+        client.recv(60)
+        client.send(data)
+        assert isinstance(client.recv(60), str)
+
+
+def test_pages_of_a_browser_are_turned_away_and_health_is_told(url: str) -> None:
+    with urllib.request.urlopen(url.replace("ws://", "http://") + "/healthz", timeout=30) as reply:
+        assert reply.read() == b"OK\n"
+    client = pytest.importorskip("websockets.sync.client")
+    refused = pytest.importorskip("websockets.exceptions").InvalidStatus
+    with pytest.raises(refused, match="403"):
+        client.connect(url, origin="https://example.org")
+
+
+def test_only_this_machine_can_ask(url: str) -> None:
+    port = int(url.rsplit(":", 1)[1])
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.2", port), 5)
+
+
+SLEEPY = """
+import time
+import numpy as np
+from policies.types import ActionChunk, ActionSpace, PolicySpec
+
+class Policy:
+    spec = PolicySpec("sleepy", (), ActionSpace("eef_delta"), chunk_length=3, open_loop_horizon=2)
+    count = 0
+    def act(self, observation):
+        if observation.instruction == "sleep":
+            time.sleep(60)
+        Policy.count += 1
+        return ActionChunk(np.full((3, 7), Policy.count / 8), observation.stamp_ns, observation.instruction)
+    def reset(self):
+        pass
+"""
+STATE = {"observation/state": np.zeros(8)}
+
+
+def test_while_it_thinks_health_and_pings_are_answered_and_it_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    with serving("--policy", "sleepy:Policy", path=tmp_path) as (url, process), connect(url) as client:
+        client.recv(60)
+        client.send(pack({**STATE, "prompt": "sleep"}))
+        assert client.ping().wait(20)
+        with urllib.request.urlopen(url.replace("ws://", "http://") + "/healthz", timeout=20) as reply:
+            assert reply.status == 200
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        assert process.wait(30) == 0
+        assert time.monotonic() - begun < 20  # not the minute it still has to think
+
+
+def test_vla_evals_protocol_gives_one_action_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+
+    def ask(client: Any, kind: str, **payload: Any) -> dict[str, Any]:
+        client.send(pack({"type": kind, "payload": payload, "seq": 5, "timestamp": 0.0}))
+        return {} if kind.startswith("episode") else unpack(client.recv(60))
+
+    options = ("--policy", "sleepy:Policy", "--protocol", "vla-eval")
+    with serving(*options, path=tmp_path) as (url, _), connect(url) as client:
+        hello = ask(client, "hello", harness_version="0.8.0")
+        assert hello["type"] == "hello" and hello["payload"]["observation_params"]["send_state"] is True
+        image = {"__ndarray__": True, "data": b"\0" * 12, "dtype": "|u1", "shape": [2, 2, 3]}
+        state = {"__ndarray__": True, "data": np.zeros(8).tobytes(), "dtype": "<f8", "shape": [8]}
+        given = []
+        for _ in range(2):
+            ask(client, "episode_start", task={})
+            for _ in range(3):
+                reply = ask(client, "observation", images={"agentview": image}, states=state, task_description="go")
+                assert reply["type"] == "action" and reply["seq"] == 5 and reply["payload"]["actions"].shape == (7,)
+                given.append(8 * reply["payload"]["actions"][0])
+        # Two of a chunk's three are executed; a new episode does not go on with what the last one left.
+        assert given == [1, 1, 2, 3, 3, 4]
+        ask(client, "episode_start", task={})
+        failed = ask(client, "observation", states=None, task_description="go")
+        assert failed["type"] == "error" and "8 finite numbers" in failed["payload"]["error"]
+
+
+def test_a_policy_that_cannot_be_served_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    space = ActionSpace("eef_delta")
+    for spec, part in (
+        (PolicySpec("p", (), ActionSpace("joint_position", dim=8)), "only LIBERO policies"),
+        (PolicySpec("p", ("agentview",), space, window=4), "4 frames"),
+        (PolicySpec("p", ("head",), space), "head"),
+    ):
+        from policies.serving.libero import check_served
+
+        with pytest.raises(VegaError, match=part):
+            check_served(spec)
+    taken = socket.create_server(("127.0.0.1", 0))
+    assert main(["--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot be listened on" in capsys.readouterr().err
+    assert main(["--port", "70000"]) == 2
+    taken.close()
+
+
+def test_a_rotation_vector_comes_back_from_the_quaternion() -> None:
+    from policies.openvla.preprocessing import axis_angle
+
+    for vector in RNG.uniform(-2, 2, (20, 3)) / np.sqrt(3):
+        np.testing.assert_allclose(axis_angle(quaternion(vector)), vector, atol=1e-12)
+    np.testing.assert_allclose(quaternion(np.zeros(3)), [0, 0, 0, 1])
+    spec = PolicySpec("p", (), ActionSpace("eef_delta"))
+    world = np.array([0.1, 0.2, 0.3, 3.0, 0.1, 0.0, 0.04, -0.04])
+    state = observation(spec, {}, world, "go", BASE).state
+    np.testing.assert_allclose(state.eef_position, [0.7, 0.2, 0.3])
+    np.testing.assert_allclose(state.gripper_positions, [0.04, 0.04])
