@@ -32,18 +32,19 @@ class GenerativeProjector(nn.Sequential):
 class Fusion(nn.Module):
     """Base: projects f_gen, checks shapes, and leaves the rest to `mix`.
 
-    residual: None, or r in f_sem + r (mixed - f_sem), learned from this value on.  With r = 0 a
+    gen_dim: width of f_gen; None where it comes in width D already and there is nothing to project.  residual: None, or r in f_sem + r (mixed - f_sem), learned from this value on.  With r = 0 a
     pretrained policy starts out unchanged, and r itself gets a gradient from the first step.
     """
 
-    def __init__(self, dim: int, gen_dim: int, residual: float | None = None):
+    def __init__(self, dim: int, gen_dim: int | None, residual: float | None = None):
         super().__init__()
-        self.project = GenerativeProjector(gen_dim, dim)
+        self.widths = dim, dim if gen_dim is None else gen_dim
+        self.project = nn.Identity() if gen_dim is None else GenerativeProjector(gen_dim, dim)
         self.residual = None if residual is None else nn.Parameter(torch.tensor(float(residual)))
 
     def forward(self, f_sem: torch.Tensor, f_gen: torch.Tensor) -> Fused:
         """f_sem (B, N, D), f_gen (B, N, G) -> fused (B, N, D), gate (B, N, 1) in [0, 1] or None."""
-        dim, gen_dim = self.project[2].out_features, self.project[0].in_features
+        dim, gen_dim = self.widths
         if f_sem.shape[:-1] != f_gen.shape[:-1] or f_sem.shape[-1] != dim or f_gen.shape[-1] != gen_dim:
             raise VegaError(
                 f"Tokens {tuple(f_sem.shape)} and {tuple(f_gen.shape)} do not fit this fusion: give the same grid, "
@@ -67,7 +68,7 @@ class AdaptiveGatedFusion(Fusion):
 
     per_channel = False
 
-    def __init__(self, dim: int, gen_dim: int, blend: str = "normed", residual: float | None = None):
+    def __init__(self, dim: int, gen_dim: int | None, blend: str = "normed", residual: float | None = None):
         super().__init__(dim, gen_dim, residual)
         if blend not in ("normed", "raw"):
             raise VegaError(f"Blend '{blend}' is unknown: choose 'normed' or 'raw'.")
@@ -98,7 +99,7 @@ class AddFusion(Fusion):
 class ConcatFusion(Fusion):
     """One linear layer over both LayerNormed streams."""
 
-    def __init__(self, dim: int, gen_dim: int, residual: float | None = None):
+    def __init__(self, dim: int, gen_dim: int | None, residual: float | None = None):
         super().__init__(dim, gen_dim, residual)
         self.norm_sem, self.norm_gen = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.merge = nn.Linear(2 * dim, dim)
@@ -110,7 +111,7 @@ class ConcatFusion(Fusion):
 class WeightedFusion(Fusion):
     """Two learned numbers, normalised to sum to 1, weigh the streams."""
 
-    def __init__(self, dim: int, gen_dim: int, residual: float | None = None):
+    def __init__(self, dim: int, gen_dim: int | None, residual: float | None = None):
         super().__init__(dim, gen_dim, residual)
         self.weights = nn.Parameter(torch.tensor([0.5, 0.5]))
 
@@ -119,8 +120,26 @@ class WeightedFusion(Fusion):
         return share[0] * sem + share[1] * gen, share[0].expand(*sem.shape[:-1], 1)
 
 
+class CrossAttentionBlock(nn.Module):
+    """Semantic tokens ask, generative ones answer; then an MLP.  Pre-norm, both residual.  All (B, N, D)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.norm_query, self.norm_key, self.norm_value = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.attention = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
+        )
+
+    def forward(self, sem: torch.Tensor, gen: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        queries, keys = self.norm_query(sem) + positions, self.norm_key(gen) + positions
+        x = sem + self.attention(queries, keys, self.norm_value(gen), need_weights=False)[0]
+        return x + self.mlp(self.norm_mlp(x))
+
+
 class CrossAttentionFusion(Fusion):
-    """Semantic tokens ask, the same image's generative tokens answer: pre-norm cross-attention and MLP, both residual.
+    """Semantic tokens ask, the same image's generative tokens answer, `layers` times.
 
     Positions on the grid are added to queries and keys as 2-D sines and cosines.
     """
@@ -128,11 +147,12 @@ class CrossAttentionFusion(Fusion):
     def __init__(
         self,
         dim: int,
-        gen_dim: int,
+        gen_dim: int | None,
         residual: float | None = None,
         grid: tuple[int, int] = (16, 16),
         heads: int = 8,
         dropout: float = 0.1,
+        layers: int = 1,
     ):
         super().__init__(dim, gen_dim, residual)
         self.grid = grid
@@ -140,19 +160,17 @@ class CrossAttentionFusion(Fusion):
             raise VegaError(
                 f"Cross-attention needs a width that {heads} heads and 4 divide, not {dim}: choose another."
             )
-        self.norm_sem, self.norm_gen, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.blocks = nn.ModuleList(CrossAttentionBlock(dim, heads, dropout) for _ in range(layers))
 
     def mix(self, sem: torch.Tensor, gen: torch.Tensor) -> Fused:
         cells, dim = self.grid[0] * self.grid[1], sem.shape[-1]
         if sem.shape[1] % cells:
             raise VegaError(f"{sem.shape[1]} tokens are no whole images of grid {self.grid}: give the fusion its grid.")
         positions = grid_positions(self.grid, dim).to(sem)
-        queries, values = (norm(x).reshape(-1, cells, dim) for norm, x in ((self.norm_sem, sem), (self.norm_gen, gen)))
-        answer, _ = self.attention(queries + positions, values + positions, values, need_weights=False)
-        x = sem + answer.reshape(sem.shape)
-        return x + self.mlp(self.norm_mlp(x)), None
+        x, answers = (tokens.reshape(-1, cells, dim) for tokens in (sem, gen))
+        for block in self.blocks:
+            x = block(x, answers, positions)
+        return x.reshape(sem.shape), None
 
 
 class GenerativeOnly(Fusion):
@@ -174,7 +192,7 @@ FUSIONS: dict[str, type[Fusion]] = {
 
 
 def build_fusion(
-    name: str, dim: int, gen_dim: int, *, grid: tuple[int, int] = (16, 16), unchanged: bool = False
+    name: str, dim: int, gen_dim: int | None, *, grid: tuple[int, int] = (16, 16), unchanged: bool = False
 ) -> Fusion:
     """A fusion by name, for f_sem of width `dim` and f_gen of width `gen_dim`.
 
