@@ -52,6 +52,7 @@ setup(
     install_requires=requirements("core"),
     extras_require={
         "policy": requirements("torch") + requirements("policy"),
+        "spatial": requirements("spatial"),
         "sim": requirements("sim"),
         "ray": requirements("ray"),
         "ros-wheels": requirements("ros-wheels"),

@@ -1,7 +1,8 @@
 """Compare this package with what the reference implementations computed: `python -m policies.check_parity DIR`.
 
-DIR is a folder of golden vectors, of either kind: a Wan transformer (`transformer/`, `cases.npz`) or an
-OpenVLA-OFT checkpoint (`config.json`, ..., `cases.npz` and/or `libero_observation.npz`).  Prints a line
+DIR is a folder of golden vectors, of one of three kinds: a Wan transformer (`transformer/`, `cases.npz`), an
+OpenVLA-OFT checkpoint (`config.json`, ..., `cases.npz` and/or `libero_observation.npz`), or spatial reasoning (see
+`policies/spatial/parity.py`).  Prints a line
 `quantity max_error tolerance ok|FAIL` for each and exits 1 if one fails.
 
 Two properties of the vectors matter here.  `libero_observation.npz` was computed from the files of the
@@ -40,6 +41,7 @@ from policies.openvla.preprocessing import (
     unnormalize_actions,
     with_empty_token,
 )
+from policies.spatial import parity
 from policies.types import VegaError
 from policies.world_simulator.simulator import add_noise, noise_level
 from policies.world_simulator.transformer import WanTrunk, load_transformer
@@ -178,6 +180,9 @@ def check_libero_observation(folder: Path) -> Iterator[Line]:
 
 def check(folder: Path) -> Iterator[Line]:
     """(quantity, largest error, tolerance) for everything a golden folder holds."""
+    if parity.is_golden(folder):
+        yield from parity.check(folder)
+        return
     if (folder / "transformer").is_dir():
         yield from check_wan(folder)
         return

@@ -32,7 +32,8 @@ class GenerativeProjector(nn.Sequential):
 class Fusion(nn.Module):
     """Base: projects f_gen, checks shapes, and leaves the rest to `mix`.
 
-    gen_dim: width of f_gen; None where it comes in width D already and there is nothing to project.  residual: None, or r in f_sem + r (mixed - f_sem), learned from this value on.  With r = 0 a
+    gen_dim: width of f_gen; None where it comes in width D already and there is nothing to project.
+    residual: None, or r in f_sem + r (mixed - f_sem), learned from this value on.  With r = 0 a
     pretrained policy starts out unchanged, and r itself gets a gradient from the first step.
     """
 

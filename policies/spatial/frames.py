@@ -75,7 +75,8 @@ def to_patches(picture: Image, pixels: tuple[int, int] | None = None) -> Patches
         height, width = resized((picture.shape[0], picture.shape[1]), pixels)
         if (height, width) != picture.shape[:2]:
             picture = np.asarray(Picture.fromarray(picture).resize((width, height), Picture.Resampling.BICUBIC))
-    values = (picture.astype(np.float32) / 255.0 - np.float32(MEAN)) / np.float32(STD)
+    mean, std = (torch.tensor(numbers) for numbers in (MEAN, STD))
+    values = ((torch.from_numpy(picture.astype(np.float32)) / 255.0 - mean) / std).numpy()
     rows, columns = picture.shape[0] // PATCH, picture.shape[1] // PATCH
     # (rows / 2, 2, 14, columns / 2, 2, 14, C): the four patches of a cell stand together; a still counts twice in time.
     cells: NDArray[np.float32] = values.reshape(rows // MERGE, MERGE, PATCH, columns // MERGE, MERGE, PATCH, 3)

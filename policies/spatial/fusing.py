@@ -1,4 +1,4 @@
-"""The generative branch of spatial reasoning: the world simulator's tokens on Qwen's patches, merged as Qwen merges its own.
+"""How the world simulator's tokens meet Qwen's: merged two by two as Qwen merges its own, then fused.
 
 Source: `src/qwen_vl/model/feature_fusion.py` of VEGA-3D's branch spatial-reasoning (ca64583).  Its fusions are those of
 `policies.fusion`, without a projector of their own: the merger has done that.
@@ -36,7 +36,7 @@ RENAMED = (
 
 
 class GenerativeMerger(nn.Module):
-    """f_gen on patches (N, h, w, C) -> on tokens (N, h // 2, w // 2, D), raster order; odd rows and columns are dropped.
+    """f_gen on patches (N, h, w, C) -> on tokens (N, h // 2, w // 2, D), raster order; odd sides lose one.
 
     kind: "mlp" norms each patch and joins four, "avg" takes their mean.
     """

@@ -1,6 +1,6 @@
 """Where pixels lie in the world, and how tokens are told: VEGA-3D's position embedding for scenes with depth and pose.
 
-    depth, intrinsics, pose ─► world coordinates (m) ─► mean per 27 px patch ─► 0.1 m voxels ─► sines and cosines ─► + token
+    depth, intrinsics, pose ─► world coordinates (m) ─► mean per 27 px patch ─► 0.1 m voxels ─► sines, cosines
 
 Source: `llava/video_utils.py`, `llava/model/llava_arch.py`, `llava/model/position_encoding.py` of VEGA-3D's branch main
 (9c96924).  The reference does not mask depth 0, whose pixels become the camera's centre, and rounds coordinates to

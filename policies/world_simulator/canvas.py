@@ -34,7 +34,8 @@ def place(frame: tuple[int, int], canvas: tuple[int, int], framing: str) -> Plac
     ratios = canvas[0] / frame[0], canvas[1] / frame[1]
     scale = {"registered": min, "official": max}[framing](ratios)
     height, width = max(round(frame[0] * scale), 1), max(round(frame[1] * scale), 1)
-    return Placement((canvas[0] - height) // 2, (canvas[1] - width) // 2, height, width)
+    # Halves are rounded towards 0: an odd overhang loses the smaller half above and to the left, as in the code.
+    return Placement(int((canvas[0] - height) / 2), int((canvas[1] - width) / 2), height, width)
 
 
 def draw(frames: torch.Tensor, canvas: tuple[int, int], framing: str, dtype: torch.dtype) -> torch.Tensor:

@@ -27,8 +27,12 @@ SLIPS = {
     "waslked": "walked",
     "oclock": "o'clock",
 }
-UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-         "seventeen eighteen nineteen twenty").split()  # fmt: skip
+# fmt: off
+UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)
+# fmt: on
 WORDS = {"none": "zero", **{str(number): word for number, word in enumerate(UNITS)}, "23": "twenty-three"}
 
 

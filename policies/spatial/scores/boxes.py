@@ -33,8 +33,8 @@ def accuracy(pairs: Sequence[tuple[ArrayLike, ArrayLike]], threshold: float) -> 
 def choose(scores: ArrayLike, threshold: float = 0.4) -> list[int]:
     """Indices of the proposals that are meant: none if the last score, that of "no such object", is the largest.
 
-    Else those of the largest share of the softmax at temperature 0.07, which the last one takes part in, until their sum
-    reaches `threshold`.
+    Else those of the largest share of the softmax at temperature 0.07, which the last one takes part in, until their
+    sum reaches `threshold`.
     """
     values = np.asarray(scores, dtype=np.float64)
     if int(values.argmax()) == len(values) - 1:

@@ -1,0 +1,255 @@
+"""Spatial reasoning computes what the reference computed, answers the same twice, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from policies import check_parity
+from policies.spatial import scene
+from policies.spatial.frames import crop_frame
+from policies.spatial.reasoner import SpatialReasoner, load_reasoner
+from policies.spatial.scores import boxes, vsi
+from policies.types import VegaError
+
+GOLDEN = Path(__file__).parent / "golden" / "spatial"
+CHECKPOINT = GOLDEN / "qwen_vega_tiny"
+
+
+def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The tiny checkpoint with a tokenizer of its own: a word is an id below 245."""
+    target = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, target)
+    config = json.loads((target / "config.json").read_text())
+    words = {f"w{i}": i for i in range(245)}
+    special = ["<|im_start|>", "<|im_end|>", "<|pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(target / "tokenizer.json"))
+    assert config["image_token_id"] == tokenizer.token_to_id("<|image_pad|>")
+    return target
+
+
+@pytest.fixture
+def reasoner(folder: Path) -> SpatialReasoner:
+    return load_reasoner(folder, dtype=torch.float32, pixels=None)
+
+
+def test_every_golden_quantity_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_parity.main([str(GOLDEN)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 100 and all(line.endswith(" ok") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["generative_merger.mlp.2.bias", "generative_fusion.norm2.weight", "lm_head.weight"])
+def test_a_changed_weight_is_noticed(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(CHECKPOINT, tmp_path / "qwen_vega_tiny")
+    path = tmp_path / "qwen_vega_tiny" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name] = tensors[name] * 1.05
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert check_parity.main([str(tmp_path)]) == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_an_answer_is_the_same_again_and_after_another_question(reasoner: SpatialReasoner) -> None:
+    seen = [reasoner.see(frame(seed)) for seed in (1, 2, 3)]
+    first = reasoner.ask(seen, "w5 w6 w7 ?")
+    other = reasoner.ask(seen, "w9 ?")
+    assert reasoner.ask(seen, "w5 w6 w7 ?") == first != other
+    reasoner.forget()
+    assert reasoner.ask([reasoner.see(frame(seed)) for seed in (1, 2, 3)], "w5 w6 w7 ?") == first
+    assert reasoner.ask(seen[:1], "w5 w6 w7 ?") != first
+
+
+def test_frames_that_were_read_are_not_read_again(
+    reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    run = reasoner._run
+    monkeypatch.setattr(reasoner, "_run", lambda *args: (lengths.append(args[0].shape[1]), run(*args))[1])
+    seen = [reasoner.see(frame(seed)) for seed in (1, 2)]
+    reasoner.ask(seen, "w5 ?", max_tokens=1)
+    reasoner.ask(seen, "w6 ?", max_tokens=1)
+    assert lengths[0] > len(seen[0].tokens) and max(lengths[1:]) < 10
+
+
+def test_registered_framing_reads_the_rows_that_the_official_one_cuts_away(folder: Path) -> None:
+    tall = frame(1, 400, 300)
+    changed = tall.copy()
+    changed[:30] = 255 - changed[:30]
+    official, registered = (
+        load_reasoner(folder, dtype=torch.float32, framing=framing, pixels=None).branch
+        for framing in ("official", "registered")
+    )
+    assert official is not None and registered is not None
+
+    def tokens(branch: object, picture: np.ndarray) -> torch.Tensor:
+        cropped = crop_frame(picture)
+        shown = torch.from_numpy(cropped.copy())[None]
+        native = branch.native(branch.latents(shown))  # type: ignore[attr-defined]
+        return branch.on_patches(native, cropped.shape[:2], (cropped.shape[0] // 14, cropped.shape[1] // 14))  # type: ignore[attr-defined]
+
+    # 504 rows of 672 survive the model's own crop, 26 % of those the official framing's.
+    middle = changed.copy()
+    middle[:] = tall
+    middle[55:70] = 255 - middle[55:70]
+    assert torch.equal(tokens(official, tall), tokens(official, middle))
+    assert not torch.equal(tokens(registered, tall), tokens(registered, middle))
+
+
+def test_whose_video_transformer_it_is_is_said(folder: Path) -> None:
+    def origin() -> str:
+        branch = load_reasoner(folder, dtype=torch.float32, pixels=None).branch
+        assert branch is not None
+        return branch.origin
+
+    assert "is that of" in origin()
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    probe = "generative_encoder.tower.model.blocks.0.self_attn.q"
+    save_file(stored | {f"{probe}.bias": stored[f"{probe}.bias"] + 1}, path, metadata={"format": "pt"})
+    assert "neither that of" in origin()
+    generator = torch.Generator().manual_seed(0)
+    random = {
+        name: torch.randn(tensor.shape, generator=generator).mul(0.02 * name.endswith("weight")).to(tensor.dtype)
+        for name, tensor in stored.items()
+        if name.startswith(probe)
+    }
+    save_file(stored | random, path, metadata={"format": "pt"})
+    assert "initialised at random" in origin()
+    save_file({k: v for k, v in stored.items() if "tower" not in k}, path, metadata={"format": "pt"})
+    assert "stores none" in origin()
+
+
+def test_a_plain_qwen_has_no_branch(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    plain = {key: value for key, value in config.items() if "generative" not in key}
+    (folder / "config.json").write_text(json.dumps(plain))
+    path = folder / "model.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if "generative" not in k}, path, metadata={"format": "pt"})
+    reasoner = load_reasoner(folder, dtype=torch.float32, pixels=None)
+    assert reasoner.branch is None and isinstance(reasoner.ask([reasoner.see(frame(1))], "w5 ?"), str)
+
+
+def test_newer_tensor_names_load_too(folder: Path) -> None:
+    before = load_reasoner(folder, dtype=torch.float32, pixels=None).see(frame(1)).tokens
+    path = folder / "model.safetensors"
+
+    def renamed(name: str) -> str:
+        if name.startswith("visual."):
+            return f"model.{name}"
+        return name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name
+
+    save_file({renamed(name): tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    assert torch.equal(load_reasoner(folder, dtype=torch.float32, pixels=None).see(frame(1)).tokens, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"generative_encoder_tower_type": "vggt_online"}, "vggt_online.*choose"),
+        ({"generative_colour": 1}, "generative_colour.*unknown"),
+        ({"generative_vision_tower_size": "big"}, r"WIDTH\*HEIGHT"),
+        ({"generative_vision_tower_timestep": "300"}, "vision_tower_timestep.*give a int"),
+        ({"generative_fusion_method": "mix"}, "fusion_method 'mix' is unknown"),
+        ({"generative_vision_tower_feat_block_idx": 9}, "Block 9 is not among the 6"),
+        ({"generative_encoder_path": "nowhere"}, "nowhere"),
+        ({"generative_merger_hidden_dim": 81}, "incomplete or of another shape"),
+        ({"model_type": "llama"}, "Qwen2.5-VL checkpoint"),
+    ],
+)
+def test_bad_checkpoints_are_one_sentence(change: dict[str, object], sentence: str, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(VegaError, match=sentence) as caught:
+        load_reasoner(folder, dtype=torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_surplus_tensor_is_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({k: v for k, v in tensors.items() if k != "lm_head.weight"}, path, metadata={"format": "pt"})
+    with pytest.raises(VegaError, match=r"lacks tensor 'lm_head\.weight'"):
+        load_reasoner(folder, dtype=torch.float32)
+    save_file(tensors | {"extra.weight": torch.zeros(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(VegaError, match=r"extra\.weight"):
+        load_reasoner(folder, dtype=torch.float32)
+
+
+def test_bad_questions_and_frames_are_one_sentence(reasoner: SpatialReasoner) -> None:
+    seen = [reasoner.see(frame(1))]
+    for frames, question, sentence in (
+        (seen, " ", "question is empty"),
+        (seen, "w5 " * 5000, "characters"),
+        ([], "w5 ?", "no frame"),
+    ):
+        with pytest.raises(VegaError, match=sentence):
+            reasoner.ask(frames, question)
+    with pytest.raises(VegaError, match="too flat"):
+        reasoner.see(frame(1, 4, 800))
+    with pytest.raises(VegaError, match="uint8 RGB"):
+        reasoner.see(np.zeros((8, 8, 4), dtype=np.uint8))
+
+
+def test_holes_in_depth_enter_no_mean() -> None:
+    depth = torch.full((1, 54, 54), 1000)
+    depth[0, ::2] = 0
+    intrinsics = torch.tensor([[50.0, 0, 27, 0], [0, 50, 27, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    pose = torch.eye(4)[None]
+    masked = scene.patch_means(scene.world_coordinates(depth, intrinsics, pose))
+    assert torch.allclose(masked[..., 2], torch.ones(1, 2, 2))
+    as_reference = scene.patch_means(scene.world_coordinates(depth, intrinsics, pose, mask_holes=False))
+    assert (as_reference[..., 2] < 0.6).all()
+    nothing = scene.patch_means(scene.world_coordinates(depth * 0, intrinsics, pose))
+    assert nothing.isnan().all() and not scene.position_embedding(nothing.reshape(1, -1, 3), 12).any()
+
+
+@given(st.floats(0.01, 1e3), st.floats(0.0, 2e3))
+def test_relative_accuracy_is_a_share_of_ten_and_falls_with_the_error(truth: float, answer: float) -> None:
+    value = vsi.mean_relative_accuracy(answer, truth)
+    assert round(10 * value) == pytest.approx(10 * value) and 0 <= value <= 1
+    farther = truth + 1.5 * (answer - truth)
+    assert vsi.mean_relative_accuracy(farther, truth) <= value
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth", "answer", "reference", "corrected"),
+    [
+        ("object_abs_distance", "2.5", "About 2.5 meters.", 0.0, 1.0),
+        ("object_counting", "0", "0", 1.0, 1.0),
+        ("object_counting", "0", "1", 0.0, 0.0),
+        ("object_rel_distance", "C", "(C)", 0.0, 1.0),
+        ("object_rel_distance", "C", "A chair, so C", 0.0, 0.0),
+        ("object_rel_distance", "B", "b.", 1.0, 1.0),
+        ("route_planning", "B", "", 0.0, 0.0),
+    ],
+)
+def test_scores_as_the_reference_and_corrected(
+    kind: str, truth: str, answer: str, reference: float, corrected: float
+) -> None:
+    options = () if kind in vsi.NUMBERS else ("A. one", "B. two", "C. three", "D. four")
+    question = vsi.Question(kind, "?", truth, options)
+    assert (vsi.score(question, answer), vsi.corrected_score(question, answer)) == (reference, corrected)
+
+
+@given(st.lists(st.tuples(*[st.floats(-2, 2)] * 3, *[st.floats(0.1, 2)] * 3), min_size=1, max_size=4))
+def test_boxes_match_themselves_in_any_order(found: list[tuple[float, ...]]) -> None:
+    assert boxes.f1(found, found[::-1], 0.5) == 1.0
+    assert all(boxes.overlap(box, box) == pytest.approx(1.0, abs=1e-4) for box in found)
