@@ -10,8 +10,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from policies.types import ActionSpace, FloatArray
-from sim.worlds.joint_controller import JointFollower
 from sim.worlds.libero_env import LiberoEnvironment
+from sim.worlds.stepping.joint_controller import JointFollower
 from vega3d_ros.control.control_law import ImpedanceLaw
 from vega3d_ros.control.kinematics import Kinematics
 

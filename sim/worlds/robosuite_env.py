@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from policies.types import FloatArray, VegaError
-from sim.worlds.libero_env import LiberoEnvironment, building, switch_off_observables
+from sim.worlds.libero_env import LiberoEnvironment, building, control_step, switch_off_observables
 
 SUITE = "robosuite"
 PROTOCOL = "robosuite-seeded"
@@ -42,6 +42,7 @@ class RobosuiteEnvironment(LiberoEnvironment):
         self.suite, self.task, self.seed, self.image_size = SUITE, task, seed, image_size
         self.instruction, self.max_steps = TASKS[name], MAX_STEPS
         self.env = _make(name)
+        self._control_step = control_step(self.env)
         self._follower = None
         self.reset(0)
 
@@ -62,10 +63,6 @@ class RobosuiteEnvironment(LiberoEnvironment):
         self.base_position: FloatArray = np.array(robot.base_pos, dtype=float)
         self.base_quaternion: FloatArray = np.array(robot.base_ori, dtype=float)
         self._base_rotation = np.array(robot.sim.data.get_body_xmat(robot.robot_model.root_body)).reshape(3, 3)
-
-    def _step(self, action: FloatArray) -> bool:
-        super()._step(action)
-        return bool(self.env._check_success())
 
 
 def _make(name: str) -> Any:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import mujoco
 import numpy as np
 from robosuite.controllers.base_controller import Controller
 
 from policies.types import FloatArray
+from sim.worlds.stepping.operational_space import arm_part
 
 KP = 400.0  # 1/s^2
 KD = 2.0 * KP**0.5
@@ -33,14 +35,14 @@ class JointFollower:
     def __init__(self) -> None:
         self._robot: Any = None
         self._original: Any = None
-        self._servo: _JointServo | None = None
+        self._servo: JointServo | None = None
 
     def attach(self, robot: Any) -> None:
         """Take the place of the controller of a robosuite SingleArm.  Attaching twice changes nothing."""
         if self._servo is not None and robot.controller is self._servo:
             return
         self._robot, self._original = robot, robot.controller
-        self._servo = _JointServo(robot.controller, 1.0 / robot.control_freq)
+        self._servo = JointServo(robot.controller, 1.0 / robot.control_freq)
         robot.controller = self._servo
 
     def detach(self) -> None:
@@ -64,7 +66,7 @@ class JointFollower:
         return np.append(np.zeros(self._servo.control_dim), gripper)
 
 
-class _JointServo(Controller):
+class JointServo(Controller):
     """What SingleArm.control calls: set_goal once a period, run_controller at every physics step."""
 
     def __init__(self, replaced: Controller, period_s: float) -> None:
@@ -138,3 +140,35 @@ class _JointServo(Controller):
     @property
     def name(self) -> str:
         return "JOINT_FOLLOWER"
+
+
+class ServoLaw:
+    """Runs a `JointServo` between forward passes that somebody else makes: the same torques, bit for bit."""
+
+    def __init__(self, controller: JointServo) -> None:
+        self.controller = controller
+        self._model, self._data = controller.sim.model._model, controller.sim.data._data
+        self._full_mass = np.zeros((self._model.nv, self._model.nv))
+        self._qvel_index = np.array(controller.qvel_index)
+
+    def set_goal(self, action: FloatArray) -> None:
+        self._measure()
+        self.controller.set_goal(action)
+
+    def torques(self) -> FloatArray:
+        """(n,) N m for the next physics step, within the actuators' limits."""
+        self._measure()
+        return self.controller.run_controller()
+
+    def finish(self) -> None:
+        """The controller measures again whenever it is asked to."""
+
+    def _measure(self) -> None:
+        """What `Controller.update` does of what a servo needs, without a forward pass."""
+        servo = self.controller
+        if not servo.new_update:
+            return
+        servo.joint_pos, servo.joint_vel = self._data.qpos[servo.qpos_index], self._data.qvel[servo.qvel_index]
+        mujoco.mj_fullM(self._model, self._full_mass, self._data.qM)
+        servo.mass_matrix = arm_part(self._full_mass, self._qvel_index)
+        servo.new_update = False
