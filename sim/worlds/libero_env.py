@@ -5,8 +5,8 @@ trial a reset, the official initial state, ten no-op steps with the gripper open
 success at the first `done`.  A reset draws from NumPy's global generator, so trial k depends on the k resets before
 it; here `reset(k)` repeats those draws and continues from there, which makes every trial independent of what ran
 before it in the process, other users of that generator included.
-A reset does not rebuild the MuJoCo model (10 ms instead of seconds), and a control step computes what robosuite computes
-three times once (`stepping/control_step.py`): the states they lead to are the same, bit for bit.
+A reset does not rebuild the MuJoCo model (10 ms instead of seconds), and a control step computes what robosuite
+computes three times once (`stepping/control_step.py`): the states they lead to are the same, bit for bit.
 Images and states are those at the end of a control step.  The stock environment returns what its observables sampled on
 a clock of their own, up to one physics substep (2 ms) before.
 """
