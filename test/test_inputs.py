@@ -98,7 +98,7 @@ def test_damaged_pictures_are_dropped_and_counted_and_said_once_nothing_better_c
     inputs = inputs_of(ur5e)
     data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))[1].tobytes()
     for hole in (0, 1, 0, 1, 1):
-        message = CompressedImage(format="jpeg", data=array.array("B", data[:2000] + data[2000 + 512 * hole :]))
+        message = CompressedImage(format="jpeg", data=array.array("B", data[:2000] + data[2000 + 700 * hole :]))
         message.header.stamp = conversions.time_message(time.time_ns())
         inputs.on_image("wrist", message, time.time_ns())
         assert inputs.streams["wrist"].problem == ""
