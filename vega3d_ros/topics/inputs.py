@@ -290,6 +290,8 @@ class Inputs:
         watch = self.watches[name]
         watch.seen(stamp, now_ns, time.monotonic())
         late = now_ns - stamp > self._max_age_ns
+        if late:
+            self.streams[name].problem = ""  # it can be read, and what is wrong with it is told below
         if late and (not watch.repeats or not stamp):
             self._dropped[name] = lambda: watch.sentence(_name(name))
         return late
