@@ -95,6 +95,8 @@ class PolicySpec:
     chunk_length: actions in a chunk; open_loop_horizon: how many of them are executed before the
         next query when the world waits for the policy.
     image_sizes: camera -> (H, W) px that it must deliver; cameras that may have any size are left out.
+    fingers: how many finger openings its proprioception reads; 0: none, or as many as there are.
+    finger_open: opening of a finger that is wide open in its training data, m.
     """
 
     name: str
@@ -105,6 +107,8 @@ class PolicySpec:
     window: int = 1
     stride: int = 1
     image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    fingers: int = 0
+    finger_open: float = 0.04
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,8 @@ def test_what_may_stop_in_real_time():
             assert moves(), robot.sentence()
             driver.ahead_ns = 10_000_000_000
             still(robot, "ahead of this node's clock")
+            driver.ahead_ns = -3_600_000_000_000
+            still(robot, "s behind this node's clock", "chrony")
             driver.ahead_ns = 0
             assert moves(), robot.sentence()
             robot.send_instruction("")

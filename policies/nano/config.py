@@ -10,6 +10,8 @@ from policies.files.weight_files import read_json
 from policies.fusion.fused_policy import CONFIG_FILE
 from policies.types import ActionSpace, PolicySpec
 
+POSE_NUMBERS = 9  # of the tool in the proprioception: position, two columns of the rotation
+
 
 @dataclass(frozen=True)
 class CameraConfig:
@@ -90,6 +92,7 @@ class VegaConfig:
             chunk_length=self.chunk_length,
             open_loop_horizon=self.open_loop_horizon,
             image_sizes={name: camera.image_size for name, camera in self.cameras.items()},
+            fingers=len(self.proprio_mean) - POSE_NUMBERS,
         )
 
     def save(self, folder: Path) -> None:

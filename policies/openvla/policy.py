@@ -97,6 +97,7 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
             open_loop_horizon=horizon,
             window=1 if world is None else world.simulator.frames_needed,
             stride=1 if config.world_simulator is None else config.world_simulator.stride,
+            fingers=robot.fingers if info.proprio_dim else 0,
         )
 
     @property

@@ -26,7 +26,7 @@ class RobotPlatform:
     cameras: names in the checkpoint's order; the first is the one of single-image checkpoints.  Their images reach
     `see` upright, (H, W, 3) uint8, and leave it as the data set has them.  see_gate turns a (rows, columns) map over
     such an image back.  state: Observation -> (proprio_dim,) float64 before normalisation.  act: (H, A) actions in the
-    data set's units -> those of `action_space`.
+    data set's units -> those of `action_space`.  fingers: how many openings `state` reads.
     """
 
     cameras: tuple[str, ...]
@@ -36,6 +36,7 @@ class RobotPlatform:
     see_gate: Callable[[np.ndarray], np.ndarray]
     state: Callable[[Observation], FloatArray]
     act: Callable[[FloatArray], FloatArray]
+    fingers: int = 0
 
 
 def rotate(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
@@ -95,7 +96,7 @@ def _unchanged(value: np.ndarray) -> np.ndarray:
 
 PLATFORMS = {
     "libero": RobotPlatform(
-        ("agentview", "wrist"), 8, ActionSpace("eef_delta"), mirror, mirror, libero_proprio, libero_gripper
+        ("agentview", "wrist"), 8, ActionSpace("eef_delta"), mirror, mirror, libero_proprio, libero_gripper, fingers=2
     ),
     # Absolute positions of both arms as in `aloha_proprio`; policy_node drives one arm and refuses them.
     "aloha": RobotPlatform(

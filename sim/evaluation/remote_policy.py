@@ -47,7 +47,7 @@ class RemotePolicy:
         self._connect()
         self.spec = PolicySpec(
             name=url, cameras=("agentview", "wrist"), action_space=ActionSpace("eef_delta"),
-            chunk_length=REPLAN_STEPS, open_loop_horizon=REPLAN_STEPS,
+            chunk_length=REPLAN_STEPS, open_loop_horizon=REPLAN_STEPS, fingers=2,
         )  # fmt: skip
 
     def act(self, observation: Observation) -> ActionChunk:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,15 @@ from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
-from policies.types import VegaError  # noqa: E402
+from policies.types import ActionSpace, PolicySpec, VegaError  # noqa: E402
 from vega3d_ros.bringup.bringup import robot_file  # noqa: E402
 from vega3d_ros.control.kinematics import Kinematics  # noqa: E402
 from vega3d_ros.control.safety_guard import combine_limits  # noqa: E402
+from vega3d_ros.control.stamps import StampWatch  # noqa: E402
 from vega3d_ros.parameters.arm_check import check_arm  # noqa: E402
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters  # noqa: E402
 from vega3d_ros.ros import conversions, node_parameters  # noqa: E402
+from vega3d_ros.ros.joint_states import finger_map, joint_reader  # noqa: E402
 from vega3d_ros.ros.node_process import read_robot_description  # noqa: E402
 
 PUSH_RAD = 0.05
@@ -44,12 +46,18 @@ PUSH_S = 30.0
 
 @dataclass
 class Heard:
-    """What came on one topic: stamps and arrival times (ns), the first complaint, the newest value."""
+    """What came on one topic: stamps and arrival times (ns), their course, the first complaint, the newest value."""
 
-    stamps: list[int]
-    arrivals: list[int]
+    stamps: list[int] = field(default_factory=list)
+    arrivals: list[int] = field(default_factory=list)
+    watch: StampWatch = field(default_factory=StampWatch)
     complaint: str = ""
     value: Any = None
+
+    def arrived(self, message: Any, now_ns: int) -> None:
+        self.arrivals.append(now_ns)
+        self.stamps.append(conversions.stamp_ns(message.header.stamp))
+        self.watch.seen(self.stamps[-1], now_ns, time.monotonic())
 
 
 class RobotCheck:
@@ -65,7 +73,8 @@ class RobotCheck:
         node_parameters.refuse_unknown(node)
         names = sorted({key.split(".")[1] for key in node._parameter_overrides if key.startswith("cameras.")})
         self._cameras = {name: node_parameters.read_camera(node, name) for name in names}
-        self._heard = {name: Heard([], []) for name in (*names, "joint_states")}
+        self._reader = joint_reader(self._parameters, (), together=False)
+        self._heard = {name: Heard() for name in (*names, "joint_states")}
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
         for name, camera in self._cameras.items():
@@ -80,6 +89,7 @@ class RobotCheck:
             self._stream(f"camera {name}", name, camera.topic, seconds)
         self._stream("joint_states", "joint_states", "joint_states", seconds)
         self._skew()
+        self._gripper()
         self._model()
         self._controller()
         if axes:
@@ -95,8 +105,7 @@ class RobotCheck:
         camera, heard = self._cameras[name], self._heard[name]
 
         def take(message: Any) -> None:
-            heard.arrivals.append(self._now_ns())
-            heard.stamps.append(conversions.stamp_ns(message.header.stamp))
+            heard.arrived(message, self._now_ns())
             read = conversions.compressed_image_array if camera.compressed else conversions.image_array
             try:
                 image = read(message, name)
@@ -110,11 +119,12 @@ class RobotCheck:
         return take
 
     def _on_joints(self, message: JointState) -> None:
-        heard, parameters = self._heard["joint_states"], self._parameters
-        heard.arrivals.append(self._now_ns())
-        heard.stamps.append(conversions.stamp_ns(message.header.stamp))
+        heard = self._heard["joint_states"]
+        if not self._reader.concerns(message) and heard.arrivals:
+            return
+        heard.arrived(message, self._now_ns())
         try:
-            heard.value = conversions.joint_sample(message, parameters.joint_names, parameters.gripper_joints)
+            heard.value = self._reader.read(message, time.monotonic()) or heard.value
         except VegaError as error:
             heard.complaint = heard.complaint or str(error)
 
@@ -133,8 +143,9 @@ class RobotCheck:
         self._say(good, f"{title}, rate", f"The longest gap is {1e3 * gap_s:.0f} ms{remedy}.")
         age_s = float(np.median(np.subtract(heard.arrivals, heard.stamps))) / 1e9
         good = -limit_s / 2 <= age_s <= limit_s / 2
-        remedy = "" if good else ": synchronise the clocks (chrony), or mend the driver's stamps"
-        self._say(good, f"{title}, stamps", f"They are {1e3 * age_s:.0f} ms old on arrival{remedy}.")
+        told = f"They are {1e3 * age_s:.0f} ms old on arrival."
+        good = good and (not heard.watch.growth or abs(heard.watch.offset_s) < limit_s / 10)
+        self._say(good, f"{title}, stamps", told if good else heard.watch.sentence("It"))
 
     def _skew(self) -> None:
         streams = [np.array(self._heard[name].stamps) for name in self._cameras]
@@ -145,6 +156,20 @@ class RobotCheck:
         good = worst <= limit_s
         remedy = "" if good else f", more than max_skew_s ({limit_s:g} s): trigger them together, or raise it"
         self._say(good, "skew between cameras", f"Frames lie {1e3 * worst:.0f} ms apart{remedy}.")
+
+    def _gripper(self) -> None:
+        parameters, sample = self._parameters, self._heard["joint_states"].value
+        if not parameters.gripper_joints or sample is None:
+            return
+        spec = PolicySpec("of a robot", (), ActionSpace("eef_delta"), finger_open=1.0)
+        try:
+            fingers = finger_map(parameters, spec)
+            fingers.check(sample.gripper_positions)
+        except VegaError as error:
+            self._say(False, "gripper", str(error))
+            return
+        share = fingers(sample.gripper_positions)[fingers.main]
+        self._say(True, "gripper", f"It is {100 * share:.0f} % open; if not, exchange gripper.open and gripper.closed.")
 
     def _model(self) -> None:
         parameters, sample = self._parameters, self._heard["joint_states"].value

@@ -94,9 +94,10 @@ class ImpedanceLaw:
         wrench_to_torque, null, inverse = _operational_space(jacobian, inertia)
         posture = null @ inertia
         tool = wrench_to_torque @ jacobian
+        home = self._kinematics.nearest(q, self._home)
         stiffness = kp * tool + kp_null * posture
         damping = 2.0 * np.sqrt(kp) * tool + 2.0 * np.sqrt(kp_null) * posture
-        offset = kp * (wrench_to_torque @ error + tool @ q) + kp_null * (posture @ self._home) + bias
+        offset = kp * (wrench_to_torque @ error + tool @ q) + kp_null * (posture @ home) + bias
         return offset, np.concatenate([stiffness, damping], axis=1), inverse
 
 

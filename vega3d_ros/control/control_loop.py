@@ -7,7 +7,7 @@ NumPy only; no ROS, no torch.  Used from one thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from vega3d_ros.control.safety_guard import SafetyGuard, combine_limits
 
 @dataclass(frozen=True)
 class JointSample:
-    """One joint state: positions (n,) rad, velocities (n,) rad/s, gripper_positions (m,) m, 0 = closed."""
+    """One joint state: positions (n,) rad, velocities (n,) rad/s, gripper_positions (m,) in the unit of the joints."""
 
     stamp_ns: int
     positions: FloatArray
@@ -69,6 +69,7 @@ class CommandMaker:
         space = policy.spec.action_space
         self.period_s = 1.0 / space.rate_hz
         self._law = ImpedanceLaw(kinematics, space, home) if space.kind == "eef_delta" else None
+        self._kinematics = kinematics
         self._last: FloatArray | None = None
         if self._law is None and space.dim != kinematics.n + 1:
             raise VegaError(
@@ -83,7 +84,7 @@ class CommandMaker:
         """Joint positions (n,) rad and velocities (n,) rad/s at the end of the period."""
         if self._law is not None:
             return self._law.step(sample.positions, sample.velocities, action)
-        positions = action[:-1].copy()
+        positions = self._kinematics.nearest(sample.positions, action[:-1].copy())
         velocities = (positions - (sample.positions if self._last is None else self._last)) / self.period_s
         self._last = positions
         return positions, velocities
@@ -112,6 +113,8 @@ class ControlLoop:
         self.base_quaternion: FloatArray = (
             np.array([0.0, 0.0, 0.0, 1.0]) if base_quaternion is None else np.array(base_quaternion, dtype=float)
         )
+        # Readings of the gripper's joints -> openings that the policy knows, m.
+        self.openings: Callable[[FloatArray], FloatArray] = np.array
         self.last_chunk: ActionChunk | None = None
         self._maker = CommandMaker(policy, kinematics, home)
         self._queue = LockstepQueue(policy.spec)
@@ -147,7 +150,7 @@ class ControlLoop:
             joint_names=self.kinematics.joint_names,
             joint_positions=sample.positions,
             joint_velocities=sample.velocities,
-            gripper_positions=sample.gripper_positions,
+            gripper_positions=self.openings(sample.gripper_positions),
             eef_position=position,
             eef_quaternion=quaternion,
         )

@@ -18,6 +18,7 @@ import pinocchio as pin
 from policies.types import FloatArray, VegaError
 
 _ROTOR_INERTIA = "{http://drake.mit.edu}rotor_inertia"
+ENDLESS_RAD = 1e6
 _GEAR_RATIO = "{http://drake.mit.edu}gear_ratio"
 
 
@@ -29,11 +30,13 @@ class Kinematics:
     empty for the root link.  Joints that are not named (fingers, a lift) stay at their neutral value.
 
     lower, upper (n,) rad; velocity_limits (n,) rad/s; effort_limits (n,) N m, as in the URDF (infinite
-    where it gives 0).  Raises VegaError on a name that the URDF lacks, and lists those it has.
+    where it gives 0).  continuous: joints that turn without end; their angles count on from turn to turn.
+    Raises VegaError on a name that the URDF lacks, and lists those it has.
     """
 
     def __init__(self, urdf_xml: str, joint_names: Sequence[str], tip_frame: str, base_frame: str = "") -> None:
         self.joint_names = tuple(joint_names)
+        urdf_xml, self.continuous = _bounded(urdf_xml, self.joint_names)
         full = _parse(urdf_xml)
         _check_names(full, self.joint_names, tip_frame, base_frame)
         locked = [full.getJointId(name) for name in full.names[1:] if name not in self.joint_names]
@@ -44,7 +47,7 @@ class Kinematics:
                 f"list them as {list(self._model.names[1:])}."
             )
         if self._model.nq != len(self.joint_names):
-            raise VegaError("A joint of the arm turns without end: give it limits (type 'revolute') in the URDF.")
+            raise VegaError("A joint of the arm has more than one degree of freedom: name revolute and prismatic ones.")
         self._model.armature = _rotor_inertias(urdf_xml, self.joint_names)
         self._data = self._model.createData()
         self._tip = self._model.getFrameId(tip_frame)
@@ -58,6 +61,13 @@ class Kinematics:
     def n(self) -> int:
         """Number of arm joints."""
         return int(self._model.nq)
+
+    def nearest(self, q: FloatArray, posture: FloatArray) -> FloatArray:
+        """The same posture (n,) rad, each continuous joint in the turn that is nearest to q (n,) rad."""
+        if not self.continuous:
+            return posture
+        turns = np.array([name in self.continuous for name in self.joint_names])
+        return posture + turns * 2.0 * np.pi * np.round((q - posture) / (2.0 * np.pi))
 
     def tip_pose(self, q: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Position (3,) m and rotation matrix (3, 3) of the tool in the base frame, for q (n,) rad."""
@@ -187,6 +197,26 @@ def _parse(urdf_xml: str) -> pin.Model:
         raise VegaError(
             f"The robot description cannot be read as URDF ({reason}): set robot_description to a valid URDF."
         ) from error
+
+
+def _bounded(urdf_xml: str, joint_names: Sequence[str]) -> tuple[str, frozenset[str]]:
+    """The URDF with limits far away for the arm's joints that turn without end, and their names.
+
+    Pinocchio describes such a joint by sine and cosine, which forgets the turns that cables remember.
+    """
+    try:
+        root = ET.fromstring(urdf_xml)
+    except ET.ParseError:
+        return urdf_xml, frozenset()  # `_parse` says so
+    endless = [j for j in root.iter("joint") if j.get("type") == "continuous" and j.get("name") in joint_names]
+    for joint in endless:
+        joint.set("type", "revolute")
+        limit = joint.find("limit")
+        limit = ET.SubElement(joint, "limit", effort="0", velocity="0") if limit is None else limit
+        limit.set("lower", str(-ENDLESS_RAD))
+        limit.set("upper", str(ENDLESS_RAD))
+    text = ET.tostring(root, encoding="unicode") if endless else urdf_xml
+    return text, frozenset(str(joint.get("name")) for joint in endless)
 
 
 @contextmanager

@@ -74,6 +74,8 @@ def report(
     now_s = time.monotonic()
     for name, stream in inputs.streams.items():
         details = stream.values(now_s)
+        if name in inputs.watches:
+            details |= inputs.watches[name].values()
         details |= {why: n for (camera, why), n in sorted(inputs.buffer.drops.items()) if camera == name}
         statuses.append(Status(name, Level.ERROR if stream.problem else Level.OK, stream.problem or "ok", details))
     statuses.append(Status("latency", Level.OK, "milliseconds per stage", condition.latencies.values()))
@@ -97,6 +99,8 @@ def _judge(
         return Level.ERROR, problem
     if isinstance(runner, Realtime):
         waiting = runner.waiting_for or runner.scheduler.notice
+        if runner.waiting_for and "max_skew_s" in runner.waiting_for:
+            waiting = inputs.drifting() or waiting
     else:
         level, waiting = _judge_lockstep(condition, runner, inputs)
         if level is Level.ERROR:

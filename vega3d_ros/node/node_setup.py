@@ -16,6 +16,7 @@ from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.inference.separate_policy import SeparatePolicy
 from vega3d_ros.parameters.arm_check import check_arm
 from vega3d_ros.ros import node_parameters
+from vega3d_ros.ros.joint_states import finger_map, joint_reader
 from vega3d_ros.ros.node_process import read_robot_description
 from vega3d_ros.topics.inputs import Inputs
 
@@ -79,4 +80,7 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
             parameters.command_timeout_s,
             parameters.policy_timeout_s,
         )
-    return Parts(cameras, Inputs(parameters, cameras, buffer, judge_age=not lockstep), guard, runner)
+    fingers = loop.openings = finger_map(parameters, spec)
+    reader = joint_reader(parameters, kinematics.continuous, together=lockstep)
+    inputs = Inputs(parameters, cameras, buffer, reader, fingers, not lockstep, node.get_logger().info)
+    return Parts(cameras, inputs, guard, runner)

@@ -118,6 +118,14 @@ _ARM = (
     Row("gripper.max_effort", "number", 0.0, "Actions: effort of the gripper, N; 0: its own.", 0.0, 1000.0),
     Row("max_skew_s", "number", 0.06, "Cameras and joint states further apart than this are not used.", 0.001, 10.0),
     Row("max_age_s", "number", 0.25, "Cameras and joint states older than this stop the robot.", 0.001, 10.0),
+    Row(
+        "velocity_filter_s",
+        "number",
+        0.0,
+        "A driver without velocities: time constant of the filter over differences of positions; 0: it is refused.",
+        0.0,
+        1.0,
+    ),
     Row("base_pose_topic", "text", "", "Topic of the base frame in the world (PoseStamped); empty: fixed."),
     Row("base_position", "numbers", (0.0, 0.0, 0.0), "Base frame in the world, m.", -100.0, 100.0, "m"),
     Row(

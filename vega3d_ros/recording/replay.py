@@ -31,6 +31,7 @@ from vega3d_ros.recording.replay_bag import Bag  # noqa: E402
 from vega3d_ros.recording.replay_run import Decisions, Difference  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.conversions import GripperMemory  # noqa: E402
+from vega3d_ros.ros.joint_states import joint_reader  # noqa: E402
 from vega3d_ros.topics.node_outputs import gripper_position  # noqa: E402
 from vega3d_ros.topics.trajectories import trajectories  # noqa: E402
 
@@ -76,7 +77,8 @@ def _headline(bag: Bag, values: dict[str, Any]) -> list[str]:
 
 def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> list[str]:
     decisions = Decisions(parts.runner, parameters)
-    samples = bag.samples(parameters)
+    together = parameters.clock_mode == "lockstep"
+    samples = bag.samples(joint_reader(parameters, parts.runner.loop.kinematics.continuous, together))
     memory = GripperMemory(parameters.gripper_open, parameters.gripper_closed)
     made: list[list[JointTrajectory]] = []
     for decided, frames in bag.queries():

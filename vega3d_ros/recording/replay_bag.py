@@ -21,7 +21,7 @@ from policies.types import Image, VegaError
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.control.frame_buffer import FrameSet
 from vega3d_ros.ros import conversions
-from vega3d_ros.ros.node_parameters import NodeParameters
+from vega3d_ros.ros.joint_states import JointReader
 
 # A frame reaches the recorder at about the time at which the decision does that used it.
 LATE_NS = 5_000_000_000
@@ -75,17 +75,16 @@ class Bag(AbstractContextManager["Bag"]):
             for time_ns, data in self._raw(topic):
                 yield time_ns, deserialize_message(data, JointTrajectory)
 
-    def samples(self, parameters: NodeParameters) -> dict[int, list[JointSample]]:
+    def samples(self, reader: JointReader) -> dict[int, list[JointSample]]:
         """Stamp -> the joint states that carry it."""
         found: dict[int, list[JointSample]] = defaultdict(list)
-        for _, data in self._raw(self._resolve("joint_states")):
+        for time_ns, data in self._raw(self._resolve("joint_states")):
             try:
-                sample = conversions.joint_sample(
-                    deserialize_message(data, JointState), parameters.joint_names, parameters.gripper_joints
-                )
+                sample = reader.read(deserialize_message(data, JointState), time_ns / 1e9)
             except VegaError:
                 continue  # the node refused it too
-            found[sample.stamp_ns].append(sample)
+            if sample is not None:
+                found[sample.stamp_ns].append(sample)
         return found
 
     def queries(self) -> Iterator[tuple[Decided, FrameSet | None]]:

@@ -173,6 +173,7 @@ class Decisions:
         self._worker = RecordedWorker(self._policy)
         made = runner.loop
         loop = ControlLoop(self._answers, made.kinematics, parameters.home, made.guard)
+        loop.openings = made.openings
         period_ns = round(1e9 / made.policy.spec.action_space.rate_hz)
         self._runner: Lockstep | Realtime
         frames: Any = self._frames

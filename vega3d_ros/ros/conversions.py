@@ -17,10 +17,8 @@ from sensor_msgs.msg import Image as ImageMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies.types import FloatArray, Image, VegaError
+from vega3d_ros.control import images
 from vega3d_ros.control.control_loop import JointCommand, JointSample
-
-# encoding -> (channels in the message, order of R, G, B among them)
-_COLOUR_ENCODINGS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0))}
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -42,52 +40,14 @@ def duration_message(seconds: float) -> Duration:
 
 
 def image_array(message: ImageMessage, camera: str) -> Image:
-    """(H, W, 3) uint8 RGB of a raw image; rows may be padded.
-
-    Accepts rgb8, bgr8, rgba8 and bgra8 (alpha is dropped).  Grey, Bayer, depth and 16-bit images are
-    refused: a policy trained on colour would be fed something it never saw.  The byte order of the
-    message is irrelevant to 8-bit channels.
-    """
-    if message.encoding not in _COLOUR_ENCODINGS:
-        raise VegaError(
-            f"Camera '{camera}' sends encoding '{message.encoding[:32]}': publish one of {sorted(_COLOUR_ENCODINGS)}."
-        )
-    channels, order = _COLOUR_ENCODINGS[message.encoding]
-    height, width, step = int(message.height), int(message.width), int(message.step)
-    if height == 0 or width == 0 or step < width * channels or len(message.data) != height * step:
-        raise VegaError(
-            f"Camera '{camera}' sends {len(message.data)} bytes for {width}x{height} {message.encoding} with rows of "
-            f"{step} bytes: correct its driver."
-        )
-    rows = np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
-    pixels = rows[:, : width * channels].reshape(height, width, channels)
-    if channels == 3 and order == (0, 1, 2):
-        return np.ascontiguousarray(pixels)
-    return np.ascontiguousarray(pixels[:, :, list(order)])
+    """(H, W, 3) uint8 RGB of a raw image; which encodings are taken, and why not all, says `images.py`."""
+    size = int(message.height), int(message.width), int(message.step)
+    return images.from_raw(message.data, *size, message.encoding, bool(message.is_bigendian), camera)
 
 
 def compressed_image_array(message: CompressedImage, camera: str) -> Image:
-    """(H, W, 3) uint8 RGB of a JPEG or PNG; grey and 16-bit images are refused as in `image_array`."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise VegaError(
-            f"Camera '{camera}' is compressed and OpenCV is missing: pip install opencv-python, or use its raw topic."
-        ) from error
-    try:
-        pixels = cv2.imdecode(np.frombuffer(message.data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise VegaError(
-            f"Camera '{camera}' sends {len(message.data)} bytes that are no JPEG or PNG "
-            f"(format '{message.format[:32]}'): correct its driver."
-        )
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
-        raise VegaError(
-            f"Camera '{camera}' sends a compressed {pixels.dtype} image of shape {pixels.shape}: publish 8-bit colour."
-        )
-    return np.ascontiguousarray(pixels[:, :, 2::-1])
+    """(H, W, 3) uint8 RGB of a JPEG or PNG; `images.DamagedImage` where it was damaged in transport."""
+    return images.from_compressed(bytes(message.data), message.format, camera)
 
 
 def image_message(image: NDArray[np.uint8], ns: int, frame_id: str = "") -> ImageMessage:
@@ -111,8 +71,13 @@ def gate_message(gate: NDArray[np.float32], ns: int, camera: str) -> ImageMessag
     return image_message(scaled.astype(np.uint8), ns, camera)
 
 
-def joint_sample(message: JointState, joint_names: Sequence[str], gripper_joints: Sequence[str]) -> JointSample:
-    """The named joints of a JointState, whatever their order: rad, rad/s; gripper openings in m."""
+def joint_sample(
+    message: JointState, joint_names: Sequence[str], gripper_joints: Sequence[str], velocities: bool = True
+) -> JointSample:
+    """The named joints of one JointState, whatever their order: rad, rad/s; gripper joints in their own unit.
+
+    velocities: whether the arm's must be there; where they need not, what is missing is NaN.
+    """
     names = list(message.name)
     index = {name: i for i, name in enumerate(names)}
     wanted = [*joint_names, *gripper_joints]
@@ -124,17 +89,21 @@ def joint_sample(message: JointState, joint_names: Sequence[str], gripper_joints
         )
     if len(index) != len(names):
         raise VegaError(f"joint_states names a joint twice in {_shorten(names)}: correct the driver.")
-    if len(message.position) != len(names) or len(message.velocity) != len(names):
+    enough = len(message.velocity) == len(names) or not velocities
+    if len(message.position) != len(names) or not enough:
         raise VegaError(
             f"joint_states has {len(names)} names, {len(message.position)} positions and {len(message.velocity)} "
-            "velocities: the driver must publish all three for every joint."
+            "velocities: the driver must publish all three for every joint, or set velocity_filter_s in the robot's "
+            "file if it has no velocities."
         )
     position = np.asarray(message.position, dtype=np.float64)
-    velocity = np.asarray(message.velocity, dtype=np.float64)
+    velocity = np.full(len(names), np.nan)
+    if len(message.velocity) == len(names):
+        velocity[:] = message.velocity
     arm = [index[name] for name in joint_names]
     gripper = [index[name] for name in gripper_joints]
-    chosen = np.concatenate([position[arm], velocity[arm], position[gripper]])
-    if not np.all(np.isfinite(chosen)):
+    must_be_finite = [position[arm], position[gripper], velocity[arm] if velocities else position[arm]]
+    if not np.all(np.isfinite(np.concatenate(must_be_finite))):
         raise VegaError("joint_states holds NaN or infinite values: check the robot's driver and encoders.")
     return JointSample(
         stamp_ns=stamp_ns(message.header.stamp),

@@ -55,6 +55,7 @@ class NodeParameters:
     gripper_max_effort: float
     max_skew_s: float
     max_age_s: float
+    velocity_filter_s: float
     base_pose_topic: str
     base_position: FloatArray
     base_quaternion: FloatArray
@@ -115,6 +116,7 @@ def read(node: Node) -> NodeParameters:
         gripper_max_effort=get("gripper.max_effort"),
         max_skew_s=get("max_skew_s"),
         max_age_s=get("max_age_s"),
+        velocity_filter_s=get("velocity_filter_s"),
         base_pose_topic=get("base_pose_topic"),
         base_position=_array(get("base_position")),
         base_quaternion=_array(get("base_quaternion")),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -17,25 +18,39 @@ from sensor_msgs.msg import CompressedImage, JointState
 from sensor_msgs.msg import Image as ImageMessage
 
 from policies.types import FloatArray, Image, VegaError, check_instruction
+from vega3d_ros.control import images
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.control.frame_buffer import FrameBuffer, Pushed
+from vega3d_ros.control.stamps import StampWatch
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.diagnostics import Stream
+from vega3d_ros.ros.joint_states import FingerMap, JointReader
 from vega3d_ros.ros.node_parameters import CameraParameters, NodeParameters
 
 JOINTS, INSTRUCTION, BASE_POSE = "joint_states", "instruction", "base_pose"
 INSTRUCTIONS_PER_S = 5
+# Another device on joint_states is nobody's concern while the arm itself is heard; s, where no clock judges.
+LOCKSTEP_SILENCE_S = 1.0
 
 
 class Inputs:
     """The newest good value of every input, and what was wrong with the bad ones.
 
-    judge_age: compare stamps with our own clock; off where the world waits for us.
+    judge_age: compare stamps with our own clock; off where the world waits for us.  say: tells the user what is no
+    problem.
     """
 
     def __init__(
-        self, parameters: NodeParameters, cameras: dict[str, CameraParameters], buffer: FrameBuffer, judge_age: bool
+        self,
+        parameters: NodeParameters,
+        cameras: dict[str, CameraParameters],
+        buffer: FrameBuffer,
+        reader: JointReader,
+        fingers: FingerMap,
+        judge_age: bool,
+        say: Callable[[str], object] = print,
     ) -> None:
+        self._reader, self._fingers, self._say = reader, fingers, say
         self._parameters = parameters
         self._cameras = cameras
         self._judge_age = judge_age
@@ -43,6 +58,10 @@ class Inputs:
         self._max_age_ns = round(parameters.max_age_s * 1e9)
         self.buffer = buffer
         self.streams = {name: Stream() for name in (*cameras, JOINTS, INSTRUCTION, BASE_POSE)}
+        self.watches = {name: StampWatch() for name in (*cameras, JOINTS)}
+        # Why the last message of an input was dropped, where one alone is no problem.
+        self._dropped: dict[str, Callable[[], str]] = {}
+        self._told: set[str] = set()
         self.drops: Counter[str] = Counter()
         self._changes_s: deque[float] = deque(maxlen=INSTRUCTIONS_PER_S + 1)
         self.sample: JointSample | None = None
@@ -60,6 +79,8 @@ class Inputs:
         self._not_before_ns = not_before_ns
         self._changes_s.clear()
         self.sample = None
+        self._reader.clear()
+        self._dropped.clear()
         for name in (*self._cameras, JOINTS):
             self.streams[name].problem = ""
 
@@ -72,6 +93,11 @@ class Inputs:
                 image = conversions.compressed_image_array(message, camera)
             else:
                 image = conversions.image_array(message, camera)
+                self._tell_conversion(camera, message.encoding)
+        except images.DamagedImage as error:
+            self.buffer.reject(camera, "damaged")
+            self._drop(camera, str(error))
+            return ""
         except VegaError as error:
             self.buffer.reject(camera, "wrong_encoding")
             stream.problem = str(error)
@@ -91,9 +117,10 @@ class Inputs:
             )
             return ""
         stamp = conversions.stamp_ns(message.header.stamp)
+        self._from_the_past(camera, stamp, now_ns)
         if self._from_the_future(stamp, now_ns):
             self.buffer.reject(camera, "future")
-            stream.problem = self._future_sentence(f"Camera '{camera}'", stamp, now_ns)
+            stream.problem = self.watches[camera].sentence(_name(camera))
             return ""
         previous = self.buffer.newest_ns(camera)
         try:
@@ -103,9 +130,17 @@ class Inputs:
             return ""
         if pushed is not Pushed.DROPPED:
             stream.problem = ""
+            self._dropped.pop(camera, None)
         if pushed is Pushed.JUMPED_BACK and previous is not None:
             return _jump_sentence(f"camera '{camera}'", previous - stamp)
         return ""
+
+    def _tell_conversion(self, camera: str, encoding: str) -> None:
+        if camera not in self._told and not images.is_native(encoding):
+            self._told.add(camera)
+            self._say(
+                f"Camera '{camera}' sends {encoding}, which is converted here: set its driver to rgb8 to save time."
+            )
 
     def _repeats(self, camera: str, image: Image) -> int:
         """How many frames in a row have shown the very pixels of the one before them; real sensors have noise."""
@@ -117,23 +152,31 @@ class Inputs:
     def on_joint_state(self, message: JointState, now_ns: int) -> tuple[JointSample | None, str]:
         """The sample, None if it is refused; and a sentence if the robot's clock was set back, else ''."""
         stream = self.streams[JOINTS]
+        if not self._reader.concerns(message) and stream.age_s(time.monotonic()) <= self._silence_s:
+            self.drops["joint_states_of_others"] += 1
+            return None, ""
         stream.arrived()
         try:
-            sample = conversions.joint_sample(message, self._parameters.joint_names, self._parameters.gripper_joints)
+            sample = self._reader.read(message, time.monotonic())
+            if sample is not None:
+                self._fingers.check(sample.gripper_positions)
         except VegaError as error:
             self.drops["joint_states_malformed"] += 1
             stream.problem = str(error)
             self.sample = None
             return None, ""
+        if sample is None:
+            return None, ""  # the rest of the joints is still to come
+        late = self._from_the_past(JOINTS, sample.stamp_ns, now_ns)
         if self._not_before_ns is not None and sample.stamp_ns < self._not_before_ns:
             self.drops["joint_states_before_start"] += 1
             return None, ""
-        if self._judge_age and now_ns - sample.stamp_ns > self._max_age_ns:
+        if late:
             self.drops["joint_states_late"] += 1
             return None, ""
         if self._from_the_future(sample.stamp_ns, now_ns):
             self.drops["joint_states_future"] += 1
-            stream.problem = self._future_sentence("joint_states", sample.stamp_ns, now_ns)
+            stream.problem = self.watches[JOINTS].sentence(JOINTS)
             return None, ""
         jump = ""
         if self.sample is not None and sample.stamp_ns < self.sample.stamp_ns:
@@ -144,6 +187,7 @@ class Inputs:
             self.drops["joint_states_stamp_jumped_back"] += 1
             jump = _jump_sentence("joint_states", back_ns)
         stream.problem = ""
+        self._dropped.pop(JOINTS, None)
         self.sample = sample
         return sample, jump
 
@@ -205,23 +249,59 @@ class Inputs:
         now_s = time.monotonic() if now_s is None else now_s
         stamps = {camera: self.buffer.newest_ns(camera) for camera in self._cameras}
         stamps[JOINTS] = self.sample.stamp_ns if self.sample is not None else None
+        limit_s = self._parameters.max_age_s
         for name, stamp in stamps.items():
-            what = name if name == JOINTS else f"Camera '{name}'"
+            arrived_s = self.streams[name].age_s(now_s)
+            age_s = float("inf") if stamp is None else max(arrived_s, (now_ns - stamp) / 1e9)
+            if age_s <= limit_s:
+                continue
+            if name in self._dropped and arrived_s <= limit_s:
+                return self._dropped[name]()
             if stamp is None:
-                return f"{what} has not sent anything usable yet: start its driver or correct the topic."
-            age_s = max(self.streams[name].age_s(now_s), (now_ns - stamp) / 1e9)
-            if age_s > self._parameters.max_age_s:
-                return f"{what} has been silent for {age_s:.2f} s: check its driver, or raise max_age_s."
+                return f"{_name(name)} has not sent anything usable yet: start its driver or correct the topic."
+            return f"{_name(name)} has been silent for {age_s:.2f} s: check its driver, or raise max_age_s."
         return ""
+
+    def drifting(self) -> str:
+        """A sentence on the first input whose stamps drift against this node's clock or run ahead of it, else ''."""
+        for name, watch in self.watches.items():
+            if (
+                self._judge_age
+                and watch.growth
+                and (watch.offset_s < -0.002 or watch.offset_s > self._max_skew_ns / 1e9)
+            ):
+                return watch.sentence(_name(name))
+        return ""
+
+    @property
+    def _silence_s(self) -> float:
+        return self._parameters.max_age_s if self._judge_age else LOCKSTEP_SILENCE_S
+
+    def _drop(self, name: str, sentence: str) -> None:
+        """Remember why a message was dropped; it is a problem once nothing better comes for `max_age_s`."""
+        if self._judge_age:
+            self._dropped[name] = lambda: sentence
+        else:
+            self.streams[name].problem = sentence
+
+    def _from_the_past(self, name: str, stamp: int, now_ns: int) -> bool:
+        if not self._judge_age:
+            return False
+        watch = self.watches[name]
+        watch.seen(stamp, now_ns, time.monotonic())
+        late = now_ns - stamp > self._max_age_ns
+        if late:
+            self.streams[name].problem = ""  # it can be read, and what is wrong with it is told below
+        if late and (not watch.repeats or not stamp):
+            self._dropped[name] = lambda: watch.sentence(_name(name))
+        return late
 
     def _from_the_future(self, stamp: int, now_ns: int) -> bool:
         return self._judge_age and stamp - now_ns > self._max_age_ns
 
-    def _future_sentence(self, what: str, stamp: int, now_ns: int) -> str:
-        return (
-            f"{what} is stamped {(stamp - now_ns) / 1e9:.2f} s ahead of this node's clock: synchronise the clocks, or "
-            "set use_sim_time to match the robot."
-        )
+
+def _name(name: str) -> str:
+    return name if name == JOINTS else f"Camera '{name}'"
 
 
 def _jump_sentence(what: str, back_ns: int) -> str:

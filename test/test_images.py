@@ -1,0 +1,138 @@
+"""What common camera drivers send becomes the picture it stands for; what was damaged on the way is dropped."""
+
+from __future__ import annotations
+
+import array
+import io
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+from sensor_msgs.msg import CompressedImage, Image
+
+from policies.types import VegaError
+from vega3d_ros.control.images import DamagedImage, from_compressed
+from vega3d_ros.ros.conversions import compressed_image_array, image_array
+
+# Saturated colours in large fields, whose chroma survives subsampling and whose edges are few.
+COLOURS = np.array([[230, 20, 30], [20, 200, 40], [30, 40, 220], [240, 220, 30]], np.uint8)
+FIELDS = COLOURS.reshape(2, 2, 3).repeat(24, axis=0).repeat(32, axis=1)
+
+
+def message(data: np.ndarray, encoding: str, height: int, width: int, big_endian: int = 0) -> Image:
+    rows = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+    return Image(
+        height=height, width=width, encoding=encoding, is_bigendian=big_endian,
+        step=data.strides[0] if data.ndim > 1 else 0, data=array.array("B", rows.tobytes()),
+    )  # fmt: skip
+
+
+def yuv(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """BT.601 with video range, by the standard's own formula."""
+    r, g, b = (image[..., i].astype(float) for i in range(3))
+    y = 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
+    u = 128 + (-37.797 * r - 74.203 * g + 112.0 * b) / 255
+    v = 128 + (112.0 * r - 93.786 * g - 18.214 * b) / 255
+    return tuple(np.rint(plane).astype(np.uint8) for plane in (y, u, v))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv"), ("yuv422", "uyvy"), ("uyvy", "uyvy")]
+)
+def test_yuv_of_webcams_shows_the_colours_it_was_made_of(encoding, order):
+    y, u, v = yuv(FIELDS)
+    pairs = {"y": [y[:, 0::2], y[:, 1::2]], "u": [u[:, 0::2]], "v": [v[:, 0::2]]}
+    packed = np.stack([pairs[letter].pop(0) for letter in order], axis=-1).reshape(48, -1)
+    seen = image_array(message(packed, encoding, 48, 64), "wrist")
+    assert np.abs(seen.astype(int) - FIELDS).max() <= 4
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_mosaic_shows_the_colours_that_its_pixels_measured(pattern, bits):
+    mosaic = np.zeros((48, 64), np.uint8 if bits == 8 else np.uint16)
+    for place, letter in enumerate(pattern):
+        row, column = divmod(place, 2)
+        mosaic[row::2, column::2] = FIELDS[row::2, column::2, "rgb".index(letter)]
+    mosaic = mosaic if bits == 8 else mosaic * np.uint16(257)
+    seen = image_array(message(mosaic, f"bayer_{pattern}{bits}", 48, 64), "wrist")
+    inner = (slice(4, 20), slice(4, 28))
+    assert np.array_equal(seen[inner], FIELDS[inner])
+    assert np.array_equal(seen[28:44, 36:60], FIELDS[28:44, 36:60])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(["rgb16", "bgr16", "rgba16", "bgra16"]), st.booleans(), st.integers(0, 2**32 - 1))
+def test_sixteen_bits_become_the_nearest_eight_in_either_byte_order(encoding, big_endian, seed):
+    wide = np.random.default_rng(seed).integers(0, 65536, (3, 5, 4 if "a" in encoding else 3)).astype(np.uint16)
+    order = [2, 1, 0] if encoding.startswith("bgr") else [0, 1, 2]
+    sent = wide.astype(">u2" if big_endian else "<u2")
+    seen = image_array(message(sent.reshape(3, -1), encoding, 3, 5, int(big_endian)), "wrist")
+    assert np.array_equal(seen, np.rint(wide[:, :, order] / 257.0).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "given_order"),
+    [
+        ("jpeg", "jpg", "bgr"),
+        ("rgb8; jpeg compressed bgr8", "jpg", "bgr"),
+        ("bgr8; jpeg compressed bgr8", "jpg", "bgr"),
+        ("rgb8; jpeg compressed rgb8", "jpg", "rgb"),  # the encoder took red for blue; the subscriber takes it back
+        ("rgba8; png compressed bgr8", "png", "bgr"),
+        ("rgb8; png compressed rgb8", "png", "rgb"),
+    ],
+)
+def test_format_as_image_transport_writes_it_gives_the_right_colours(form, kind, given_order):
+    pixels = FIELDS[:, :, ::-1] if given_order == "bgr" else FIELDS
+    data = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    seen = compressed_image_array(CompressedImage(format=form, data=array.array("B", data.tobytes())), "wrist")
+    assert np.abs(seen[4:20, 4:28].astype(int) - FIELDS[4:20, 4:28]).max() <= 4
+
+
+def test_sixteen_bit_png_is_exact_and_depth_is_refused():
+    wide = np.ascontiguousarray(FIELDS[:, :, ::-1]).astype(np.uint16) * 257
+    data = cv2.imencode(".png", wide)[1].tobytes()
+    assert np.array_equal(from_compressed(data, "rgb16; png compressed bgr16", "wrist"), FIELDS)
+    with pytest.raises(VegaError, match="depth"):
+        from_compressed(data, "16UC1; compressedDepth png", "wrist")
+
+
+def photograph() -> np.ndarray:
+    """(480, 640, 3): fields with the noise of a sensor."""
+    rows, columns = np.mgrid[:480, :640]
+    smooth = np.stack([columns // 3 % 256, rows // 2 % 256, (rows + columns) // 4 % 256], axis=-1)
+    return np.clip(smooth + np.random.default_rng(0).normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def encoded(kind: str) -> bytes:
+    file = io.BytesIO()
+    Pillow.fromarray(photograph()).save(file, kind, quality=90)
+    return file.getvalue()
+
+
+# What is exchanged within a JPEG decodes without a warning: only a checksum could tell.
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [("PNG", "swap"), *((kind, damage) for kind in ("JPEG", "PNG") for damage in ("hole", "end", "half", "zeros"))],
+)
+def test_what_was_damaged_in_transport_is_an_error_of_its_own(kind, damage):
+    data = encoded(kind)
+    assert from_compressed(data, "jpeg", "wrist").shape == (480, 640, 3)
+    third = len(data) // 3
+    broken = {
+        "hole": data[:third] + data[third + 512 :],
+        "end": data[:-2],
+        "half": data[: len(data) // 2],
+        "swap": data[:third] + data[2 * third : 2 * third + 1400] + data[third : 2 * third] + data[2 * third + 1400 :],
+        "zeros": data[:third] + bytes(1400) + data[third + 1400 :],
+    }[damage]
+    with pytest.raises(DamagedImage, match=r"^Camera 'wrist' sends damaged"):
+        from_compressed(broken, "jpeg", "wrist")
+
+
+def test_bytes_after_the_end_of_a_jpeg_are_the_padding_of_a_webcam():
+    data = encoded("JPEG")
+    assert np.array_equal(from_compressed(data + bytes(300), "jpeg", "w"), from_compressed(data, "jpeg", "w"))

@@ -1,0 +1,73 @@
+"""Stamps that are off: the sentence says by how much, whether that grows, and what helps."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from vega3d_ros.control.stamps import StampWatch
+
+NOW_NS = 1_790_000_000 * 10**9
+
+
+def watched(offset_s, seconds: float = 10.0, rate_hz: float = 30.0, now_ns: int = NOW_NS) -> StampWatch:
+    """Of a stream with some network delay; offset_s(t): now minus stamp without it."""
+    watch, rng = StampWatch(), np.random.default_rng(0)
+    for step in range(int(seconds * rate_hz)):
+        t = step / rate_hz
+        delay_s = 0.001 + rng.exponential(0.003)
+        now = now_ns + round(t * 1e9)
+        watch.seen(now - round((offset_s(t) + delay_s) * 1e9), now, 100.0 + t)
+    return watch
+
+
+@pytest.mark.parametrize("offset_s", [3600.0, 0.4])
+def test_old_stamps_of_a_clock_that_is_not_set(offset_s):
+    watch = watched(lambda t: offset_s)
+    sentence = watch.sentence("Camera 'wrist'")
+    assert f"{offset_s:.2f} s behind this node's clock, which does not grow" in sentence
+    assert "chrony" in sentence and watch.growth == 0.0
+    assert watch.offset_s == pytest.approx(offset_s, abs=0.01)
+
+
+def test_stamps_that_run_ahead_name_the_driver_option_that_helps():
+    """The two monotonic clocks of a v4l2 camera: 0.14 s in two hours, here in one."""
+    watch = watched(lambda t: -0.14 * t / 3600.0, seconds=3600.0, rate_hz=4.0)
+    sentence = watch.sentence("Camera 'wrist'")
+    assert "0.14 s ahead of this node's clock, which grows by 140 ms an hour" in sentence
+    assert "use_v4l2_buffer_timestamps: false" in sentence
+
+
+def test_a_fast_drift_is_known_within_seconds_and_jitter_is_none():
+    assert watched(lambda t: -0.02 * t, seconds=5.0).growth == pytest.approx(-0.02, rel=0.2)
+    assert "grows by 20" in watched(lambda t: -0.02 * t, seconds=5.0).sentence("joint_states")
+    assert watched(lambda t: 0.0, seconds=60.0).growth == 0.0
+
+
+def test_stamps_of_zero_and_of_the_boot_clock():
+    watch = StampWatch()
+    for step in range(5):
+        watch.seen(0, NOW_NS + step, float(step))
+    assert "stamps of zero" in watch.sentence("Camera 'wrist'")
+    boot_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    watch.seen(boot_ns, NOW_NS, 1.0)
+    sentence = watch.sentence("Camera 'wrist'")
+    assert "boot" in sentence and f"{(NOW_NS - boot_ns) / 1e9:.2f} s behind" in sentence
+    watch.seen(boot_ns + 10**15, NOW_NS, 2.0)
+    assert "does not count from 1970" in watch.sentence("Camera 'wrist'")
+
+
+def test_a_clock_that_is_simulated_here_only():
+    watch = watched(lambda t: -1.79e9, now_ns=10**9)
+    assert "set use_sim_time" in watch.sentence("joint_states")
+
+
+def test_a_camera_that_falls_behind():
+    assert "falling behind" in watched(lambda t: 0.8 * t).sentence("Camera 'wrist'")
+
+
+def test_a_clock_that_is_set_begins_anew():
+    watch = watched(lambda t: 3600.0 if t < 5 else 0.0)
+    assert watch.growth == 0.0 and watch.offset_s < 0.01

@@ -1,0 +1,215 @@
+"""What cameras send, as (H, W, 3) uint8 RGB.  NumPy, OpenCV and libjpeg; no ROS.
+
+Encodings are those of sensor_msgs/image_encodings.hpp.  Colour is converted where the camera measured it: other orders
+of channels, YUV 4:2:2 and 4:2:0 by OpenCV as cv_bridge does, Bayer mosaics by OpenCV's bilinear interpolation, 16 bits
+per channel to the nearest of 256 steps.  Where colour would have to be invented (grey, depth, channels without a
+meaning) the image is refused: a policy trained on colour would be fed something it never saw.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Image, VegaError
+
+# encoding -> (channels in the message, order of R, G, B among them, bytes per channel)
+_CHANNELS = {
+    "rgb8": (3, (0, 1, 2), 1),
+    "bgr8": (3, (2, 1, 0), 1),
+    "rgba8": (4, (0, 1, 2), 1),
+    "bgra8": (4, (2, 1, 0), 1),
+    "rgb16": (3, (0, 1, 2), 2),
+    "bgr16": (3, (2, 1, 0), 2),
+    "rgba16": (4, (0, 1, 2), 2),
+    "bgra16": (4, (2, 1, 0), 2),
+}
+# Two bytes a pixel.  `yuv422` is UYVY in ROS.
+_YUV422 = {
+    "yuv422": "COLOR_YUV2RGB_UYVY",
+    "uyvy": "COLOR_YUV2RGB_UYVY",
+    "yuv422_yuy2": "COLOR_YUV2RGB_YUY2",
+    "yuyv": "COLOR_YUV2RGB_YUY2",
+}
+# The pattern names the first two pixels of the first two rows, OpenCV's constants those of the second row and column.
+_BAYER = {
+    "rggb": "COLOR_BayerBG2RGB",
+    "bggr": "COLOR_BayerRG2RGB",
+    "gbrg": "COLOR_BayerGR2RGB",
+    "grbg": "COLOR_BayerGB2RGB",
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+
+
+class DamagedImage(VegaError):
+    """A compressed image that was damaged in transport; the next may be whole."""
+
+
+def is_native(encoding: str) -> bool:
+    """Whether an encoding's pixels are taken as they are, without arithmetic."""
+    return encoding in _CHANNELS and _CHANNELS[encoding][2] == 1
+
+
+def accepted() -> list[str]:
+    """The names of all encodings that are taken."""
+    bayer = [f"bayer_{pattern}{bits}" for pattern in _BAYER for bits in (8, 16)]
+    return [*_CHANNELS, *_YUV422, "nv12", "nv21", *bayer]
+
+
+def from_raw(data: Any, height: int, width: int, step: int, encoding: str, big_endian: bool, camera: str) -> Image:
+    """(H, W, 3) uint8 RGB of a raw image; `step`: bytes of a row, which may be padded.  Raises VegaError."""
+    convert, pixel_bytes, depth, rows = _reader(encoding, height, camera)
+    row_bytes = width * pixel_bytes
+    if height == 0 or width == 0 or step < row_bytes or len(data) != rows * step:
+        raise VegaError(
+            f"Camera '{camera}' sends {len(data)} bytes for {width}x{height} {encoding[:32]} with rows of {step} "
+            "bytes: correct its driver."
+        )
+    raw = np.frombuffer(data, dtype=np.uint8).reshape(rows, step)[:, :row_bytes]
+    if depth == 2:
+        raw = _nearest_of_256(np.ascontiguousarray(raw).view(np.dtype(">u2" if big_endian else "<u2")))
+    return convert(np.ascontiguousarray(raw), height, width)
+
+
+def _reader(encoding: str, height: int, camera: str) -> tuple[Callable[[Any, int, int], Image], int, int, int]:
+    """(rows of bytes, height, width) -> RGB; bytes per pixel in a row; bytes per channel; rows of the message."""
+    if encoding in _CHANNELS:
+        channels, order, depth = _CHANNELS[encoding]
+
+        def reorder(raw: Any, height: int, width: int) -> Image:
+            pixels = raw.reshape(height, width, channels)
+            if order == (0, 1, 2) and channels == 3:
+                return np.ascontiguousarray(pixels)
+            return np.ascontiguousarray(pixels[:, :, list(order)])
+
+        return reorder, channels * depth, depth, height
+    if encoding in _YUV422:
+        return _opencv(_YUV422[encoding], camera, 2), 2, 1, height
+    if encoding in ("nv12", "nv21"):
+        return _opencv(f"COLOR_YUV2RGB_{encoding.upper()}", camera, 1), 1, 1, height + height // 2
+    pattern, bits = encoding[6:10], encoding[10:]
+    if encoding.startswith("bayer_") and pattern in _BAYER and bits in ("8", "16"):
+        depth = int(bits) // 8
+        return _opencv(_BAYER[pattern], camera, 1), depth, depth, height
+    raise VegaError(
+        f"Camera '{camera}' sends encoding '{encoding[:32]}', which has no colour that could be converted: set its "
+        "driver to rgb8 (or another colour encoding)."
+    )
+
+
+def _opencv(name: str, camera: str, channels: int) -> Callable[[Any, int, int], Image]:
+    def convert(raw: Any, height: int, width: int) -> Image:
+        cv2 = _cv2(camera)
+        if width % 2 or height % 2:
+            raise VegaError(
+                f"Camera '{camera}' sends {width}x{height}, which cannot be subsampled: correct its driver."
+            )
+        pixels = raw.reshape(-1, width, channels) if channels > 1 else raw
+        return np.asarray(cv2.cvtColor(pixels, getattr(cv2, name)))
+
+    return convert
+
+
+def _nearest_of_256(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """65535 is 255; what 8 bits were widened from comes back exactly."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def from_compressed(data: bytes, form: str, camera: str) -> Image:
+    """(H, W, 3) uint8 RGB of a JPEG or PNG.  Raises DamagedImage where the decoder so much as warns.
+
+    A JPEG has no checksum: damage after which its code falls into step again, as after a few lost bytes, is not seen.
+
+    form: the message's `format`, as image_transport writes it (`rgb8; jpeg compressed bgr8`) or a plain `jpeg`.  The
+    part after `compressed` says what order of channels the encoder was given: `rgb` for `bgr` means that they are
+    exchanged in the file.
+    """
+    if not data.startswith((_JPEG, _PNG)):
+        raise VegaError(
+            f"Camera '{camera}' sends {len(data)} bytes that are no JPEG or PNG (format '{form[:32]}'): correct its "
+            "driver."
+        )
+    source, _, rest = (part.strip() for part in form.partition(";"))
+    if "compressedDepth" in rest:
+        raise VegaError(f"Camera '{camera}' sends depth ('{form[:32]}'): give the topic of its colour image.")
+    pixels = _jpeg(data, camera) if data.startswith(_JPEG) else _png(data, camera)
+    if pixels.dtype == np.uint16:
+        pixels = _nearest_of_256(pixels.astype(np.uint16, copy=False))
+    if pixels.ndim == 2 and source.startswith("bayer_") and data.startswith(_PNG):
+        height, width = pixels.shape
+        return from_raw(pixels.tobytes(), height, width, width, f"{source[:10]}8", False, camera)
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise VegaError(f"Camera '{camera}' sends a compressed image without colour: publish colour, 8-bit or 16-bit.")
+    exchanged = rest.partition("compressed")[2].strip().startswith("rgb")
+    return np.ascontiguousarray(pixels[:, :, 2::-1] if exchanged else pixels[:, :, :3])
+
+
+def _jpeg(data: bytes, camera: str) -> Image:
+    """RGB, or (H, W) where it is grey."""
+    try:
+        import simplejpeg
+    except ImportError as error:
+        raise VegaError(
+            f"Camera '{camera}' is compressed and simplejpeg is missing: pip install simplejpeg, or use its raw topic."
+        ) from error
+    try:
+        grey = simplejpeg.decode_jpeg_header(data)[2].lower() == "gray"
+        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if grey else "RGB", strict=True)
+    except ValueError as error:
+        raise DamagedImage(
+            f"Camera '{camera}' sends damaged JPEGs ({str(error)[:80]}): check its cable, its network and its driver."
+        ) from error
+    return np.asarray(pixels[:, :, 0] if grey else pixels)
+
+
+def _png(data: bytes, camera: str) -> NDArray[Any]:
+    """RGB, RGBA or (H, W), 8 or 16 bits."""
+    _check_png(data, camera)
+    cv2 = _cv2(camera)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise DamagedImage(f"Camera '{camera}' sends PNGs that cannot be decoded: check its network and its driver.")
+    return np.asarray(pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
+
+
+def _check_png(data: bytes, camera: str) -> None:
+    """Every chunk's checksum, the picture's own, and an end: OpenCV passes over what is damaged."""
+    position, stream = len(_PNG), zlib.decompressobj()
+    why = "it is cut short"
+    try:
+        while position + 12 <= len(data):
+            length = int.from_bytes(data[position : position + 4], "big")
+            body, end = data[position + 4 : position + 8 + length], position + 12 + length
+            if end > len(data):
+                break
+            if zlib.crc32(body) != int.from_bytes(data[end - 4 : end], "big"):
+                why = "a checksum is wrong"
+                break
+            if body[:4] == b"IDAT":
+                stream.decompress(body[4:])
+            if body[:4] == b"IEND":
+                if stream.eof:
+                    return
+                break
+            position = end
+    except zlib.error as error:
+        why = str(error)
+    raise DamagedImage(f"Camera '{camera}' sends damaged PNGs ({why}): check its cable, its network and its driver.")
+
+
+def _cv2(camera: str) -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise VegaError(
+            f"Camera '{camera}' needs OpenCV, which is missing: pip install opencv-python, or publish rgb8."
+        ) from error
+    return cv2
