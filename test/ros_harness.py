@@ -39,6 +39,14 @@ COMMANDS = "panda_arm_controller/joint_trajectory"
 PERIOD_NS = 50_000_000
 INSTRUCTION = "pick up the milk and place it in the basket"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# A real arm's settings, with patience for a busy machine.
+REAL = {
+    "clock_mode": "realtime",
+    "committed": True,
+    "after_problem": "deactivate",
+    "max_age_s": 8.0,
+    "max_gap_periods": 160,
+}
 DEADLINE_S = 120.0  # generous: starting Python alone may take a minute beside other heavy work
 RESEND_S = 1.5
 TRANSITIONS = {
@@ -191,6 +199,37 @@ class FakeRobot:
 
     def close(self) -> None:
         self.client.close()
+
+
+class Arm:
+    """Sends cameras and joints at 20 Hz; `speed` rad/s is what its first joint claims to do."""
+
+    def __init__(self, robot: FakeRobot) -> None:
+        self.robot = robot
+        self.silent: set[str] = set()
+        self.speed = 0.0
+
+    def tick(self) -> None:
+        for camera in CAMERAS:
+            if camera not in self.silent:
+                self.robot.send_image(camera, image_of(0), now_ns())
+        velocities = np.array([self.speed, *[0.0] * 6])
+        self.robot.send_joints(JointSample(now_ns(), HOME, velocities, np.array([0.04, 0.04])))
+
+    def moves(self) -> bool:
+        before = len(self.robot.commands)
+        return self.robot.until(lambda: len(self.robot.commands) > before + 3)
+
+    def rests(self) -> bool:
+        """No command for as long as several would have come in."""
+        self.robot.until(lambda: False, 0.1)  # what was on its way
+        before = len(self.robot.commands)
+        self.robot.until(lambda: len(self.robot.commands) > before, 0.5)
+        return len(self.robot.commands) == before
+
+
+def start(robot: FakeRobot) -> None:
+    robot.client.trigger("policy_node/start")
 
 
 def node_command(policy: str, parameters: Mapping[str, Any], name: str = "policy_node") -> list[str]:

@@ -17,7 +17,7 @@ from policies.types import VegaError
 from sim.robot.ros_client import unused_domain
 from vega3d_ros.bringup import bringup
 from vega3d_ros.bringup.bringup import NodeEntry, node_table, parse_arguments, run_table
-from vega3d_ros.inference.process import ChildProcess
+from vega3d_ros.inference.process import ChildProcess, children_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 60.0
@@ -260,6 +260,24 @@ def test_bringup_makes_the_policy_move_the_simulated_arm_and_ends_with_ctrl_c() 
         assert moved.returncode == 0, moved.stdout + moved.stderr
         child.signal(signal.SIGINT)
         assert child.wait(30.0) == 0
+
+
+ALONE = """
+import os, threading
+from vega3d_ros.bringup.bringup import NodeEntry, environment_of, parse_arguments, run_table
+table = (NodeEntry("startup_manager", "", "vega3d_ros.bringup.startup_manager"),)
+environment = {**os.environ, **environment_of(parse_arguments([]))}
+run_table(table, environment, threading.Event())
+"""
+
+
+def test_nodes_end_by_themselves_when_bringup_is_killed() -> None:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain()), "PYTHONPATH": str(ROOT)}
+    with ChildProcess("bringup", [sys.executable, "-c", ALONE], environment=environment) as child:
+        child.wait_for_line("Everything is up", DEADLINE_S)
+        (manager,) = children_of(child.pid)
+        child.signal(signal.SIGKILL)
+        assert wait_until_ended(manager)
 
 
 # Child processes

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import Installation
 
 from sim.robot.ros_client import unused_domain
 from vega3d_ros.bringup.bringup import ARGUMENTS, describe_arguments
-from vega3d_ros.inference.process import ChildProcess
+from vega3d_ros.inference.process import ChildProcess, children_of
 
 pytest.importorskip("launch_ros", reason="the launch system is not installed")
 if shutil.which("ros2") is None:
@@ -79,3 +80,16 @@ def test_launched_policy_moves_the_simulated_arm(environment: dict[str, str], tm
         assert moved.returncode == 0, moved.stdout + moved.stderr
         launched.signal(signal.SIGINT)
         assert launched.wait(60.0) == 0
+
+
+def test_nodes_end_when_the_launch_process_alone_is_told_to(environment: dict[str, str], tmp_path: Path) -> None:
+    command = launch_command("policy:=tiny_policy:TinyPolicy", "startup_timeout_s:=200")
+    with ChildProcess("launch", command, environment=environment) as launched:
+        launched.wait_for_line("Everything is up", DEADLINE_S)
+        nodes = children_of(launched.pid)
+        assert len(nodes) >= 3
+        launched.signal(signal.SIGTERM)
+        deadline = time.monotonic() + 30.0
+        while any(Path(f"/proc/{pid}").exists() for pid in nodes) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not [pid for pid in nodes if Path(f"/proc/{pid}").exists()]

@@ -5,49 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from ros_harness import CAMERAS, COMMANDS, HOME, FakeRobot, Pace, image_of, now_ns, policy_node
+from ros_harness import COMMANDS, REAL, Arm, Pace, policy_node, start
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
-from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.ros.conversions import stamp_ns
 
 ERROR = 2
-REAL = {"clock_mode": "realtime", "committed": True, "after_problem": "deactivate", "max_age_s": 8.0}
 BRAKE_RAD_S2 = 1000.0  # of libero.yaml
-
-
-class Arm:
-    """Sends cameras and joints at 20 Hz; `speed` rad/s is what its first joint claims to do."""
-
-    def __init__(self, robot: FakeRobot) -> None:
-        self.robot = robot
-        self.silent: set[str] = set()
-        self.speed = 0.0
-
-    def tick(self) -> None:
-        for camera in CAMERAS:
-            if camera not in self.silent:
-                self.robot.send_image(camera, image_of(0), now_ns())
-        velocities = np.array([self.speed, *[0.0] * 6])
-        self.robot.send_joints(JointSample(now_ns(), HOME, velocities, np.array([0.04, 0.04])))
-
-    def moves(self) -> bool:
-        before = len(self.robot.commands)
-        return self.robot.until(lambda: len(self.robot.commands) > before + 3)
-
-    def rests(self) -> bool:
-        """No command for as long as several would have come in."""
-        self.robot.until(lambda: False, 0.1)  # what was on its way
-        before = len(self.robot.commands)
-        self.robot.until(lambda: len(self.robot.commands) > before, 0.5)
-        return len(self.robot.commands) == before
-
-
-def start(robot: FakeRobot) -> None:
-    robot.client.trigger("policy_node/start")
 
 
 def test_the_emergency_stop_holds_until_the_arm_is_seen_at_rest():

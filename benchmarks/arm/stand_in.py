@@ -147,7 +147,7 @@ class Bench:
 
     def move(self) -> None:
         """Mend everything, and wait until the arm moves."""
-        from std_msgs.msg import String
+        from std_msgs.msg import Bool, String
         from std_srvs.srv import Trigger
 
         self.camera_fault = {}
@@ -167,6 +167,7 @@ class Bench:
             if state == "unconfigured":
                 self.change("CONFIGURE")
             elif state == "inactive":
+                self.button.publish(Bool(data=False))
                 # Only succeeds where it is set and the arm is at rest; activation tells whether it is still set.
                 self.client.call(Trigger, "policy_node/clear_stop", Trigger.Request(), DEADLINE_S)
                 self.change("ACTIVATE")

@@ -23,7 +23,7 @@ import yaml
 
 from policies.types import VegaError, check_instruction
 from vega3d_ros.control.resources import share_folder
-from vega3d_ros.inference.process import ChildProcess, print_line, stop_all
+from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
 from vega3d_ros.parameters.arm_check import check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
 
@@ -164,13 +164,14 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
 
 
 def environment_of(arguments: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables that these arguments set for every process.  Raises VegaError."""
+    """Environment variables that every process gets of the one that calls this and starts them.  Raises VegaError."""
+    variables = {LAUNCHER: str(os.getpid())}  # nodes end with whoever started them
     if not arguments["domain"]:
-        return {}
+        return variables
     domain = _integer(arguments, "domain", 0)
     if domain > MAX_DOMAIN:
         raise VegaError(f"domain:={domain} is not a ROS domain: give a number from 0 to {MAX_DOMAIN}.")
-    return {"ROS_DOMAIN_ID": str(domain)}
+    return {**variables, "ROS_DOMAIN_ID": str(domain)}
 
 
 def robot_file(robot: str) -> Path:
@@ -240,7 +241,14 @@ def run_table(
         try:
             for entry in table:
                 command = node_command(entry, Path(folder))
-                children.append(ChildProcess(entry.name, command, environment=environment, on_line=on_line))
+                child = ChildProcess(
+                    entry.name,
+                    command,
+                    environment=environment,
+                    on_line=on_line,
+                    at_parents_death=signal.SIGTERM,
+                )
+                children.append(child)
             while not stop.wait(0.2):
                 for child in children:
                     if child.returncode is not None:

@@ -17,18 +17,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from policies.types import VegaError
 
+# Environment variable: id of the process without which a node must not go on.
+LAUNCHER = "VEGA3D_LAUNCHER"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process once the thread that forked it has ended."""
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal once the thread that forked it has ended."""
     if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def children_of(pid: int) -> list[int]:
@@ -48,7 +51,8 @@ class ChildProcess:
 
     Start it from the main thread: the kernel ties its life to the thread that forked it.  Methods
     may be called from any thread.  `on_line(name, line)` is called in a reader thread for every line
-    of stdout and stderr.
+    of stdout and stderr.  at_parents_death: the signal that the kernel then sends; SIGTERM leaves a child that moves an
+    arm time to stop it.
 
     Raises VegaError if the command cannot be started.
     """
@@ -61,6 +65,7 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         on_line: Callable[[str, str], None] | None = print_line,
         keep_lines: int = 200,
+        at_parents_death: int = signal.SIGKILL,
     ) -> None:
         self.name = name
         self.command = tuple(command)
@@ -81,7 +86,7 @@ class ChildProcess:
                 errors="replace",
                 bufsize=1,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=partial(die_with_parent, at_parents_death),
             )
         except OSError as error:
             raise VegaError(f"{name} cannot be started ({error}): check that {self.command[0]} exists.") from error

@@ -36,12 +36,14 @@ from vega3d_ros.inference.lockstep import Lockstep  # noqa: E402
 from vega3d_ros.inference.realtime import Realtime  # noqa: E402
 from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
+from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
 from vega3d_ros.node.node_report import Condition, Reporter, report  # noqa: E402
 from vega3d_ros.node.node_setup import build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
+from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
 from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
-from vega3d_ros.ros import node_parameters, priority  # noqa: E402
-from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode  # noqa: E402
+from vega3d_ros.ros import node_parameters  # noqa: E402
+from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
 from vega3d_ros.ros.diagnostics import Level  # noqa: E402
 from vega3d_ros.ros.node_process import run_node  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
@@ -49,7 +51,7 @@ from vega3d_ros.topics.inputs import Inputs  # noqa: E402
 from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-RIVAL_PERIOD_S = 0.1
+WATCH_PERIOD_S = 0.1
 CLOSE_S = 2.0
 
 
@@ -65,18 +67,20 @@ class PolicyNode(CarefulLifecycleNode):
         self._runner: Lockstep | Realtime | None = None
         self._outputs: Outputs | None = None
         self._listeners: list[Any] = []
-        self._periodic: list[Any] = []
+        self._watch: Any = None
         self._condition = Condition()
         self._said = ""
-        self._priority_to_take = 0
-        self._has_priority = False
         self._joined_s = time.monotonic()
         self._reporter: Reporter | None = None
         self._heartbeat: Heartbeat | None = None
         self._commander: Commander | None = None
+        self._vigilance: Vigilance | None = None
+        self._control_timer: ControlTimer | None = None
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self._emergency = EmergencyStop(self, self._on_emergency)
+        # With use_sim_time the control timer, and so the supervision, would change under way.
+        fix_parameters_while(self, lambda: self._outputs is not None)
 
     # Lifecycle
 
@@ -138,21 +142,23 @@ class PolicyNode(CarefulLifecycleNode):
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
         # A simulated clock that stands still must not silence the supervision.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._periodic = [self.create_timer(RIVAL_PERIOD_S, self._check_rivals, clock=steady)]
+        self._vigilance = Vigilance(self, parameters, self._period_s)
+        self._watch = self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=steady)
         if not self._lockstep:
-            self._priority_to_take = parameters.control_priority
-            self._periodic.append(self.create_timer(self._period_s, self._on_control_timer))
+            self._control_timer = ControlTimer(
+                self, self._period_s, parameters.control_priority, self._on_control_timer
+            )
         if parameters.autostart:
             self._start()
 
     def _deactivate(self) -> None:
         self._stop()
-        if self._has_priority:
-            priority.take(0)
-            self._has_priority = False
-        for timer in self._periodic:
-            self.destroy_timer(timer)
-        self._periodic = []
+        if self._control_timer is not None:
+            self._control_timer.destroy()
+        if self._vigilance is not None:
+            self.destroy_timer(self._watch)
+            self._vigilance.destroy()
+        self._control_timer = self._vigilance = None
         if self._runner is not None:
             self._runner.journal = no_journal
         if self._outputs is not None:
@@ -164,17 +170,6 @@ class PolicyNode(CarefulLifecycleNode):
         # After a fault somebody must be able to read what happened.
         if not self._condition.fault:
             self._drop_report()
-
-    def _take_priority(self) -> None:
-        """Once the control timer runs: the executor makes a thread for it after the activation."""
-        refusal = priority.take(self._priority_to_take)
-        self._priority_to_take = 0
-        self._has_priority = not refusal
-        if refusal:
-            self.get_logger().info(
-                f"Commands with the priority of any process ({refusal}), and less evenly on a busy machine: "
-                "docs/deploying.md tells how to allow real-time priority."
-            )
 
     def _drop_report(self) -> None:
         if self._reporter is not None:
@@ -223,8 +218,10 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _start(self) -> None:
         """Begin an episode: nothing from before counts."""
-        assert self._inputs is not None and self._runner is not None and self._outputs is not None
+        assert self._inputs is not None and self._runner is not None
+        assert self._outputs is not None and self._vigilance is not None
         self._condition.running = self._condition.moving = False
+        self._vigilance.reset()
         self._inputs.clear(None if self._lockstep else self._now_ns())
         self._runner.reset()
         self._outputs.reset()
@@ -333,18 +330,18 @@ class PolicyNode(CarefulLifecycleNode):
     # Commands
 
     def _on_control_timer(self) -> None:
-        if self._priority_to_take:
-            self._take_priority()
         if self._condition.running and self._commander is not None:
-            self._guarded(partial(self._tick, self._commander))
+            self._guarded(partial(self._tick, self._commander), is_period=True)
 
     def _tick(self, commander: Commander) -> None:
         if isinstance(self._policy, SeparatePolicy):
             self._policy.check()  # one that died between two questions has nobody else who notices
         commander.tick()
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[[], None], is_period: bool = False) -> None:
         try:
+            if self._vigilance is not None:
+                self._vigilance.check(self._condition.moving, is_period)
             action()
         except VegaError as error:
             self._fail(str(error))
@@ -358,11 +355,12 @@ class PolicyNode(CarefulLifecycleNode):
 
     # Supervision
 
-    def _check_rivals(self) -> None:
-        if self._outputs is not None and self._condition.running:
-            rivals = self._outputs.rivals()
-            if rivals:
-                self._fail(rivals)
+    def _on_watch(self) -> None:
+        if self._outputs is None or self._vigilance is None or not self._condition.running:
+            return
+        problem = self._vigilance.problem(self._condition.moving) or self._outputs.rivals()
+        if problem:
+            self._fail(problem)
 
     def _on_diagnostics(self) -> None:
         if self._runner is None or self._inputs is None or self._reporter is None:

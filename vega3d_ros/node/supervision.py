@@ -6,7 +6,7 @@ And the heartbeat of an active node.  Everything runs in the executor's thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from std_srvs.srv import Trigger
 
 from policies.types import VegaError
 from vega3d_ros.control.stop_latch import StopLatch
+from vega3d_ros.node.watches import LastValue
 from vega3d_ros.ros.qos_events import SubscriptionEventCallbacks
 
 HEARTBEAT_S = 0.1
+WATCH_S = 0.1
 # A reliable subscription is deaf to a best-effort publisher, a transient-local one to a volatile publisher, and a
 # best-effort one may lose the message: a stop must be heard from all of them, and hearing it twice does no harm.
 _EVERY_PUBLISHER = tuple(
@@ -35,9 +37,11 @@ _EVERY_PUBLISHER = tuple(
 
 
 class EmergencyStop:
-    """Latches, tells `on_stop(sentence)`, and refuses to be cleared before the arm rests.
+    """Latches, tells `on_stop(sentence)`, and refuses to be cleared before the arm rests and the button is released.
 
-    While it is set, it listens to joint_states itself, since an inactive node does not.
+    The last value of the topic counts.  A publisher of it that goes away sets the stop too, and so does its silence
+    where the parameter e_stop.heartbeat_s says how often it has to speak.  While the stop is set, it listens to
+    joint_states itself, since an inactive node does not.
     """
 
     def __init__(self, node: Node, on_stop: Callable[[str], None]) -> None:
@@ -45,11 +49,17 @@ class EmergencyStop:
         self._node = node
         self._on_stop = on_stop
         self._joints: Any = None
+        self._button = LastValue()
+        self._known: set[bytes] = set()
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-        for qos in _EVERY_PUBLISHER:
+        subscriptions = [
             node.create_subscription(Bool, "e_stop", self._on_topic, qos, event_callbacks=quiet)
+            for qos in _EVERY_PUBLISHER
+        ]
+        self._topic = subscriptions[0].topic_name
         node.create_service(Trigger, "~/e_stop", self._on_service)
         node.create_service(Trigger, "~/clear_stop", self._on_clear)
+        node.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
     def sentence(self) -> str:
@@ -62,9 +72,12 @@ class EmergencyStop:
         )
 
     def check(self) -> None:
-        """Raises VegaError while the stop is set."""
+        """Raises VegaError while the stop is set, or its button is not heard that has to be."""
         if self.latch.reason:
             raise VegaError(self.sentence)
+        silent = self._silent()
+        if silent:
+            raise VegaError(f"Nothing may move, because of {silent}: connect the button, then activate policy_node.")
 
     def _set(self, reason: str) -> None:
         if self.latch.set(reason, time.monotonic()):
@@ -73,9 +86,32 @@ class EmergencyStop:
                 JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data
             )
 
-    def _on_topic(self, message: Bool) -> None:
+    def _on_topic(self, message: Bool, info: Mapping[str, Any] | None = None) -> None:
+        self._button.take(bool(message.data), (info or {}).get("source_timestamp", 0), time.monotonic())
         if message.data:
             self._set("the topic e_stop")
+
+    def _watch(self) -> None:
+        """What does not come: a publisher that has gone, a button that is silent."""
+        if not self._node.context.ok():
+            return
+        if self._known or self._node.count_publishers(self._topic):
+            infos = self._node.get_publishers_info_by_topic(self._topic)
+            present = {bytes(info.endpoint_gid) for info in infos}
+            lost, self._known = self._known - present, present
+            if lost:
+                self._set("the loss of a publisher of the topic e_stop")
+        # Before the first message there is nothing to lose; `check` waits for it.
+        if self._button.value is not None and self._silent():
+            self._set(self._silent())
+
+    def _silent(self) -> str:
+        """What is missing of the button where it has to speak, '' if nothing is."""
+        limit_s = float(self._node.get_parameter("e_stop.heartbeat_s").value)
+        age_s = self._button.age_s(time.monotonic())
+        if not limit_s or age_s <= limit_s:
+            return ""
+        return f"silence on the topic e_stop for more than {limit_s:g} s (e_stop.heartbeat_s)"
 
     def _on_service(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._set("the service ~/e_stop")
@@ -84,6 +120,7 @@ class EmergencyStop:
 
     def _on_clear(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
+            self._check_button()
             self.latch.clear(time.monotonic())
             self._node.destroy_subscription(self._joints)
             self._joints = None
@@ -92,6 +129,16 @@ class EmergencyStop:
         except VegaError as error:
             response.message = str(error)
         return response
+
+    def _check_button(self) -> None:
+        if self._button.value:
+            raise VegaError(
+                "The button is still pressed, since the last value on the topic e_stop is true: release it, so that it "
+                "says false, then call ~/clear_stop again."
+            )
+        silent = self._silent()
+        if silent:
+            raise VegaError(f"There is {silent}: connect the button, then call ~/clear_stop again.")
 
     def _on_joint_state(self, message: JointState) -> None:
         names = self._node.get_parameter("joint_names").value or []

@@ -9,9 +9,27 @@ import traceback
 from collections.abc import Callable
 
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from policies.types import VegaError
+
+
+def fix_parameters_while(node: Node, is_active: Callable[[], bool]) -> None:
+    """Refuse every change of a parameter while `is_active()`."""
+
+    def judge(parameters: list[Parameter]) -> SetParametersResult:
+        if not is_active():
+            return SetParametersResult(successful=True)
+        names = ", ".join(parameter.name for parameter in parameters)
+        return SetParametersResult(
+            successful=False,
+            reason=f"{names} cannot be changed while {node.get_name()} is active: deactivate it first.",
+        )
+
+    node.add_on_set_parameters_callback(judge)
 
 
 class CarefulLifecycleNode(LifecycleNode):  # type: ignore[misc]

@@ -64,6 +64,10 @@ class NodeParameters:
     policy_timeout_s: float
     control_priority: int
     after_problem: str
+    max_gap_periods: int
+    e_stop_heartbeat_s: float
+    enable_topic: str
+    enable_timeout_s: float
     dry_run: bool
     command_interface: str
     committed: bool
@@ -125,6 +129,10 @@ def read(node: Node) -> NodeParameters:
         policy_timeout_s=get("policy_timeout_s"),
         control_priority=get("control_priority"),
         after_problem=get("after_problem"),
+        max_gap_periods=get("max_gap_periods"),
+        e_stop_heartbeat_s=get("e_stop.heartbeat_s"),
+        enable_topic=get("enable.topic"),
+        enable_timeout_s=get("enable.timeout_s"),
         dry_run=get("dry_run"),
         command_interface=get("command_interface"),
         committed=get("committed"),

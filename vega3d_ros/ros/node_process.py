@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import select
 import signal
 import sys
 import threading
@@ -22,6 +24,7 @@ from std_msgs.msg import String
 
 from policies.types import VegaError
 from vega3d_ros.control.resources import resolve
+from vega3d_ros.inference.process import LAUNCHER
 
 END_S = 5.0
 SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
@@ -83,6 +86,7 @@ def start_ros(args: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     threading.Thread(target=_end_in_time, name="end in time", daemon=True).start()
+    _watch_launcher()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except (RCLError, RuntimeError) as error:
@@ -112,9 +116,39 @@ def _end_in_time() -> None:
     while not asked_to_end():
         time.sleep(SPIN_S)
     time.sleep(END_S)
-    print(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.", file=sys.stderr)
-    sys.stderr.flush()
+    _tell(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.")
     os._exit(1)
+
+
+def _watch_launcher() -> None:
+    """End as after a signal once the process named by `LAUNCHER` has ended: a launch system that is killed leaves its
+    nodes behind, and nobody would see that they go on commanding.  Nodes started by hand have no such name."""
+    text = os.environ.get(LAUNCHER, "")
+    if not text:
+        return
+    try:
+        descriptor = os.pidfd_open(int(text))
+    except (ValueError, OverflowError) as error:
+        raise VegaError(f"The variable {LAUNCHER} is '{text}': unset it, or give the launcher's process id.") from error
+    except ProcessLookupError as error:
+        raise VegaError(f"The process {text} that started this node has ended: start it again.") from error
+    except (OSError, AttributeError):
+        return  # a kernel or system that cannot tell
+
+    def wait() -> None:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll()
+        _tell(f"The process {text} that started this node has ended, and so this node stops and ends too.")
+        _on_signal()
+
+    threading.Thread(target=wait, name="launcher", daemon=True).start()
+
+
+def _tell(sentence: str) -> None:
+    # Whoever read our output may be gone.
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _executor() -> Any:

@@ -34,7 +34,7 @@ class ActionWriter:
     """
 
     # The same controller obeys its topic too, where others would be rivals.
-    own_publishers = 0
+    own_publishers, own_clients = 0, 1
 
     def __init__(self, node: Node, parameters: NodeParameters, limits: GuardLimits) -> None:
         if FollowJointTrajectory is None:

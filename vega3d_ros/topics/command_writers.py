@@ -45,6 +45,14 @@ def command_topics(parameters: NodeParameters) -> list[str]:
     return topics
 
 
+def command_actions(parameters: NodeParameters) -> list[str]:
+    """The actions of which a writer for these parameters is a client, in the same order."""
+    if parameters.command_interface != "follow_joint_trajectory" or parameters.dry_run:
+        return []
+    gripper = f"{parameters.gripper_controller}/{parameters.gripper_action}"
+    return [f"{parameters.controller}/follow_joint_trajectory", *([gripper] if parameters.gripper_controller else [])]
+
+
 def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]) -> Writer:
     """The writer that these parameters ask for.  Raises VegaError where it needs what is not installed."""
     if parameters.command_interface == "follow_joint_trajectory" and not parameters.dry_run:
@@ -56,12 +64,15 @@ def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos
 class Writer(Protocol):
     """What every command interface can do.
 
-    own_publishers: on each of `command_topics`.  unheard: why a command would be lost, '' if it would not.  stop: no
-    command follows.  reset: an episode begins.
+    own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a
+    command would be lost, '' if it would not.  stop: no command follows.  reset: an episode begins.
     """
 
     @property
     def own_publishers(self) -> int: ...
+
+    @property
+    def own_clients(self) -> int: ...
 
     def unheard(self) -> str: ...
 
@@ -113,7 +124,7 @@ class TrajectoryWriter:
     allow_nonzero_velocity_at_trajectory_end).
     """
 
-    own_publishers = 1
+    own_publishers, own_clients = 1, 0
 
     def __init__(
         self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
@@ -153,7 +164,7 @@ class ForwardWriter:
     A killed process cannot brake: such a controller then holds the last position at once.
     """
 
-    own_publishers = 1
+    own_publishers, own_clients = 1, 0
 
     def __init__(
         self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]

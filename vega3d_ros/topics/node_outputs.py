@@ -17,10 +17,10 @@ from vega3d_ros.control.safety_guard import GuardLimits
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.dds import DISCOVERY_S
 from vega3d_ros.ros.node_parameters import NodeParameters
-from vega3d_ros.topics.command_writers import LATEST, Writer, command_topics, make_writer
+from vega3d_ros.topics.command_writers import LATEST, Writer, command_actions, command_topics, make_writer
+from vega3d_ros.topics.rivals import UNNAMED, Rivals
 
 LOOK_S = 0.5
-UNNAMED = "a node yet unnamed"
 # Latched deep enough that a recorder that connects late misses nothing of a start.
 DECISIONS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -57,7 +57,7 @@ class Outputs:
         self.world_age = 0  # queries since the world simulator's tokens were computed
         self._gates: dict[str, Any] = {}
         self._writer: Writer | None = None
-        self._topics = command_topics(parameters)
+        self._rivals = Rivals(node, parameters, command_topics(parameters), command_actions(parameters))
         # Others become visible one by one after this process joined the domain, usually while the policy is loaded; a
         # rival that takes longer than this is found by the node's repeated check.
         deadline = max(joined_s + DISCOVERY_S, time.monotonic() + LOOK_S)
@@ -83,22 +83,10 @@ class Outputs:
         return "" if self._writer is None or self._parameters.dry_run else self._writer.unheard()
 
     def rivals(self) -> str:
-        """A sentence if somebody else publishes on a command topic, else ''."""
-        own = self._writer.own_publishers if self._writer is not None else 0
-        for topic in map(self._node.resolve_topic_name, self._topics):
-            if self._node.count_publishers(topic) > own:
-                names = {
-                    f"{info.node_namespace.rstrip('/')}/{info.node_name}"
-                    for info in self._node.get_publishers_info_by_topic(topic)
-                }
-                # A publisher may be known a moment before the name of its node is.
-                names = {UNNAMED if "_UNKNOWN_" in name else name for name in names}
-                others = sorted(names - {self._node.get_fully_qualified_name()}) or ["another node of the same name"]
-                return (
-                    f"{topic} is already commanded by {', '.join(others)} in ROS domain "
-                    f"{self._node.context.get_domain_id()}: stop it, or choose another ROS_DOMAIN_ID."
-                )
-        return ""
+        """A sentence if somebody else could command this arm, else ''."""
+        if self._writer is None:
+            return self._rivals.find(0, 0)
+        return self._rivals.find(self._writer.own_publishers, self._writer.own_clients)
 
     def publish(self, command: JointCommand, sample: JointSample) -> None:
         """Send one command; `sample` gives the measured joints and finger openings."""
