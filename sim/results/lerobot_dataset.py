@@ -175,10 +175,11 @@ configs:
 - config_name: default
   data_files: data/*/*.parquet
 ---
-{episodes} episodes of a simulated Panda ({frames} frames at {fps} Hz), recorded with vega3d_ros, LeRobot format {VERSION}.
+{episodes} episodes of a simulated Panda ({frames} frames at {fps} Hz), recorded with vega3d_ros.
+Format: LeRobot {VERSION}.
 
 Cameras: {", ".join(cameras)}, upright (LIBERO's own data sets show them turned by 180 degrees).
-State: TCP in the world frame (m, rotation vector in rad) and both finger joints (m); `meta/info.json` names every number.
+State: TCP in the world frame (m, rotation vector in rad) and finger joints (m); `meta/info.json` names each number.
 
 Instructions:
 
