@@ -6,9 +6,11 @@ import hashlib
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from policies.nano.vocabulary import Vocabulary
 from policies.types import Policy, PolicySpec, VegaError
 
 HERE = Path(__file__).parent
@@ -80,6 +82,30 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
     from policies.nano.policy import load_vega_policy
 
     return load_vega_policy(folder, device)
+
+
+def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
+    """Raise VegaError if a checkpoint of this machine cannot be told one of these; nothing is loaded.
+
+    For whoever is going to build a scene or to start processes first.  Policies that live elsewhere, and those that
+    understand any sentence, are not asked.
+    """
+    if name_or_path not in shipped_policies() and not Path(name_or_path).expanduser().is_dir():
+        return
+    try:
+        config = json.loads((find_checkpoint(name_or_path) / "config.json").read_text(encoding="utf-8"))
+        vocabulary = Vocabulary(config["words"], config["things"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # of another kind; loading it says what is wrong with it
+    refused: list[VegaError] = []
+    for instruction in instructions:
+        try:
+            vocabulary.encode(instruction)
+        except VegaError as error:
+            refused.append(error)
+    if refused:
+        others = f" ({len(refused)} of {len(instructions)} instructions are refused)" if len(instructions) > 1 else ""
+        raise VegaError(f"{str(refused[0]).rstrip('.')}{others}.")
 
 
 def is_openvla(folder: Path) -> bool:

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.checkpoints import shipped_policies
+from policies.checkpoints import check_instructions, shipped_policies
 from policies.files.command_line import results_folder
 from policies.types import VegaError
 from sim.results.report import Recording, side_by_side, versions, write_page
 from sim.results.video import write_video
 from sim.robot.recorder import Recorder
 from sim.robot.ros_episodes import RosEpisodes
-from sim.worlds.libero_env import load_task
+from sim.worlds.libero_env import list_tasks, load_task
 
 RATE_HZ = 20.0
 HOLD_LAST_S = 0.5
@@ -156,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folder = results_folder(arguments.output)
         load_task(arguments.suite, arguments.task)
+        check_instructions(arguments.policy, [list_tasks(arguments.suite)[arguments.task]])
         record = run_episode(
             arguments.suite,
             arguments.task,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from policies.checkpoints import shipped_policies
+from policies.checkpoints import check_instructions, shipped_policies
 from policies.files.command_line import command
 from policies.types import VegaError
 from sim.evaluation.evaluate import add_options, check_options, evaluate
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
             "Over ROS episodes run one after the other and leave no pictures: leave --workers, --ray, --video and "
             "--record out."
         )
+    instructions = list_tasks(args.suite)
+    check_instructions(args.policy, [instructions[task] for task in tasks])
     settings = EpisodeSettings(
         args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video
     )

@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
+from policies.checkpoints import check_instructions
 from policies.files.command_line import command
 from policies.types import VegaError
 from sim.evaluation.evaluate import add_options, check_options, evaluate
 from sim.evaluation.settings import EpisodeSettings
 from sim.results.evaluation import parse_tasks
+from sim.worlds.installation import check_versions
 from sim.worlds.robosuite_env import PROTOCOL, SUITE, TASKS
 
 
@@ -43,8 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         for index, (name, instruction) in enumerate(TASKS.items()):
             print(f"{index} {name}: {instruction}")
         return 0
+    check_versions()
     tasks = parse_names(args.tasks)
     check_options(args)
+    check_instructions(args.policy, [list(TASKS.values())[task] for task in tasks])
     settings = EpisodeSettings(
         SUITE, args.policy, command=args.command, device=args.device, threads=args.threads, video=args.video
     )

@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 from ros_harness import ROOT, policy_node
 
 LAYOUT = json.loads((ROOT / "config" / "foxglove" / "vega3d.json").read_text())
@@ -70,8 +75,71 @@ def test_every_panel_finds_its_topic_type_and_field_in_the_live_graph():
                     assert int(index) < len(value), f"{panel}: {topic}.{path}"
                     value = value[int(index)]
         assert robot.until(lambda: robot.status("latency") is not None)
-        names = {status.name for array in robot.diagnostics for status in array.status}
-        assert {c["selectedName"] for c in PANELS.values() if "selectedName" in c} <= names
+        statuses = {(status.hardware_id, status.name) for array in robot.diagnostics for status in array.status}
+        # Both, or the panel stays empty: Foxglove looks the name up below the hardware id.
+        shown_statuses = [
+            (config["selectedHardwareId"], config["selectedName"])
+            for panel, config in PANELS.items()
+            if panel.startswith("DiagnosticStatusPanel!")
+        ]
+        assert len(shown_statuses) == 2 and set(shown_statuses) <= statuses
+
+
+# Panel of the layout -> its folder in Foxglove's own code.
+FOLDERS = {
+    "Image": "ThreeDeeRender",
+    "Plot": "Plot",
+    "DiagnosticStatusPanel": "diagnostics",
+    "DiagnosticSummary": "diagnostics",
+    "RawMessages": "RawMessages",
+}
+
+
+@pytest.fixture(scope="module")
+def foxglove(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The panels of Foxglove's last public release, from npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    folder = tmp_path_factory.mktemp("foxglove")
+    try:
+        pack = ["npm", "pack", "--silent", "@foxglove/studio-base@1.48.0"]
+        subprocess.run(pack, cwd=folder, check=True, capture_output=True, timeout=120)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        pytest.skip("the npm registry is out of reach")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        for member in archive:
+            parts = Path(member.name).parts
+            if member.isfile() and parts[1:3] == ("src", "panels") and parts[-1].endswith((".js", ".d.ts")):
+                data = archive.extractfile(member)
+                assert data is not None and ".." not in parts
+                target = folder / "panels" / Path(*parts[3:])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data.read())
+    return folder / "panels"
+
+
+def fields(config: dict[str, Any]) -> Iterator[str]:
+    """Names of all settings of a panel, nested ones too."""
+    for key, value in config.items():
+        yield key
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                yield from fields(item)
+
+
+def test_foxgloves_own_code_knows_every_field_and_misses_none(foxglove: Path) -> None:
+    for panel, config in PANELS.items():
+        folder = foxglove / FOLDERS[panel.partition("!")[0]]
+        words = set(re.findall(r"\w+", " ".join(path.read_text() for path in folder.rglob("*.*") if path.is_file())))
+        unknown = set(fields(config)) - words
+        assert not unknown, f"{panel}: {unknown}"
+    source = (foxglove / "diagnostics" / "DiagnosticStatusPanel.js").read_text()
+    read = re.search(r"const \{([^}]*)\} = config;", source)
+    assert read is not None
+    selecting = {name.strip() for name in read.group(1).split(",") if "selected" in name or "topic" in name}
+    assert selecting == {"selectedHardwareId", "selectedName", "topicToRender"}
+    for panel in ("DiagnosticStatusPanel!command", "DiagnosticStatusPanel!latency"):
+        assert selecting <= set(PANELS[panel])
 
 
 def test_the_tables_name_every_topic_that_is_shown():

@@ -10,6 +10,7 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -102,7 +103,14 @@ def test_what_info_names_is_there(dataset: Path) -> None:
     assert np.shape(stats["observation.images.wrist"]["mean"]) == (3, 1, 1)
     assert stats["action"]["count"] == [16] and stats["action"]["max"][0] == pytest.approx(0.6)
     tasks = pq.read_table(dataset / "meta/tasks.parquet").to_pydict()
-    assert tasks == {"task_index": [0, 1], "__index_level_0__": ["do thing 0", "do thing 3"]}
+    assert tasks == {"task_index": [0, 1], "task": ["do thing 0", "do thing 3"]}
+    if importlib.util.find_spec("pandas") is not None:
+        frame = pytest.importorskip("pandas").read_parquet(dataset / "meta/tasks.parquet")
+        assert frame.index.name == "task" and frame.loc["do thing 3", "task_index"] == 1
+    head, card = (dataset / "README.md").read_text().split("---\n")[1:3]
+    assert yaml.safe_load(head)["tags"][0] == "LeRobot"
+    assert yaml.safe_load(head)["configs"][0]["data_files"] == "data/*/*.parquet"
+    assert "3 episodes" in card and "- do thing 3" in card
     begin = 0
     for row in pq.read_table(dataset / "meta/episodes/chunk-000/file-000.parquet").to_pylist():
         assert row["dataset_from_index"] == begin

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace as changed
@@ -32,7 +35,8 @@ from trajectory_msgs.msg import JointTrajectory
 from policies.types import VegaError
 from vega3d_ros.inference.process import ChildProcess
 from vega3d_ros.recording import replay
-from vega3d_ros.recording.recording import BagWriter, Topic
+from vega3d_ros.recording.recording import FLUSH_S, BagWriter, Topic
+from vega3d_ros.recording.recovery import recover
 from vega3d_ros.recording.replay_bag import Bag
 
 WORDS = Topic("/words", "std_msgs/msg/String")
@@ -248,7 +252,92 @@ def test_recording_that_cannot_begin_is_refused_with_one_sentence(tmp_path):
             robot.client.trigger("recorder/start", DEADLINE_S)
 
 
+@pytest.fixture(scope="module")
+def killed_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a recorder killed in the middle of an episode, once ten commands were on the disk."""
+    bag = tmp_path_factory.mktemp("bags") / "killed"
+    with policy_node() as (robot, _):
+        assert robot.change("configure"), robot.log_text()
+        domain = robot.node.context.get_domain_id()
+        command = [sys.executable, "-m", "vega3d_ros.recording.recording_node", "--ros-args", "-p", f"bag:={bag}"]
+        with ChildProcess("recorder", command, environment=node_environment(domain), on_line=None) as child:
+            robot.client.trigger("recorder/start", DEADLINE_S)
+            bring_up(robot)
+            all_recorded(robot)
+            robot.client.trigger("policy_node/start")
+            for step in range(10):
+                robot.ask(step)
+
+            def commands_on_disk() -> int:
+                """Read beside the recorder that writes."""
+                with tempfile.TemporaryDirectory() as folder:
+                    recover(bag, Path(folder) / "copy")
+                    with Reader(Path(folder) / "copy") as reader:
+                        return sum(
+                            connection.msgcount for connection in reader.connections if "/joint_t" in connection.topic
+                        )
+
+            assert robot.until(lambda: bool(list(bag.glob("*.mcap"))) and commands_on_disk() >= 10)
+            child.signal(signal.SIGKILL)
+            child.wait(60.0)
+    assert not (bag / "metadata.yaml").exists()
+    return bag
+
+
+def test_what_a_killed_recorder_left_comes_out_again(killed_bag, tmp_path, capsys):
+    assert replay.main([str(killed_bag)]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "recovered up to the last whole chunk: " in printed and "commands: 10 equal in every bit" in printed
+    (file,) = killed_bag.glob("*.mcap")
+    alone = tmp_path / "alone.mcap"
+    alone.write_bytes(file.read_bytes())
+    assert replay.main([str(alone)]) == 0
+    # Within a record: what is whole is read, what is not is counted.
+    alone.write_bytes(file.read_bytes()[:-1])
+    assert replay.main([str(alone)]) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("recovered"))
+    assert " 0 bytes after them are lost" in first and " 0 bytes after them are lost" not in second
+
+
+def test_the_file_alone_of_a_whole_bag_is_read(lockstep_bag, tmp_path, capsys):
+    (file,) = lockstep_bag.glob("*.mcap")
+    alone = tmp_path / "somewhere.mcap"
+    alone.write_bytes(file.read_bytes())
+    assert replay.main([str(alone)]) == 0
+    assert "commands: 20 equal in every bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"", "has 0 bytes"), (b"\x89MCAP0\r\n", "not one whole chunk"), (b"hello world" * 9, "Nothing of the bag")],
+)
+def test_a_file_with_nothing_in_it_is_one_sentence(tmp_path, capsys, data, said):
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    (folder / "bag.mcap").write_bytes(data)
+    for bag in (folder, folder / "bag.mcap"):
+        assert replay.main([str(bag)]) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert said in line and "reindex" not in line
+
+
 # The writer
+
+
+def test_a_message_is_on_the_disk_as_a_whole_chunk_within_a_second(tmp_path):
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS})
+    offered = time.monotonic()
+    writer.offer("/words", 7, b"\0\1\0\0\2\0\0\0a\0\0\0")
+    found, number = None, 0
+    while found is None and time.monotonic() < offered + DEADLINE_S:
+        number += 1
+        with contextlib.suppress(VegaError):
+            found = recover(tmp_path / "bag", tmp_path / f"copy{number}")
+    assert found is not None and found.messages == 1 and found.first_ns == 7
+    assert FLUSH_S < 1.0
+    writer.close()
+    with Reader(tmp_path / "bag") as reader:
+        assert [time_ns for _, time_ns, _ in reader.messages()] == [7]
 
 
 def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path):

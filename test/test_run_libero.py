@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from policies.types import VegaError
+from sim import demo
 from sim.run_libero import main
+from vega3d_ros.bringup.bringup import node_table, parse_arguments
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,9 @@ from sim.run_libero import main
         (["--transport", "ros", "--command", "eef"], "--command joint"),
         (["--trials", "0"], "from 1 on"),
         (["--device", "cuda:7"], "cannot be used"),
+        # Refused before a scene is built; the whole sentence, and what the policy knows.
+        (["--suite", "libero_goal", "--tasks", "1"], "'put the bowl on the stove' names nothing that this policy"),
+        (["--suite", "libero_10"], "of 10 instructions are refused"),
         (["--output", "/proc/nowhere"], "cannot be written"),
     ],
 )
@@ -47,3 +53,22 @@ def test_a_corrupt_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "config.json").write_text("{")
     assert main(["--policy", str(tmp_path)]) == 2
     assert "is not readable JSON" in capsys.readouterr().err
+
+
+def test_an_instruction_that_the_policy_does_not_know_is_told_whole_and_before_anything_is_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def built(*_: object) -> None:
+        raise AssertionError("a scene was built")
+
+    monkeypatch.setattr("sim.worlds.libero_env._build", built)
+    sentence = "pick up the black bowl in the top drawer of the wooden cabinet and place it on the plate"
+    assert main(["--suite", "libero_spatial", "--tasks", "4", "--output", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert f"'{sentence}'" in said and "milk" in said and "chocolate pudding" in said
+    assert not (tmp_path / "run").exists()
+    assert demo.main(["--suite", "libero_spatial", "--task", "4", "--output", str(tmp_path / "demo")]) == 1
+    assert f"'{sentence}'" in capsys.readouterr().err
+    with pytest.raises(VegaError, match="open the pod bay doors"):
+        node_table(parse_arguments(["instruction:=open the pod bay doors"]))
+    node_table(parse_arguments(["instruction:=take the milk"]))

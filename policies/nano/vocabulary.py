@@ -33,7 +33,7 @@ class Vocabulary:
         found = [word for word in words(check_instruction(text)) if word in self._ids]
         if not self._thing_words.intersection(found):
             raise VegaError(
-                f"The instruction '{text.strip()[:80]}' names nothing that this policy knows: use one of "
+                f"The instruction '{text.strip()}' names nothing that this policy knows: use one of "
                 f"{', '.join(self.things)}."
             )
         return [self._ids[word] for word in found]

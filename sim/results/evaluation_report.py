@@ -112,7 +112,10 @@ def _headline(runs: Sequence[Run]) -> str:
     body = ""
     if len(runs) == 1:
         won, count = runs[0].tally()
-        body = f'<p class="number">{_percent(won, count)}</p>'
+        first_error = next((episode["error"] for episode in runs[0].summary["episodes"] if episode["error"]), "")
+        body = f'<p class="number">{_percent(won, count)}</p>' if count else ""
+        if not count and first_error:
+            body = f"<p>Every episode ended with an error, the first with: {escape(first_error)}</p>"
     rows = []
     for run in runs:
         won, count = run.tally()

@@ -158,6 +158,33 @@ def _write(tapes: Sequence[Path], folder: Path) -> None:
     total = combine([stats for _, stats in rows])
     _write_json({k: {n: v.tolist() for n, v in s.items()} for k, s in total.items()}, folder / "meta" / "stats.json")
     _write_json(_info(first, columns, cameras, len(tapes), begin, len(sentences)), folder / "meta" / "info.json")
+    (folder / "README.md").write_text(_card(sentences, cameras, fps, len(tapes), begin), encoding="utf-8")
+
+
+def _card(sentences: Sequence[str], cameras: Sequence[str], fps: int, episodes: int, frames: int) -> str:
+    """The dataset card that the hub shows; its front matter lets LeRobot's tools find the set."""
+    tasks = "\n".join(f"- {sentence}" for sentence in sentences)
+    return f"""\
+---
+task_categories:
+- robotics
+tags:
+- LeRobot
+- LIBERO
+configs:
+- config_name: default
+  data_files: data/*/*.parquet
+---
+{episodes} episodes of a simulated Panda ({frames} frames at {fps} Hz), recorded with vega3d_ros.
+Format: LeRobot {VERSION}.
+
+Cameras: {", ".join(cameras)}, upright (LIBERO's own data sets show them turned by 180 degrees).
+State: TCP in the world frame (m, rotation vector in rad) and finger joints (m); `meta/info.json` names each number.
+
+Instructions:
+
+{tasks}
+"""
 
 
 def _columns(tape: Mapping[str, Any], episode: int, begin: int, task: int, fps: int) -> dict[str, NDArray[Any]]:
@@ -215,17 +242,17 @@ def _info(
 
 
 def _write_tasks(sentences: Sequence[str], path: Path) -> None:
-    """A table that pandas reads with the sentences as its index."""
+    """A table that pandas reads with the sentences as its index, named as lerobot names it since 0.6."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    index = "__index_level_0__"
-    described = [("task_index", "task_index", "int64"), (None, index, "object")]
+    index = "task"
+    described = [("task_index", "int64"), (index, "object")]
     pandas = {
         "index_columns": [index], "column_indexes": [], "pandas_version": "2.0.0",
         "columns": [
-            {"name": n, "field_name": f, "pandas_type": "int64" if t == "int64" else "unicode", "numpy_type": t,
-             "metadata": None} for n, f, t in described
+            {"name": n, "field_name": n, "pandas_type": "int64" if t == "int64" else "unicode", "numpy_type": t,
+             "metadata": None} for n, t in described
         ],
     }  # fmt: skip
     table = pa.table({"task_index": pa.array(range(len(sentences)), pa.int64()), index: pa.array(sentences)})

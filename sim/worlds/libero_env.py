@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.types import FloatArray, Image, RobotState, VegaError
+from sim.worlds.installation import check_versions, render_device
 
 if TYPE_CHECKING:
     from sim.worlds.stepping.control_step import ControlStep
@@ -57,6 +58,7 @@ def load_suite(suite: str) -> Any:
     """The benchmark object of a suite; VegaError lists the suites that exist."""
     if suite not in SUITES:
         raise VegaError(f"There is no suite '{suite}': choose one of {', '.join(SUITES)}.")
+    check_versions()
     with contextlib.redirect_stdout(io.StringIO()):
         from libero.libero import benchmark
 
@@ -237,9 +239,10 @@ class LiberoEnvironment:
 @contextlib.contextmanager
 def building() -> Iterator[None]:
     """While an environment is built: quiet, and VegaError where no OpenGL library is found."""
+    check_versions()
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), render_device():
             yield
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         if re.search(r"(?i)\b(lib)?(egl|osmesa|opengl|gl)\b|glGetError|eglQueryString", str(error)):

@@ -7,8 +7,6 @@ Success is the task's own check after a step; 20 Hz, OSC_POSE, 500 steps at most
 
 from __future__ import annotations
 
-import contextlib
-import io
 from typing import Any
 
 import numpy as np
@@ -56,7 +54,7 @@ class RobosuiteEnvironment(LiberoEnvironment):
             raise VegaError(f"robosuite has trials 0 to {self.trials - 1}: trial {trial} does not exist.")
         self._use_osc()
         np.random.seed(self.seed + trial)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with building():  # a hard reset makes the model and the drawing context anew
             self.env.reset()
         self._gripper, self._steps = -1.0, 0
         robot = self.env.robots[0]

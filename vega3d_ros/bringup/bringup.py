@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from policies.checkpoints import check_instructions
 from policies.types import VegaError, check_instruction
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
@@ -84,6 +85,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     """
     simulated = arguments["robot"] in SIMULATED_ROBOTS
     instruction = check_instruction(arguments["instruction"]) if arguments["instruction"] else ""
+    if instruction:
+        check_instructions(arguments["policy"], [instruction])
     clock_mode = _choice(arguments, "clock_mode", ("auto", "lockstep", "realtime"))
     if clock_mode == "auto" and simulated:
         clock_mode = "lockstep"

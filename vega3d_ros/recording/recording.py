@@ -5,8 +5,10 @@ No ROS: messages come serialised (CDR), as rclpy hands them to a raw subscriptio
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from policies.types import VegaError
 
 QUEUE_BYTES = 256 * 2**20
 CLOSE_S = 30.0
+FLUSH_S = 0.5  # a recorder that is killed loses less than a second
 # Metadata of this version is read by rosbag2 from Iron on; Jazzy and later write the next one.
 BAG_VERSION: Literal[8] = 8
 
@@ -88,15 +91,31 @@ class BagWriter:
 
     def _run(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
-                topic, time_ns, data = item
-                self._writer.write(self._connections[topic], time_ns, data)
-                with self._lock:
-                    self._room += len(data)
-                    self.written.messages[topic] += 1
+            flushed, waiting = time.monotonic(), False
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    if (item := self._queue.get(timeout=FLUSH_S)) is None:
+                        break
+                    topic, time_ns, data = item
+                    self._writer.write(self._connections[topic], time_ns, data)
+                    waiting = True
+                    with self._lock:
+                        self._room += len(data)
+                        self.written.messages[topic] += 1
+                if waiting and time.monotonic() - flushed > FLUSH_S:
+                    flush(self._writer)
+                    flushed, waiting = time.monotonic(), False
             self._writer.close()
         except Exception as error:  # whatever it was, the recorder must say it and the robot must not notice
             self.error = f"The bag {self.folder} cannot be written ({error}): make room or record elsewhere."
+
+
+def flush(writer: Any) -> None:
+    """Hand all messages so far to the system as a whole chunk; rosbags waits for a MiB, and then for a full buffer."""
+    storage = writer.storage
+    if storage.chunk.msgs:
+        storage.close_chunk()
+    storage.bio.flush()
 
 
 def _open(folder: Path, topics: Mapping[str, Topic]) -> tuple[Any, dict[str, Any]]:

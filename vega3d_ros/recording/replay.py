@@ -65,7 +65,10 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
 
 def _headline(bag: Bag, values: dict[str, Any]) -> list[str]:
     recorded = bag.info["checkpoint_sha256"]
-    lines = [f"recorded: policy {bag.info['parameters']['policy']}, {values['clock_mode']}, checkpoint {recorded[:12]}"]
+    lines = [bag.recovered] if bag.recovered else []
+    lines += [
+        f"recorded: policy {bag.info['parameters']['policy']}, {values['clock_mode']}, checkpoint {recorded[:12]}"
+    ]
     try:
         present = checkpoint_sha256(values["policy"])
     except VegaError:
@@ -140,7 +143,7 @@ def _compare_wire(
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-replay; returns the exit status."""
     parser = argparse.ArgumentParser(prog="vega3d-replay", description=__doc__.splitlines()[0].split(": ")[1])
-    parser.add_argument("bag", type=Path, help="folder of the bag")
+    parser.add_argument("bag", type=Path, help="folder of the bag, or its .mcap file")
     parser.add_argument("--policy", default="", help="checkpoint to use in place of the recorded one")
     parser.add_argument("--device", default="", help="torch device to use in place of the recorded one")
     options = parser.parse_args(argv)

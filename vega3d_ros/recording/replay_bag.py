@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 from policies.types import Image, VegaError
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.control.frame_buffer import FrameSet
+from vega3d_ros.recording.recovery import recover, storage_files
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.joint_states import JointReader
 
@@ -39,21 +41,20 @@ class Decided:
 class Bag(AbstractContextManager["Bag"]):
     """An open bag.  Raises VegaError if it is none, or not one of ours.
 
-    info: what the recorder noted at its start.  decisions: all events of the journal, in order.
+    info: what the recorder noted at its start.  decisions: all events of the journal, in order.  recovered: what was
+    saved of a recording that was not ended, empty where it was.
     """
 
     def __init__(self, folder: Path) -> None:
-        from rosbags.rosbag2 import Reader, ReaderError
-
-        if not folder.is_dir():
+        if not folder.exists():
             raise VegaError(f"There is no bag {folder}: give the folder that record:=true made.")
+        self.recovered = ""
+        self._scratch = tempfile.TemporaryDirectory(prefix="vega3d-bag-")
         try:
-            self._reader = Reader(folder)
-            self._reader.open()
-        except (ReaderError, OSError) as error:
-            raise VegaError(
-                f"The bag {folder} cannot be read ({error}): if its recorder was killed, run 'ros2 bag reindex' on it."
-            ) from error
+            self._reader = self._open(folder)
+        except BaseException:
+            self._scratch.cleanup()
+            raise
         topics = [c.topic for c in self._reader.connections if c.topic.endswith("/recording")]
         notes = [json.loads(deserialize_message(data, String).data) for topic in topics for _, data in self._raw(topic)]
         if not notes:
@@ -68,6 +69,25 @@ class Bag(AbstractContextManager["Bag"]):
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
+        self._scratch.cleanup()
+
+    def _open(self, folder: Path) -> Any:
+        """A reader of the bag, or of what is whole of it."""
+        from rosbags.rosbag2 import Reader, ReaderError
+
+        try:
+            if folder.is_dir() and (folder / "metadata.yaml").is_file():
+                reader = Reader(folder)
+                reader.open()
+                return reader
+        except (ReaderError, OSError, ValueError, AssertionError) as error:
+            if not storage_files(folder):
+                raise VegaError(f"The bag {folder} cannot be read ({error}): record again.") from error
+        whole = Path(self._scratch.name) / "recovered"
+        self.recovered = recover(folder, whole).sentence()
+        reader = Reader(whole)
+        reader.open()
+        return reader
 
     def trajectories(self, topic: str) -> Iterator[tuple[int, JointTrajectory]]:
         """When the recorder heard what was commanded on a topic; nothing where it has messages of another type."""
