@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256, load_policy
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.types import Observation, RobotState
 from sim import run_libero
 
@@ -29,12 +29,12 @@ REPORTED = ["libero_object_swap", "libero_object_lan"]
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Success rates and latency of a policy on libero_object.")
-    parser.add_argument("--policy", default="vega-nano")
+    parser = command_parser("python -m benchmarks.closed_loop", __doc__, paragraphs=2)
+    parser.add_argument("--policy", default="vega-nano", help="name or checkpoint folder")
     parser.add_argument("--without", default="vega-nano-plain", help="the same without a world simulator; '': none")
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=10, help="initial states per task")
     parser.add_argument("--workers", type=int, default=2, help="processes; the results do not depend on it")
-    parser.add_argument("--output", type=Path, default=Path("outputs/closed_loop"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/closed_loop"), help="folder of the runs")
     parser.add_argument("--suites", nargs="*", default=REPORTED, help="reported beside")
     parser.add_argument("--record", type=Path, help="also write the rates to this file, as results.json of a policy")
     parser.add_argument("--fresh", action="store_true", help="do not reuse summaries in --output")

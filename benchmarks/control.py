@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.rows import Rows
+from policies.files.command_line import command_parser
 from policies.types import VegaError
 
 REST_MS = 200.0
@@ -124,19 +125,19 @@ MEASURES: dict[str, Callable[[Rows, argparse.Namespace], None]] = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("python -m benchmarks.control", __doc__, paragraphs=4)
     parser.add_argument("--rows", nargs="+", choices=MEASURES, default=list(MEASURES), help="which (default: all)")
     parser.add_argument("--policy", default="vega-nano", help="of latency, seams, period and memory")
     parser.add_argument("--actions", type=int, default=1_000_000, help="guard: commands")
     parser.add_argument("--messages", type=int, default=100_000, help="inputs: messages")
     parser.add_argument("--trials", type=int, default=3, help="latency and seams: of each of the ten tasks")
     parser.add_argument("--repetitions", type=int, default=20, help="faults: of each")
-    parser.add_argument("--faults", nargs="+", default=[], help="faults: only these")
+    parser.add_argument("--faults", nargs="+", default=[], help="faults: only these (default: all)")
     parser.add_argument(
         "--results", type=Path, help="faults: a file that keeps the times; what it holds is not repeated"
     )
-    parser.add_argument("--period-minutes", type=float, default=10.0)
-    parser.add_argument("--memory-minutes", type=float, default=60.0)
+    parser.add_argument("--period-minutes", type=float, default=10.0, help="period: for so long, minutes")
+    parser.add_argument("--memory-minutes", type=float, default=60.0, help="memory: for so long, minutes")
     parser.add_argument("--output", type=Path, default=Path("outputs/control"), help="folder of the memory's curve")
     options = parser.parse_args(argv)
     for name in ("actions", "messages", "trials", "repetitions", "period_minutes", "memory_minutes"):

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
-from policies.files.command_line import command, results_folder
+from policies.files.command_line import command, command_parser, results_folder
 from policies.types import ActionChunk, ActionSpace, Image, Observation, PolicySpec, VegaError
 from sim import run_libero
 from sim.evaluation.settings import EpisodeSettings
@@ -303,8 +302,8 @@ ROWS = {"speed": speed, "stock": stock, "resume": resume, "workers": workers, "o
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Speed, exactness and robustness of the evaluation.")
-    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser = command_parser("python -m benchmarks.evaluation", __doc__, paragraphs=3)
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS), help="which")
     args = parser.parse_args(argv)
     rows = Rows()
     for name in args.rows:

@@ -21,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.rows import Rows
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.types import VegaError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,10 +132,8 @@ ROWS: dict[str, Callable[[Rows, argparse.Namespace], None]] = {"shape": shape, "
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.house", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", choices=sorted(ROWS), nargs="+", default=["shape"], help="default: shape")
+    parser = command_parser("python -m benchmarks.house", __doc__, paragraphs=3)
+    parser.add_argument("--rows", choices=sorted(ROWS), nargs="+", default=["shape"], help="which")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="an older checkout to compare the episodes with")
     options = parser.parse_args(arguments)
     rows = Rows()

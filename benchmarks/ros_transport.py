@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
+from policies.files.command_line import command_parser
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import ChildProcess
@@ -273,12 +274,12 @@ def image_to_command(policy: str, seconds: float) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("python -m benchmarks.ros_transport", __doc__, paragraphs=3)
     roles = {"receiver": _receive, "resident": _reside, "newcomer": _arrive}
     parser.add_argument("--role", choices=["sender", *roles], help=argparse.SUPPRESS)
     parser.add_argument("--policy", default="benchmarks.ros_transport:StillPolicy", help="policy of the first row")
-    parser.add_argument("--rate", type=float, default=30.0, help="frames per second and camera")
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of each measurement")
+    parser.add_argument("--rate", type=float, default=30.0, help="frames of each camera, Hz")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of each measurement, s")
     options = parser.parse_args(argv)
     if options.role == "sender":
         _send(options.rate, options.seconds)

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from policies.checkpoints import check_device
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.files.weight_files import check_free
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
@@ -293,13 +293,13 @@ def device_name(device: torch.device) -> str:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m policies.benchmark", description=__doc__.split("\n\n")[0])
+    parser = command_parser("python -m policies.benchmark", __doc__, paragraphs=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     parser.add_argument("--size", choices=("auto", "full", "reduced"), default="auto", help="auto: full on a GPU")
-    parser.add_argument("--cameras", type=int, default=2, help="images per query (default 2)")
-    parser.add_argument("--refresh", type=int, default=4, help="queries per refresh in the refreshed row (default 4)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="each line of the table is repeated (default 5)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU (default 1)")
+    parser.add_argument("--cameras", type=int, default=2, help="images per query")
+    parser.add_argument("--refresh", type=int, default=4, help="queries per refresh in the refreshed row")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for so long each line of the table is repeated, s")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
     parser.add_argument("--effects", nargs="+", choices=list(EFFECTS), default=[], help="add lines that run so")
     parser.add_argument("--full-size", action="store_true", help="only: memory of one query of the full size")
     parser.add_argument("--json", type=Path, help="also write latencies and rows to this file")

@@ -15,7 +15,6 @@ bias; all columns of all steps are held to the common tolerance beside it.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.files.weight_files import read_json
 from policies.openvla.loading import load_openvla_oft
 from policies.openvla.model import OpenVLAOFT
@@ -200,7 +199,7 @@ def check(folder: Path) -> Iterator[Line]:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 if everything agrees."""
-    parser = argparse.ArgumentParser(prog="python -m policies.check_parity", description=__doc__.split("\n\n")[0])
+    parser = command_parser("python -m policies.check_parity", __doc__, paragraphs=2)
     parser.add_argument("folder", type=Path, help="folder of golden vectors")
     options = parser.parse_args(arguments)
     failed = False

@@ -9,14 +9,13 @@ trained yet: the policy acts as OpenVLA-OFT alone, bit for bit, until they are.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
 from policies.fusion.fused_policy import write_policy
 from policies.fusion.gated_fusion import build_fusion, fusion_names
@@ -56,20 +55,20 @@ def _local(path_or_id: str) -> str:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m policies.compose", description=__doc__.split("\n\n")[0])
+    parser = command_parser("python -m policies.compose", __doc__, paragraphs=3)
     parser.add_argument("--openvla", required=True, help="OpenVLA-OFT checkpoint: folder or hub id")
-    parser.add_argument("--world-simulator", help="Wan in diffusers layout: folder or hub id; without it, none")
+    parser.add_argument("--world-simulator", help="Wan in diffusers layout: folder or hub id (default: none)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--name", help="of the policy (default: that of the folder)")
     parser.add_argument("--robot", choices=sorted(PLATFORMS), help="default: by the width of the actions")
     parser.add_argument("--cameras", help="names in the checkpoint's order, comma between (default: the robot's)")
-    parser.add_argument("--statistics", help="key in the checkpoint's statistics, needed where it has several")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of the weights (default {DTYPES[0]})")
+    parser.add_argument("--statistics", help="key in the checkpoint's statistics (default: its only one)")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
     parser.add_argument(
-        "--fusion", choices=fusion_names(), default="token_gate", help="default: token_gate, the paper's"
+        "--fusion", choices=fusion_names(), default="token_gate", help="how tokens meet; token_gate is the paper's"
     )
     parser.add_argument("--refresh-every", type=int, default=1, help="run the world simulator on every n-th query")
-    parser.add_argument("--seed", type=int, default=0, help="of the fusion's first weights (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the fusion's first weights")
     options = parser.parse_args(arguments)
     if options.output.exists() and any(options.output.iterdir()):
         raise VegaError(f"Folder '{options.output}' is not empty: name a new one with --output.")

@@ -6,11 +6,10 @@ runs of a suite the exact McNemar test on the initial states that both tried.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from sim.results.evaluation import wilson_95
 from sim.results.evaluation_report import read_run, write_report
 from sim.results.paired import compare_pair
@@ -18,9 +17,9 @@ from sim.results.paired import compare_pair
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Compare evaluations, paired by initial state.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--output", type=Path, default=Path("compare.html"))
+    parser = command_parser("python -m sim.compare", __doc__, paragraphs=2)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of results")
+    parser.add_argument("--output", type=Path, default=Path("compare.html"), help="page to write")
     args = parser.parse_args(argv)
     runs = [read_run(folder) for folder in args.runs]
     for run in runs:

@@ -6,7 +6,6 @@ writes a video and a page.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import check_instructions, shipped_policies
-from policies.files.command_line import results_folder
+from policies.files.command_line import command_parser, results_folder
 from policies.types import VegaError
 from sim.results.report import Recording, side_by_side, versions, write_page
 from sim.results.video import write_video
@@ -143,14 +142,14 @@ def write_results(record: Recording, folder: Path, fps: float) -> tuple[Path | N
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 if the episode ran to its end, solved or not."""
-    parser = argparse.ArgumentParser(prog="python -m sim.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", default="libero_object")
-    parser.add_argument("--task", type=int, default=0)
+    parser = command_parser("python -m sim.demo", __doc__, paragraphs=2)
+    parser.add_argument("--suite", default="libero_object", help="LIBERO or LIBERO-PRO suite")
+    parser.add_argument("--task", type=int, default=0, help="number of the task in the suite")
     parser.add_argument("--trial", type=int, default=0, help="official initial state")
     parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, or module:Class")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="torch device of the policy, such as cpu or cuda:0")
     parser.add_argument("--camera-every", type=int, default=1, help="draw the cameras every n-th step")
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for the video and the page")
     arguments = parser.parse_args(argv)
     terminal = Terminal()
     try:

@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from policies.checkpoints import check_instructions, shipped_policies
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.types import VegaError
 from sim.evaluation.evaluate import add_options, check_options, evaluate
 from sim.evaluation.settings import EpisodeSettings
@@ -21,7 +21,7 @@ from sim.worlds.libero_env import SUITES, list_tasks, load_suite
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate a policy on a LIBERO suite.")
+    parser = command_parser("vega3d-run-libero", __doc__, paragraphs=3)
     parser.add_argument("--suite", default="libero_object", help="name of a suite (--list shows them)")
     parser.add_argument(
         "--transport", choices=("direct", "ros"), default="direct", help="one process, or two over DDS in lockstep"

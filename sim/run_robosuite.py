@@ -7,11 +7,10 @@ Trial k is robosuite's reset after seed k; see sim/worlds/robosuite_env.py.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from policies.checkpoints import check_instructions
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.types import VegaError
 from sim.evaluation.evaluate import add_options, check_options, evaluate
 from sim.evaluation.settings import EpisodeSettings
@@ -35,9 +34,9 @@ def parse_names(text: str | None) -> list[int]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Evaluate a policy on robosuite's tasks.")
+    parser = command_parser("python -m sim.run_robosuite", __doc__, paragraphs=3)
     add_options(parser)
-    parser.add_argument("--command", choices=("eef", "joint"), default="eef")
+    parser.add_argument("--command", choices=("eef", "joint"), default="eef", help="what is commanded")
     parser.add_argument("--list", action="store_true", help="list the tasks, then stop")
     args = parser.parse_args(argv)
     args.suite = SUITE

@@ -70,7 +70,7 @@ def test_a_robot_that_is_as_its_file_says_passes_and_nothing_is_commanded(robot,
         (["robot:=libero", "seconds:=x"], "seconds:=x"),
         (["robot:=libero", "seconds:=nan"], "seconds:=nan"),
         (["robot:=libero", "axes:=maybe"], "axes:=maybe"),
-        (["robot:=libero", "speed:=3"], "seconds:=3"),
+        (["robot:=libero", "speed:=3"], "robot, seconds, axes"),
     ],
 )
 def test_wrong_words_are_refused_with_one_sentence(words, said, capsys):

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.checkpoints import load_policy
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.serving import openpi, vla_eval
 from policies.serving.libero import FLOOR_BASE
 from policies.serving.server import Decider, serve
@@ -28,17 +28,17 @@ PROTOCOLS = {"openpi": openpi, "vla-eval": vla_eval}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="vega3d-serve", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("vega3d-serve", __doc__, paragraphs=3)
     parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, hub id, or module:Class")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="openpi")
+    parser.add_argument("--port", type=int, default=8000, help="to listen on; 0 takes a free one")
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="openpi", help="what is spoken")
     parser.add_argument(
         "--base-position", type=float, nargs=3, default=FLOOR_BASE, metavar=("X", "Y", "Z"),
         help="the arm's base in the world, m, for policies that look from there: LIBERO's is -0.6 0 0 on the floor "
-        "(libero_object, the default), -0.66 0 0.912 on the table and in the kitchen, -0.51 0 0.42 in the living room",
+        "(libero_object), -0.66 0 0.912 on the table and in the kitchen, -0.51 0 0.42 in the living room",
     )  # fmt: skip
     return parser.parse_args(argv)
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import command, results_folder
+from policies.files.command_line import command, command_parser, results_folder
 from policies.fusion.gated_fusion import fusion_names
 from policies.nano.config import VegaConfig, WorldViewConfig
 from policies.nano.layers import SemanticEncoder
@@ -198,21 +198,21 @@ def train(args: argparse.Namespace) -> None:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Train a small VegaPolicy from demonstrations; resumes by itself.")
-    parser.add_argument("--demos", type=Path, default=Path("data/demos"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"))
-    parser.add_argument("--name", default="vega-nano")
+    parser = command_parser("python -m policies.training.train_nano", __doc__, paragraphs=2)
+    parser.add_argument("--demos", type=Path, default=Path("data/demos"), help="folder of demonstrations")
+    parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")
+    parser.add_argument("--name", default="vega-nano", help="of the policy")
     parser.add_argument("--init", type=Path, help="checkpoint folder to start from")
     parser.add_argument("--world-simulator", type=Path, help="folder of a world simulator, to be fused in")
-    parser.add_argument("--fusion", default="token_gate", choices=fusion_names())
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--fusion", default="token_gate", choices=fusion_names(), help="how tokens meet")
+    parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
+    parser.add_argument("--batch", type=int, default=128, help="chunks per step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument(
-        "--holdout-block", type=int, default=-1, help="block of the demonstrations that is not trained on"
+        "--holdout-block", type=int, default=-1, help="block of the demonstrations that is not trained on; -1: none"
     )
     train(parser.parse_args(argv))
     return 0

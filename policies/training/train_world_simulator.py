@@ -26,7 +26,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from policies.files.command_line import command, results_folder
+from policies.files.command_line import command, command_parser, results_folder
 from policies.training.dataset import CAMERAS, CANVAS
 from policies.training.optimisation import save_state, set_learning_rate
 from policies.types import VegaError
@@ -251,17 +251,17 @@ def _millions(module: nn.Module) -> str:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Train a small Wan VAE and transformer on demonstrations' videos.")
-    parser.add_argument("--demos", type=Path, default=Path("data/demos"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/world_simulator"))
-    parser.add_argument("--vae-steps", type=int, default=3000)
-    parser.add_argument("--transformer-steps", type=int, default=4000)
+    parser = command_parser("python -m policies.training.train_world_simulator", __doc__, paragraphs=2)
+    parser.add_argument("--demos", type=Path, default=Path("data/demos"), help="folder of demonstrations")
+    parser.add_argument("--output", type=Path, default=Path("outputs/world_simulator"), help="folder to write")
+    parser.add_argument("--vae-steps", type=int, default=3000, help="optimisation steps of the video VAE")
+    parser.add_argument("--transformer-steps", type=int, default=4000, help="optimisation steps of the transformer")
     parser.add_argument("--tap", type=int, default=3, help="block whose output the policy reads, 0-based")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--batch", type=int, default=4, help="clips per step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     train(parser.parse_args(argv))
     return 0
 

@@ -17,7 +17,6 @@ target (E,) object names; first_step (E,); kind (E,)
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from policies.files.command_line import command, results_folder
+from policies.files.command_line import command, command_parser, results_folder
 from policies.training.stored_views import AGENTVIEW_CROP, WRIST_SIZE
 from policies.training.wordings import libero_sentence
 from policies.types import FloatArray, VegaError
@@ -186,16 +185,16 @@ def _work(job: tuple[Any, ...]) -> tuple[Path, int, int]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Collect demonstrations of the scripted expert on random layouts.")
+    parser = command_parser("python -m sim.demonstrations.collect_demos", __doc__, paragraphs=2)
     parser.add_argument(
         "--suite", default="libero_object", help="suite whose scenes are used (pick-and-place into a basket)"
     )
     parser.add_argument("--blocks", type=int, default=4, help="blocks per task")
     parser.add_argument("--episodes", type=int, default=25, help="episodes per block")
     parser.add_argument("--every", type=int, default=4, help="render every n-th step")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("data/demos"))
+    parser.add_argument("--seed", type=int, default=7, help="of layouts and noise")
+    parser.add_argument("--processes", type=int, default=2, help="that collect at once")
+    parser.add_argument("--output", type=Path, default=Path("data/demos"), help="folder of the blocks")
     parser.add_argument(
         "--record", type=Path, metavar="DATASET", help="write every step as a LeRobot v3 dataset besides (slower)"
     )

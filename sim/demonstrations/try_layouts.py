@@ -8,14 +8,13 @@ seed; the wording is LIBERO's.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 
 import numpy as np
 
 from policies.checkpoints import load_policy
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.training.wordings import libero_sentence
 from policies.types import Observation, Policy
 from sim.demonstrations.layouts import place_randomly, things
@@ -50,11 +49,11 @@ def attempt(environment: LiberoEnvironment, policy: Policy, target: str) -> tupl
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Success of a policy on random layouts and targets.")
-    parser.add_argument("--policy", default="vega-nano")
-    parser.add_argument("--suite", default="libero_object")
+    parser = command_parser("python -m sim.demonstrations.try_layouts", __doc__, paragraphs=3)
+    parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, or module:Class")
+    parser.add_argument("--suite", default="libero_object", help="suite whose scenes are used")
     parser.add_argument("--episodes", type=int, default=3, help="per scene")
-    parser.add_argument("--seed", type=int, default=1001)
+    parser.add_argument("--seed", type=int, default=1001, help="of layouts and targets")
     args = parser.parse_args(argv)
     policy = load_policy(args.policy)
     won: Counter[str] = Counter()

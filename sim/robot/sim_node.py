@@ -45,6 +45,7 @@ from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.control.resources import resolve
 from vega3d_ros.ros.conversions import image_message, joint_state_message, pose_message, time_message
 from vega3d_ros.ros.dds import apply_defaults
+from vega3d_ros.ros.node_help import answer_help
 from vega3d_ros.ros.node_process import SPIN_S, asked_to_end, end_ros, start_ros
 
 COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
@@ -361,6 +362,8 @@ def spin(node: SimNode) -> None:
 
 def main(args: list[str] | None = None, make_environment: MakeEnvironment = LiberoEnvironment) -> int:
     """Entry point `sim_node`."""
+    if answer_help("vega3d-sim-node", __doc__, sim_parameters.declare, args):
+        return 0
     apply_defaults()
     node = None
     try:

@@ -9,13 +9,14 @@ joint velocity limits, which MJCF cannot hold: they are those of Franka's data s
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import mujoco
 import numpy as np
 import pinocchio as pin
+
+from policies.files.command_line import command_parser
 
 ARM_JOINTS = 7
 FLANGE = "panda_hand_flange"
@@ -179,7 +180,7 @@ def panda_urdf() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("python -m sim.worlds.export_urdf", __doc__)
     parser.add_argument("output", type=Path, help="the URDF to write")
     parser.parse_args().output.write_text(panda_urdf())
 

@@ -7,7 +7,6 @@ system is not installed.  Neither ROS nor torch is imported here.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from typing import Any
 import yaml
 
 from policies.checkpoints import check_instructions
+from policies.files.command_line import command_parser
 from policies.types import VegaError, check_instruction
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
@@ -204,9 +204,9 @@ def policy_files(policy: str) -> tuple[Path, ...]:
     return (path,) if "/" not in policy and path.is_file() else ()
 
 
-def parse_arguments(words: Sequence[str]) -> dict[str, str]:
+def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARGUMENTS) -> dict[str, str]:
     """`name:=value` words -> every argument with its text.  Raises VegaError on an unknown name."""
-    values = {argument.name: argument.default for argument in ARGUMENTS}
+    values = {argument.name: argument.default for argument in arguments}
     for word in words:
         name, separator, value = word.partition(":=")
         if not separator or name not in values:
@@ -292,27 +292,29 @@ def _seconds(arguments: Mapping[str, str], name: str) -> float:
     return seconds
 
 
-def describe_arguments() -> str:
+def describe_arguments(arguments: Sequence[Argument] = ARGUMENTS) -> str:
     """The list of arguments, in the form in which `ros2 launch --show-args` prints it."""
     lines = ["Arguments (pass arguments as '<name>:=<value>'):"]
-    for argument in ARGUMENTS:
+    for argument in arguments:
         lines += ["", f"    '{argument.name}':", f"        {argument.description}"]
         lines += [f"        (default: '{argument.default}')"]
     return "\n".join(lines)
 
 
+def command_words(
+    program: str, doc: str, argv: Sequence[str] | None, arguments: Sequence[Argument] = ARGUMENTS
+) -> list[str]:
+    """The `name:=value` words of a command line; --help is answered with all of them."""
+    usage, epilog = f"{program} [-h] [name:=value ...]", describe_arguments(arguments)
+    parser = command_parser(program, doc, usage=usage, epilog=epilog)
+    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="see below")
+    return list(parser.parse_args(argv).arguments)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-bringup; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="vega3d-bringup",
-        usage="vega3d-bringup [-h] [name:=value ...]",
-        description="Start a robot's nodes without the launch system; Ctrl-C ends them.",
-        epilog=describe_arguments(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="see below")
-    words = parser.parse_args(argv).arguments
-
+    doc = "Start a robot's nodes without the launch system; Ctrl-C ends them."
+    words = command_words("vega3d-bringup", doc, argv)
     try:
         arguments = parse_arguments(words)
         table = node_table(arguments)

@@ -1,4 +1,4 @@
-"""Is this robot wired as its file says?  `python -m vega3d_ros.bringup.check_robot robot:=<name or file> [seconds:=3]`
+"""Is this robot wired as its file says?  `vega3d-check-robot robot:=<name or file> [seconds:=3]`
 
 Listens to the live graph, commands nothing, and prints `pass` or `FIX`, with what to do, for each point; the exit
 status is 1 if one must be mended.  Run it before dry_run is set to false.  With `axes:=true` it also asks you to push
@@ -30,7 +30,7 @@ from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
 from policies.types import ActionSpace, PolicySpec, VegaError  # noqa: E402
-from vega3d_ros.bringup.bringup import robot_file  # noqa: E402
+from vega3d_ros.bringup.bringup import Argument, command_words, parse_arguments, robot_file  # noqa: E402
 from vega3d_ros.control.kinematics import Kinematics  # noqa: E402
 from vega3d_ros.control.safety_guard import combine_limits  # noqa: E402
 from vega3d_ros.control.stamps import StampWatch  # noqa: E402
@@ -40,6 +40,11 @@ from vega3d_ros.ros import conversions, node_parameters  # noqa: E402
 from vega3d_ros.ros.joint_states import finger_map, joint_reader  # noqa: E402
 from vega3d_ros.ros.node_process import read_robot_description  # noqa: E402
 
+ARGUMENTS = (
+    Argument("robot", "", "Robot: a name in config/robots, or the path of a parameter file of your own; required."),
+    Argument("seconds", "3", "How long to listen, s."),
+    Argument("axes", "false", "true: ask for a push of each joint by hand, and compare the signs."),
+)
 PUSH_RAD = 0.05
 PUSH_S = 30.0
 
@@ -248,22 +253,23 @@ class RobotCheck:
 
 def _arguments(words: Sequence[str]) -> tuple[str, float, bool]:
     """Robot, seconds and whether to ask for pushes.  Raises VegaError."""
-    values = dict(word.partition(":=")[::2] for word in words)
-    if "robot" not in values or set(values) - {"robot", "seconds", "axes"}:
+    values = parse_arguments(words, ARGUMENTS)
+    if not values["robot"]:
         raise VegaError("Give robot:=<name or file>, and seconds:=3 or axes:=true if you like.")
     try:
-        seconds = float(values.get("seconds", "3"))
+        seconds = float(values["seconds"])
     except ValueError:
         seconds = 0.0
     if not 0.0 < seconds < 3600.0:
         raise VegaError(f"seconds:={values['seconds']} is not possible: give a number from 1 to 3600.")
-    if values.get("axes", "false") not in ("true", "false"):
+    if values["axes"] not in ("true", "false"):
         raise VegaError(f"axes:={values['axes']} is not possible: give true or false.")
-    return values["robot"], seconds, values.get("axes") == "true"
+    return values["robot"], seconds, values["axes"] == "true"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-check-robot; returns the exit status."""
+    words = command_words("vega3d-check-robot", __doc__, argv, ARGUMENTS)
     failed: list[str] = []
 
     def say(good: bool, name: str, sentence: str) -> None:
@@ -272,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     context = Context()
     try:
-        robot, seconds, axes = _arguments(sys.argv[1:] if argv is None else argv)
+        robot, seconds, axes = _arguments(words)
         values = read_robot_file(robot_file(robot)) | {"clock_mode": "realtime"}
         rclpy.init(context=context)
         with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:

@@ -27,6 +27,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from vega3d_ros.ros.node_help import answer_help  # noqa: E402
 from vega3d_ros.ros.node_process import asked_to_end, end_ros, start_ros  # noqa: E402
 from vega3d_ros.ros.service_calls import ServiceClients  # noqa: E402
 
@@ -44,28 +45,28 @@ class Interrupted(Exception):
     """The process was asked to end."""
 
 
-class StartupManager(Node):  # type: ignore[misc]
-    """Brings up the nodes named by its parameters; single-threaded.
+def declare(node: Node) -> None:
+    """Declare its parameters."""
 
-    lifecycle_nodes: names of the nodes to configure and activate, in this order.
-    configured_services: Trigger services to call between the two.
-    instruction: published to `instruction` for everyone who comes, now or later; empty: none.
-    start_services: Trigger services to call once all nodes are active.
-    timeout_s: s, for everything together.
-    """
+    def one(name: str, default: object, description: str, kind: int = ParameterType.PARAMETER_NOT_SET) -> None:
+        node.declare_parameter(name, default, ParameterDescriptor(type=kind, description=description, read_only=True))
+
+    names = ParameterType.PARAMETER_STRING_ARRAY
+    one("lifecycle_nodes", [""], "Names of the nodes to configure and activate, in this order.", names)
+    one("configured_services", [""], "Trigger services to call between the two.", names)
+    one("start_services", [""], "Trigger services to call once all nodes are active.", names)
+    one("instruction", "", "What to do; empty: nothing is published.")
+    one("timeout_s", 120.0, "For everything together, s.")
+
+
+class StartupManager(Node):  # type: ignore[misc]
+    """Brings up the nodes named by its parameters (`declare`); single-threaded."""
 
     def __init__(self) -> None:
         super().__init__("startup_manager")
         self._errors: dict[str, deque[str]] = {}
         self._calls = ServiceClients(self, self._until)
-        names = ParameterDescriptor(
-            type=ParameterType.PARAMETER_STRING_ARRAY, description="Names of nodes or services.", read_only=True
-        )
-        self.declare_parameter("lifecycle_nodes", [""], names)
-        self.declare_parameter("configured_services", [""], names)
-        self.declare_parameter("start_services", [""], names)
-        self.declare_parameter("instruction", "", ParameterDescriptor(description="What to do.", read_only=True))
-        self.declare_parameter("timeout_s", 120.0, ParameterDescriptor(description="For all, s.", read_only=True))
+        declare(self)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
         # A transition's answer is only yes or no: the reason is what the node logged.
@@ -151,6 +152,8 @@ def _remaining_s(deadline: float) -> float:
 
 def main() -> int:
     """Entry point of lib/vega3d_ros/startup_manager; returns the exit status."""
+    if answer_help("startup_manager", __doc__, declare):
+        return 0
     try:
         start_ros(sys.argv)
         manager = StartupManager()

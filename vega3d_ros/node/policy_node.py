@@ -45,6 +45,7 @@ from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
 from vega3d_ros.ros.diagnostics import Level  # noqa: E402
+from vega3d_ros.ros.node_help import answer_help  # noqa: E402
 from vega3d_ros.ros.node_process import run_node  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
@@ -381,9 +382,12 @@ class PolicyNode(CarefulLifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
+    words = sys.argv if args is None else args
+    if answer_help("vega3d-policy-node", __doc__, node_parameters.declare_all, words):
+        return 0
     try:
-        with strict_arguments(sys.argv if args is None else args, "policy_node") as words:
-            return run_node(PolicyNode, words)
+        with strict_arguments(words, "policy_node") as strict:
+            return run_node(PolicyNode, strict)
     except VegaError as error:
         print(error, file=sys.stderr)
         return 1

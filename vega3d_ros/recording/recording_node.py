@@ -39,6 +39,7 @@ from policies.checkpoints import checkpoint_sha256  # noqa: E402
 from policies.types import VegaError  # noqa: E402
 from vega3d_ros.recording.recording import BagWriter, Topic  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
+from vega3d_ros.ros.node_help import answer_help  # noqa: E402
 from vega3d_ros.ros.node_process import asked_to_end, read_robot_description, run_node  # noqa: E402
 from vega3d_ros.ros.service_calls import ask  # noqa: E402
 from vega3d_ros.topics.command_writers import command_topics  # noqa: E402
@@ -50,14 +51,19 @@ LINGER_S = 0.5  # what was sent before the signal may still be on its way
 DEPTH = 1000
 
 
+def declare(node: Node) -> None:
+    """Declare the recorder's own parameters."""
+    fixed = ParameterDescriptor(description="Folder of the new bag; empty: named by the time.", read_only=True)
+    node.declare_parameter("bag", "", fixed)
+    node.declare_parameter("node", "policy_node", ParameterDescriptor(description="Who is recorded."))
+
+
 class Recorder(Node):  # type: ignore[misc]
     """Single-threaded.  bag: folder of the bag; empty: named by the time, in the working directory."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder", **options)
-        fixed = ParameterDescriptor(description="Folder of the new bag; empty: named by the time.", read_only=True)
-        self.declare_parameter("bag", "", fixed)
-        self.declare_parameter("node", "policy_node", ParameterDescriptor(description="Who is recorded."))
+        declare(self)
         self._writer: BagWriter | None = None
         self._dropped = 0
         self.create_service(Trigger, "~/start", self._on_start)
@@ -247,7 +253,7 @@ def _checkpoint_hash(policy: str) -> str:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of lib/vega3d_ros/recorder; returns the exit status."""
-    return run_node(Recorder, args, LINGER_S)
+    return 0 if answer_help("recorder", __doc__, declare, args) else run_node(Recorder, args, LINGER_S)
 
 
 if __name__ == "__main__":

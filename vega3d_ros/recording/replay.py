@@ -6,7 +6,6 @@ exit status is 0 if every command came out again, and 1, with the first differen
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from policies.checkpoints import checkpoint_sha256, load_policy  # noqa: E402
+from policies.files.command_line import command_parser  # noqa: E402
 from policies.types import VegaError  # noqa: E402
 from vega3d_ros.node.node_setup import Parts, build  # noqa: E402
 from vega3d_ros.recording.recording_node import parameter_node  # noqa: E402
@@ -142,10 +142,10 @@ def _compare_wire(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-replay; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="vega3d-replay", description=__doc__.splitlines()[0].split(": ")[1])
+    parser = command_parser("vega3d-replay", __doc__, paragraphs=2)
     parser.add_argument("bag", type=Path, help="folder of the bag, or its .mcap file")
-    parser.add_argument("--policy", default="", help="checkpoint to use in place of the recorded one")
-    parser.add_argument("--device", default="", help="torch device to use in place of the recorded one")
+    parser.add_argument("--policy", default="", help="checkpoint to use (default: the recorded one)")
+    parser.add_argument("--device", default="", help="torch device, such as cpu or cuda:0 (default: the recorded one)")
     options = parser.parse_args(argv)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "OFF"
     try:

@@ -175,8 +175,7 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
     """Declare (once) and read the parameters of one camera of the policy."""
     prefix = f"cameras.{camera}."
     if not node.has_parameter(prefix + "topic"):
-        for row in CAMERA_ROWS:
-            _declare(node, row, prefix + row.name, camera)
+        declare_camera(node, camera)
     get = _getter(node)
     return CameraParameters(
         topic=get(prefix + "topic"),
@@ -185,6 +184,18 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
         height=get(prefix + "height"),
         max_identical=get(prefix + "max_identical"),
     )
+
+
+def declare_camera(node: Node, camera: str) -> None:
+    """Declare the parameters of one camera of the policy."""
+    for row in CAMERA_ROWS:
+        _declare(node, row, f"cameras.{camera}.{row.name}", camera)
+
+
+def declare_all(node: Node) -> None:
+    """What there is to tell of: the node's parameters, and those of any camera."""
+    declare(node)
+    declare_camera(node, "<camera>")
 
 
 def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParameters]:

@@ -1,0 +1,71 @@
+"""Every command that setup.py installs or a text names answers --help: with every default, and nothing starts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+DEADLINE_S = 300.0
+TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "policies").glob("*/README.md")]
+PACKAGES = r"(?:policies|sim|vega3d_ros|benchmarks)"
+TORCH_IS_THEIR_SUBJECT = {f"policies.{name}" for name in ("benchmark", "check_parity", "compose", "training.train_nano",
+                                                          "training.train_world_simulator")}  # fmt: skip
+BIN = Path(sys.executable).parent
+
+
+def commands() -> list[str]:
+    """As they are typed: console scripts, what `ros2 run` starts, modules with subcommands, files."""
+    scripts = re.findall(r'"([\w-]+) = [\w.]+:main"', (ROOT / "setup.py").read_text())
+    found = {*scripts, *(f"scripts/lib/{path.name}" for path in (ROOT / "scripts" / "lib").iterdir())}
+    for path in TEXTS:
+        text = path.read_text()
+        # Of what follows a module only a subcommand is part of the command.
+        found |= set(re.findall(rf"python (-m {PACKAGES}[\w.]*(?: [a-z]+-[a-z]+)?)", text))
+        found |= set(re.findall(rf"python ({PACKAGES}/[\w/]+\.py)", text))
+        found |= set(re.findall(r"\bvega3d-(?!bag-)[a-z]+(?:-[a-z]+)*\b", text))
+    return sorted(found)
+
+
+def without_default(helped: str) -> list[str]:
+    """The options that take a value and say neither what it is without them nor that they are required."""
+    options = re.split(r"\n  (?=-)", helped.partition("\noptions:")[2].partition("\n\n")[0])
+    return [
+        option
+        for option in options
+        if re.match(r"(-\w, )?--[\w-]+ [A-Z{\[]", option) and not re.search(r"default|required", option)
+    ]
+
+
+def test_the_texts_name_commands() -> None:
+    found = commands()
+    assert {"vega3d-bringup", "vega3d-policy-node", "-m policies.compose", "sim/run_libero.py", "-m benchmarks.control",
+            "-m policies.world_simulator export-prompt"} <= set(found)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_is_answered_at_once_with_defaults(command: str, tmp_path: Path) -> None:
+    words = command.split()
+    if words[0].startswith("vega3d-"):
+        words[0] = str(BIN / words[0])
+        assert Path(words[0]).is_file(), f"{command} is no command that setup.py installs"
+    elif "/" in words[0]:
+        words[0] = str(ROOT / words[0])
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", *words, "--help"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S,
+    )  # fmt: skip
+    complaints = [line for line in run.stderr.splitlines() if not line.startswith("import time:")]
+    assert run.returncode == 0 and not complaints, "\n".join(complaints)
+    assert run.stdout.startswith("usage: ") and len(run.stdout.splitlines()) > 3
+    assert not without_default(run.stdout)
+    if "parameters:" in run.stdout:
+        assert run.stdout.count("(default: ") > 1
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert not {"mujoco", "robosuite"} & imported
+    assert "torch" not in imported or words[-1] in TORCH_IS_THEIR_SUBJECT
+    assert not any(tmp_path.iterdir())
