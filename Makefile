@@ -36,6 +36,7 @@ venv:
 # New pins, for Python 3.10 to 3.12 alike; versions already pinned stay unless UPGRADE=--upgrade is given.
 lock: venv
 	cd requirements && $(BIN)/uv pip compile --quiet --universal --python-version 3.10 $(UPGRADE) \
-		--custom-compile-command "make lock" core.in policy.in spatial.in sim.in ray.in test.in -o lock.txt
+		--override overrides.txt --no-emit-package torch --custom-compile-command "make lock" \
+		core.in policy.in spatial.in sim.in ray.in test.in -o lock.txt && sed -i '/^$$/d' lock.txt
 	cd requirements && $(BIN)/uv pip compile --quiet --universal --python-version 3.10 $(UPGRADE) \
 		--custom-compile-command "make lock" -c lock.txt ros-wheels.in -o lock-ros.txt

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from policies.files.command_line import command, command_parser
-from policies.files.weight_files import read_json
+from policies.files.json_config import read_json
 from policies.openvla.loading import load_openvla_oft
 from policies.openvla.model import OpenVLAOFT
 from policies.openvla.preprocessing import (

@@ -110,7 +110,7 @@ def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
 
 def is_openvla(folder: Path) -> bool:
     """Whether the policy in `folder` has the full size: OpenVLA-OFT as published, or composed with it."""
-    from policies.files.weight_files import read_json
+    from policies.files.json_config import read_json
 
     config = read_json(folder / "config.json")
     return "openvla" in (config.get("model_type"), config.get("policy_type"))

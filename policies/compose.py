@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from policies.files.command_line import command, command_parser
-from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.files.json_config import read_json
+from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import write_policy
 from policies.fusion.gated_fusion import build_fusion, fusion_names
 from policies.openvla.checkpoint import read_statistics

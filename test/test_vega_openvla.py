@@ -18,6 +18,7 @@ from tiny_checkpoints import MILK, composed, observation, robot_state
 from policies.check_parity import read_cases
 from policies.checkpoints import load_policy
 from policies.files import weight_files
+from policies.files.tensor_sources import SafetensorsSource, stored_count
 from policies.openvla.preprocessing import axis_angle
 from policies.openvla.robots import libero_proprio
 from policies.types import ActionSpace, Observation, Policy, VegaError
@@ -295,6 +296,6 @@ def test_needed_memory_is_what_is_loaded(vega, openvla, wan, tmp_path):
     folder = composed(tmp_path / "other", openvla, wan)
     modules = [vega.model, vega.world, vega.world.simulator.encoder]
     loaded = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
-    transformer = weight_files.SafetensorsSource(wan / "transformer")
-    stored = 4 * weight_files.stored_count(transformer, transformer.names())
+    transformer = SafetensorsSource(wan / "transformer")
+    stored = 4 * stored_count(transformer, transformer.names())
     assert memory_needed(folder, read_policy_config(folder)) == loaded + stored

@@ -21,6 +21,19 @@ class _Misfit(Exception):
     """A JSON value is not of the kind that is wanted."""
 
 
+def read_json(path: Path) -> dict:
+    """The object in a JSON file, or VegaError that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise VegaError(f"File '{path}' is missing: copy or download the whole checkpoint folder.") from None
+    except (OSError, ValueError) as error:
+        raise VegaError(f"File '{path}' is not readable JSON ({error}): copy or download it again.") from None
+    if not isinstance(value, dict):
+        raise VegaError(f"File '{path}' holds no JSON object: copy or download it again.")
+    return value
+
+
 def write_config(path: Path, config: Any, indent: int = 2, **marks: Any) -> None:
     """Write a dataclass as a JSON object; marks: what stands before its fields, such as the kind of the file."""
     path.write_text(json.dumps(marks | asdict(config), indent=indent) + "\n", encoding="utf-8")

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from policies.files.adapters import Merged, find_settings, holds_adapter, read_adapter, refuse_adapter_alone
+from policies.files.json_config import read_json
+from policies.files.quantised import Dequantised
+from policies.files.tensor_names import Layout, Renamed
+from policies.files.tensor_sources import PLAIN_DTYPES, SafetensorsSource, TensorSource
 from policies.types import VegaError
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt", "tokenizer.model")  # what is downloaded of a policy
@@ -50,126 +53,25 @@ def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] |
         ) from error
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file, or VegaError that names the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise VegaError(f"File '{path}' is missing: copy or download the whole checkpoint folder.") from None
-    except (OSError, ValueError) as error:
-        raise VegaError(f"File '{path}' is not readable JSON ({error}): copy or download it again.") from None
-    if not isinstance(value, dict):
-        raise VegaError(f"File '{path}' holds no JSON object: copy or download it again.")
-    return value
+def as_published(names: Iterable[str]) -> Mapping[str, str]:
+    """The layout of a file whose names are those that this package reads."""
+    return {name: name for name in names}
 
 
-def find_component(folder: Path, pattern: str, purpose: str) -> Path | None:
-    """The one file in `folder` that matches the glob, None without one, VegaError with several."""
-    found = sorted(folder.glob(pattern))
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise VegaError(f"Folder '{folder}' holds several files for the {purpose} ({names}): keep the one you mean.")
-    return found[0] if found else None
+def open_weights(folder: Path, layout: Layout = as_published) -> TensorSource:
+    """The `*.safetensors` of a folder as plain weights: wrappers' names stripped, codes as numbers, adapters merged.
 
-
-class TensorSource(Protocol):
-    """Named tensors somewhere."""
-
-    name: str
-
-    def names(self) -> Iterable[str]: ...
-
-    def shape(self, key: str) -> tuple[int, ...]: ...
-
-    def read(self, key: str, rows: slice | None = None) -> torch.Tensor:
-        """The tensor, or these rows of it, on the CPU in the file's dtype; KeyError without it."""
-        ...
-
-
-class SafetensorsSource:
-    """All `*.safetensors` of a folder as one; an index file, where there is one, says which must be there."""
-
-    def __init__(self, folder: Path):
-        self.name = str(folder)
-        shards = {file.name for file in folder.glob("*.safetensors")}
-        index = find_component(folder, "*.safetensors.index.json", "shard index")
-        if index is not None:
-            wanted = set(read_json(index).get("weight_map", {}).values())
-            missing = sorted(wanted - shards)
-            if missing:
-                raise VegaError(f"Folder '{folder}' lacks shard '{missing[0]}': download that file again.")
-            shards = wanted
-        if not shards:
-            raise VegaError(f"Folder '{folder}' holds no *.safetensors file: give a complete checkpoint folder.")
-        self._files = {}
-        self._where: dict[str, str] = {}
-        for shard in sorted(shards):
-            try:
-                self._files[shard] = safe_open(folder / shard, "pt")
-            except (SafetensorError, OSError) as error:
-                raise VegaError(f"File '{folder / shard}' is damaged ({error}): download it again.") from None
-            self._where.update(dict.fromkeys(self._files[shard].keys(), shard))
-
-    def names(self) -> Iterable[str]:
-        return self._where.keys()
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._files[self._where[key]].get_slice(key).get_shape())
-
-    def read(self, key: str, rows: slice | None = None) -> torch.Tensor:
-        file = self._files[self._where[key]]
-        return file.get_tensor(key) if rows is None else file.get_slice(key)[rows]
-
-
-class DictSource:
-    """Tensors that are in memory already."""
-
-    def __init__(self, name: str, tensors: Mapping[str, torch.Tensor]):
-        self.name = name
-        self._tensors = dict(tensors)
-
-    def names(self) -> Iterable[str]:
-        return self._tensors.keys()
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._tensors[key].shape)
-
-    def read(self, key: str, rows: slice | None = None) -> torch.Tensor:
-        tensor = self._tensors[key]
-        return tensor if rows is None else tensor[rows]
-
-
-def stored_count(source: TensorSource, names: Iterable[str]) -> int:
-    """How many numbers the tensors `names` hold together, told without reading them."""
-    return sum(math.prod(source.shape(name)) for name in names)
-
-
-def read_torch_file(path: Path) -> DictSource:
-    """A `.pt` state dict (`weights_only`), without the `module.` that distributed training leaves on every key."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise VegaError(
-            f"File '{path}' is not a plain torch state dict ({type(error).__name__}): download it again, or save it "
-            "with torch.save(model.state_dict(), path)."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise VegaError(f"File '{path}' holds more than tensors: save it with torch.save(model.state_dict(), path).")
-    return DictSource(str(path), {key.removeprefix("module."): value for key, value in state.items()})
-
-
-def depth(source: TensorSource, prefix: str) -> int:
-    """How many numbered blocks there are under `prefix`, e.g. "blocks." -> 24."""
-    numbers = [int(m.group(1)) for key in source.names() if (m := re.match(re.escape(prefix) + r"(\d+)\.", key))]
-    return max(numbers, default=-1) + 1
-
-
-def shape_of(source: TensorSource, key: str) -> tuple[int, ...]:
-    """Shape of a tensor, or VegaError that names it."""
-    try:
-        return source.shape(key)
-    except KeyError:
-        raise VegaError(f"'{source.name}' lacks tensor '{key}': the file is incomplete, download it again.") from None
+    Raises VegaError for an adapter without its weights, and for whatever is stored in no documented way.
+    """
+    refuse_adapter_alone(folder)
+    renamed = Renamed(SafetensorsSource(folder), layout)
+    source = Dequantised(renamed)
+    if holds_adapter(source):
+        return Merged(source, find_settings(folder), stored=renamed.stored)
+    if (beside := read_adapter(folder)) is None:
+        return Merged(source, None)
+    adapter = Renamed(beside[0], layout)
+    return Merged(source, beside[1], Dequantised(adapter), adapter.stored)
 
 
 def assign(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
@@ -191,7 +93,7 @@ def fill(
     """Fill every parameter of `module` (built on the meta device) from `source`.
 
     where: parameter name -> (key in the source, rows of it or None for all).
-    Raises VegaError for a key that is missing or a tensor of another size.
+    Raises VegaError for a key that is missing, and for a tensor of another size or of no plain numbers.
     """
     for name, parameter in list(module.named_parameters()):
         key, rows = where(name)
@@ -201,6 +103,8 @@ def fill(
             raise VegaError(
                 f"'{source.name}' lacks tensor '{key}': the file is incomplete, download it again."
             ) from None
+        if tensor.dtype not in PLAIN_DTYPES:
+            raise VegaError(f"Tensor '{key}' in '{source.name}' is stored as {tensor.dtype}: give plain weights.")
         if tensor.numel() != parameter.numel() or tensor.squeeze().shape != parameter.squeeze().shape:
             raise VegaError(
                 f"Tensor '{key}' in '{source.name}' has shape {tuple(tensor.shape)} where {tuple(parameter.shape)} is "

@@ -15,7 +15,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 from transformers import LlamaModel
 
-from policies.files.weight_files import DictSource, assign
+from policies.files.tensor_sources import DictSource
+from policies.files.weight_files import assign
 from policies.fusion.gated_fusion import build_fusion
 from policies.openvla.checkpoint import OpenVLAOFTInfo
 from policies.openvla.heads import (

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from policies.files.json_config import read_config, write_config
-from policies.files.weight_files import read_json
+from policies.files.json_config import read_config, read_json, write_config
 from policies.fusion.fused_policy import CONFIG_FILE
 from policies.types import ActionSpace, PolicySpec
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.files.weight_files import TensorSource, find_component, read_json, read_torch_file
+from policies.files.adapters import Merged, Settings, find_settings
+from policies.files.json_config import read_json
+from policies.files.quantised import Dequantised
+from policies.files.tensor_names import Layout, Renamed, by_prefix
+from policies.files.tensor_sources import TensorSource, find_component, read_torch_file
+from policies.files.weight_files import as_published, open_weights
 from policies.openvla.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
 from policies.types import VegaError
+
+VISION = "vision_backbone."
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,60 @@ def check_components(folder: Path) -> None:
             )
 
 
-def component(folder: Path, pattern: str, purpose: str) -> TensorSource | None:
+def component(folder: Path, pattern: str, purpose: str, layout: Layout = as_published) -> TensorSource | None:
     """The one component whose file matches `pattern`, None without one; VegaError with several."""
     path = find_component(folder, pattern, purpose)
-    return None if path is None else read_torch_file(path)
+    return None if path is None else Dequantised(Renamed(read_torch_file(path), layout))
+
+
+def film_backbone(folder: Path) -> TensorSource | None:
+    """A FiLM checkpoint's own vision towers under timm's names, their adapters merged; None without them.
+
+    Published ones wrap every block (`.block.`) and keep LoRA apart; its scale is that of `lora_adapter/`, or else
+    OpenVLA-OFT's training rule, alpha = min(rank, 16).
+    """
+    source = component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone", by_prefix(_timm_name))
+    if source is None:
+        return None
+    return Merged(source, find_settings(folder) or Settings(lambda module, rank, alpha: min(rank, 16) / rank))
+
+
+def _timm_name(name: str) -> str:
+    found = re.search(r"(?:^|\.)((?:fused_)?featurizer\..*)$", name.replace(".block.", "."))
+    return f"{VISION}{found.group(1)}" if found else name
+
+
+def open_checkpoint(folder: Path) -> TensorSource:
+    """A checkpoint's own weights under the published names, in whichever layout they were saved."""
+    return open_weights(folder, by_prefix(_published_name))
+
+
+def _published_name(name: str) -> str:
+    """`model.language_model.layers.0...`, as newer transformers have it, -> `language_model.model.layers.0...`."""
+    parts = ("language_model.", VISION, "projector.", "lm_head.")
+    if name.removeprefix("model.").startswith(parts):
+        name = name.removeprefix("model.")
+    if name.startswith("lm_head."):
+        name = f"language_model.{name}"
+    rest = name.removeprefix("language_model.")
+    if rest != name and not rest.startswith(("model.", "lm_head.")):
+        name = f"language_model.model.{rest}"
+    return re.sub(r"\.(ls[12])\.gamma$", r".\1.scale_factor", name)  # timm's own name, which transformers cannot load
+
+
+def unneeded(name: str, vision_blocks: Mapping[str, int], film: bool) -> bool:
+    """Whether a published checkpoint holds a tensor that this network has no use for.
+
+    vision_blocks: prefix of a tower -> how many blocks it has, of which the last is never run.
+    """
+    if name.startswith("language_model.lm_head.") or name.endswith(".rotary_emb.inv_freq"):
+        return True
+    if film and name.startswith(VISION):
+        return True
+    return any(
+        name.startswith(tuple(prefix + part for part in (f"blocks.{count - 1}.", "norm.", "attn_pool.")))
+        for prefix, count in vision_blocks.items()
+    )
 
 
 def read_statistics(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from policies.files.json_config import read_config, write_config
-from policies.files.weight_files import CHECKPOINT_FILES, read_json, resolve_folder
+from policies.files.json_config import read_config, read_json, write_config
+from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import CONFIG_FILE
 from policies.openvla.checkpoint import read_statistics
 from policies.openvla.preprocessing import action_width

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policies.files.weight_files import TensorSource, depth, shape_of
+from policies.files.tensor_sources import TensorSource, depth, shape_of
 from policies.types import VegaError
 
 

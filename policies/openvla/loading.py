@@ -16,23 +16,18 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from policies.files.weight_files import (
-    CHECKPOINT_FILES,
-    SafetensorsSource,
-    TensorSource,
-    check_memory,
-    depth,
-    fill,
-    read_json,
-    resolve_folder,
-    shape_of,
-)
+from policies.files.json_config import read_json
+from policies.files.tensor_sources import TensorSource, depth, refuse_unread, shape_of
+from policies.files.weight_files import CHECKPOINT_FILES, check_memory, fill, resolve_folder
 from policies.openvla.checkpoint import (
     OpenVLAOFTInfo,
     check_components,
     component,
+    film_backbone,
     image_mean_std,
+    open_checkpoint,
     read_statistics,
+    unneeded,
 )
 from policies.openvla.heads import (
     ImageProjector,
@@ -43,7 +38,7 @@ from policies.openvla.heads import (
     build_proprio_projector,
 )
 from policies.openvla.model import OpenVLAOFT
-from policies.openvla.vision import VisionTower, build_dinov2, build_siglip, fill_tower, merged_backbone
+from policies.openvla.vision import VisionTower, build_dinov2, build_siglip, fill_tower
 from policies.types import VegaError
 
 # Chunk lengths and normalisation of the published robots (OpenVLA-OFT constants.py), by action width;
@@ -79,15 +74,15 @@ def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
     folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
     config = read_json(folder / "config.json")
     check_components(folder)
-    weights = SafetensorsSource(folder)
+    weights = open_checkpoint(folder)
     llama = build_llama(config.get("text_config", {}), weights, attention)
     width = llama.embed_tokens.weight.shape[1]
     head = component(folder, "action_head--*_checkpoint.pt", "action head")
     if head is None:
         raise VegaError(f"Folder '{folder}' has no 'action_head--*_checkpoint.pt': add the one of this checkpoint.")
     proprio = component(folder, "proprio_projector--*_checkpoint.pt", "proprio projector")
-    film = component(folder, "vision_backbone--*_checkpoint.pt", "FiLM vision backbone")
-    vision: TensorSource = weights if film is None else merged_backbone(film, _lora_scale(folder))
+    film = film_backbone(folder)
+    vision = weights if film is None else film
     film_dim = 0 if film is None else width
     return _Plan(
         folder,
@@ -136,6 +131,7 @@ def load_openvla_oft(
         fill(plan.proprio, plan.proprio_source, lambda name: (name, None), device, dtype)
     for tower, prefix in zip(plan.towers, _PREFIXES, strict=True):
         fill_tower(tower, plan.vision_source, prefix, device, dtype)
+    _refuse_unread(plan)
     model = OpenVLAOFT(info, plan.towers, plan.projector, plan.llama, plan.head, plan.proprio).eval()
     model.rotary.to(device)
     model.rotary.inv_freq = model.rotary.inv_freq.to(rotary_dtype).float()
@@ -143,12 +139,14 @@ def load_openvla_oft(
     return model
 
 
-def _lora_scale(folder: Path) -> float | None:
-    path = folder / "lora_adapter" / "adapter_config.json"
-    if not path.is_file():
-        return None
-    config = read_json(path)
-    return config["lora_alpha"] / config["r"] if "lora_alpha" in config and config.get("r") else None
+def _refuse_unread(plan: _Plan) -> None:
+    """Raise VegaError for a tensor of the checkpoint that nobody has read: ignoring it would change the policy."""
+    blocks = {prefix: depth(plan.vision_source, f"{prefix}blocks.") for prefix in _PREFIXES}
+    own_towers = plan.vision_source is plan.weights
+    refuse_unread(plan.weights, lambda name: unneeded(name, blocks, film=not own_towers))
+    for source in (None if own_towers else plan.vision_source, plan.head_source, plan.proprio_source):
+        if source is not None:
+            refuse_unread(source, lambda name: unneeded(name, blocks, film=False))
 
 
 def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention: str) -> LlamaModel:

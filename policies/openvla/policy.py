@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policies.files.weight_files import SafetensorsSource, check_free, shape_of, stored_count
+from policies.files.tensor_sources import SafetensorsSource, shape_of, stored_count
+from policies.files.weight_files import check_free
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
-from policies.openvla.checkpoint import read_statistics
+from policies.openvla.checkpoint import open_checkpoint, read_statistics
 from policies.openvla.config import VegaOpenVLAConfig, openvla_folder, prompt_file, read_policy_config, wan_folder
 from policies.openvla.loading import load_openvla_oft, weight_count
 from policies.openvla.model import OpenVLAOFT
@@ -194,7 +195,7 @@ def choose_statistics(statistics: Mapping[str, Any], config: VegaOpenVLAConfig) 
 
 def grid_and_width(model_folder: Path) -> tuple[tuple[int, int], int]:
     """Semantic grid of one image, and the width of its tokens, from a checkpoint's tensor shapes."""
-    source = SafetensorsSource(model_folder)
+    source = open_checkpoint(model_folder)
     side = round(shape_of(source, "vision_backbone.featurizer.pos_embed")[1] ** 0.5)
     return (side, side), shape_of(source, "language_model.model.embed_tokens.weight")[1]
 
@@ -205,7 +206,8 @@ def memory_needed(folder: Path, config: VegaOpenVLAConfig) -> int:
     part = config.world_simulator
     if part is not None:
         wan = wan_folder(folder, part)
-        vae, transformer, fusion = (SafetensorsSource(path) for path in (wan / "vae", wan / "transformer", folder))
+        vae, transformer = wan_vae.open_vae(wan / "vae"), wan_transformer.open_transformer(wan / "transformer")
+        fusion = SafetensorsSource(folder)
         count += stored_count(vae, wan_vae.kept_names(vae)) + stored_count(fusion, fusion.names())
         count += stored_count(transformer, wan_transformer.kept_names(transformer, part.tap))
     return count * getattr(torch, config.dtype).itemsize

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
 
-from policies.files.weight_files import DictSource, TensorSource, assign, depth, fill, shape_of
+from policies.files.tensor_sources import TensorSource, depth, shape_of
+from policies.files.weight_files import assign, fill
 from policies.types import VegaError
 
 HEADS = 16  # of both published towers (DINOv2-L, SigLIP-so400m); tensors do not show it
@@ -157,28 +158,3 @@ def _fill_embeddings(
     else:
         assign(embeddings, "position_embedding.weight", positions[0].clone())
         embeddings.position_ids = torch.arange(positions.shape[1], device=device)[None]
-
-
-def merged_backbone(source: TensorSource, lora_scale: float | None) -> DictSource:
-    """A FiLM checkpoint's backbone under timm's names, its LoRA added into the weights.
-
-    Published FiLM backbones keep LoRA's names (`base_layer`, `lora_A`, `lora_B`) and wrap every block
-    (`.block.`).  lora_scale: alpha / rank; None takes OpenVLA-OFT's training rule min(rank, 16) / rank.
-    """
-    merged: dict[str, torch.Tensor] = {}
-    for key in source.names():
-        if ".lora_" in key or "lora_magnitude" in key:
-            continue
-        tensor = source.read(key)
-        stem = key.removesuffix(".base_layer.weight")
-        down = f"{stem}.lora_A.default.weight"
-        if stem != key and down in source.names():
-            a, b = source.read(down).float(), source.read(f"{stem}.lora_B.default.weight").float()
-            rank = a.shape[0]
-            scale = min(rank, 16) / rank if lora_scale is None else lora_scale
-            tensor = (tensor.float() + scale * (b @ a)).to(tensor.dtype)
-        plain = key.replace(".base_layer.", ".").replace(".block.", ".")
-        found = re.search(r"(?:^|\.)((?:fused_)?featurizer\..*)$", plain)
-        if found:
-            merged[f"vision_backbone.{found.group(1)}"] = tensor
-    return DictSource(source.name, merged)

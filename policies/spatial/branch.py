@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policies.files.weight_files import DictSource, SafetensorsSource, TensorSource, resolve_folder
+from policies.files.tensor_sources import DictSource, SafetensorsSource, TensorSource
+from policies.files.weight_files import resolve_folder
 from policies.spatial.config import BranchConfig
 from policies.spatial.fusing import GenerativeMerger, build_branch_fusion, fusion_state
 from policies.types import VegaError

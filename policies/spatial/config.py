@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.files.weight_files import read_json
+from policies.files.json_config import read_json
 from policies.types import VegaError
 
 PREFIX = "generative_"

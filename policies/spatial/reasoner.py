@@ -22,7 +22,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from policies.files.weight_files import read_json, resolve_folder
+from policies.files.json_config import read_json
+from policies.files.weight_files import resolve_folder
 from policies.spatial.branch import GenerativeBranch, load_branch
 from policies.spatial.config import read_branch
 from policies.spatial.frames import EVALUATION_PIXELS, Patches, crop_frame, to_patches

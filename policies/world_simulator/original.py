@@ -14,16 +14,9 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
 
-from policies.files.weight_files import (
-    DictSource,
-    TensorSource,
-    build_component,
-    depth,
-    fill,
-    read_json,
-    read_torch_file,
-    shape_of,
-)
+from policies.files.json_config import read_json
+from policies.files.tensor_sources import DictSource, TensorSource, depth, read_torch_file, shape_of
+from policies.files.weight_files import build_component, fill
 from policies.types import VegaError
 from policies.world_simulator.vae import WanEncoder
 

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from policies.files.weight_files import SafetensorsSource, check_free, resolve_folder, stored_count, write_tensors
+from policies.files.tensor_sources import SafetensorsSource, stored_count
+from policies.files.weight_files import check_free, resolve_folder, write_tensors
 from policies.types import VegaError
 
 PROMPT_FILE = "prompt_embedding.safetensors"

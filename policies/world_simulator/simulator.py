@@ -23,14 +23,15 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
-from policies.files.json_config import read_config, write_config
-from policies.files.weight_files import DictSource, SafetensorsSource, TensorSource, read_json, resolve_folder
+from policies.files.json_config import read_config, read_json, write_config
+from policies.files.tensor_sources import DictSource, TensorSource
+from policies.files.weight_files import resolve_folder
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw, place, pool_official, pool_registered
 from policies.world_simulator.prompt import PROMPT_FILE, read_prompt, save_prompt
 from policies.world_simulator.stream import WorldStream
-from policies.world_simulator.transformer import WanTrunk, load_transformer, save_transformer
-from policies.world_simulator.vae import WanEncoder, load_encoder, save_encoder
+from policies.world_simulator.transformer import WanTrunk, load_transformer, open_transformer, save_transformer
+from policies.world_simulator.vae import WanEncoder, load_encoder, open_vae, save_encoder
 
 CONFIG_FILE = "world_simulator.json"
 HUB_PATTERNS = ("vae/*", "transformer/*", CONFIG_FILE, PROMPT_FILE)
@@ -241,8 +242,8 @@ class LatentWorldSimulator(nn.Module):
         vae, transformer = self.folder / "vae", self.folder / "transformer"
         _save(
             Path(folder),
-            (read_json(vae / "config.json"), SafetensorsSource(vae)),
-            (read_json(transformer / "config.json"), SafetensorsSource(transformer)),
+            (read_json(vae / "config.json"), open_vae(vae)),
+            (read_json(transformer / "config.json"), open_transformer(transformer)),
             self.prompt,
             self.config,
         )

@@ -16,7 +16,8 @@ do not exist here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
 from torch import nn
 
+from policies.files.tensor_sources import TensorSource, refuse_unread
 from policies.files.weight_files import (
-    SafetensorsSource,
-    TensorSource,
     assign,
     build_component,
     check_memory,
     component_config,
     fill,
+    open_weights,
     write_component,
 )
 from policies.types import VegaError
@@ -225,6 +226,28 @@ def _gated(layer: nn.Linear, gate: torch.Tensor) -> nn.Linear:
     return layer
 
 
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+_KNOWN = re.compile(r"blocks\.\d+\.|proj_out\.|scale_shift_table$")  # what a cut may leave out
+_ROOTS = ("model.diffusion_model.", "diffusion_model.", "transformer.")  # in front of everything in other programs
+
+
+def open_transformer(folder: Path) -> TensorSource:
+    """A Wan transformer's tensors under diffusers' names, in that layout or in Wan's own."""
+    return open_weights(folder, _diffusers_names)
+
+
+def _diffusers_names(names: Iterable[str]) -> Mapping[str, str]:
+    bare = {}
+    for name in names:
+        root = next((root for root in _ROOTS if name.startswith(root)), "")
+        bare[name.removeprefix(root)] = name
+    if not any(".self_attn." in name for name in bare):
+        return {stored: name for name, stored in bare.items()}
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    return {stored: new for new, stored in convert_wan_transformer_to_diffusers(bare).items()}
+
+
 def load_transformer(folder: Path, tap: int | None, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
     """A diffusers Wan transformer from its folder, blocks 0..tap only (None: all), streamed to `device` in `dtype`.
 
@@ -235,7 +258,7 @@ def load_transformer(folder: Path, tap: int | None, device: torch.device, dtype:
     )
     if config.get("image_dim") is not None:
         raise VegaError(f"'{folder}' is an image-to-video model, which needs a first frame: use a text-to-video one.")
-    source = SafetensorsSource(folder)
+    source = open_transformer(folder)
     blocks = config.get("num_layers")
     if not isinstance(blocks, int):
         raise VegaError(f"File '{folder / 'config.json'}' gives no number of layers: download it again.")
@@ -248,6 +271,8 @@ def load_transformer(folder: Path, tap: int | None, device: torch.device, dtype:
         del model.proj_out, model.norm_out, model.scale_shift_table
     check_memory([model], device, dtype, f"World simulator '{folder}'")
     fill(model, source, lambda name: (name, None), device, dtype)
+    kept = set(source.names() if tap is None else kept_names(source, tap))
+    refuse_unread(source, lambda name: name not in kept and _KNOWN.match(name) is not None)
     return model
 
 
@@ -257,7 +282,7 @@ def kept_names(source: TensorSource, tap: int) -> list[str]:
     return [
         name
         for name in source.names()
-        if (int(name.split(".")[1]) <= tap if name.startswith("blocks.") else not name.startswith(head))
+        if (int(match.group(1)) <= tap if (match := _BLOCK.match(name)) else not name.startswith(head))
     ]
 
 

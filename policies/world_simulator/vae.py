@@ -7,7 +7,7 @@ one only: for it, the 3-D convolution is a 2-D one, a third of the work, with th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify
 from torch import nn
 
+from policies.files.tensor_sources import TensorSource, refuse_unread
 from policies.files.weight_files import (
-    SafetensorsSource,
-    TensorSource,
+    as_published,
     build_component,
     check_memory,
     component_config,
     fill,
+    open_weights,
     write_component,
 )
 from policies.types import VegaError
@@ -145,11 +146,30 @@ class WanEncoder(nn.Module):
         return (self.quant_conv(encoded)[:, : self.channels].float() - self.mean) / self.std
 
 
+_DECODER = ("decoder.", "post_quant_conv.")
+
+
+def open_vae(folder: Path) -> TensorSource:
+    """A Wan VAE's tensors under diffusers' names, in that layout or in Wan's own."""
+    return open_weights(folder, _diffusers_names)
+
+
+def _diffusers_names(names: Iterable[str]) -> Mapping[str, str]:
+    names = list(names)
+    if "encoder.conv1.weight" not in names:
+        return as_published(names)
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    return {name: new for new, name in convert_wan_vae_to_diffusers({name: name for name in names}).items()}
+
+
 def load_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> WanEncoder:
     """The encoder half of a diffusers Wan VAE from its folder, streamed to `device` in `dtype`; no decoder."""
     vae = _on_meta(folder)
     check_memory([vae], device, dtype, f"VAE '{folder}'")
-    fill(vae, SafetensorsSource(folder), lambda name: (name, None), device, dtype)
+    source = open_vae(folder)
+    fill(vae, source, lambda name: (name, None), device, dtype)
+    refuse_unread(source, lambda name: name.startswith(_DECODER))
     return WanEncoder(vae)
 
 

@@ -1,0 +1,199 @@
+"""OpenVLA-OFT and Wan folders as people have them: each acts as the plain one, or is refused with what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_checkpoints as tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from policies.checkpoints import load_policy
+from policies.types import VegaError
+from policies.world_simulator.simulator import LatentWorldSimulator
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def openvla(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.openvla_folder(tmp_path_factory.mktemp("kinds") / "openvla")
+
+
+@pytest.fixture
+def folder(openvla: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(openvla, tmp_path / "checkpoint")
+
+
+def acts(folder: Path, weights: Tensors | None = None) -> np.ndarray:
+    if weights is not None:
+        save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+    return load_policy(str(folder)).act(tiny.observation()).actions
+
+
+def linears(weights: Tensors) -> list[str]:
+    return [name for name in weights if "layers." in name and name.endswith("proj.weight")]
+
+
+def in_int8(weights: Tensors) -> tuple[Tensors, Tensors]:
+    """Coded as bitsandbytes does it, and the numbers that are meant."""
+    coded, meant = dict(weights), dict(weights)
+    for name in linears(weights):
+        peak = weights[name].float().abs().amax(1)
+        coded[name] = (weights[name].float() / peak[:, None] * 127).round().to(torch.int8)
+        coded[name.removesuffix("weight") + "SCB"] = peak
+        meant[name] = coded[name].float() * (peak / 127)[:, None]
+    return coded, meant
+
+
+def in_fp8(weights: Tensors, scale: str = "weight_scale") -> tuple[Tensors, Tensors]:
+    coded, meant = dict(weights), dict(weights)
+    for name in [
+        *linears(weights),
+        "vision_backbone.featurizer.blocks.0.attn.qkv.weight",
+        "language_model.lm_head.weight",
+    ]:
+        step = (weights[name].float().abs().max() / 448).reshape(1)
+        coded[name] = (weights[name].float() / step).to(torch.float8_e4m3fn)
+        coded[name.removesuffix("weight") + scale] = step
+        meant[name] = coded[name].float() * step
+    return coded, meant
+
+
+@pytest.mark.parametrize("code", [in_int8, in_fp8, lambda weights: in_fp8(weights, "scale_weight")])
+def test_codes_act_as_the_numbers_they_stand_for(
+    folder: Path, code: Callable[[Tensors], tuple[Tensors, Tensors]]
+) -> None:
+    coded, meant = code(load_file(folder / "model.safetensors"))
+    np.testing.assert_array_equal(acts(folder, coded), acts(folder, meant))
+
+
+def newer(name: str) -> str:
+    name = name.replace("language_model.model.", "model.language_model.").replace("language_model.lm_head", "lm_head")
+    return f"model.{name}" if name.startswith(("vision_backbone.", "projector.")) else name
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"base_model.model.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: name.replace("language_model.", "language_model._orig_mod.").replace(
+            "projector.", "projector.module."
+        ),
+        lambda name: name.replace("language_model.model.", "model.language_model.").replace("language_model.lm", "lm"),
+        newer,
+        lambda name: f"model.{name}",
+        lambda name: f"_orig_mod.{newer(name)}".replace("scale_factor", "gamma"),
+    ],
+)
+def test_names_in_every_layout_are_one_model(folder: Path, rename: Callable[[str], str]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    plain = acts(folder)
+    np.testing.assert_array_equal(acts(folder, {rename(name): value for name, value in weights.items()}), plain)
+    head = torch.load(folder / tiny.HEAD, weights_only=True)
+    torch.save({f"_orig_mod.{name}": value for name, value in head.items()}, folder / tiny.HEAD)
+    np.testing.assert_array_equal(acts(folder), plain)
+
+
+@pytest.mark.parametrize("rename", [str, newer])
+def test_an_adapter_beside_the_weights_is_merged(folder: Path, rename: Callable[[str], str]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = linears(weights)[3]
+    rows, columns = weights[name].shape
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(4, columns, generator=generator), 0.05 * torch.randn(rows, 4, generator=generator)
+    merged = weights | {name: (weights[name].float() + 8 / 4 * b @ a).to(weights[name].dtype)}
+    expected, plain = acts(folder, merged), acts(folder, weights)
+    assert np.abs(expected - plain).max() > 0.1
+    stem = rename(name).removesuffix(".weight")
+    halves = {f"base_model.model.{stem}.lora_A.weight": a, f"base_model.model.{stem}.lora_B.weight": b}
+    save_file(halves, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "openvla/openvla-7b"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    np.testing.assert_array_equal(acts(folder, {rename(name): value for name, value in weights.items()}), expected)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        (folder / "lora_adapter").mkdir(exist_ok=True)
+        shutil.move(folder / file, folder / "lora_adapter" / file)
+    np.testing.assert_array_equal(acts(folder, merged), expected)  # published: merged already, the adapter beside it
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(VegaError, match=r"adapter only.*those of 'openvla/openvla-7b'"):
+        acts(folder)
+
+
+def test_what_nobody_uses_is_named_and_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    one = linears(weights)[0].removesuffix("weight")
+    for extra in (
+        f"{one}bias",
+        "language_model.model.layers.2.gate",
+        "value_head.weight",
+        f"{one}hada_w1_a",
+    ):
+        with pytest.raises(VegaError, match=f"'{extra}'.*of no use"):
+            acts(folder, weights | {extra: torch.ones(3)})
+    acts(folder, weights)
+    head = torch.load(folder / tiny.HEAD, weights_only=True)
+    torch.save(head | {"module.model.log_std": torch.ones(7)}, folder / tiny.HEAD)
+    with pytest.raises(VegaError, match=r"'model\.log_std'.*of no use"):
+        acts(folder)
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.wan_folder(tmp_path_factory.mktemp("kinds") / "wan")
+
+
+def features(wan: Path, part: str = "", weights: Tensors | None = None) -> torch.Tensor:
+    if weights is not None:
+        save_file({k: v.contiguous() for k, v in weights.items()}, wan / part / "diffusion_pytorch_model.safetensors")
+    simulator = LatentWorldSimulator.from_pretrained(wan, dtype=torch.float32, canvas=(64, 64), grid=(4, 4))
+    return simulator(torch.arange(64 * 64 * 3).reshape(1, 1, 64, 64, 3).byte())
+
+
+def original(name: str) -> str:
+    """A name of Wan's own files for one of diffusers' (source: Wan2.1's model.py)."""
+    for new, old in (
+        ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+        ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+        ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+        ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+        ("condition_embedder.time_proj", "time_projection.1"),
+        ("attn1", "self_attn"), ("attn2", "cross_attn"), ("to_out.0", "o"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"),
+        ("scale_shift_table", "modulation"), ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"),
+        ("norm2", "norm3"),
+    ):  # fmt: skip
+        name = name.replace(new, old)
+    return name
+
+
+def test_wan_in_eight_bits_and_in_other_layouts(wan: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(wan, tmp_path / "wan")
+    weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    plain = features(folder)
+    for rename in (original, lambda name: f"model.diffusion_model.{original(name)}", lambda name: f"_orig_mod.{name}"):
+        renamed = {rename(name): value for name, value in weights.items()}
+        assert torch.equal(features(folder, "transformer", renamed), plain)
+    coded, meant = dict(weights), dict(weights)
+    for name in [name for name in weights if name.endswith("to_q.weight") or name.endswith("proj.weight")]:
+        step = weights[name].abs().max() / 448
+        coded[name] = (weights[name] / step).to(torch.float8_e4m3fn)
+        coded[name.removesuffix("weight") + "scale_weight"] = step
+        meant[name] = coded[name].float() * step
+    expected = features(folder, "transformer", meant)
+    assert torch.equal(features(folder, "transformer", coded), expected) and not torch.equal(expected, plain)
+    LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32).save_pretrained(tmp_path / "copy")
+    assert torch.equal(features(folder), expected)
+    with pytest.raises(VegaError, match=r"'blocks\.0\.attn1\.to_q\.weight'.*no scale"):
+        features(folder, "transformer", {k: v for k, v in coded.items() if not k.endswith("scale_weight")})
+    with pytest.raises(VegaError, match=r"'condition_embedder\.image\.weight'.*of no use"):
+        features(folder, "transformer", weights | {"condition_embedder.image.weight": torch.ones(2)})
+    features(folder, "transformer", weights)
+    vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(VegaError, match=r"'encoder\.extra'.*of no use"):
+        features(folder, "vae", vae | {"encoder.extra": torch.ones(2)})
