@@ -126,6 +126,7 @@ def check_openvla_cases(folder: Path) -> Iterator[Line]:
         yield f"{name}/action_hidden", largest(hidden[0], case["action_hidden"]), NETWORK_TOLERANCE
         normalized[name] = model.head(hidden)[0].numpy()
 
+    yield from _padded_batch(model, cases)
     lost = np.zeros(len(gripper))
     if all(ours.shape == cases[name]["normalized_actions"].shape for name, ours in normalized.items()):
         differences = np.concatenate([ours - cases[name]["normalized_actions"] for name, ours in normalized.items()])
@@ -141,6 +142,22 @@ def check_openvla_cases(folder: Path) -> Iterator[Line]:
         yield f"{name}/actions", largest(actions - lost, case["actions"]), NETWORK_TOLERANCE
         decisions = libero_gripper(actions) != libero_gripper(case["actions"])
         yield f"{name}/gripper_decisions", float(decisions[:, -1].sum()), 0.0
+
+
+@torch.no_grad()
+def _padded_batch(model: OpenVLAOFT, cases: Mapping[str, Case]) -> Iterator[Line]:
+    """Every case in one batch with a longer prompt, so that whatever sees padding shows."""
+    for name, case in cases.items():
+        ids = case["input_ids"].tolist()
+        f_sem = model.project(model.vision_tokens(torch.from_numpy(case["pixel_values"].astype(np.float32)), [ids]))
+        longer = [*ids, *ids[1:], *ids[1:]]
+        proprio = torch.from_numpy(case["proprio"])[None].expand(2, -1) if model.info.proprio_dim else None
+        hidden = model.action_hidden([ids, longer], f_sem.expand(2, -1, -1), proprio)
+        yield (
+            f"{name}/action_hidden_beside_a_longer_prompt",
+            largest(hidden[0], case["action_hidden"]),
+            NETWORK_TOLERANCE,
+        )
 
 
 @torch.no_grad()

@@ -54,6 +54,30 @@ class Together(Alone):
         ]
 
 
+class Moody(Together):
+    """Fails on a batch in which somebody asks the wrong thing."""
+
+    def act_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        chunks = super().act_batch(observations)
+        for row, observation in enumerate(observations):
+            if observation.instruction == "unknown":
+                raise VegaError("The instruction 'unknown' names nothing that this policy knows.")
+            if observation.instruction == "crash":
+                raise RuntimeError("CUDA error: out of memory\nand more lines")
+            if observation.instruction == "unsendable":
+                chunks[row] = lambda: None  # type: ignore[call-overload]
+            if observation.instruction == "too few":
+                return []
+        return chunks
+
+
+class Broken(Alone):
+    """Cannot be loaded, for a reason that nobody foresaw."""
+
+    def __init__(self) -> None:
+        raise ZeroDivisionError("no layers")
+
+
 class Deadly(Alone):
     """Its process ends while it is loaded."""
 
@@ -102,9 +126,34 @@ def test_a_worker_that_dies_disturbs_nobody_and_without_its_process_one_sentence
         worker.act(observation(3))
 
 
+def test_an_error_reaches_only_whom_it_concerns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GATE, str(tmp_path / "gate"))
+    texts = ("milk", "unknown", "soup", "crash", "unsendable", "too few", 7, "ketchup")
+    with PolicyProcess("test_shared_policy:Moody", "cpu", 1) as process:
+        workers = [SharedPolicy(process.place) for _ in texts]
+        for number, (text, worker) in enumerate(zip(texts, workers, strict=True)):
+            worker._connection.send(7 if text == 7 else observation(number, text=str(text)))
+        (tmp_path / "gate").touch()
+        answers = {text: worker._connection.recv() for text, worker in zip(texts, workers, strict=True)}
+        assert {text: answers[text].stamp_ns for text in ("milk", "soup", "ketchup")} == {
+            "milk": 0,
+            "soup": 2,
+            "ketchup": 7,
+        }
+        assert answers["unknown"] == "The instruction 'unknown' names nothing that this policy knows."
+        assert "(RuntimeError: CUDA error: out of memory): see" in answers["crash"]
+        assert "cannot be sent" in answers["unsendable"] and "answered 0 of 1" in answers["too few"]
+        assert "AttributeError" in answers[7]
+        for worker in workers:  # it goes on, with all of them
+            assert worker.act(observation(9)).stamp_ns == 9
+        with pytest.raises(VegaError, match="names nothing"):
+            workers[0].act(observation(1, text="unknown"))
+
+
 @pytest.mark.parametrize(
     ("policy", "part"),
     [
+        ("test_shared_policy:Broken", "could not be loaded .ZeroDivisionError: no layers"),
         ("test_shared_policy:Alone", "leave --share-policy out"),
         ("vega-giant", "vega-nano"),
         ("test_shared_policy:Deadly", "exit status 3"),

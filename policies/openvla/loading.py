@@ -135,7 +135,7 @@ def load_openvla_oft(
     model = OpenVLAOFT(info, plan.towers, plan.projector, plan.llama, plan.head, plan.proprio).eval()
     model.rotary.to(device)
     model.rotary.inv_freq = model.rotary.inv_freq.to(rotary_dtype).float()
-    model.check_bidirectional()
+    model.check_attention()
     return model
 
 

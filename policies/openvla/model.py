@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import LlamaModel
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from policies.openvla.checkpoint import OpenVLAOFTInfo
@@ -52,6 +53,7 @@ class OpenVLAOFT(nn.Module):
         self.norm = llama.norm
         # Rotary frequencies are computed, not loaded: made here, off the meta device.
         self.rotary = LlamaRotaryEmbedding(llama.config)
+        self._llama_config = llama.config
         self.head = head
         self.proprio_projector = proprio_projector
         self._tokenizer: Any = None
@@ -125,7 +127,7 @@ class OpenVLAOFT(nn.Module):
         mask = None
         if len(set(lengths)) > 1:
             positions = torch.arange(embeddings.shape[1], device=self.device)
-            mask = (positions[None] < torch.tensor(lengths, device=self.device)[:, None])[:, None, None]
+            mask = positions[None] < torch.tensor(lengths, device=self.device)[:, None]
         hidden = self._trunk(embeddings, mask)
         count = self.info.chunk_length * self.info.action_dim
         return torch.stack([hidden[i, start : start + count] for i, start in enumerate(starts)])
@@ -158,10 +160,13 @@ class OpenVLAOFT(nn.Module):
         return nn.utils.rnn.pad_sequence(rows, batch_first=True), [len(row) for row in rows], starts
 
     def _trunk(self, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Llama on (B, L, D), every token seeing every other; mask: (B, 1, 1, L) True where there is a token."""
+        """Llama on (B, L, D), every token seeing every other; mask: (B, L), True at tokens, None without padding."""
         positions = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
         rotary = self.rotary(embeddings, position_ids=positions)
         x = embeddings
+        if mask is not None:
+            # Every kernel wants another kind: one that is not its own is added to the scores or ignored, silently.
+            mask = create_bidirectional_mask(self._llama_config, embeddings, mask)
         for layer in self.layers:
             x = layer(x, attention_mask=mask, position_embeddings=rotary)
         return self.norm(x)
@@ -185,17 +190,30 @@ class OpenVLAOFT(nn.Module):
         return self.head(self.action_hidden(input_ids, f_sem, proprio)).float()
 
     @torch.no_grad()
-    def check_bidirectional(self) -> None:
-        """Raise VegaError if the first token does not see the last one.
+    def check_attention(self) -> None:
+        """Raise VegaError unless the first token sees the last one, and in a padded batch too, but no padding.
 
-        A causal kernel gives plausible actions that succeed about four times in ten less (openvla-oft #135).
+        A causal kernel gives plausible actions that succeed about four times in ten less (openvla-oft #135), and one
+        that sees padding gives a prompt other actions beside a longer one than alone.
         """
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(1, 8, self.language_dim, generator=generator).to(self.device, self.dtype)
-        changed = x.clone()
-        changed[:, -1] = -changed[:, -1]
-        if torch.equal(self._trunk(x, None)[:, 0], self._trunk(changed, None)[:, 0]):
+        x = torch.randn(2, 8, self.language_dim, generator=generator).to(self.device, self.dtype)
+        mask = torch.ones(2, 8, dtype=torch.bool, device=self.device)
+        mask[1, 5:] = False
+        if self._hears(x[:1], None, 0, 7) and self._hears(x, mask, 0, 7) and self._hears(x, mask, 1, 4):
+            if not self._hears(x, mask, 1, 5):
+                return
             raise VegaError(
-                "The language model's attention kernel is causal, OpenVLA-OFT needs a bidirectional one: choose "
-                "attention 'sdpa' or 'eager', or install the pinned transformers."
+                "The language model's attention kernel sees the padding of shorter prompts: choose attention 'sdpa' or "
+                "'eager', or install the pinned transformers."
             )
+        raise VegaError(
+            "The language model's attention kernel is causal, OpenVLA-OFT needs a bidirectional one: choose attention "
+            "'sdpa' or 'eager', or install the pinned transformers."
+        )
+
+    def _hears(self, x: torch.Tensor, mask: torch.Tensor | None, row: int, place: int) -> bool:
+        """Whether the first token of `row` depends on the one at `place`."""
+        changed = x.clone()
+        changed[row, place] = -changed[row, place]
+        return not torch.equal(self._trunk(x, mask)[row, 0], self._trunk(changed, mask)[row, 0])

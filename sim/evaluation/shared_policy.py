@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import secrets
 import signal
 import tempfile
 import threading
+import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
@@ -56,7 +58,8 @@ class SharedPolicy:
             raise VegaError("The process of the shared policy has ended: --resume goes on with the run.") from error
         if isinstance(answer, str):
             raise VegaError(answer)
-        assert isinstance(answer, ActionChunk)
+        if not isinstance(answer, ActionChunk):
+            raise VegaError(f"The shared policy answered with a {type(answer).__name__}: it has to be an ActionChunk.")
         return answer
 
     def reset(self) -> None:
@@ -115,8 +118,8 @@ def _serve(name: str, device: str, threads: int, place: Place, parent: Connectio
         policy = open_policy(name, device, threads)
         if not isinstance(policy, BatchPolicy):
             raise VegaError(f"The policy '{name}' decides for one episode at a time: leave --share-policy out.")
-    except VegaError as error:
-        parent.send(str(error))
+    except Exception as error:
+        parent.send(_complaint(error, "could not be loaded"))
         return
     newcomers = Newcomers(place)
     parent.send(None)
@@ -127,26 +130,52 @@ def _serve(name: str, device: str, threads: int, place: Place, parent: Connectio
             os._exit(0)  # it never says anything: it has ended
         if newcomers.bell in ready:
             workers.append(newcomers.take())
-            workers[-1].send(policy.spec)
+            _send(workers[-1], policy.spec)
         waiting: list[tuple[Connection, Observation]] = []
         for worker in [w for w in workers if w in ready]:
             try:
                 waiting.append((worker, worker.recv()))
             except (OSError, EOFError):
                 workers.remove(worker)
+            except Exception as error:  # what it sent is no observation
+                _send(worker, _complaint(error, "was asked something it cannot read"))
         if waiting:
             _answer(policy, waiting)
 
 
 def _answer(policy: BatchPolicy, waiting: list[tuple[Connection, Observation]]) -> None:
-    answers: list[ActionChunk] | list[str]
+    """Decide for all at once; where that fails, for each alone, so that an error reaches only whom it concerns."""
+    for (worker, _), answer in zip(waiting, _decide(policy, [o for _, o in waiting]), strict=True):
+        _send(worker, answer)
+
+
+def _decide(policy: BatchPolicy, observations: list[Observation]) -> list[ActionChunk | str]:
     try:
-        answers = policy.act_batch([observation for _, observation in waiting])
-    except VegaError as error:
-        answers = [str(error)] * len(waiting)
-    for (worker, _), answer in zip(waiting, answers, strict=True):
-        with contextlib.suppress(OSError):  # a worker that died is noticed when it is read from
+        chunks = policy.act_batch(observations)
+        if len(chunks) != len(observations):
+            raise VegaError(f"The shared policy answered {len(chunks)} of {len(observations)} observations: mend it.")
+        return list(chunks)
+    except Exception as error:
+        if len(observations) == 1:
+            return [_complaint(error)]
+    return [answer for observation in observations for answer in _decide(policy, [observation])]
+
+
+def _complaint(error: Exception, failed: str = "failed on an observation") -> str:
+    """One sentence for the worker; where nobody foresaw the error, this process's terminal shows where it was."""
+    if isinstance(error, VegaError):
+        return str(error)
+    traceback.print_exception(error)
+    reason = (str(error).splitlines() or ["no reason given"])[0]
+    return f"The shared policy {failed} ({type(error).__name__}: {reason}): see its traceback above."
+
+
+def _send(worker: Connection, answer: ActionChunk | PolicySpec | str) -> None:
+    with contextlib.suppress(OSError):  # a worker that died is noticed when it is read from
+        try:
             worker.send(answer)
+        except (TypeError, AttributeError, ValueError, pickle.PicklingError) as error:  # it cannot be pickled
+            worker.send(_complaint(error, "gave an answer that cannot be sent"))
 
 
 class Newcomers:
