@@ -11,8 +11,10 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+import leftovers
 import pytest
 from hypothesis import HealthCheck, settings
+from progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +27,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a property test says must not depend on how fast the machine is, or on what else it does.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Progress(config), "progress")
+    watcher = leftovers.watch()
+    config.add_cleanup(lambda: watcher.communicate(timeout=60.0))
 
 
 @dataclass(frozen=True)

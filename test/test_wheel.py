@@ -55,8 +55,8 @@ def test_bringup_helps(installation: Installation, tmp_path: Path) -> None:
 
 
 def test_the_demo_takes_steps_over_ros(installation: Installation, tmp_path: Path) -> None:
-    command = ["sh", "-c", 'cd "$1" && exec "$2" -m sim.demo', "sh", str(tmp_path), str(installation.python)]
-    with ChildProcess("demo", command, environment=installation.environment()) as demo:
+    command = [str(installation.python), "-m", "sim.demo"]
+    with ChildProcess("demo", command, environment=installation.environment(), folder=tmp_path) as demo:
         line = demo.wait_for_line("observation to command", DEADLINE_S)
         assert re.search(r"step +\d+/280", line), line
         demo.signal(signal.SIGINT)

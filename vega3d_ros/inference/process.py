@@ -50,9 +50,9 @@ class ChildProcess:
     """One child process, its output read line by line.
 
     Start it from the main thread: the kernel ties its life to the thread that forked it.  Methods
-    may be called from any thread.  `on_line(name, line)` is called in a reader thread for every line
-    of stdout and stderr.  at_parents_death: the signal that the kernel then sends; SIGTERM leaves a child that moves an
-    arm time to stop it.
+    may be called from any thread.  folder: where it runs; None: where this process does.
+    `on_line(name, line)` is called in a reader thread for every line of stdout and stderr.
+    at_parents_death: the signal that the kernel then sends; SIGTERM leaves a child that moves an arm time to stop it.
 
     Raises VegaError if the command cannot be started.
     """
@@ -63,6 +63,7 @@ class ChildProcess:
         command: Sequence[str],
         *,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
         on_line: Callable[[str, str], None] | None = print_line,
         keep_lines: int = 200,
         at_parents_death: int = signal.SIGKILL,
@@ -79,6 +80,7 @@ class ChildProcess:
             self._process = subprocess.Popen(
                 self.command,
                 env=None if environment is None else dict(environment),
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,52 @@
+"""A line of progress now and then, so that who waits for the suite sees where it is; a pytest plugin."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+PERIOD_S = 30.0
+
+
+class Progress:
+    """Says every `period_s` seconds how many tests are done, and which one runs for how long."""
+
+    def __init__(self, config: pytest.Config, period_s: float = PERIOD_S) -> None:
+        self._count = self._done = self._failed = 0
+        self._running, self._since_s = "", 0.0
+        self._period_s, self._ended = period_s, threading.Event()
+        capture = config.pluginmanager.getplugin("capturemanager")
+        assert capture is not None
+        with capture.global_and_fixture_disabled():
+            self._terminal = os.dup(1)  # while a test runs, 1 itself is captured
+        self._thread = threading.Thread(target=self._tell, name="progress", daemon=True)
+        self._thread.start()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._count = len(session.items)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._running, self._since_s = nodeid, time.monotonic()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._failed += report.failed
+
+    def pytest_runtest_logfinish(self) -> None:
+        self._done += 1
+
+    def pytest_unconfigure(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        os.close(self._terminal)
+
+    def _tell(self) -> None:
+        begun_s = time.monotonic()
+        while not self._ended.wait(self._period_s):
+            now_s = time.monotonic()
+            where = f"{self._running} for {now_s - self._since_s:.0f} s" if self._running else "collecting"
+            failed = f", {self._failed} failed" if self._failed else ""
+            line = f"\n[{now_s - begun_s:.0f} s] {self._done} of {self._count} done{failed}; {where}\n"
+            os.write(self._terminal, line.encode())

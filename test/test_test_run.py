@@ -1,0 +1,67 @@
+"""The test run itself: it tells where it is, and however it ends it leaves no process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vega3d_ros.inference.process import ChildProcess
+
+TESTS = Path(__file__).resolve().parent
+DEADLINE_S = 120.0
+CONFTEST = """
+import leftovers
+from progress import Progress
+
+def pytest_configure(config):
+    config.pluginmanager.register(Progress(config, 0.2))
+    config.add_cleanup(leftovers.watch().communicate)
+"""
+# A process out of every group and session of the run, with a child of its own.
+LONG = """
+import subprocess, sys
+
+def test_short():
+    pass
+
+def test_long():
+    child = "import subprocess; subprocess.run(['sleep', '3600'])"
+    orphan = subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+    with open("pid", "w") as file:
+        print(orphan.pid, file=file)
+    orphan.wait()
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_it_tells_its_progress_and_when_it_is_killed_nothing_is_left(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_long.py").write_text(LONG)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_long.py"]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    with ChildProcess("pytest", command, environment=environment, folder=tmp_path, on_line=None) as run:
+        line = run.wait_for_line("1 of 2 done; test_long.py::test_long", DEADLINE_S)
+        assert re.fullmatch(r"\[\d+ s\] 1 of 2 done; test_long.py::test_long for \d+ s", line)
+        deadline = time.monotonic() + DEADLINE_S
+        while not (tmp_path / "pid").is_file() or not (text := (tmp_path / "pid").read_text()).endswith("\n"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        orphan = int(text)
+        os.kill(run.pid, number)
+        assert run.wait(DEADLINE_S) is not None
+        while alive(orphan):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
