@@ -76,12 +76,20 @@ def control_group(share: float) -> Iterator[Path | None]:
 def passes(words: Sequence[str], join: Sequence[str] = (), cores: set[int] | None = None) -> bool:
     """Run the suite, showing what it prints, and say whether everything passed."""
     command = [*join, sys.executable, "-m", "pytest", *words]
-    with ChildProcess("suite", command, folder=ROOT) as suite:
+    with ChildProcess("suite", command, environment=_environment(), folder=ROOT) as suite:
         if cores is not None:
             os.sched_setaffinity(suite.pid, cores)
         while (status := suite.wait(1.0)) is None:
             pass
     return status == 0
+
+
+def _environment() -> dict[str, str]:
+    """As `make test` has it, for the environment whose Python this is."""
+    left_out = ("PYTHONHOME", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")
+    kept = {name: text for name, text in os.environ.items() if name not in left_out}
+    paths = {"PATH": str(Path(sys.prefix) / "bin"), "AMENT_PREFIX_PATH": sys.prefix}
+    return kept | {name: os.pathsep.join(filter(None, [own, kept.get(name)])) for name, own in paths.items()}
 
 
 def beside_loops(rows: Rows, loops: int, words: Sequence[str]) -> None:
