@@ -36,7 +36,7 @@ def test_a_block_and_its_dataset_hold_the_same_demonstration(tmp_path: Path, mon
         np.testing.assert_allclose(rows["action"], block["actions"], atol=1e-6)
         np.testing.assert_allclose(np.array(rows["observation.state"])[:, 6], block["gripper"][:, 0], atol=1e-6)
         assert rows["next.success"][-1] and len(block["frame_step"]) <= len(rows["index"]) / 8 + 1
-        (task,) = pq.read_table(tmp_path / "set/meta/tasks.parquet").to_pydict()["__index_level_0__"]
+        (task,) = pq.read_table(tmp_path / "set/meta/tasks.parquet").to_pydict()["task"]
         assert task == libero_sentence(str(block["target"][0]))
     info = json.loads((tmp_path / "set/meta/info.json").read_text())
     assert info["total_frames"] == len(rows["index"])
