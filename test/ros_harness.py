@@ -49,6 +49,7 @@ REAL = {
 }
 DEADLINE_S = 120.0  # generous: starting Python alone may take a minute beside other heavy work
 RESEND_S = 1.5
+END_S = 10.0  # what a node gets for its end; only those whose callback hangs need it
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -248,6 +249,7 @@ def node_environment(domain: int) -> dict[str, str]:
         "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "OMP_NUM_THREADS": "1",
+        "VEGA3D_END_S": str(END_S),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 

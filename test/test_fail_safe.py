@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ros_harness import (
     CAMERAS,
+    DEADLINE_S,
     HOME,
     LATCHED,
     REAL,
@@ -247,15 +248,15 @@ def test_a_node_ends_with_the_launcher_that_it_was_told_of(number, monkeypatch):
                 start(robot)
                 assert arm.moves(), robot.sentence()
                 launcher.signal(number)
-                assert child.wait(30.0) == 0, child.tail()
+                assert child.wait(DEADLINE_S) == 0, child.tail()
             assert any("that started this node has ended" in line for line in child.tail()), child.tail()
 
 
 def test_a_node_whose_launcher_is_gone_already_does_not_start(monkeypatch):
     with ChildProcess("launcher", [sys.executable, "-c", "pass"], on_line=None) as launcher:
-        assert launcher.wait(60.0) == 0
+        assert launcher.wait(DEADLINE_S) == 0
     monkeypatch.setenv(LAUNCHER, str(launcher.pid))
     command = [sys.executable, "-m", "vega3d_ros.node.policy_node"]
     with ChildProcess("policy_node", command, environment=node_environment(0), on_line=None) as child:
-        assert child.wait(60.0) == 1
+        assert child.wait(DEADLINE_S) == 1
     assert f"The process {launcher.pid} that started this node has ended" in " ".join(child.tail())

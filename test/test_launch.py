@@ -79,7 +79,7 @@ def test_launched_policy_moves_the_simulated_arm(environment: dict[str, str], tm
         )
         assert moved.returncode == 0, moved.stdout + moved.stderr
         launched.signal(signal.SIGINT)
-        assert launched.wait(60.0) == 0
+        assert launched.wait(DEADLINE_S) == 0
 
 
 def test_nodes_end_when_the_launch_process_alone_is_told_to(environment: dict[str, str], tmp_path: Path) -> None:

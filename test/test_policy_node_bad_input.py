@@ -197,7 +197,7 @@ def test_what_may_stop_in_real_time():
 
 
 def test_a_policy_that_hangs_in_real_time_stops_the_robot():
-    with policy_node("HangingPolicy", clock_mode="realtime", command_timeout_s=1.0) as (robot, _):
+    with policy_node("HangingPolicy", clock_mode="realtime", max_age_s=10.0, command_timeout_s=1.0) as (robot, _):
         robot.bring_up()
         robot.send_instruction()
         driver = Driver(robot)

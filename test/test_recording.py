@@ -51,7 +51,7 @@ def recorder(robot: FakeRobot, bag: Path) -> Iterator[ChildProcess]:
         robot.client.trigger("recorder/start", DEADLINE_S)
         yield child
         child.signal(signal.SIGINT)
-        assert child.wait(60.0) == 0, child.tail()
+        assert child.wait(DEADLINE_S) == 0, child.tail()
         assert any("none were dropped" in line for line in child.tail()), child.tail()
 
 
@@ -279,7 +279,7 @@ def killed_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             assert robot.until(lambda: bool(list(bag.glob("*.mcap"))) and commands_on_disk() >= 10)
             child.signal(signal.SIGKILL)
-            child.wait(60.0)
+            child.wait(DEADLINE_S)
     assert not (bag / "metadata.yaml").exists()
     return bag
 

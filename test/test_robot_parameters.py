@@ -28,7 +28,7 @@ from vega3d_ros.parameters.values import check_known
 ROOT = Path(__file__).resolve().parent.parent
 UR5E = (ROOT / "config" / "robots" / "ur5e.yaml").read_text()
 HOME_LINE = "home: [0.0, -1.570796, 1.570796, -1.570796, -1.570796, 0.0]"
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 
 # What is changed in the UR5e's file, what becomes of it, and words of the sentence that must come.
 SLIPS = [

@@ -58,7 +58,7 @@ def listen_to_joints(seen, node):
 
 
 def test_a_policy_that_fails_is_an_error_that_says_why():
-    with RosEpisodes("libero_object", "tiny_policy:RaisingPolicy", camera_every=4, command_deadline_s=3.0) as episodes:
+    with RosEpisodes("libero_object", "tiny_policy:RaisingPolicy", camera_every=4, command_deadline_s=10.0) as episodes:
         result = episodes.run(0, 0)
     assert "No command" in result.error and "CUDA error: device lost" in result.error
 

@@ -19,7 +19,7 @@ from tiny_policy import TinyPolicy
 from policies.types import Observation, RobotState, VegaError
 from vega3d_ros.inference.separate_policy import SeparatePolicy
 
-DEADLINE_S = 30.0
+DEADLINE_S = 240.0
 SEEN = Observation(
     stamp_ns=7,
     images={camera: np.stack([image_of(index)]) for index, camera in enumerate(CAMERAS)},

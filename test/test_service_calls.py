@@ -20,7 +20,7 @@ from policies.types import VegaError
 from sim.robot.ros_client import RosClient, unused_domain
 from vega3d_ros.ros import service_calls
 
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 AGAIN_S = 0.5
 
 

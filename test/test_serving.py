@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,7 +128,7 @@ def test_bytes_that_are_no_request_are_refused(url: str, data: bytes | str) -> N
 
 
 def test_pages_of_a_browser_are_turned_away_and_health_is_told(url: str) -> None:
-    with urllib.request.urlopen(url.replace("ws://", "http://") + "/healthz", timeout=30) as reply:
+    with urllib.request.urlopen(url.replace("ws://", "http://") + "/healthz", timeout=120) as reply:
         assert reply.read() == b"OK\n"
     client = pytest.importorskip("websockets.sync.client")
     refused = pytest.importorskip("websockets.exceptions").InvalidStatus
@@ -153,7 +152,7 @@ class Policy:
     count = 0
     def act(self, observation):
         if observation.instruction == "sleep":
-            time.sleep(60)
+            time.sleep(3600)
         Policy.count += 1
         return ActionChunk(np.full((3, 7), Policy.count / 8), observation.stamp_ns, observation.instruction)
     def reset(self):
@@ -167,13 +166,11 @@ def test_while_it_thinks_health_and_pings_are_answered_and_it_ends_at_once(tmp_p
     with serving("--policy", "sleepy:Policy", path=tmp_path) as (url, process), connect(url) as client:
         client.recv(60)
         client.send(pack({**STATE, "prompt": "sleep"}))
-        assert client.ping().wait(20)
-        with urllib.request.urlopen(url.replace("ws://", "http://") + "/healthz", timeout=20) as reply:
+        assert client.ping().wait(120)
+        with urllib.request.urlopen(url.replace("ws://", "http://") + "/healthz", timeout=120) as reply:
             assert reply.status == 200
         process.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        assert process.wait(30) == 0
-        assert time.monotonic() - begun < 20  # not the minute it still has to think
+        assert process.wait(300) == 0  # not the hour it still has to think
 
 
 def test_vla_evals_protocol_gives_one_action_after_the_other(tmp_path: Path) -> None:

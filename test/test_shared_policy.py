@@ -17,7 +17,7 @@ from policies.types import ActionChunk, ActionSpace, BatchPolicy, Observation, P
 from sim.evaluation.shared_policy import PolicyProcess, SharedPolicy
 from sim.run_libero import main
 
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 GATE = "VEGA3D_TEST_GATE"  # names a file without which the first batch is not answered
 
 

@@ -32,7 +32,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 NAMES = (*JOINT_NAMES, FINGER_NAMES[0])
 OPEN, CLOSED = 0.04, 0.0
 PERIOD_NS = 50_000_000
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 
 
 class Robot:

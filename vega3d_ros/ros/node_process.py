@@ -26,7 +26,9 @@ from policies.types import VegaError
 from vega3d_ros.control.resources import resolve
 from vega3d_ros.inference.process import LAUNCHER
 
+# s for the last callback after a signal; longer where a machine is slow, shorter where who commands must be gone.
 END_S = 5.0
+END_VARIABLE = "VEGA3D_END_S"
 SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
 DESCRIPTION_S = 5.0
 _asked_s = math.inf  # time.monotonic() of the first signal
@@ -85,7 +87,7 @@ def start_ros(args: list[str] | None = None) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
-    threading.Thread(target=_end_in_time, name="end in time", daemon=True).start()
+    threading.Thread(target=_end_in_time, args=(_end_seconds(),), name="end in time", daemon=True).start()
     _watch_launcher()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -112,11 +114,22 @@ def _on_signal(*_: object) -> None:
     _asked_s = min(_asked_s, time.monotonic())
 
 
-def _end_in_time() -> None:
+def _end_seconds() -> float:
+    text = os.environ.get(END_VARIABLE, str(END_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 600.0:
+        raise VegaError(f"{END_VARIABLE}={text} is not possible: give a number of seconds from 0 to 600.")
+    return seconds
+
+
+def _end_in_time(end_s: float) -> None:
     while not asked_to_end():
         time.sleep(SPIN_S)
-    time.sleep(END_S)
-    _tell(f"A callback did not return within {END_S:.0f} s of the signal; the process ends now.")
+    time.sleep(end_s)
+    _tell(f"A callback did not return within {end_s:g} s of the signal; the process ends now.")
     os._exit(1)
 
 
