@@ -306,6 +306,17 @@ def test_deaf_process_is_killed_after_its_deadline() -> None:
         assert time.monotonic() - began < DEADLINE_S, "it would have slept for ten minutes"
 
 
+def test_sigint_reaches_the_child_of_a_process_in_the_background() -> None:
+    """There the shell has SIGINT ignored, and what is ignored is inherited."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ChildProcess("sleeper", ["sleep", "600"], on_line=None) as child:
+            child.signal(signal.SIGINT)
+            assert child.wait(DEADLINE_S) == -signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_waiting_for_a_line_ends_with_the_process() -> None:
     with ChildProcess("short", [sys.executable, "-c", "print('one')"]) as child:
         assert child.wait_for_line("one", DEADLINE_S) == "one"

@@ -34,6 +34,12 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)
 
 
+def _begin(at_parents_death: int) -> None:
+    die_with_parent(at_parents_death)
+    # A parent that a shell has put into the background ignores SIGINT, and so would the child.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def children_of(pid: int) -> list[int]:
     """The processes that a process started and that have not been waited for."""
     files = Path(f"/proc/{pid}/task").glob("*/children")
@@ -88,7 +94,7 @@ class ChildProcess:
                 errors="replace",
                 bufsize=1,
                 start_new_session=True,
-                preexec_fn=partial(die_with_parent, at_parents_death),
+                preexec_fn=partial(_begin, at_parents_death),
             )
         except OSError as error:
             raise VegaError(f"{name} cannot be started ({error}): check that {self.command[0]} exists.") from error
