@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 from ros_harness import (
@@ -200,7 +201,7 @@ class SimulatedTime:
         self.publisher.publish(message)
         for camera in CAMERAS:
             self.robot.send_image(camera, image_of(0), stamp)
-        self.robot.send_joints(self.robot.sample_now())
+        self.robot.send_joints(replace(self.robot.sample_now(), stamp_ns=stamp))
 
 
 @pytest.mark.parametrize(
