@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -169,3 +171,30 @@ def test_an_interface_that_lockstep_lacks_is_refused():
     with policy_node(clock_mode="lockstep", committed=True) as (robot, _):
         assert not robot.change("configure")
         assert robot.until(lambda: "In lockstep one trajectory point answers" in robot.log_text())
+
+
+@pytest.mark.parametrize(("lie", "said"), [("jump", "panda_joint2 went from"), ("degrees", "right in degrees")])
+def test_joint_states_that_no_arm_could_have_stop_the_node_and_move_nothing(lie, said):
+    with policy_node(**REAL) as (robot, _):
+        arm = Arm(robot)
+        truth = robot.sample_now
+
+        def lies():
+            sample = truth()
+            if lie == "degrees":
+                return replace(sample, positions=np.rad2deg(sample.positions))
+            sample.positions[1] += 0.5
+            return sample
+
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert arm.moves(), robot.sentence()
+            robot.sample_now = lies
+            assert robot.shows(ERROR, said, "activate policy_node and call ~/start.")
+            assert robot.state() == "inactive"
+            assert arm.rests()
+        # Nothing of what was claimed was commanded.
+        places = np.array([point.positions[:7] for command in robot.commands for point in command.points])
+        assert np.abs(places - HOME).max() < 0.4
