@@ -3,7 +3,8 @@
 Rows `name value threshold ok|FAIL`, exit 1 where one fails; rows without a threshold are information.  `--rows`:
 
     offline     random and adversarial command sequences through the guard, judged as whole polynomials
-    situations  lying measurements and refused commands against a live node
+    situations  lying measurements against a live node
+    refused     a policy that throws the tool about, so that much is refused at speed
     faults      the faults of `benchmarks.control`, against the same judge
     drift       zero actions with 5 mrad between commanded and measured
     time        guard and braking path against the control law's own time, in the same loop
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.arm.fault_matrix import FAULTS, NotAsked, Sabotage
-from benchmarks.arm.stand_in import HOME, JOINTS
+from benchmarks.arm.stand_in import DEADLINE_S, HOME, JOINTS
 from benchmarks.rows import Rows
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
 from vega3d_ros.control.control_law import ImpedanceLaw
@@ -72,6 +73,15 @@ def unkind_driver() -> list[str]:
     for name, value in values.items():
         words += ["-p", f"{name}:={json.dumps(value)}"]
     return words
+
+
+class WildPolicy(StillPolicy):
+    """Throws the tool about at all scales, so that much of it is refused at speed."""
+
+    def act(self, observation: Observation) -> ActionChunk:
+        rng = np.random.default_rng(observation.stamp_ns % 2**32)
+        actions = rng.uniform(-1.0, 1.0, (8, 7)) * 10.0 ** rng.uniform(-1.5, 0.0, (8, 1))
+        return ActionChunk(actions, observation.stamp_ns, observation.instruction)
 
 
 class Judged:
@@ -158,9 +168,40 @@ def faults(rows: Rows, options: argparse.Namespace) -> None:
     _against_judge(rows, {name: FAULTS[name] for name in chosen}, options.repetitions)
 
 
+def _bring_up(judged: Judged) -> None:
+    """Until it commands: the arm is taken over, and a policy that asks for no motion does not make it move."""
+    from std_srvs.srv import Trigger
+
+    bench, deadline, wanted = judged.bench, time.monotonic() + DEADLINE_S, judged.messages + 5
+    while judged.messages < wanted:
+        if time.monotonic() > deadline:
+            raise VegaError(f"The node does not command: {' '.join(bench.node.tail(3))}")
+        if bench.state() == "unconfigured":
+            bench.change("CONFIGURE")
+        if bench.state() == "inactive":
+            bench.change("ACTIVATE")
+        bench.instruction.publish(_text("go"))
+        bench.client.call(Trigger, "policy_node/start", Trigger.Request(), DEADLINE_S)
+        bench.client.until(lambda: judged.messages >= wanted, 3.0)
+
+
+def refused(rows: Rows, options: argparse.Namespace) -> None:
+    judged = Judged(policy="benchmarks.wire:WildPolicy")
+    try:
+        for _ in range(options.repetitions):
+            _bring_up(judged)
+            judged.bench.client.until(lambda: False, 2.0)
+        rows.at_most(f"messages_outside_of_{judged.messages}_wild_policy", judged.outside, 0)
+        rows.information("most_of_the_velocity_limit_on_the_wire", judged.told["velocity"])
+        rows.information("most_of_the_acceleration_limit_on_the_wire", judged.told["acceleration"])
+        if judged.first:
+            print(f"# first: {judged.first}", flush=True)
+    finally:
+        judged.bench.close()
+
+
 def drift(rows: Rows, options: argparse.Namespace) -> None:
     from sensor_msgs.msg import JointState
-    from std_srvs.srv import Trigger
 
     judged = Judged(policy="benchmarks.wire:StillPolicy")
     bench = judged.bench
@@ -171,17 +212,7 @@ def drift(rows: Rows, options: argparse.Namespace) -> None:
 
     try:
         bench.client.node.create_subscription(JointState, "driver/truth", on_truth, 100)
-        deadline = time.monotonic() + 60.0
-        while judged.messages < 20:  # taken over, and commanding
-            if time.monotonic() > deadline:
-                raise VegaError(f"The node does not command: {' '.join(bench.node.tail(3))}")
-            if bench.state() == "unconfigured":
-                bench.change("CONFIGURE")
-            if bench.state() == "inactive":
-                bench.change("ACTIVATE")
-            bench.instruction.publish(_text("stay"))
-            bench.client.call(Trigger, "policy_node/start", Trigger.Request(), 60.0)
-            bench.client.until(lambda: judged.messages >= 20, 5.0)
+        _bring_up(judged)
         places.clear()
         before = judged.messages
         bench.client.until(lambda: False, options.drift_s)
@@ -232,6 +263,7 @@ def cost(rows: Rows, options: argparse.Namespace) -> None:
 MEASURES: dict[str, Callable[[Rows, argparse.Namespace], None]] = {
     "offline": offline,
     "situations": situations,
+    "refused": refused,
     "faults": faults,
     "drift": drift,
     "time": cost,
