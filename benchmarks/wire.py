@@ -40,7 +40,7 @@ OFFSET_RAD, LAG_S, NOISE_RAD = -0.005, 0.02, 1e-4
 REST_MS, DRIFT_RAD = 200.0, 0.002
 # Velocities that lie slowly are told by differences over a window; no command begins with them.
 SLOW_LIE_MS = 450.0
-ATTEMPTS = 5
+ATTEMPTS, SETTLE_S = 5, 10.0
 LIES = ("glitch", "degrees", "second", "offset", "wrong_sign")
 SITUATIONS = {f"joint_states_{kind}": kind for kind in LIES}
 
@@ -213,6 +213,10 @@ def drift(rows: Rows, options: argparse.Namespace) -> None:
     try:
         bench.client.node.create_subscription(JointState, "driver/truth", on_truth, 100)
         _bring_up(judged)
+        # The redundant arm was taken over 5 mrad beside home; its posture goes there while the tool stands still.
+        bench.client.until(lambda: False, SETTLE_S)
+        settled = float(np.abs(places[-1] - places[0]).max())
+        rows.information(f"posture_settled_rad_in_{SETTLE_S:g}_s", settled)
         places.clear()
         before = judged.messages
         bench.client.until(lambda: False, options.drift_s)

@@ -193,7 +193,7 @@ def test_each_rule_answers_for_its_own_fault() -> None:
     # The mean change of velocity is within the limit; a cubic bends more than on average.
     assert rules(INSIDE + AXIS[1] * 0.001, AXIS[1] * 0.3) == ("acceleration",)
     assert rules(INSIDE + AXIS[1] * 0.0075, AXIS[1] * 0.3) == ()
-    tight = guard(workspace_lower=arm.forward(INSIDE)[0] - [0.002, 1, 1], workspace_upper=np.ones(3))
+    tight = guard(workspace_lower=arm.forward(INSIDE)[0] - [0.003, 1, 1], workspace_upper=np.ones(3))
     assert rules(INSIDE - AXIS[3] * 0.005, checker=tight) == ("workspace",)
 
 

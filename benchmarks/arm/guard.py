@@ -166,7 +166,7 @@ def _stop(sequence: Sequence, rng: np.random.Generator) -> None:
     towards = rng.uniform(-1.0, 1.0, 7)
     for index in range(RUN):
         q, v = sequence.start()
-        v1 = v + 0.9 * np.clip(2.0 * towards - v, -1.0, 1.0) * limits.acceleration * PERIOD_S
+        v1 = v + 0.9 * np.clip(3.0 * towards - v, -1.0, 1.0) * limits.acceleration * PERIOD_S
         if index % 10 >= 7:
             v1 = v + rng.choice([-1.0, 1.0], 7) * 2.0 * limits.velocity
         sequence.command(q + 0.5 * PERIOD_S * (v + v1), v1)

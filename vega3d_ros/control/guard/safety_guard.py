@@ -27,9 +27,8 @@ RULES = ("finite", "shape", "position", "velocity", "acceleration", "workspace",
 # Room for rounding between computing a bound and comparing with it; far below what an encoder resolves.
 EPSILON = 1e-9
 SHARE = 1.0 + 1e-9
-# Times at which the tool's place is looked at, and the room that its bow between two of them may need: at 25 m/s^2 it
-# is half of this.
-LOOK_S, LOOK_ROOM_M, MOST_LOOKS = 0.0125, 0.001, 16
+# Times at which the tool's place is looked at, and the room for its bow between two of them: a t^2 / 8 at 100 m/s^2.
+LOOK_S, LOOK_ROOM_M, MOST_LOOKS = 0.0125, 0.002, 16
 # An arm that moves faster is not taken over.
 REST_RAD_S = 0.05
 HALVINGS = 8
