@@ -3,7 +3,7 @@
 Prints rows `name value threshold ok|FAIL` and exits with 1 if one fails; rows without a threshold are information.
 `--rows` chooses among:
 
-    guard     random and adversarial commands through the safety guard: those that pass and break a limit
+    guard     random and adversarial commands through the safety guard: paths that leave a limit, judged as polynomials
     inputs    fuzzed ROS messages to a live node: crashes, and commands that malformed input caused
     latency   libero_object with a policy that answers late, against lockstep on the same trials
     seams     the jump in joint velocity where a chunk takes over, `latest` against `align`, in those same runs
@@ -34,11 +34,15 @@ HIDDEN_MS, TOO_LATE_MS = (100, 200), 300
 
 
 def guard(rows: Rows, options: argparse.Namespace) -> None:
-    from benchmarks.arm.guard import commands_outside
+    from benchmarks.arm.guard import judged_commands
 
-    outside, passed = commands_outside(options.actions)
-    rows.at_most(f"commands_outside_limits_of_{options.actions}", outside, 0)
-    rows.information("commands_that_the_guard_passed", passed)
+    judged = judged_commands(options.actions)
+    rows.at_most(f"paths_outside_limits_of_{judged.commands}_commands", judged.outside, 0)
+    rows.at_most(f"paths_outside_the_box_of_{judged.commands}_commands", judged.out_of_box, 0)
+    rows.information("commands_that_the_guard_passed", judged.passed)
+    if judged.worst is not None:
+        rows.information("most_of_the_velocity_limit_that_a_path_used", judged.worst.velocity)
+        rows.information("most_of_the_acceleration_limit_that_a_path_used", judged.worst.acceleration)
 
 
 def inputs(rows: Rows, options: argparse.Namespace) -> None:

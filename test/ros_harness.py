@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from benchmarks.wire_judge.controller import Controller, Limits, points_of
 from sim.robot.ros_client import RosClient, unused_domain
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.inference.process import ChildProcess
@@ -86,7 +87,9 @@ class FakeRobot:
         self.joint_states = node.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
         self.instruction = node.create_publisher(String, "instruction", LATCHED)
         self.base_pose = node.create_publisher(PoseStamped, "base_pose", LATCHED)
-        node.create_subscription(JointTrajectory, COMMANDS, self.commands.append, 100)
+        free = np.full(len(JOINTS), np.inf)
+        self.arm = Controller(Limits(-free, free, free, free), HOME.copy())
+        node.create_subscription(JointTrajectory, COMMANDS, self._on_command, 100)
         node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 100)
         # Latched, or what a node says before it is known here would be lost.
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -104,6 +107,24 @@ class FakeRobot:
 
     def send_joints(self, sample: JointSample) -> None:
         self.joint_states.publish(conversions.joint_state_message(sample, JOINTS, FINGERS))
+
+    def sample_now(self) -> JointSample:
+        """The arm now, which follows every command as its controller would."""
+        positions, velocities = self.arm.state(time.monotonic())
+        return JointSample(now_ns(), positions.copy(), velocities.copy(), np.array([0.04, 0.04]))
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        self.commands.append(message)
+        self.obey(message)
+
+    def obey(self, message: JointTrajectory) -> None:
+        points = points_of(message, JOINTS)
+        if points is not None:
+            self.arm.take(time.monotonic(), points)
+
+    def put(self, positions: Sequence[float]) -> None:
+        """The arm is there at once, as a controller that does not interpolate has it."""
+        self.arm.points, self.arm.positions = [], np.array(positions)
 
     def send_instruction(self, text: str = INSTRUCTION) -> None:
         self.instruction.publish(String(data=text))
@@ -214,8 +235,9 @@ class Arm:
         for camera in CAMERAS:
             if camera not in self.silent:
                 self.robot.send_image(camera, image_of(0), now_ns())
-        velocities = np.array([self.speed, *[0.0] * 6])
-        self.robot.send_joints(JointSample(now_ns(), HOME, velocities, np.array([0.04, 0.04])))
+        sample = self.robot.sample_now()
+        sample.velocities[0] += self.speed
+        self.robot.send_joints(sample)
 
     def moves(self) -> bool:
         before = len(self.robot.commands)

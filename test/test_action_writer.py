@@ -5,11 +5,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 
-import numpy as np
 import pytest
-from ros_harness import CAMERAS, FINGERS, HOME, JOINTS, Pace, image_of, now_ns, policy_node
-
-from vega3d_ros.control.control_loop import JointSample
+from ros_harness import CAMERAS, FINGERS, JOINTS, Pace, image_of, now_ns, policy_node
 
 INSTALLED = importlib.util.find_spec("control_msgs") is not None
 needs_actions = pytest.mark.skipif(not INSTALLED, reason="control_msgs is not installed")
@@ -31,6 +28,7 @@ class Controller:
         from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
         self.refuses = self.closed = False
+        self.on_goal = None
         self.goals, self.ended = [], []
         self._kind, self._active = kind, None
         self._server = ActionServer(
@@ -48,6 +46,8 @@ class Controller:
             self.end("canceled")
         self._active = handle
         self.goals.append(handle.request)
+        if self.on_goal is not None:
+            self.on_goal(handle.request)
         handle._update_state(_events().EXECUTE)
 
     def end(self, how: str, sentence: str = "") -> None:
@@ -92,6 +92,7 @@ def arm(request):
     extra = getattr(request, "param", {})
     with policy_node(**SETTINGS, **extra) as (robot, child):
         controller = Controller(robot.node, ARM, FollowJointTrajectory)
+        controller.on_goal = lambda goal: robot.obey(goal.trajectory)
         gripper = Controller(robot.node, "hand/gripper_cmd", GripperCommand) if extra else None
         pictures, count = [image_of(seed) for seed in range(4)], [0]
 
@@ -99,7 +100,7 @@ def arm(request):
             stamp = now_ns()
             for index, camera in enumerate(CAMERAS):
                 robot.send_image(camera, pictures[(count[0] + index) % 4], stamp)
-            robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+            robot.send_joints(robot.sample_now())
             count[0] += 1
 
         robot.bring_up()
@@ -115,7 +116,7 @@ def arm(request):
 
 
 @needs_actions
-def test_every_command_is_a_goal_that_ends_at_rest_and_a_stop_cancels_it(arm):
+def test_every_command_is_a_goal_that_ends_at_rest_and_a_stop_lets_it(arm):
     robot, controller, _ = arm
     goal = controller.goals[-1].trajectory
     assert list(goal.joint_names) == [*JOINTS, FINGERS[0]]
@@ -124,18 +125,13 @@ def test_every_command_is_a_goal_that_ends_at_rest_and_a_stop_cancels_it(arm):
     assert goal.points[-1].time_from_start.sec == 0, "a short horizon"
     assert not robot.commands, "the topic is not used beside the action"
     robot.client.trigger("policy_node/stop")
-    assert robot.until(lambda: controller.cancel_requested)
+    robot.until(lambda: False, 0.1)  # what was on its way
     sent = len(controller.goals)
     robot.diagnostics.clear()
     assert robot.until(lambda: len(robot.diagnostics) > 1)
     assert len(controller.goals) == sent
-
-
-@needs_actions
-def test_deactivation_cancels_the_goal_under_way(arm):
-    robot, controller, _ = arm
-    assert robot.change("deactivate")
-    assert robot.until(lambda: controller.cancel_requested)
+    # A cancelled goal would be held at once, at whatever speed.
+    assert not controller.cancel_requested
 
 
 @needs_actions

@@ -11,18 +11,20 @@ from benchmarks.arm.realtime import LateWorker
 from benchmarks.arm.running import Running
 from policies.types import Observation, RobotState
 from vega3d_ros.control.chunk_scheduler import ChunkScheduler
-from vega3d_ros.control.safety_guard import SafetyGuard
+from vega3d_ros.control.guard.safety_guard import SafetyGuard
 
 
 def test_a_guard_that_overlooks_a_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert guard.commands_outside(1200)[0] == 0
-    assert guard.commands_outside(1200)[1] > 100
+    judged = guard.judged_commands(1600)
+    assert (judged.outside, judged.out_of_box, judged.commands) == (0, 0, 1600) and judged.passed > 400
+    assert judged.worst is not None and judged.worst.velocity > 0.9 and judged.worst.acceleration > 0.99
     honest = SafetyGuard._broken
     for rule in ("position", "velocity", "acceleration", "workspace"):
         monkeypatch.setattr(
             SafetyGuard, "_broken", lambda *args, rule=rule: tuple(r for r in honest(*args) if r != rule)
         )
-        assert guard.commands_outside(1200)[0] > 0, rule
+        judged = guard.judged_commands(1600)
+        assert (judged.out_of_box if rule == "workspace" else judged.outside) > 0, rule
 
 
 def test_a_message_that_is_not_malformed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import pytest
 from policies.types import ActionChunk, ActionSpace, FloatArray, Observation, PolicySpec, VegaError
 from vega3d_ros.control.control_law import ImpedanceLaw
 from vega3d_ros.control.control_loop import ControlLoop, JointSample
+from vega3d_ros.control.guard.limits import combine_limits
+from vega3d_ros.control.guard.safety_guard import SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
-from vega3d_ros.control.safety_guard import SafetyGuard, combine_limits
 
 ROOT = Path(__file__).parents[1]
 JOINTS = [f"panda_joint{i}" for i in range(1, 8)]
@@ -149,10 +150,10 @@ def test_a_chunk_that_cannot_be_used_gives_no_command(bad) -> None:
 
 def test_what_the_guard_refuses_becomes_a_hold() -> None:
     policy = Scripted(np.column_stack([np.ones((4, 6)), np.ones(4)]))
-    guard = SafetyGuard(arm, combine_limits(arm, {"acceleration": 0.1}), 0.05)
+    guard = SafetyGuard(arm, combine_limits(arm, {"acceleration": 0.1}), 0.05, committed=False)
     loop = ControlLoop(policy, arm, HOME, guard=guard)
     command = loop.step(sample(), IMAGES, SAY)
-    assert command.rejected == ("acceleration",)
+    assert "acceleration" in command.rejected
     np.testing.assert_array_equal(command.positions, HOME)
     np.testing.assert_array_equal(command.velocities, np.zeros(7))
     assert command.gripper == 0.0 and guard.counts["acceleration"] == 1
@@ -160,7 +161,7 @@ def test_what_the_guard_refuses_becomes_a_hold() -> None:
 
 def test_a_guard_with_room_changes_no_bit() -> None:
     commands = []
-    for guard in (None, SafetyGuard(arm, combine_limits(arm, {"acceleration": 40.0}), 0.05)):
+    for guard in (None, SafetyGuard(arm, combine_limits(arm, {"acceleration": 40.0}), 0.05, committed=False)):
         loop = ControlLoop(Scripted(deltas(size=0.3)), arm, HOME, guard=guard)
         q, qd, seen = HOME, np.zeros(7), []
         for step in range(9):

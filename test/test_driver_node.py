@@ -7,7 +7,7 @@ from driver_node import Path, cubic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vega3d_ros.control.safety_guard import braking
+from vega3d_ros.control.guard.motion import braking
 
 numbers = st.lists(st.floats(-2.0, 2.0), min_size=3, max_size=3).map(np.array)
 

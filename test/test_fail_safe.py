@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 
-import numpy as np
 import pytest
 from ros_harness import (
     CAMERAS,
     DEADLINE_S,
-    HOME,
     LATCHED,
     REAL,
     Arm,
@@ -26,7 +25,6 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from policies.types import VegaError
-from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess
 
 ERROR = 2
@@ -204,7 +202,7 @@ class SimulatedTime:
         self.publisher.publish(message)
         for camera in CAMERAS:
             self.robot.send_image(camera, image_of(0), stamp)
-        self.robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+        self.robot.send_joints(replace(self.robot.sample_now(), stamp_ns=stamp))
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,8 @@ from ros_harness import (
     COMMANDS,
     DEADLINE_S,
     FINGERS,
-    HOME,
     INSTRUCTION,
     JOINTS,
-    ROOT,
     FakeRobot,
     Pace,
     image_of,
@@ -34,9 +32,8 @@ from tiny_policy import TinyPolicy
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
+from sim.evaluation.direct_episodes import build_control_loop, load_robot
 from sim.robot.ros_client import unused_domain
-from vega3d_ros.control.control_loop import ControlLoop, JointSample
-from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.inference.process import ChildProcess, children_of
 from vega3d_ros.ros.conversions import GripperMemory, image_array, stamp_ns
 
@@ -93,12 +90,8 @@ def test_each_state_of_the_lifecycle_keeps_its_promise():
 
 
 def test_lockstep_equals_the_direct_loop_bit_for_bit_and_answers_each_stamp_once():
-    loop = ControlLoop(
-        TinyPolicy(),
-        Kinematics((ROOT / "config/robots/libero_panda.urdf").read_text(), JOINTS, "panda_tcp"),
-        HOME,
-        base_position=np.array([-0.6, 0.0, 0.9]),
-    )
+    loop = build_control_loop(TinyPolicy(), load_robot())
+    loop.base_position = np.array([-0.6, 0.0, 0.9])
     gripper = GripperMemory(0.04, 0.0)
     with policy_node() as (robot, _):
         robot.bring_up()
@@ -146,7 +139,7 @@ def drive(robot, period_s: float = 0.05) -> Pace:
         stamp = now_ns()
         for index, camera in enumerate(CAMERAS):
             robot.send_image(camera, frames[(count[0] + index) % 4], stamp)
-        robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+        robot.send_joints(robot.sample_now())
         count[0] += 1
 
     return Pace(robot, period_s, tick)

@@ -13,7 +13,6 @@ import pytest
 from ros_harness import (
     CAMERAS,
     FINGERS,
-    HOME,
     INSTRUCTION,
     JOINTS,
     PERIOD_NS,
@@ -27,7 +26,6 @@ from ros_harness import (
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
-from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.ros import conversions
 
 ERROR = 2
@@ -154,7 +152,7 @@ class Driver:
             if camera not in self.silent:
                 self.robot.send_image(camera, self._frame, stamp)
         if "joints" not in self.silent:
-            self.robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+            self.robot.send_joints(self.robot.sample_now())
 
 
 def test_what_may_stop_in_real_time():

@@ -198,7 +198,7 @@ def test_a_realtime_recording_comes_out_again_bit_for_bit(tmp_path, capsys):
             stamp = now_ns()
             for index, camera in enumerate(CAMERAS):
                 robot.send_image(camera, pictures[(count[0] + index) % 4], stamp)
-            robot.send_joints(changed(sample_at(count[0] % 7), stamp_ns=stamp))
+            robot.send_joints(changed(robot.sample_now(), stamp_ns=stamp))
             count[0] += 1
 
         with recorder(robot, bag):

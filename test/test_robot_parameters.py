@@ -18,8 +18,8 @@ from rclpy.node import Node
 
 from policies.types import VegaError
 from vega3d_ros.bringup import bringup, check_robot
+from vega3d_ros.control.guard.limits import combine_limits
 from vega3d_ros.control.kinematics import Kinematics
-from vega3d_ros.control.safety_guard import combine_limits
 from vega3d_ros.parameters.arm_check import check_arm, check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, strict_arguments, write_parameters
 from vega3d_ros.parameters.table import ROWS

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from ros_harness import COMMANDS, REAL, Arm, Pace, policy_node, start
+from ros_harness import COMMANDS, HOME, REAL, Arm, Pace, policy_node, start
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -108,12 +110,17 @@ def test_a_committed_trajectory_starts_at_once_and_ends_at_rest():
         with Pace(robot, 0.05, arm.tick):
             start(robot)
             assert arm.moves(), robot.sentence()
-    for command in robot.commands:
+    lead, *commands = robot.commands
+    # The controller is led to where the arm is, before the first command of the policy.
+    (place,) = lead.points
+    np.testing.assert_allclose(place.positions[:7], HOME, atol=1e-9)
+    assert not np.any(place.velocities) and place.time_from_start.nanosec >= 50_000_000
+    for command in commands:
         assert stamp_ns(command.header.stamp) == 0
         there, rest = command.points
         assert there.time_from_start.nanosec == 50_000_000
         seconds = (rest.time_from_start.nanosec - there.time_from_start.nanosec) / 1e9
-        assert 0.0 < seconds <= 0.05
+        assert 0.0 < seconds <= 0.05 + 1e-9
         assert not np.any(rest.velocities)
         velocities = np.array(there.velocities[:7])
         assert np.all(np.abs(velocities) / seconds <= BRAKE_RAD_S2 + 1e-6)
@@ -143,6 +150,7 @@ def test_a_stream_of_positions_goes_on_between_the_policys_actions_and_comes_to_
     forward = {"command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0]}
     with policy_node(**REAL, **forward) as (robot, _):
         robot.node.create_subscription(Float64MultiArray, "forward/commands", heard.append, 100)
+        robot.node.create_subscription(Float64MultiArray, "forward/commands", lambda m: robot.put(m.data), 100)
         arm = Arm(robot)
         robot.bring_up()
         robot.send_instruction()
@@ -153,7 +161,9 @@ def test_a_stream_of_positions_goes_on_between_the_policys_actions_and_comes_to_
             assert robot.until(lambda: robot.node.count_publishers("forward/commands") == 0)
         positions = np.array([message.data for message in heard])
         assert positions.shape[1] == 7
-        assert np.abs(positions[-1] - positions[-2]).max() < 1e-3, "the last command is one at rest"
+        assert np.abs(positions[-1] - positions[-2]).max() < 1e-9, "the last command is one at rest"
+        jerk = np.abs(np.diff(positions, 3, axis=0)).max(axis=1) * 100.0**3
+        assert np.median(jerk) < 5000.0
         assert int(robot.values()["commands"]) < len(heard)
 
 
@@ -161,3 +171,30 @@ def test_an_interface_that_lockstep_lacks_is_refused():
     with policy_node(clock_mode="lockstep", committed=True) as (robot, _):
         assert not robot.change("configure")
         assert robot.until(lambda: "In lockstep one trajectory point answers" in robot.log_text())
+
+
+@pytest.mark.parametrize(("lie", "said"), [("jump", "panda_joint2 went from"), ("degrees", "right in degrees")])
+def test_joint_states_that_no_arm_could_have_stop_the_node_and_move_nothing(lie, said):
+    with policy_node(**REAL) as (robot, _):
+        arm = Arm(robot)
+        truth = robot.sample_now
+
+        def lies():
+            sample = truth()
+            if lie == "degrees":
+                return replace(sample, positions=np.rad2deg(sample.positions))
+            sample.positions[1] += 0.5
+            return sample
+
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert arm.moves(), robot.sentence()
+            robot.sample_now = lies
+            assert robot.shows(ERROR, said, "activate policy_node and call ~/start.")
+            assert robot.state() == "inactive"
+            assert arm.rests()
+        # Nothing of what was claimed was commanded.
+        places = np.array([point.positions[:7] for command in robot.commands for point in command.points])
+        assert np.abs(places - HOME).max() < 0.4

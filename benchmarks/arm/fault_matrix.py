@@ -72,13 +72,13 @@ class NotAsked(VegaError):
 
 
 class Sabotage:
-    """The bench and what the faults switch on."""
+    """The bench and what the faults switch on.  bench: more of what `Bench` takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: str = POLICY, **bench: Any) -> None:
         self._rng = np.random.default_rng(0)
         self.code = 0
         self.misbehaved_ns: list[int] = []  # when the policy did
-        self.bench = Bench(POLICY, PARAMETERS, self._picture, SENTENCE, self._on_line)
+        self.bench = Bench(policy, PARAMETERS, self._picture, SENTENCE, self._on_line, **bench)
 
     def _on_line(self, _: str, line: str) -> None:
         if line.startswith("misbehaves"):

@@ -1,42 +1,49 @@
-"""Random and adversarial commands through the safety guard; what it lets pass is checked against every limit, again.
+"""Random and adversarial commands through the safety guard, as sequences; what leaves is judged as whole polynomials.
 
-Half of the commands meet a guard in mode `reject`, half in mode `clamp`.  Three kinds take turns in runs of `RUN`:
+The judge is `benchmarks/wire_judge`: a controller that runs what it is sent from its own state, and shares no code with
+the guard.  Half of the sequences meet a guard in mode `reject`, half in mode `clamp`.  Kinds take turns:
 
-- `random`: commands at all scales around an arm that is anywhere, a little beyond its limits too;
-- `edge`: commands within 0.01 of a limit of position, velocity or acceleration, on either side;
-- `pursuit`: an arm that follows what it is told, driven at full acceleration into its joint limits.
+- `random`: commands at all scales about the path under way, hostile numbers among them;
+- `edge`: ends within 0.01 of what the limits of position, velocity and acceleration allow, on either side;
+- `pursuit`: driven at full acceleration into joint limits and the walls of the box;
+- `stop`: at speed, and then one refused command after the other, or none.
 
-One in ten carries a NaN, an infinity or another hostile number in the command or in the measured state.
+Commands come at uneven times, as a busy machine sends them; what is measured is beside the path by up to the tolerance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.wire_judge.controller import Controller, Limits, Verdict
 from policies.types import FloatArray
+from vega3d_ros.control.guard.limits import GuardLimits
+from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.control.resources import resolve
-from vega3d_ros.control.safety_guard import GuardLimits, SafetyGuard
 
 URDF = "package://vega3d_ros/config/robots/libero_panda.urdf"
-PERIOD_S = 0.05
-RUN = 100
+PERIOD_S, PERIOD_NS = 0.05, 50_000_000
+RUN = 50
 HOSTILE = np.array([np.nan, np.inf, -np.inf, 1e300, -1e300, 100.0])
-ROOM = 1e-6  # rad, rad/s, m: rounding between two ways to compute the same bound
+MIDDLE = np.array([0.0, 0.2, 0.0, -2.0, 0.0, 2.2, 0.785])
+ROOM_M = 1e-6
+BOX_LOOKS = 8
 
 
 @dataclass
-class Passed:
-    """One run: what was measured, what the guard made of it, and whether it commanded it; (RUN, n) or (RUN,)."""
+class Judged:
+    """commands: given to the guard.  passed: that it let pass.  outside: messages whose path leaves position, velocity
+    or acceleration limits.  out_of_box: messages whose path leaves the box.  worst: of all."""
 
-    measured: FloatArray
-    rate: FloatArray
-    positions: FloatArray
-    velocities: FloatArray
-    grippers: FloatArray
-    commanded: FloatArray
+    commands: int = 0
+    passed: int = 0
+    outside: int = 0
+    out_of_box: int = 0
+    worst: Verdict | None = None
 
 
 def limits_of(kinematics: Kinematics) -> GuardLimits:
@@ -46,118 +53,123 @@ def limits_of(kinematics: Kinematics) -> GuardLimits:
         kinematics.upper - 0.05,
         np.full(kinematics.n, 2.0),
         np.full(kinematics.n, 10.0),
-        workspace_lower=np.array([-0.6, -0.6, 0.0]),
+        workspace_lower=np.array([0.0, -0.6, 0.0]),
         workspace_upper=np.array([0.8, 0.6, 1.0]),
-        stop_within_limits=True,
     )
 
 
-def commands_outside(count: int, seed: int = 0) -> tuple[int, int]:
-    """(commands that the guard passed and that break a limit, commands passed) of `count`, a multiple of RUN."""
-    rng = np.random.default_rng(seed)
+class Sequence:
+    """One guard, and a controller that runs what it lets pass."""
+
+    def __init__(self, guard: SafetyGuard, kinematics: Kinematics, rng: np.random.Generator, judged: Judged) -> None:
+        self.guard, self.rng, self.judged = guard, rng, judged
+        self._kinematics = kinematics
+        limits = guard.limits
+        begin = MIDDLE + rng.normal(0.0, 0.1, kinematics.n)
+        away = rng.uniform(-2.0, 2.0, kinematics.n) * limits.tolerance
+        self.controller = Controller(
+            Limits(limits.lower, limits.upper, limits.velocity, limits.acceleration), begin + away
+        )
+        self.time_ns = int(rng.integers(10**15))
+        lead, _ = guard.take_over(begin, np.zeros(kinematics.n), self.time_ns)
+        assert lead is not None
+        self._judge(lead)
+        self.time_ns += round(lead.motion.times_s[-1] * 1e9)
+
+    def start(self) -> tuple[FloatArray, FloatArray]:
+        here, rate = self.controller.state(self.time_ns * 1e-9)
+        lie = self.rng.uniform(-0.99, 0.99, here.shape) * self.guard.limits.tolerance
+        return self.guard.start(here + lie, rate, self.time_ns)
+
+    def command(self, positions: FloatArray, velocities: FloatArray) -> None:
+        self.judged.commands += 1
+        decision = self.guard.check(positions, velocities, 1.0, self.time_ns)
+        if not decision.rejected:
+            self.judged.passed += 1
+            self._judge(decision)
+        self.time_ns += round(PERIOD_NS * self.rng.choice([1.0, 1.0, 1.0, 0.9, 1.1, 0.4, 1.7, 8.0]))
+
+    def _judge(self, decision: GuardDecision) -> None:
+        motion, judged = decision.motion, self.judged
+        points = list(zip(motion.times_s[1:], motion.positions[1:], motion.velocities[1:], strict=True))
+        verdict = self.controller.take(motion.start_ns * 1e-9, points)
+        judged.outside += verdict.outside
+        judged.worst = judged.worst or Verdict()
+        judged.worst.add(verdict)
+        judged.out_of_box += not self._in_box()
+
+    def _in_box(self) -> bool:
+        low, high = self.guard.limits.workspace_lower, self.guard.limits.workspace_upper
+        if low is None or high is None:
+            return True
+        start, end = self.controller.start_s, self.controller.points[-1][0]
+        for share in self.rng.uniform(0.0, 1.0, BOX_LOOKS):
+            tool, _ = self._kinematics.tip_pose(self.controller.state(start + share * end)[0])
+            if np.any(tool < low - ROOM_M) or np.any(tool > high + ROOM_M):
+                return False
+        return True
+
+
+def judged_commands(count: int, seed: int = 0) -> Judged:
+    """`count` commands, a multiple of RUN, through guards of both modes."""
+    rng, judged = np.random.default_rng(seed), Judged()
     kinematics = Kinematics(resolve(URDF).read_text(), [f"panda_joint{i}" for i in range(1, 8)], "panda_tcp")
     limits = limits_of(kinematics)
-    guards = [SafetyGuard(kinematics, limits, PERIOD_S, "reject"), SafetyGuard(kinematics, limits, PERIOD_S, "clamp")]
-    outside = passed = 0
     for number in range(count // RUN):
-        guard = guards[number % 2]
-        guard.reset()
-        kind = (_random, _edge, _pursuit)[number // 2 % 3]
-        run = kind(guard, rng)
-        outside += int(_breaks(run, limits, kinematics).sum())
-        passed += int(run.commanded.sum())
-    return outside, passed
+        guard = SafetyGuard(kinematics, limits, PERIOD_S, "reject" if number % 2 else "clamp")
+        sequence = Sequence(guard, kinematics, rng, judged)
+        KINDS[number // 2 % len(KINDS)](sequence, rng)
+    return judged
 
 
-def _through(
-    guard: SafetyGuard, commands: tuple[FloatArray, FloatArray], state: tuple[FloatArray, FloatArray]
-) -> Passed:
-    """A run of commands (positions, velocities) for measured states (positions, velocities) known beforehand."""
-    decisions = [
-        guard.check(p, v, 1.0, q, rate, i * 50_000_000)
-        for i, (p, v, q, rate) in enumerate(zip(*commands, *state, strict=True))
-    ]
-    return Passed(
-        *state,
-        np.array([d.positions for d in decisions]),
-        np.array([d.velocities for d in decisions]),
-        np.array([d.gripper for d in decisions]),
-        np.array([not d.rejected for d in decisions]),
-    )
+def _spoiled(rng: np.random.Generator, *arrays: FloatArray) -> tuple[FloatArray, ...]:
+    """One in ten times a hostile number in one of the arrays."""
+    if rng.random() < 0.1:
+        arrays[rng.integers(len(arrays))][rng.integers(arrays[0].size)] = rng.choice(HOSTILE)
+    return arrays
 
 
-def _spoil(rng: np.random.Generator, *arrays: FloatArray) -> None:
-    """Puts a hostile number into one row in ten of one of the arrays each."""
-    for row in rng.choice(RUN, RUN // 10, replace=False):
-        arrays[rng.integers(len(arrays))][row, rng.integers(arrays[0].shape[1])] = rng.choice(HOSTILE)
+def _random(sequence: Sequence, rng: np.random.Generator) -> None:
+    drift = rng.normal(0.0, 0.8, 7)
+    for _ in range(RUN):
+        q, v = sequence.start()
+        size = 10.0 ** rng.uniform(-3.0, 1.5)
+        v1 = v + 0.3 * (drift - v) + size * PERIOD_S * rng.standard_normal(7)
+        q1 = q + 0.5 * PERIOD_S * (v + v1) + size * PERIOD_S**2 * rng.standard_normal(7)
+        sequence.command(*_spoiled(rng, q1, v1))
 
 
-def _random(guard: SafetyGuard, rng: np.random.Generator) -> Passed:
-    limits = guard.limits
-    shape = (RUN, len(limits.lower))
-    middle, width = (limits.lower + limits.upper) / 2, limits.upper - limits.lower
-    measured = middle + rng.uniform(-0.52, 0.52, (RUN, 1)) * width
-    rate = rng.uniform(-1.0, 1.0, shape)
-    scale = 10.0 ** rng.uniform(-3, 1, (RUN, 1))
-    positions = measured + scale * rng.standard_normal(shape) * 0.1
-    velocities = rate + scale * rng.standard_normal(shape) * 0.5
-    _spoil(rng, positions, velocities, measured, rate)
-    return _through(guard, (positions, velocities), (measured, rate))
+def _edge(sequence: Sequence, rng: np.random.Generator) -> None:
+    limits = sequence.guard.limits
+    for _ in range(RUN):
+        q, v = sequence.start()
+        beside = 0.01 * 10.0 ** rng.uniform(-8.0, 0.0, 7) * rng.choice([-1.0, 1.0], 7)
+        change = rng.choice([-1.0, 0.0, 1.0], 7) * limits.acceleration * PERIOD_S
+        v1 = np.clip(v + change, -limits.velocity, limits.velocity) + beside
+        even = q + 0.5 * PERIOD_S * (v + v1)
+        room = np.maximum(0.0, limits.acceleration - np.abs(v1 - v) / PERIOD_S) * PERIOD_S**2 / 6.0
+        q1 = even + rng.choice([-1.0, 0.0, 1.0], 7) * room + PERIOD_S * beside * rng.integers(0, 2)
+        sequence.command(*_spoiled(rng, q1, v1))
 
 
-def _edge(guard: SafetyGuard, rng: np.random.Generator) -> Passed:
-    limits = guard.limits
-    shape = (RUN, len(limits.lower))
-
-    def near(size: float) -> FloatArray:
-        return size * 10.0 ** rng.uniform(-8, 0, shape) * rng.choice([-1.0, 1.0], shape)
-
-    measured = np.where(rng.random(shape) < 0.5, limits.lower, limits.upper) + near(0.01)
-    rate = rng.choice([-1.0, 0.0, 1.0], shape) * limits.velocity + near(0.01)
-    positions = measured + rng.choice([-1.0, 0.0, 1.0], shape) * limits.velocity * PERIOD_S + near(0.01)
-    velocities = rate + rng.choice([-1.0, 0.0, 1.0], shape) * limits.acceleration * PERIOD_S + near(0.01)
-    _spoil(rng, positions, velocities, measured, rate)
-    return _through(guard, (positions, velocities), (measured, rate))
+def _pursuit(sequence: Sequence, rng: np.random.Generator) -> None:
+    limits = sequence.guard.limits
+    towards, share = rng.choice([-1.0, 0.0, 1.0], 7), rng.uniform(0.2, 1.0)
+    for _ in range(RUN):
+        q, v = sequence.start()
+        v1 = np.clip(v + towards * share * limits.acceleration * PERIOD_S, -limits.velocity, limits.velocity)
+        sequence.command(*_spoiled(rng, q + 0.5 * PERIOD_S * (v + v1), v1))
 
 
-def _pursuit(guard: SafetyGuard, rng: np.random.Generator) -> Passed:
-    limits = guard.limits
-    n = len(limits.lower)
-    q = limits.lower + rng.uniform(0.1, 0.9, n) * (limits.upper - limits.lower)
-    rate = np.zeros(n)
-    towards = rng.choice([-1.0, 1.0], n)
-    rows: list[tuple[FloatArray, FloatArray, FloatArray, FloatArray, float, bool]] = []
-    for i in range(RUN):
-        velocity = np.clip(rate + towards * limits.acceleration * PERIOD_S, -limits.velocity, limits.velocity)
-        position = q + velocity * PERIOD_S
-        if i % 10 == 9:
-            (position if i % 20 == 9 else velocity)[rng.integers(n)] = rng.choice(HOSTILE)
-        decision = guard.check(position, velocity, 1.0, q, rate, i * 50_000_000)
-        rows.append((q, rate, decision.positions, decision.velocities, decision.gripper, not decision.rejected))
-        q, rate = decision.positions, decision.velocities
-    return Passed(*(np.array(column) for column in zip(*rows, strict=True)))
+def _stop(sequence: Sequence, rng: np.random.Generator) -> None:
+    limits = sequence.guard.limits
+    towards = rng.uniform(-1.0, 1.0, 7)
+    for index in range(RUN):
+        q, v = sequence.start()
+        v1 = v + 0.9 * np.clip(3.0 * towards - v, -1.0, 1.0) * limits.acceleration * PERIOD_S
+        if index % 10 >= 7:
+            v1 = v + rng.choice([-1.0, 1.0], 7) * 2.0 * limits.velocity
+        sequence.command(q + 0.5 * PERIOD_S * (v + v1), v1)
 
 
-def _breaks(run: Passed, limits: GuardLimits, kinematics: Kinematics) -> np.ndarray:
-    """(RUN,) whether a command breaks a limit, or a refusal is anything but rest where the arm was measured."""
-    p, v, go = run.positions, run.velocities, run.commanded
-    brake_s = np.maximum(0.01, np.max(np.abs(v) / limits.acceleration, axis=1, keepdims=True))
-    distance, change = limits.velocity * PERIOD_S + ROOM, limits.acceleration * PERIOD_S + ROOM
-    wrong = np.zeros(len(p), dtype=bool)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for place in (p, p + 0.5 * brake_s * v):
-            wrong |= ~np.all((place >= limits.lower - ROOM) & (place <= limits.upper + ROOM), axis=1)
-        wrong |= ~np.all(np.abs(v) <= limits.velocity + ROOM, axis=1)
-        wrong |= ~np.all(np.abs(p - run.measured) <= distance, axis=1)
-        wrong |= ~np.all(np.abs(v - run.rate) <= change, axis=1)
-        # Beside the arm, the last command counts, where there is one.
-        after = np.append(False, go[:-1])
-        wrong[1:] |= after[1:] & ~np.all(np.abs(p[1:] - p[:-1]) <= distance, axis=1)
-        wrong[1:] |= after[1:] & ~np.all(np.abs(v[1:] - v[:-1]) <= change, axis=1)
-    tools = np.array([kinematics.tip_pose(row)[0] if ok else np.zeros(3) for row, ok in zip(p, go, strict=True)])
-    assert limits.workspace_lower is not None and limits.workspace_upper is not None
-    wrong |= ~np.all((tools >= limits.workspace_lower - ROOM) & (tools <= limits.workspace_upper + ROOM), axis=1)
-    # What is refused holds the measured position; where that is no number, so is the hold, and nothing is sent.
-    known = np.isfinite(run.measured).all(axis=1, keepdims=True)
-    held = np.where(known, p == run.measured, np.isnan(p)).all(axis=1) & ~v.any(axis=1) & (run.grippers == 0.0)
-    return np.asarray(np.where(go, wrong, ~held))
+KINDS: tuple[Callable[[Sequence, np.random.Generator], None], ...] = (_random, _edge, _pursuit, _stop)

@@ -172,7 +172,7 @@ def _episode(
             change = float(np.abs(command.velocities - velocities).max())
             (outcome.seam_changes if realtime.new_chunk else outcome.other_changes).append(change)
             if realtime.new_chunk and planned is not None:
-                _, otherwise = maker.targets(sample, planned.action)
+                _, otherwise = maker.targets(sample.positions, sample.velocities, planned.action)
                 outcome.seam_jumps.append(float(np.abs(command.velocities - otherwise).max()))
         velocities, target = command.velocities, command.positions
         episode.step(command.positions, command.velocities, command.gripper)

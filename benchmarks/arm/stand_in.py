@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class Bench:
     """One domain with a node, a driver, two cameras and this process.  Raises VegaError where it cannot be set up.
 
     policy, parameters: of policy_node, beside `PARAMETERS`.  picture(camera) -> (H, W, 3) uint8: the next frame.
-    sentence: the instruction.  on_line: as of ChildProcess, for the output of policy_node.
+    sentence: the instruction.  on_line: as of ChildProcess, for the output of policy_node.  driver: script or module of
+    the driver, and its own parameters.
 
     samples: (ns, speed of the fastest joint in rad/s), newest last, as the driver tells.  commands_ns: when each
     command was published, by the publisher's own clock.
@@ -56,6 +57,7 @@ class Bench:
         picture: Callable[[str], Image],
         sentence: str,
         on_line: Callable[[str, str], None] | None = None,
+        driver: Sequence[str] = (str(DRIVER), "--ros-args"),
     ) -> None:
         from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
         from sensor_msgs.msg import Image, JointState
@@ -80,6 +82,7 @@ class Bench:
         self.commands_ns: list[int] = []
         node.create_subscription(JointState, "driver/truth", self._on_truth, 100)
         node.create_subscription(JointTrajectory, COMMANDS, self._on_command, 10)  # type: ignore[arg-type]
+        self._driver_words = tuple(driver)
         self.camera_fault: dict[str, str] = {}
         self.frozen_ns = 0
         self.before_move: list[Callable[[], object]] = []
@@ -91,7 +94,7 @@ class Bench:
         self.node = self._start_node()
 
     def start_driver(self) -> ChildProcess:
-        command = [sys.executable, str(DRIVER), "--ros-args"]
+        command = [sys.executable, *self._driver_words]
         command += ["-p", f"joint_names:={json.dumps(JOINTS)}", "-p", f"home:={json.dumps(HOME)}"]
         command += ["-p", 'mimic_joints:=["panda_finger_joint2"]']
         return ChildProcess("driver", command, environment=self.environment, on_line=None)

@@ -31,8 +31,8 @@ from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
 from policies.types import ActionSpace, PolicySpec, VegaError  # noqa: E402
 from vega3d_ros.bringup.bringup import Argument, command_words, parse_arguments, robot_file  # noqa: E402
+from vega3d_ros.control.guard.limits import combine_limits  # noqa: E402
 from vega3d_ros.control.kinematics import Kinematics  # noqa: E402
-from vega3d_ros.control.safety_guard import combine_limits  # noqa: E402
 from vega3d_ros.control.stamps import StampWatch  # noqa: E402
 from vega3d_ros.parameters.arm_check import check_arm  # noqa: E402
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters  # noqa: E402

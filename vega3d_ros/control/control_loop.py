@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ from policies.types import (
 )
 from vega3d_ros.control.chunk_scheduler import LockstepQueue
 from vega3d_ros.control.control_law import ImpedanceLaw
+from vega3d_ros.control.guard.limits import combine_limits
+from vega3d_ros.control.guard.motion import Motion
+from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
-from vega3d_ros.control.safety_guard import SafetyGuard, combine_limits
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class JointCommand:
     """Where the arm is to be `period_s` after `stamp_ns` (the stamp of the sample it answers).
 
     positions (n,) rad, velocities (n,) rad/s; gripper > 0 closes, < 0 opens, 0 keeps.
-    rejected: names of the safety rules that the intended command broke; the command then holds the measured
-    position at rest and keeps the gripper.  touched: names of the rules that altered it (clamp mode).
+    rejected: names of the safety rules that the intended command broke; the arm then goes on along the path under way,
+    to rest, and keeps the gripper.  touched: names of the rules that altered it (clamp mode).
+    motion: the whole path from now to rest, None without a guard.  lead: this is no action of the policy, but the
+    controller is led to the beginning of the path, and has the motion's time for it.
     """
 
     stamp_ns: int
@@ -57,6 +61,8 @@ class JointCommand:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     rejected: tuple[str, ...] = ()
     touched: tuple[str, ...] = ()
+    motion: Motion | None = None
+    lead: bool = False
 
 
 class CommandMaker:
@@ -80,12 +86,15 @@ class CommandMaker:
     def reset(self) -> None:
         self._last = None
 
-    def targets(self, sample: JointSample, action: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Joint positions (n,) rad and velocities (n,) rad/s at the end of the period."""
+    def targets(
+        self, positions: FloatArray, velocities: FloatArray, action: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Joint positions (n,) rad and velocities (n,) rad/s at the end of the period that begins with those given."""
         if self._law is not None:
-            return self._law.step(sample.positions, sample.velocities, action)
-        positions = self._kinematics.nearest(sample.positions, action[:-1].copy())
-        velocities = (positions - (sample.positions if self._last is None else self._last)) / self.period_s
+            return self._law.step(positions, velocities, action)
+        before = positions if self._last is None else self._last
+        positions = self._kinematics.nearest(positions, action[:-1].copy())
+        velocities = (positions - before) / self.period_s
         self._last = positions
         return positions, velocities
 
@@ -182,8 +191,7 @@ class ControlLoop:
             self._queue.submit(chunk)
             self.last_chunk = chunk
         action = self._queue.pop().action
-        positions, velocities = self._maker.targets(sample, action)
-        command = guarded(self.guard, sample, positions, velocities, float(action[-1]), self._maker.period_s, timings)
+        command = next_command(self.guard, self._maker, sample, action, sample.stamp_ns, timings)
         timings["control"] = 1e3 * (time.perf_counter() - started)
         return command
 
@@ -206,42 +214,58 @@ def guarded_loop(
 ) -> tuple[ControlLoop, SafetyGuard]:
     """The loop with the guard that a robot's YAML asks for: `safety` without its mode, see `combine_limits`.
 
-    committed: every command must leave room to brake before a joint limit.  Raises VegaError on limits that are missing
-    or make no sense.
+    committed: every command carries its braking with it.  Raises VegaError on limits that are missing or make no sense.
     """
     limits = combine_limits(kinematics, safety)
-    if committed:
-        limits = replace(limits, stop_within_limits=True)
-    guard = SafetyGuard(kinematics, limits, 1.0 / policy.spec.action_space.rate_hz, mode)  # type: ignore[arg-type]
+    period_s = 1.0 / policy.spec.action_space.rate_hz
+    guard = SafetyGuard(kinematics, limits, period_s, mode, committed)  # type: ignore[arg-type]
     return ControlLoop(policy, kinematics, home, guard), guard
 
 
-def guarded(
+def next_command(
     guard: SafetyGuard | None,
+    maker: CommandMaker,
     sample: JointSample,
-    positions: FloatArray,
-    velocities: FloatArray,
-    gripper: float,
-    period_s: float,
+    action: FloatArray,
+    time_ns: int,
     timings_ms: Mapping[str, float],
 ) -> JointCommand:
-    """The command after the guard; without one only what is not finite is refused."""
-    rejected: tuple[str, ...] = ()
-    touched: tuple[str, ...] = ()
+    """The command of one action after the guard; without one only what is not finite is refused.
+
+    time_ns: now, on the clock of the guard's path.  Raises VegaError where the arm left the path.
+    """
+    gripper = float(action[-1])
     if guard is not None:
-        decision = guard.check(positions, velocities, gripper, sample.positions, sample.velocities, sample.stamp_ns)
-        positions, velocities, gripper = decision.positions, decision.velocities, decision.gripper
-        rejected, touched = (decision.rules, ()) if decision.rejected else ((), decision.rules)
-    elif not (np.isfinite(positions).all() and np.isfinite(velocities).all() and np.isfinite(gripper)):
-        positions, velocities, gripper = sample.positions.copy(), np.zeros_like(sample.positions), 0.0
-        rejected = ("finite",)
+        start = guard.start(sample.positions, sample.velocities, time_ns)
+        positions, velocities = maker.targets(*start, action)
+        return command_of(guard.check(positions, velocities, gripper, time_ns), sample, maker.period_s, timings_ms)
+    positions, velocities = maker.targets(sample.positions, sample.velocities, action)
+    if np.isfinite(positions).all() and np.isfinite(velocities).all() and np.isfinite(gripper):
+        return JointCommand(sample.stamp_ns, positions, velocities, gripper, maker.period_s, timings_ms)
+    rest = np.zeros_like(sample.positions)
+    return JointCommand(
+        sample.stamp_ns, sample.positions.copy(), rest, 0.0, maker.period_s, timings_ms, rejected=("finite",)
+    )
+
+
+def command_of(
+    decision: GuardDecision,
+    sample: JointSample,
+    period_s: float,
+    timings_ms: Mapping[str, float],
+    lead: bool = False,
+) -> JointCommand:
+    """What the guard decided, as the answer to `sample`."""
+    rejected, touched = (decision.rules, ()) if decision.rejected else ((), decision.rules)
     return JointCommand(
         stamp_ns=sample.stamp_ns,
-        positions=positions,
-        velocities=velocities,
-        gripper=gripper,
+        positions=decision.positions,
+        velocities=decision.velocities,
+        gripper=decision.gripper,
         period_s=period_s,
         timings_ms=timings_ms,
         rejected=rejected,
         touched=touched,
+        motion=decision.motion,
+        lead=lead,
     )

@@ -70,5 +70,5 @@ class Lockstep:
         command = self.loop.step(sample, images, instruction)
         if images is not None and self.loop.last_chunk is not None:
             self.journal("chunk", query=0, latency_s=0.0, actions=self.loop.last_chunk.actions, error="")
-        self.journal("tick", **tick_fields(sample, command))
+        self.journal("tick", **tick_fields(sample, command, sample.stamp_ns))
         return command

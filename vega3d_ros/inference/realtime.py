@@ -16,7 +16,14 @@ from typing import Protocol
 
 from policies.types import ActionChunk, FloatArray, Observation, Policy, VegaError
 from vega3d_ros.control.chunk_scheduler import ChunkScheduler, MergeMode, Query
-from vega3d_ros.control.control_loop import CommandMaker, ControlLoop, JointCommand, JointSample, guarded
+from vega3d_ros.control.control_loop import (
+    CommandMaker,
+    ControlLoop,
+    JointCommand,
+    JointSample,
+    command_of,
+    next_command,
+)
 from vega3d_ros.control.frame_buffer import FrameBuffer
 from vega3d_ros.control.journal import Journal, no_journal, query_fields, tick_fields
 
@@ -137,20 +144,27 @@ class Realtime:
         self._maker.reset()
         self.journal("discard")
 
-    def tick(self, sample: JointSample, instruction: str) -> JointCommand | None:
-        """The command of this control period; None: hold still, and `waiting_for` says why.
+    def tick(self, sample: JointSample, instruction: str, time_ns: int | None = None) -> JointCommand | None:
+        """The command of this control period; None: nothing new is commanded, and `waiting_for` says why.
 
+        time_ns: now, on the clock on which the controller carries commands out; None: the sample's stamp.
         Sets `new_chunk` to the answer that was taken over in this period, else None.  Raises VegaError
-        if the queue has been empty for too long, or whatever the policy raised.
+        if the queue has been empty for too long, if the arm left the commanded path, if too many commands were refused
+        in a row, or whatever the policy raised.
         """
+        time_ns = sample.stamp_ns if time_ns is None else time_ns
         self._take_answers()
         self._check_policy()
         self.waiting_for = "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
-        item = self.scheduler.pop()
+        lead, wait = self._take_over(sample, time_ns)
+        item = None if wait else self.scheduler.pop()
         if item is None:
-            self.journal("tick", **tick_fields(sample, None))
+            self.journal("tick", **tick_fields(sample, lead, time_ns))
+            if wait:
+                self.waiting_for = wait
+                return lead
             # While frames are missing the policy is not to blame, and asking it will do once they come.
             if self.scheduler.starved_s > self._timeout_s and not self._buffer.waiting_for:
                 raise VegaError(
@@ -159,10 +173,23 @@ class Realtime:
                 )
             return None
         self.waiting_for = ""
-        positions, velocities = self._maker.targets(sample, item.action)
-        command = guarded(self.loop.guard, sample, positions, velocities, float(item.action[-1]), self.period_s, {})
-        self.journal("tick", **tick_fields(sample, command))
+        guard = self.loop.guard
+        command = next_command(guard, self._maker, sample, item.action, time_ns, {})
+        if guard is not None and guard.rejected_in_a_row >= guard.limits.max_rejections:
+            raise VegaError(
+                f"The guard refused {guard.rejected_in_a_row} commands in a row ({', '.join(command.rejected)}): the "
+                "policy does not fit these limits; see safety in the robot's YAML, then call ~/start again."
+            )
+        self.journal("tick", **tick_fields(sample, command, time_ns))
         return command
+
+    def _take_over(self, sample: JointSample, time_ns: int) -> tuple[JointCommand | None, str]:
+        """Once an action waits: what leads the controller to the beginning of the path, and why it waits still."""
+        guard = self.loop.guard
+        if guard is None or not self.scheduler.remaining:
+            return None, ""
+        decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns)
+        return (None if decision is None else command_of(decision, sample, self.period_s, {}, lead=True)), wait
 
     def close(self, timeout_s: float) -> bool:
         """End the worker; False if the policy is still computing after `timeout_s`."""

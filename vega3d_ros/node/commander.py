@@ -5,6 +5,7 @@ Everything runs in the executor's thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from policies.types import VegaError
@@ -23,6 +24,7 @@ class Commander:
 
     strict: in `realtime`, every problem while the arm moves is a fault.  now_ns: the node's clock.  latency_clock:
     whether the stamps of images are of that clock and real time; a simulated one says nothing about our latency.
+    committed: commands carry their path to rest with them, on the controller's clock; else each answers a joint state.
     """
 
     def __init__(
@@ -34,9 +36,11 @@ class Commander:
         strict: bool,
         now_ns: Callable[[], int],
         latency_clock: bool,
+        committed: bool = False,
     ) -> None:
         self._condition, self._inputs, self._runner, self._outputs = condition, inputs, runner, outputs
         self._strict, self._now_ns, self._latency_clock = strict, now_ns, latency_clock
+        self._committed = committed
         self._last_answer: JointCommand | None = None
 
     def forget(self) -> None:
@@ -88,7 +92,7 @@ class Commander:
                 raise VegaError(problem)
             return
         assert inputs.sample is not None
-        command = runner.tick(inputs.sample, inputs.instruction or "")
+        command = runner.tick(inputs.sample, inputs.instruction or "", self._path_ns())
         answer = runner.new_chunk
         if answer is not None and answer.chunk is not None:
             self._condition.latencies.add_all(answer.chunk.timings_ms)
@@ -99,11 +103,19 @@ class Commander:
         if command is not None:
             self._send(command)
 
+    def _path_ns(self) -> int | None:
+        """Now for the commanded path: on a clock that nobody sets, where the controller's is not a simulated one."""
+        if not self._committed:
+            return None
+        return time.monotonic_ns() if self._latency_clock else self._now_ns()
+
     def _send(self, command: JointCommand) -> None:
         assert self._inputs.sample is not None
         self._outputs.publish(command, self._inputs.sample)
         self._condition.counts["commands"] += 1
         self._condition.moving = True
+        self._condition.refused_in_a_row = self._condition.refused_in_a_row + 1 if command.rejected else 0
+        self._condition.refused_for = command.rejected
         for rule in command.rejected:
             self._condition.counts[f"guard_rejected_{rule}"] += 1
         for rule in command.touched:

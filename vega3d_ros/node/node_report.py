@@ -30,12 +30,15 @@ class Condition:
 
     running: between ~/start and ~/stop.  fault: why it stopped by itself, until ~/start.  started_s:
     time.monotonic() of the last start.  moving: a command has left since then.  qos_problems: topic -> sentence.
+    refused_in_a_row, refused_for: commands that the guard refused since the last that it let pass, and the rules.
     """
 
     running: bool = False
     fault: str = ""
     started_s: float = 0.0
     moving: bool = False
+    refused_in_a_row: int = 0
+    refused_for: tuple[str, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
     latencies: Latencies = field(default_factory=Latencies)
     qos_problems: dict[str, str] = field(default_factory=dict)
@@ -105,6 +108,11 @@ def _judge(
         level, waiting = _judge_lockstep(condition, runner, inputs)
         if level is Level.ERROR:
             return level, waiting
+    if not waiting and condition.refused_in_a_row:
+        waiting = (
+            f"The guard refused the last {condition.refused_in_a_row} command(s): {', '.join(condition.refused_for)}. "
+            "See safety in the robot's YAML."
+        )
     return (Level.WARN, waiting) if waiting else (Level.OK, f"Commanding: {inputs.instruction}")
 
 

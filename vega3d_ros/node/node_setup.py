@@ -9,8 +9,9 @@ from rclpy.node import Node
 from policies.types import Policy, VegaError
 from vega3d_ros.control.control_loop import guarded_loop
 from vega3d_ros.control.frame_buffer import FrameBuffer
+from vega3d_ros.control.guard.belief import Belief
+from vega3d_ros.control.guard.safety_guard import SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
-from vega3d_ros.control.safety_guard import SafetyGuard
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.inference.separate_policy import SeparatePolicy
@@ -52,8 +53,10 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         raise VegaError(
             f"Parameter forward_position.jerk has {parameters.forward_jerk.size} numbers: give one, or {kinematics.n}."
         )
+    # What is not one point in answer to one joint state carries its path to rest with it.
+    committed = parameters.committed or parameters.command_interface != "joint_trajectory"
     loop, guard = guarded_loop(
-        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, parameters.committed
+        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, committed
     )
     check_arm(
         kinematics,
@@ -64,6 +67,7 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         parameters.gripper_command_joint,
         (parameters.gripper_open, parameters.gripper_closed),
     )
+    belief = Belief(parameters.joint_names, guard.limits)
     max_age_ns = None if lockstep else round(parameters.max_age_s * 1e9)
     buffer = FrameBuffer(
         spec.cameras, spec.window, spec.stride * period_ns, round(parameters.max_skew_s * 1e9), max_age_ns
@@ -82,5 +86,5 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         )
     fingers = loop.openings = finger_map(parameters, spec)
     reader = joint_reader(parameters, kinematics.continuous, together=lockstep)
-    inputs = Inputs(parameters, cameras, buffer, reader, fingers, not lockstep, node.get_logger().info)
+    inputs = Inputs(parameters, cameras, buffer, reader, fingers, belief, not lockstep, node.get_logger().info)
     return Parts(cameras, inputs, guard, runner)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -137,8 +137,9 @@ class PolicyNode(CarefulLifecycleNode):
         self._runner.journal = self._outputs.note
         own_clock = not self.get_parameter("use_sim_time").value
         self._commander = Commander(
-            self._condition, self._inputs, self._runner, self._outputs, self._is_strict, self._now_ns, own_clock
-        )
+            self._condition, self._inputs, self._runner, self._outputs, self._is_strict, self._now_ns, own_clock,
+            committed=self._guard.committed,
+        )  # fmt: skip
         self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
         # A simulated clock that stands still must not silence the supervision.
@@ -223,6 +224,7 @@ class PolicyNode(CarefulLifecycleNode):
         assert self._outputs is not None and self._vigilance is not None
         self._condition.running = self._condition.moving = False
         self._vigilance.reset()
+        self._condition.refused_in_a_row = 0
         self._inputs.clear(None if self._lockstep else self._now_ns())
         self._runner.reset()
         self._outputs.reset()
@@ -279,10 +281,14 @@ class PolicyNode(CarefulLifecycleNode):
         if self._inputs is not None and self._outputs is not None:
             self._after_input(self._inputs.on_image(camera, message, self._now_ns()))
 
-    def _on_joint_state(self, message: JointState) -> None:
+    def _on_joint_state(self, message: JointState, info: Mapping[str, Any] | None = None) -> None:
         if self._inputs is None or self._outputs is None:
             return
-        sample, jump = self._inputs.on_joint_state(message, self._now_ns())
+        number = None if info is None else info.get("publication_sequence_number")  # from ROS 2 Iron on
+        sample, jump = self._inputs.on_joint_state(message, self._now_ns(), number)
+        if self._inputs.belief.problem and self._condition.running and not jump:
+            self._fail(self._inputs.belief.problem)
+            return
         if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
             if self._commander is not None and self._commander.repeat(sample.stamp_ns):
                 return

@@ -10,9 +10,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from policies.types import FloatArray, VegaError
+from vega3d_ros.control.guard.limits import GuardLimits, combine_limits
 from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.control.resources import resolve
-from vega3d_ros.control.safety_guard import GuardLimits, combine_limits
 from vega3d_ros.parameters.table import ROWS, SAFETY
 from vega3d_ros.parameters.values import check_home
 

@@ -59,6 +59,8 @@ SAFETY = (
     Row("safety.workspace_lower", "numbers", None, "Lower corner of the tool's box, base frame, m.", -10, 10, "m"),
     Row("safety.workspace_upper", "numbers", None, "Upper corner of the tool's box, base frame, m.", -10, 10, "m"),
     Row("safety.min_interval_s", "numbers", None, "Commands closer together than this are refused, s.", 0.0, 1.0),
+    Row("safety.tracking_tolerance", "numbers", None, "Farthest that an arm may be from its path.", 0.0, 1.0, "rad"),
+    Row("safety.max_rejections", "numbers", None, "So many commands refused in a row are a fault.", 1.0, 10000.0),
 )
 _POLICY = (
     Row("policy", "text", "vega-nano", "Name of a policy in policies/, checkpoint folder, or module:Class."),

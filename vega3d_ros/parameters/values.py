@@ -22,7 +22,13 @@ _A_TURN = 2 * math.pi
 # millimetres or steps has its ends further apart than this.
 _FINGER, _COUNTS = 3.2, 20.0
 _PER_JOINT = ("safety.lower", "safety.upper", "safety.velocity", "safety.acceleration", "forward_position.jerk")
-_ONE = ("safety.position_margin", "safety.velocity_scale", "safety.acceleration_scale", "safety.min_interval_s")
+_ONE = (
+    "safety.position_margin",
+    "safety.velocity_scale",
+    "safety.acceleration_scale",
+    "safety.min_interval_s",
+    "safety.max_rejections",
+)
 
 
 def clean_value(row: Row, name: str, value: Any) -> Any:

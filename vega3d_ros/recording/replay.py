@@ -98,7 +98,7 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
         if command is not None and parameters.command_interface == "joint_trajectory":
             sample = decisions.last_sample
             gripper = gripper_position(memory, parameters, command, sample)
-            made.append(trajectories(command, gripper, parameters, parts.guard.limits))
+            made.append(trajectories(command, gripper, parameters))
     compared = decisions.compared
     if not compared.commands:
         raise VegaError("No command was recorded: record while the robot is commanded.")

@@ -231,7 +231,7 @@ class Decisions:
         instruction = next((e["instruction"] for e in self._period if e["event"] == "query"), "")
         chunks = [e for e in self._period if e["event"] == "chunk"]
         try:
-            command = self._run_again(sample, instruction, chunks)
+            command = self._run_again(sample, instruction, chunks, event.get("time_ns"))
         except VegaError as error:
             raise Difference(f"at {sample.stamp_ns} ns: {str(error).rstrip('.')}") from error
         self._period.clear()
@@ -239,7 +239,9 @@ class Decisions:
         self._compare(event, command)
         return command
 
-    def _run_again(self, sample: JointSample, instruction: str, chunks: list[Event]) -> JointCommand | None:
+    def _run_again(
+        self, sample: JointSample, instruction: str, chunks: list[Event], time_ns: int | None
+    ) -> JointCommand | None:
         if isinstance(self._runner, Lockstep):
             if self._runner.loop.needs_images and self._frames.next is None:
                 raise Difference(f"the policy is asked at {sample.stamp_ns} ns now and was not then")
@@ -248,7 +250,7 @@ class Decisions:
             return self._runner.answer(instruction)
         for chunk in chunks:
             self._worker.deliver(chunk)
-        command = self._runner.tick(sample, instruction)
+        command = self._runner.tick(sample, instruction, time_ns)
         if self._worker.next_number is not None:
             raise Difference("the policy was asked then and is not now")
         return command

@@ -17,7 +17,6 @@ from rclpy.node import Node
 
 from policies.types import VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
-from vega3d_ros.control.safety_guard import GuardLimits
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.trajectories import trajectories
 
@@ -36,13 +35,13 @@ class ActionWriter:
     # The same controller obeys its topic too, where others would be rivals.
     own_publishers, own_clients = 0, 1
 
-    def __init__(self, node: Node, parameters: NodeParameters, limits: GuardLimits) -> None:
+    def __init__(self, node: Node, parameters: NodeParameters) -> None:
         if FollowJointTrajectory is None:
             raise VegaError(
                 "The package control_msgs, which command_interface follow_joint_trajectory needs, is not installed: "
                 "install it, or set command_interface to joint_trajectory."
             )
-        self._node, self._parameters, self._limits = node, parameters, limits
+        self._node, self._parameters = node, parameters
         names = [f"{parameters.controller}/follow_joint_trajectory"]
         self._clients = [ActionClient(node, FollowJointTrajectory, names[0])]
         if parameters.gripper_controller:
@@ -50,9 +49,8 @@ class ActionWriter:
             self._clients.append(ActionClient(node, GripperCommand, names[1]))
         self._names = names
         # One request ends every goal, those too that the controller has not accepted yet.
-        self._cancels = [node.create_client(CancelGoal, f"{name}/_action/cancel_goal") for name in names]
+        self._cancels = [node.create_client(CancelGoal, f"{name}/_action/cancel_goal") for name in names[1:]]
         self._gripper_sent: float | None = None
-        self._moving = False
         self._problem = ""
 
     def unheard(self) -> str:
@@ -64,11 +62,10 @@ class ActionWriter:
         return ""
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
-        self._moving = True
-        messages = trajectories(command, gripper, self._parameters, self._limits)
-        self._send(0, FollowJointTrajectory.Goal(trajectory=messages[0]))
+        for message in trajectories(command, gripper, self._parameters)[:1]:
+            self._send(0, FollowJointTrajectory.Goal(trajectory=message))
         # Said once: repeating it would make the gripper begin its motion anew at every step.
-        if len(self._clients) > 1 and gripper != self._gripper_sent:
+        if len(self._clients) > 1 and not command.lead and gripper != self._gripper_sent:
             goal = GripperCommand.Goal()
             goal.command.position = float(gripper)
             goal.command.max_effort = float(self._parameters.gripper_max_effort)
@@ -76,11 +73,11 @@ class ActionWriter:
             self._gripper_sent = gripper
 
     def stop(self) -> None:
-        """End the goals under way; the controller then holds where it is."""
-        if self._moving:
+        """End the gripper's goal.  The arm's ends at rest by itself: a controller that is told to cancel one holds the
+        position it has at once, at whatever speed."""
+        if self._gripper_sent is not None:
             for cancel in self._cancels:
                 cancel.call_async(CancelGoal.Request())
-        self._moving = False
         self._gripper_sent = None
 
     def reset(self) -> None:

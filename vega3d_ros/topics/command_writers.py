@@ -19,8 +19,9 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from vega3d_ros.control.control_loop import JointCommand, JointSample
-from vega3d_ros.control.jerk_limiter import JerkLimiter
-from vega3d_ros.control.safety_guard import GuardLimits
+from vega3d_ros.control.guard.limits import GuardLimits
+from vega3d_ros.control.guard.motion import Motion
+from vega3d_ros.control.guard.smoothing import PathStream
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.ros.qos_events import publisher_events
@@ -33,6 +34,8 @@ DRY_RUN = "~/dry_run/"
 # Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
 RECORDERS = ("recorder", "rosbag2_recorder")
 LOOK_AGAIN_S = 0.2
+CLOCK_STEP_NS = 20_000_000
+LAST_WORDS = 5
 
 
 def command_topics(parameters: NodeParameters) -> list[str]:
@@ -56,9 +59,10 @@ def command_actions(parameters: NodeParameters) -> list[str]:
 def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]) -> Writer:
     """The writer that these parameters ask for.  Raises VegaError where it needs what is not installed."""
     if parameters.command_interface == "follow_joint_trajectory" and not parameters.dry_run:
-        return ActionWriter(node, parameters, limits)
-    kind = ForwardWriter if parameters.command_interface == "forward_position" else TrajectoryWriter
-    return kind(node, parameters, limits, qos_problems)
+        return ActionWriter(node, parameters)
+    if parameters.command_interface == "forward_position":
+        return ForwardWriter(node, parameters, limits, qos_problems)
+    return TrajectoryWriter(node, parameters, qos_problems)
 
 
 class Writer(Protocol):
@@ -121,16 +125,14 @@ class TrajectoryWriter:
     Committed, a trajectory starts on arrival (stamp 0: a controller refuses one that ends in the past) and has a second
     point at which the arm has braked: joint_trajectory_controller counts its timeout from the end of the trajectory,
     and by default refuses one that ends in motion (ros2_controllers, parameter
-    allow_nonzero_velocity_at_trajectory_end).
+    allow_nonzero_velocity_at_trajectory_end).  A refused command sends nothing: the braking that belongs to it left
+    with the command before.
     """
 
     own_publishers, own_clients = 1, 0
 
-    def __init__(
-        self, node: Node, parameters: NodeParameters, limits: GuardLimits, qos_problems: dict[str, str]
-    ) -> None:
-        self._parameters, self._limits = parameters, limits
-        self._node = node
+    def __init__(self, node: Node, parameters: NodeParameters, qos_problems: dict[str, str]) -> None:
+        self._parameters, self._node = parameters, node
         self._publishers = [
             node.create_publisher(
                 JointTrajectory, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems)
@@ -143,7 +145,7 @@ class TrajectoryWriter:
         return self._audience.missing()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
-        messages = trajectories(command, gripper, self._parameters, self._limits)
+        messages = trajectories(command, gripper, self._parameters)
         for publisher, message in zip(self._publishers, messages, strict=False):
             publisher.publish(message)
 
@@ -159,7 +161,7 @@ class TrajectoryWriter:
 
 
 class ForwardWriter:
-    """`<controller>/commands` (Float64MultiArray) at a rate of its own, jerk-limited; brakes without fresh commands.
+    """`<controller>/commands` (Float64MultiArray) at a rate of its own: the checked path to its rest, jerk-limited.
 
     A killed process cannot brake: such a controller then holds the last position at once.
     """
@@ -172,7 +174,9 @@ class ForwardWriter:
         self._node, self._limits, self._parameters = node, limits, parameters
         self._jerk = np.broadcast_to(parameters.forward_jerk, limits.velocity.shape)
         self._period_s = 1.0 / parameters.forward_rate_hz
-        self._limiter: JerkLimiter | None = None
+        self._stream: PathStream | None = None
+        self._motion: Motion | None = None
+        self._ahead_ns = 0  # of the path's clock against the steady one
         topics = command_topics(parameters)
         self._publishers = [
             node.create_publisher(kind, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems))
@@ -186,17 +190,18 @@ class ForwardWriter:
         return self._audience.missing()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
-        if self._limiter is None:
-            limits = self._limits
-            self._limiter = JerkLimiter(
-                sample.positions,
-                limits.velocity,
-                limits.acceleration,
-                self._jerk,
-                self._period_s,
-                patience_s=1.5 * command.period_s,
-            )
-        self._limiter.target(command.positions, command.velocities)
+        if command.motion is not None and command.motion is not self._motion:
+            # The path may be on another clock than ours.  How far apart they are is taken once, or the time that a
+            # command took to come here would be a jolt.
+            ahead_ns = command.motion.start_ns - time.monotonic_ns()
+            if self._motion is None or abs(ahead_ns - self._ahead_ns) > CLOCK_STEP_NS:
+                self._ahead_ns = ahead_ns
+            self._motion = command.motion
+            if self._stream is None:
+                self._stream = PathStream(command.motion, self._limits.acceleration, self._jerk, self._period_s)
+            self._stream.motion = command.motion
+        if command.lead:
+            return
         # Said once: repeating it would make the gripper's controller begin its motion anew at every step.
         if len(self._publishers) > 1 and gripper != self._gripper_sent:
             joint = self._parameters.gripper_command_joint
@@ -204,26 +209,30 @@ class ForwardWriter:
             self._gripper_sent = gripper
 
     def _step(self) -> None:
-        if self._limiter is None:
+        if self._stream is None or self._motion is None:
             return
-        self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._limiter.step())))
-        if self._limiter.at_rest:
-            self._limiter = None  # the next command starts from where the arm then is
+        now_ns = time.monotonic_ns() + self._ahead_ns
+        self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._stream.step(now_ns))))
+        if self._stream.at_rest:
+            self._stream = None  # the next path begins where this one ended
 
     def stop(self) -> None:
-        """The limiter brakes when no command follows."""
+        """The path ends at rest when no command follows."""
 
     def reset(self) -> None:
         self._gripper_sent = None
 
     def destroy(self) -> None:
-        """Brakes first, for which it takes the executor's thread."""
+        """Goes on to the path's rest first, for which it takes the executor's thread."""
         self._node.destroy_timer(self._timer)
         deadline = time.monotonic() + BRAKING_DEADLINE_S
-        if self._limiter is not None:
-            self._limiter.brake()
-        while self._limiter is not None and time.monotonic() < deadline:
+        while self._stream is not None and time.monotonic() < deadline:
             self._step()
+            time.sleep(self._period_s)
+        for _ in range(LAST_WORDS if self._motion is not None else 0):
+            # What is said last may be lost with the publisher, and it is where the arm shall rest.
+            assert self._motion is not None
+            self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._motion.positions[-1])))
             time.sleep(self._period_s)
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)

@@ -21,6 +21,7 @@ from policies.types import FloatArray, Image, VegaError, check_instruction
 from vega3d_ros.control import images
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.control.frame_buffer import FrameBuffer, Pushed
+from vega3d_ros.control.guard.belief import Belief
 from vega3d_ros.control.stamps import StampWatch
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.diagnostics import Stream
@@ -36,8 +37,8 @@ LOCKSTEP_SILENCE_S = 1.0
 class Inputs:
     """The newest good value of every input, and what was wrong with the bad ones.
 
-    judge_age: compare stamps with our own clock; off where the world waits for us.  say: tells the user what is no
-    problem.
+    belief: says which joint states cannot be true.  judge_age: compare stamps with our own clock; off where the world
+    waits for us.  say: tells the user what is no problem.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Inputs:
         buffer: FrameBuffer,
         reader: JointReader,
         fingers: FingerMap,
+        belief: Belief,
         judge_age: bool,
         say: Callable[[str], object] = print,
     ) -> None:
@@ -56,7 +58,7 @@ class Inputs:
         self._judge_age = judge_age
         self._max_skew_ns = round(parameters.max_skew_s * 1e9)
         self._max_age_ns = round(parameters.max_age_s * 1e9)
-        self.buffer = buffer
+        self.buffer, self.belief = buffer, belief
         self.streams = {name: Stream() for name in (*cameras, JOINTS, INSTRUCTION, BASE_POSE)}
         self.watches = {name: StampWatch() for name in (*cameras, JOINTS)}
         # Why the last message of an input was dropped, where one alone is no problem.
@@ -81,6 +83,7 @@ class Inputs:
         self.sample = None
         self._reader.clear()
         self._dropped.clear()
+        self.belief.reset()
         for name in (*self._cameras, JOINTS):
             self.streams[name].problem = ""
 
@@ -149,8 +152,13 @@ class Inputs:
         self._pictures[camera] = (image, count)
         return count
 
-    def on_joint_state(self, message: JointState, now_ns: int) -> tuple[JointSample | None, str]:
-        """The sample, None if it is refused; and a sentence if the robot's clock was set back, else ''."""
+    def on_joint_state(
+        self, message: JointState, now_ns: int, number: int | None = None
+    ) -> tuple[JointSample | None, str]:
+        """The sample, None if it is refused; and a sentence if the robot's clock was set back, else ''.
+
+        number: of the message among those of its publisher, if known.
+        """
         stream = self.streams[JOINTS]
         if not self._reader.concerns(message) and stream.age_s(time.monotonic()) <= self._silence_s:
             self.drops["joint_states_of_others"] += 1
@@ -186,8 +194,13 @@ class Inputs:
                 return None, ""
             self.drops["joint_states_stamp_jumped_back"] += 1
             jump = _jump_sentence("joint_states", back_ns)
-        stream.problem = ""
+            self.belief.reset()
+        stream.problem = self.belief.observe(sample.stamp_ns, sample.positions, sample.velocities, number)
         self._dropped.pop(JOINTS, None)
+        if stream.problem:
+            self.drops["joint_states_not_believed"] += 1
+            self.sample = None
+            return None, jump
         self.sample = sample
         return sample, jump
 

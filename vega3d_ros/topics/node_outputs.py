@@ -12,8 +12,8 @@ from std_msgs.msg import String
 
 from policies.types import ActionChunk, VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
+from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.journal import to_text
-from vega3d_ros.control.safety_guard import GuardLimits
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.dds import DISCOVERY_S
 from vega3d_ros.ros.node_parameters import NodeParameters

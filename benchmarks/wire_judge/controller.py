@@ -1,0 +1,159 @@
+"""The path that a position controller runs for each message, by its own interpolation from its own state.
+
+As joint_trajectory_controller of ros2_controllers does: a trajectory starts on arrival (stamp 0) from the state that
+the controller is commanding (`interpolate_from_desired_state`), goes along cubics where velocities are given and
+straight where they are not, and holds its end.  A message is judged by the whole of its path, also where a later one
+cuts it off.
+
+Imports NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+# (seconds from the start, positions (n,), velocities (n,) or None)
+Point = tuple[float, Array, "Array | None"]
+VELOCITY_FACTOR, ACCELERATION_FACTOR = 1.1, 1.25
+ROOM_RAD = 1e-6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """lower, upper (n,) rad; velocity (n,) rad/s; acceleration (n,) rad/s^2."""
+
+    lower: Array
+    upper: Array
+    velocity: Array
+    acceleration: Array
+
+
+@dataclass
+class Verdict:
+    """How much of each limit a path uses: 1 is all of it.  position: rad beyond a limit.  Of the worst joint."""
+
+    position: float = 0.0
+    velocity: float = 0.0
+    acceleration: float = 0.0
+
+    @property
+    def outside(self) -> bool:
+        return not (
+            self.position <= ROOM_RAD and self.velocity <= VELOCITY_FACTOR and self.acceleration <= ACCELERATION_FACTOR
+        )
+
+    def add(self, other: Verdict) -> None:
+        self.position = max(self.position, other.position)
+        self.velocity = max(self.velocity, other.velocity)
+        self.acceleration = max(self.acceleration, other.acceleration)
+
+
+def judge_cubic(p0: Array, v0: Array, p1: Array, v1: Array, seconds: float, limits: Limits) -> Verdict:
+    """The cubic from (p0, v0) to (p1, v1): by its derivative's roots, without sampling."""
+    # In s = t / seconds: p = p0 + k1 s + k2 s^2 + k3 s^3.
+    k1 = v0 * seconds
+    k2 = 3.0 * (p1 - p0) - 2.0 * k1 - v1 * seconds
+    k3 = -2.0 * (p1 - p0) + k1 + v1 * seconds
+    speed = np.maximum(np.abs(v0), np.abs(v1))
+    lowest, highest = np.minimum(p0, p1), np.maximum(p0, p1)
+    for joint in range(len(p0)):
+        if k3[joint] != 0.0:
+            s = -k2[joint] / (3.0 * k3[joint])
+            if 0.0 < s < 1.0:
+                peak = abs(k1[joint] + 2.0 * k2[joint] * s + 3.0 * k3[joint] * s * s) / seconds
+                speed[joint] = max(speed[joint], peak)
+        disc = k2[joint] ** 2 - 3.0 * k3[joint] * k1[joint]
+        if disc < 0.0:
+            continue
+        for sign in (-1.0, 1.0):
+            top = -k2[joint] + sign * np.sqrt(disc)
+            s = top / (3.0 * k3[joint]) if k3[joint] != 0.0 else np.nan
+            if k3[joint] == 0.0 and k2[joint] != 0.0:
+                s = -k1[joint] / (2.0 * k2[joint])
+            if 0.0 < s < 1.0:
+                place = p0[joint] + s * (k1[joint] + s * (k2[joint] + s * k3[joint]))
+                lowest[joint], highest[joint] = min(lowest[joint], place), max(highest[joint], place)
+    bend = np.maximum(np.abs(2.0 * k2), np.abs(2.0 * k2 + 6.0 * k3)) / seconds**2
+    return Verdict(
+        float(np.max(np.maximum(limits.lower - lowest, highest - limits.upper))),
+        float(np.max(speed / limits.velocity)),
+        float(np.max(bend / limits.acceleration)),
+    )
+
+
+def judge_line(p0: Array, v0: Array, p1: Array, seconds: float, limits: Limits) -> Verdict:
+    """The straight line from p0 to p1, entered with v0: the change of velocity counts as spread over it."""
+    rate = (p1 - p0) / seconds
+    beyond = np.maximum(limits.lower - np.minimum(p0, p1), np.maximum(p0, p1) - limits.upper)
+    bend = np.abs(rate - v0) / seconds
+    return Verdict(
+        float(np.max(beyond)),
+        float(np.max(np.abs(rate) / limits.velocity)),
+        float(np.max(bend / limits.acceleration)),
+    )
+
+
+@dataclass
+class Controller:
+    """One controller's commanded state.  Times in seconds on one clock; positions (n,) rad where it holds at first."""
+
+    limits: Limits
+    positions: Array
+    start_s: float = 0.0
+    points: list[Point] = field(default_factory=list)
+
+    def state(self, now_s: float) -> tuple[Array, Array]:
+        """Positions and velocities that it commands."""
+        if not self.points:
+            return self.positions, np.zeros_like(self.positions)
+        since = max(0.0, now_s - self.start_s)
+        for (t0, p0, v0), (t1, p1, v1) in zip(self.points, self.points[1:], strict=False):
+            if since >= t1:
+                continue
+            length, s = t1 - t0, (since - t0) / (t1 - t0)
+            if v1 is None:
+                return p0 + s * (p1 - p0), (p1 - p0) / length
+            k1 = (np.zeros_like(p0) if v0 is None else v0) * length
+            k2 = 3.0 * (p1 - p0) - 2.0 * k1 - v1 * length
+            k3 = -2.0 * (p1 - p0) + k1 + v1 * length
+            return p0 + s * (k1 + s * (k2 + s * k3)), (k1 + s * (2.0 * k2 + 3.0 * s * k3)) / length
+        return self.points[-1][1], np.zeros_like(self.positions)
+
+    def take(self, now_s: float, points: Sequence[Point]) -> Verdict:
+        """A trajectory arrives: its path from here, and what it asks."""
+        start, rate = self.state(now_s)
+        self.start_s, self.points = now_s, [(0.0, start, rate), *points]
+        verdict = Verdict()
+        for (t0, p0, v0), (t1, p1, v1) in zip(self.points, self.points[1:], strict=False):
+            before = np.zeros_like(p0) if v0 is None else v0
+            if not (np.isfinite(p1).all() and (v1 is None or np.isfinite(v1).all()) and t1 > t0):
+                return Verdict(np.inf, np.inf, np.inf)
+            if v1 is None:
+                verdict.add(judge_line(p0, before, p1, t1 - t0, self.limits))
+            else:
+                verdict.add(judge_cubic(p0, before, p1, v1, t1 - t0, self.limits))
+        last = self.points[-1][2]
+        if last is not None and np.any(last != 0.0):
+            # It is held at once there, whatever its speed: a real one refuses such a message.
+            verdict.add(Verdict(0.0, 0.0, np.inf))
+        return verdict
+
+
+def points_of(message: Any, names: Sequence[str]) -> list[Point] | None:
+    """The points of a trajectory_msgs/JointTrajectory for the joints `names`; None where it lacks one."""
+    known = list(message.joint_names)
+    if not message.points or any(name not in known for name in names):
+        return None
+    order = [known.index(name) for name in names]
+    points: list[Point] = []
+    for point in message.points:
+        seconds = point.time_from_start.sec + 1e-9 * point.time_from_start.nanosec
+        velocities = np.array(point.velocities, dtype=np.float64)[order] if len(point.velocities) else None
+        points.append((seconds, np.array(point.positions, dtype=np.float64)[order], velocities))
+    return points

@@ -1,0 +1,109 @@
+"""A stream of positions keeps the path's timing and limits, and its jerk within what was asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from policies.types import FloatArray, VegaError
+from vega3d_ros.control.guard.motion import Cubic, Motion, braking
+from vega3d_ros.control.guard.smoothing import PathStream
+
+N = 3
+ACCELERATION, JERK = np.array([5.0, 4.0, 10.0]), np.array([200.0, 100.0, 500.0])
+PERIOD_NS, STEP_NS, STEP_S = 50_000_000, 10_000_000, 0.01
+
+
+def command(start_ns: int, q: FloatArray, v: FloatArray, q1: FloatArray, v1: FloatArray) -> Motion:
+    rest, seconds = braking(q1, v1, ACCELERATION)
+    return Motion(
+        start_ns, np.array([0.0, 0.05, 0.05 + seconds]), np.array([q, q1, rest]), np.array([v, v1, np.zeros(N)])
+    )
+
+
+def stream_of(goals: list[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, PathStream]:
+    """The stream for commands (position, velocity) one period apart, to its rest; (k, N)."""
+    motion = Motion(0, np.array([0.0, 0.05]), np.zeros((2, N)), np.zeros((2, N)))
+    stream = PathStream(motion, ACCELERATION, JERK, STEP_S)
+    sent, now = [], 0
+    for number, (q1, v1) in enumerate(goals):
+        q, v = stream.motion.at(number * PERIOD_NS)
+        stream.motion = command(number * PERIOD_NS, q, v, q1, v1)
+        for _ in range(PERIOD_NS // STEP_NS):
+            sent.append(stream.step(now))
+            now += STEP_NS
+    while not stream.at_rest:
+        sent.append(stream.step(now))
+        now += STEP_NS
+        assert len(sent) < 5000
+    return np.array(sent), stream
+
+
+def test_a_smooth_motion_is_followed_smoothly_and_never_backwards() -> None:
+    """Half a radian in 2 s by a fifth-order polynomial, which needs 0.72 rad/s^2."""
+    s = np.linspace(0.0, 1.0, 41)[1:]
+    position = 0.5 * s**3 * (10 - 15 * s + 6 * s**2)
+    velocity = 0.25 * 30 * s**2 * (1 - s) ** 2
+    sent, _ = stream_of([(np.full(N, q), np.full(N, v)) for q, v in zip(position, velocity, strict=True)])
+    assert np.all(np.diff(sent, axis=0) >= 0.0)
+    assert np.abs(np.diff(sent, 2, axis=0)).max() / STEP_S**2 < 1.1 * 0.72
+    np.testing.assert_allclose(sent[-1], 0.5, atol=1e-9)
+    assert len(sent) <= 200 + 12, "no later than half a window behind"
+
+
+def test_a_ramp_from_rest_never_runs_backwards() -> None:
+    rate, goals, v = 0.5, [], 0.0
+    q = 0.0
+    for _ in range(20):
+        faster = min(rate, v + 0.5 * ACCELERATION.min() * 0.05)
+        q += 0.5 * (v + faster) * 0.05
+        v = faster
+        goals.append((np.full(N, q), np.full(N, v)))
+    sent, _ = stream_of(goals)
+    assert np.all(np.diff(sent, axis=0) >= -1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(changes=st.lists(hnp.arrays(np.float64, N, elements=st.floats(-1.0, 1.0)), min_size=1, max_size=25))
+def test_whatever_the_path_its_limits_and_the_jerk_hold(changes) -> None:
+    q, v, goals = np.zeros(N), np.zeros(N), []
+    for change in changes:
+        faster = np.clip(v + change * ACCELERATION * 0.05, -1.0, 1.0)
+        q = q + 0.5 * (v + faster) * 0.05
+        v = faster
+        goals.append((q, v))
+    sent, stream = stream_of(goals)
+    steps = np.concatenate([np.zeros((3, N)), sent])
+    room = 1.0 + 1e-6
+    assert np.all(np.abs(np.diff(steps, axis=0)) / STEP_S <= 1.0 * room)
+    assert np.all(np.abs(np.diff(steps, 2, axis=0)) / STEP_S**2 <= ACCELERATION * room)
+    assert np.all(np.abs(np.diff(steps, 3, axis=0)) / STEP_S**3 <= JERK * room)
+    np.testing.assert_allclose(sent[-1], stream.motion.positions[-1], atol=1e-12)
+
+
+def test_limits_that_are_none_are_refused() -> None:
+    motion = Motion(0, np.array([0.0, 0.05]), np.zeros((2, N)), np.zeros((2, N)))
+    for bad in (np.zeros(N), np.full(N, np.nan), np.ones(2)):
+        with pytest.raises(VegaError, match="positive numbers"):
+            PathStream(motion, ACCELERATION, bad, STEP_S)
+
+
+numbers = hnp.arrays(np.float64, 1, elements=st.floats(-3.0, 3.0))
+
+
+@settings(deadline=None, max_examples=300)
+@given(q0=numbers, v0=numbers, q1=numbers, v1=numbers, seconds=st.floats(0.01, 2.0))
+def test_the_extremes_of_a_cubic_are_those_of_fine_samples(q0, v0, q1, v1, seconds) -> None:
+    cubic = Cubic(q0, v0, q1, v1, seconds)
+    places = np.array([cubic.at(t) for t in np.linspace(0.0, seconds, 400)])[:, :, 0]
+    low, high = cubic.extent()
+    bend = cubic.largest_acceleration()[0]
+    room = 1e-9 + bend * (seconds / 399) ** 2
+    assert low[0] <= places[:, 0].min() + 1e-9 and high[0] >= places[:, 0].max() - 1e-9
+    assert low[0] >= places[:, 0].min() - room and high[0] <= places[:, 0].max() + room
+    speed = np.abs(places[:, 1]).max()
+    assert speed - 1e-9 <= cubic.largest_velocity()[0] <= speed + 1e-9 + bend * seconds / 399
+    np.testing.assert_allclose([cubic.at(seconds)[0], cubic.at(seconds)[1]], [q1, v1], atol=1e-9)

@@ -1,0 +1,94 @@
+"""One motion as a joint_trajectory_controller runs it: cubics through points, at rest on the last of them.
+
+Times are seconds from the motion's start, which is a time in ns on whatever clock the caller keeps.  NumPy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.types import FloatArray
+
+# Controllers want the times of a trajectory's points to differ; below this a joint that creeps would be stopped dead.
+SHORTEST_BRAKING_S = 0.02
+
+
+@dataclass(frozen=True)
+class Motion:
+    """times_s (m,), the first 0 and growing; positions (m, n) rad; velocities (m, n) rad/s, the last of them 0."""
+
+    start_ns: int
+    times_s: FloatArray
+    positions: FloatArray
+    velocities: FloatArray
+
+    def at(self, time_ns: int) -> tuple[FloatArray, FloatArray]:
+        """Positions (n,) rad and velocities (n,) rad/s; before the start the start, after the end the end at rest."""
+        since = max(0.0, (time_ns - self.start_ns) * 1e-9)
+        if since >= self.times_s[-1]:
+            return self.positions[-1].copy(), np.zeros_like(self.positions[-1])
+        index = int(np.searchsorted(self.times_s, since, side="right")) - 1
+        seconds = float(self.times_s[index + 1] - self.times_s[index])
+        cubic = Cubic(
+            self.positions[index],
+            self.velocities[index],
+            self.positions[index + 1],
+            self.velocities[index + 1],
+            seconds,
+        )
+        return cubic.at(since - float(self.times_s[index]))
+
+
+class Cubic:
+    """q(t) = q0 + v0 t + b t^2 + c t^3 from (q0, v0) to (q1, v1) in `seconds`; arrays of any one shape."""
+
+    def __init__(self, q0: FloatArray, v0: FloatArray, q1: FloatArray, v1: FloatArray, seconds: float) -> None:
+        mean = (q1 - q0) / seconds
+        self.q0, self.v0, self.q1, self.v1, self.seconds = q0, v0, q1, v1, seconds
+        self.b = (3.0 * mean - 2.0 * v0 - v1) / seconds
+        self.c = (v0 + v1 - 2.0 * mean) / seconds**2
+
+    def at(self, seconds: float) -> tuple[FloatArray, FloatArray]:
+        """Positions and velocities."""
+        s = seconds
+        return self.q0 + s * (self.v0 + s * (self.b + s * self.c)), self.v0 + s * (2.0 * self.b + 3.0 * s * self.c)
+
+    def largest_acceleration(self) -> FloatArray:
+        """It changes linearly, so one of the ends has it."""
+        return np.maximum(np.abs(2.0 * self.b), np.abs(2.0 * self.b + 6.0 * self.c * self.seconds))
+
+    def largest_velocity(self) -> FloatArray:
+        """At an end, or where the acceleration passes zero inside."""
+        ends = np.maximum(np.abs(self.v0), np.abs(self.v1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            turn = -self.b / (3.0 * self.c)
+            inside = (turn > 0.0) & (turn < self.seconds)
+            peak = np.abs(self.v0 + self.b * turn)
+        return np.where(inside, np.maximum(ends, peak), ends)
+
+    def extent(self) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest position: at an end, or where the velocity passes zero inside."""
+        low, high = np.minimum(self.q0, self.q1), np.maximum(self.q0, self.q1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            root = np.sqrt(self.b**2 - 3.0 * self.c * self.v0)
+            # The form that does not cancel; either may be no number, and then does not count.
+            q = -(self.b + np.where(self.b >= 0.0, root, -root))
+            for time_s in (q / (3.0 * self.c), self.v0 / q):
+                inside = (time_s > 0.0) & (time_s < self.seconds)
+                place = self.at(np.where(inside, time_s, 0.0))[0]  # type: ignore[arg-type]
+                low, high = np.minimum(low, place), np.maximum(high, place)
+        return low, high
+
+
+def braking(
+    position: FloatArray, velocity: FloatArray, acceleration: FloatArray, shortest_s: float = SHORTEST_BRAKING_S
+) -> tuple[FloatArray, float]:
+    """Where the joints come to rest, (n,) rad, and after how long, s, from position (n,) rad and velocity (n,) rad/s.
+
+    All joints brake evenly over the same time, which keeps the tool near its way: the shortest that none needs more
+    than its acceleration (n,) rad/s^2 for, and at least `shortest_s`.
+    """
+    seconds = max(shortest_s, float(np.max(np.abs(velocity) / acceleration)))
+    return position + 0.5 * seconds * velocity, seconds

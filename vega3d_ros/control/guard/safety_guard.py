@@ -1,0 +1,365 @@
+"""The last stage before a command leaves: nothing passes whose whole path is not within every limit.
+
+The guard knows the path that the arm's controller is following, since it let every piece of it pass: position and
+velocity at any time, up to the rest at its end.  A command is judged as the cubic that leads from there to its end and
+the braking after it.  Where it is refused, the arm goes on along the path it has and rests at its end; that path was
+judged when it left.  Measurements never become commands, but for the place at which an arm at rest is taken over.
+
+NumPy only, no ROS.  Not a rated safety function: it makes commands plausible for the arm, and knows nothing of people
+or of what the driver does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import FloatArray, VegaError
+from vega3d_ros.control.guard.limits import ArmModel, GuardLimits
+from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking
+
+BoolArray = NDArray[np.bool_]
+RULES = ("finite", "shape", "position", "velocity", "acceleration", "workspace", "rate")
+# Room for rounding between computing a bound and comparing with it; far below what an encoder resolves.
+EPSILON = 1e-9
+SHARE = 1.0 + 1e-9
+# Times at which the tool's place is looked at, and the room for its bow between two of them: a t^2 / 8 at 100 m/s^2.
+LOOK_S, LOOK_ROOM_M, MOST_LOOKS = 0.0125, 0.002, 16
+# An arm that moves faster is not taken over.
+REST_RAD_S = 0.05
+HALVINGS = 8
+MOSTLY = 0.8
+
+
+@dataclass(frozen=True)
+class GuardDecision:
+    """positions (n,) rad, velocities (n,) rad/s: where the path is one period later.  gripper: what may be commanded.
+
+    motion: the path from now on, to rest.  rejected: the intended command was refused, and the path is the one that was
+    under way.  rules: those that were broken, in the order of RULES; empty if the command passed untouched.
+    """
+
+    positions: FloatArray
+    velocities: FloatArray
+    gripper: float
+    rejected: bool
+    rules: tuple[str, ...]
+    motion: Motion
+
+
+class Zone(Protocol):
+    """A region that the arm must not leave.  rule: the name under which it is counted.
+
+    allows: whether all of the configurations (m, n) rad, taken closely along a path, are in it.
+    """
+
+    rule: str
+
+    def allows(self, configurations: FloatArray) -> bool: ...
+
+
+class Workspace:
+    """The tool stays in a box: lower, upper (3,) m in the base frame."""
+
+    rule = "workspace"
+
+    def __init__(self, arm: ArmModel, lower: FloatArray, upper: FloatArray) -> None:
+        self._arm, self._lower, self._upper = arm, lower + LOOK_ROOM_M, upper - LOOK_ROOM_M
+
+    def allows(self, configurations: FloatArray) -> bool:
+        for q in configurations:
+            tool, _ = self._arm.tip_pose(q)
+            if np.any(tool < self._lower) or np.any(tool > self._upper):
+                return False
+        return True
+
+
+class SafetyGuard:
+    """Judges commands, and keeps the path of those that passed.  Not thread-safe.
+
+    limits: None raises VegaError, since an arm without limits must not be commanded.  period_s: time a command has to
+    be carried out.  mode: `reject` refuses a command that breaks a rule; `clamp` moves it to the nearest that breaks
+    none, and refuses it where there is none.  committed: a command carries its braking with it; else it is one point,
+    for a simulated driver that begins each point at the state it has (the measured one), and counts as braking over a
+    whole period at least.  zones: beside the box of the limits.  counts: interventions per rule since the start.
+
+    Of each command: `take_over` (until it says nothing more), `start`, `check`, with one time_ns for all three.
+    """
+
+    def __init__(
+        self,
+        arm: ArmModel,
+        limits: GuardLimits | None,
+        period_s: float,
+        mode: Literal["reject", "clamp"] = "reject",
+        committed: bool = True,
+        zones: Sequence[Zone] = (),
+    ) -> None:
+        if limits is None:
+            raise VegaError("There are no safety limits: give acceleration (and what the URDF lacks) in its YAML.")
+        if mode not in ("reject", "clamp"):
+            raise VegaError(f"There is no guard mode '{mode}': choose reject or clamp.")
+        if not period_s > 0:
+            raise VegaError("The control period must be positive: set the policy's rate.")
+        self.limits, self.mode, self.committed = limits, mode, committed
+        self.counts = dict.fromkeys((*RULES, *(zone.rule for zone in zones)), 0)
+        self.checked = self.rejected_in_a_row = 0
+        self._arm, self._period, self._given = arm, period_s, tuple(zones)
+        self._period_ns = round(1e9 * period_s)
+        self._zones: list[Zone] = list(zones)
+        if limits.workspace_lower is not None and limits.workspace_upper is not None:
+            self._zones.append(Workspace(arm, limits.workspace_lower, limits.workspace_upper))
+        self._shortest_s = SHORTEST_BRAKING_S if committed else period_s
+        self._tolerance = np.broadcast_to(limits.tolerance, (arm.n,))
+        self._motion: Motion | None = None
+        self._last_ns: int | None = None
+        self._ready_ns: int | None = None
+        self._measured: tuple[FloatArray, FloatArray] | None = None
+        self._from: tuple[FloatArray, FloatArray] | None = None
+
+    def with_limits(self, **changes: Any) -> SafetyGuard:
+        """A fresh guard whose limits differ in the given fields of GuardLimits."""
+        return SafetyGuard(
+            self._arm, replace(self.limits, **changes), self._period, self.mode, self.committed, self._given
+        )  # type: ignore[arg-type]
+
+    def reset(self) -> None:
+        """Take the arm over anew before the next command: at activation, after a stop, at a new episode."""
+        self._ready_ns = self._last_ns = self._from = None
+        self.rejected_in_a_row = 0
+        if not self.committed:
+            self._motion = None
+
+    def take_over(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[GuardDecision | None, str]:
+        """What has to leave before the first command; and why that must wait still, '' when it need not.
+
+        The controller holds the arm where it was told last, which may be a little beside where it is measured.  It is
+        led to the beginning of our path, slowly enough for twice the tolerance, and to come from the end of our last.
+        Where that is within the tolerance of the arm, the new path begins there, so that stopping and starting does not
+        make an arm sag.
+        Raises VegaError where the arm is outside the limits.
+        """
+        if not self.committed:
+            return None, ""
+        if self._ready_ns is None:
+            fast = _first(np.abs(rate) > REST_RAD_S)
+            if fast is not None:
+                return None, (
+                    f"{self._arm.joint_names[fast]} still moves at {rate[fast]:.2f} rad/s: wait until the arm rests."
+                )
+            origin, away = measured, np.zeros_like(measured)
+            if self._motion is not None:
+                end = self._motion.positions[-1]
+                away = np.abs(end - measured)
+                if np.all(away <= self._tolerance):
+                    origin = end
+            self._check_inside(origin)
+            seconds = self._lead_s(away)
+            rest = np.zeros_like(origin)
+            self._motion = Motion(time_ns, np.array([0.0, seconds]), np.array([origin, origin]), np.array([rest, rest]))
+            self._ready_ns = time_ns + round(seconds * 1e9)
+            return GuardDecision(origin.copy(), rest, 0.0, False, (), self._motion), "The arm is being taken over."
+        return None, "The arm is being taken over." if time_ns < self._ready_ns else ""
+
+    def start(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[FloatArray, FloatArray]:
+        """Positions (n,) rad and velocities (n,) rad/s from which the next command is to be computed.
+
+        Committed: those of the path, which no measurement disturbs; else those measured, from which that driver goes.
+        Raises VegaError where the arm is further from the path than the tolerance, or was not taken over.
+        """
+        self._measured = (measured, rate)
+        if self._motion is None:
+            if self.committed:
+                raise VegaError("The arm was not taken over before its first command: report this with the log.")
+            self._from = (measured.copy(), rate.copy())
+            return self._from
+        self._from = self._path_at(self._motion, time_ns)
+        off = np.abs(measured - self._from[0])
+        far = _first(~(off <= self._tolerance))
+        if far is not None:
+            raise VegaError(
+                f"{self._arm.joint_names[far]} is at {measured[far]:.3f} rad, {off[far]:.3f} rad from where it was "
+                f"commanded (safety.tracking_tolerance {self._tolerance[far]:g}): see what holds the arm or shifts its "
+                "joint_states, then call ~/start again."
+            )
+        return self._from if self.committed else self._measured
+
+    def check(
+        self,
+        positions: FloatArray,
+        velocities: FloatArray,
+        gripper: float,
+        time_ns: int,
+        joint_names: tuple[str, ...] | None = None,
+    ) -> GuardDecision:
+        """Decide about one command: positions (n,) rad, velocities (n,) rad/s at the end of the period.
+
+        time_ns: as given to `start`.  joint_names: names that the command will carry, checked if given.  Never raises
+        on bad numbers.
+        """
+        assert self._from is not None
+        self.checked += 1
+        position, velocity = _array(positions), _array(velocities)
+        n = self._arm.n
+        # Shape comes first in the code since arrays of the wrong length cannot be compared; both refuse outright.
+        if not (np.isfinite(position).all() and np.isfinite(velocity).all() and np.isfinite(gripper)):
+            return self._refuse(("finite",), time_ns)
+        names_match = joint_names is None or tuple(joint_names) == self._arm.joint_names
+        if position.shape != (n,) or velocity.shape != (n,) or not names_match:
+            return self._refuse(("shape",), time_ns)
+        if self._last_ns is not None and (time_ns - self._last_ns) * 1e-9 < self.limits.min_interval_s - EPSILON:
+            return self._refuse(("rate",), time_ns)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite is also too far
+            broken = self._broken(position, velocity)
+            if broken:
+                clamped = self._clamp(position, velocity) if self.mode == "clamp" else None
+                if clamped is None:
+                    return self._refuse(broken, time_ns)
+                position, velocity = clamped
+        self._count(broken)
+        self.rejected_in_a_row = 0
+        self._last_ns = time_ns
+        rest, seconds = braking(position, velocity, self.limits.acceleration, self._shortest_s)
+        self._motion = Motion(
+            time_ns,
+            np.array([0.0, self._period, self._period + seconds]),
+            np.array([self._from[0], position, rest]),
+            np.array([self._from[1], velocity, np.zeros(n)]),
+        )
+        return GuardDecision(position, velocity, float(gripper), False, broken, self._motion)
+
+    def _path_at(self, motion: Motion, time_ns: int) -> tuple[FloatArray, FloatArray]:
+        if self.committed:
+            return motion.at(time_ns)
+        # A simulated driver goes from point to point in whole periods, and stands where no new one comes.
+        periods = (time_ns - motion.start_ns) * 1e-9 / self._period
+        if periods < 0.5:
+            return motion.positions[0].copy(), motion.velocities[0].copy()
+        positions, velocities = motion.at(motion.start_ns + self._period_ns)
+        return positions, velocities if periods < 1.5 else np.zeros_like(velocities)
+
+    def _refuse(self, rules: tuple[str, ...], time_ns: int) -> GuardDecision:
+        self._count(rules)
+        self.rejected_in_a_row += 1
+        assert self._from is not None
+        if not self.committed:
+            # One point at a time: the next stretch of the braking that was judged with the last command.
+            q, v = self._from
+            rest, seconds = braking(q, v, self.limits.acceleration, self._shortest_s)
+            self._motion = Motion(
+                time_ns, np.array([0.0, seconds]), np.array([q, rest]), np.array([v, np.zeros_like(v)])
+            )
+        assert self._motion is not None
+        positions, velocities = self._motion.at(time_ns + self._period_ns)
+        return GuardDecision(positions, velocities, 0.0, True, rules, self._motion)
+
+    def _count(self, rules: tuple[str, ...]) -> None:
+        for rule in rules:
+            self.counts[rule] += 1
+
+    def _check_inside(self, position: FloatArray) -> None:
+        limits = self.limits
+        out = _first(~((position >= limits.lower - EPSILON) & (position <= limits.upper + EPSILON)))
+        if out is not None:
+            raise VegaError(
+                f"{self._arm.joint_names[out]} is at {position[out]:.3f} rad, outside its limits "
+                f"{limits.lower[out]:.3f} to {limits.upper[out]:.3f}: move the arm inside, then call ~/start again."
+            )
+        for zone in self._zones:
+            if not zone.allows(position[None]):
+                raise VegaError(
+                    f"The arm begins outside what safety allows ({zone.rule}): move it inside, then call ~/start again."
+                )
+
+    def _lead_s(self, away: FloatArray) -> float:
+        """Time in which a controller may go over twice the tolerance or `away` (n,) rad, from rest to rest."""
+        distance = np.maximum(2.0 * self._tolerance, 1.1 * away)
+        slow = np.maximum(np.sqrt(6.0 * distance / self.limits.acceleration), 1.5 * distance / self.limits.velocity)
+        return float(max(self._period, np.max(slow)))
+
+    def _bends(self, q0: FloatArray, v0: FloatArray, q1: FloatArray, v1: FloatArray) -> list[tuple[str, BoolArray]]:
+        """For each rule that is a joint's own: which joints (n,) the cubic or the braking after it breaks it with."""
+        limits = self.limits
+        cubic = Cubic(q0, v0, q1, v1, self._period)
+        low, high = cubic.extent()
+        rest, _ = braking(q1, v1, limits.acceleration, self._shortest_s)
+        low, high = np.minimum(low, rest), np.maximum(high, rest)
+        return [
+            ("position", ~((low >= limits.lower - EPSILON) & (high <= limits.upper + EPSILON))),
+            ("velocity", ~(cubic.largest_velocity() <= limits.velocity * SHARE)),
+            ("acceleration", ~(cubic.largest_acceleration() <= limits.acceleration * SHARE + EPSILON)),
+        ]
+
+    def _broken(self, position: FloatArray, velocity: FloatArray) -> tuple[str, ...]:
+        """Rules that the command's path breaks, from the path's state and, not committed, from the measured one."""
+        assert self._from is not None and self._measured is not None
+        starts = [self._from] if self.committed else [self._from, self._measured]
+        broken = {rule for q0, v0 in starts for rule, joints in self._bends(q0, v0, position, velocity) if joints.any()}
+        if not broken & {"position", "velocity"}:  # far away, where a body is need not be looked at
+            broken |= {zone.rule for zone in self._zones if not self._allowed(zone, position, velocity)}
+        return tuple(rule for rule in self.counts if rule in broken)
+
+    def _allowed(self, zone: Zone, position: FloatArray, velocity: FloatArray) -> bool:
+        assert self._from is not None
+        cubic = Cubic(*self._from, position, velocity, self._period)
+        rest, seconds = braking(position, velocity, self.limits.acceleration, self._shortest_s)
+        brake = Cubic(position, velocity, rest, np.zeros_like(rest), seconds)
+        looks = [cubic.at(t)[0] for t in _looks(self._period)] + [brake.at(t)[0] for t in _looks(seconds)]
+        return zone.allows(np.array(looks))
+
+    def _clamp(self, position: FloatArray, velocity: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+        """A command near it and within all limits: on the way to braking, joint by joint and then together; or None."""
+        assert self._from is not None
+        limits, period = self.limits, self._period
+        q0, v0 = self._from
+        rest, seconds = braking(q0, v0, limits.acceleration, period)
+        slow_q, slow_v = Cubic(q0, v0, rest, np.zeros_like(rest), seconds).at(period)
+        # The cubic bends by (v1 - v0) / T -+ 6 c / T^2 at its ends, where c is how far its end is beside that of even
+        # acceleration; most of what a joint may bend goes to its velocity, what is left to its place.
+        change = MOSTLY * limits.acceleration * period
+        velocity = np.clip(np.clip(velocity, -limits.velocity, limits.velocity), v0 - change, v0 + change)
+        even = q0 + 0.5 * period * (v0 + velocity)
+        beside = (limits.acceleration - np.abs(velocity - v0) / period) * period**2 / 6.0
+        position = np.clip(position, even - beside, even + beside)
+
+        def between(share: FloatArray | float) -> tuple[FloatArray, FloatArray]:
+            return slow_q + share * (position - slow_q), slow_v + share * (velocity - slow_v)
+
+        good, bad = np.zeros_like(q0), np.ones_like(q0)
+        for share in [bad] + [None] * HALVINGS:
+            middle = (good + bad) / 2 if share is None else share
+            wrong = np.logical_or.reduce([joints for _, joints in self._bends(q0, v0, *between(middle))])
+            good, bad = np.where(wrong, good, middle), np.where(wrong, middle, bad)
+        position, velocity = between(good)
+        inside, outside = 0.0, 1.0
+        for share_of_all in [1.0] + [0.0] * HALVINGS:
+            middle_of_all = share_of_all or (inside + outside) / 2
+            if self._broken(*between(middle_of_all)):
+                outside = middle_of_all
+            else:
+                inside = middle_of_all
+            if inside == 1.0:
+                break
+        candidate = between(inside)
+        return None if inside == 0.0 and self._broken(*candidate) else candidate
+
+
+def _looks(seconds: float) -> FloatArray:
+    count = min(MOST_LOOKS, max(1, int(np.ceil(seconds / LOOK_S - EPSILON))))
+    return np.linspace(seconds / count, seconds, count)
+
+
+def _first(which: BoolArray) -> int | None:
+    """Index of the first joint of which it is true."""
+    return int(np.argmax(which)) if which.any() else None
+
+
+def _array(values: Any) -> FloatArray:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
