@@ -160,10 +160,11 @@ def test_speed_falls_evenly_to_nothing_on_the_way_to_an_obstacle_and_the_way_bac
     assert np.isclose(factors[on_it], expected[on_it]).sum() > 5
     at = way[int(np.argmax(factors == 0.0))]
     free = 0
-    for step in np.random.default_rng(0).normal(scale=0.01, size=(200, 7)):
-        if np.all(body._measure(at + step) >= body._measure(at) - 1e-9):
+    for step in np.random.default_rng(0).normal(scale=0.01, size=(2000, 7)):
+        after = body._measure(at + step)
+        if np.all((after >= body._measure(at)) | (after > SLOW)):
             free += 1
-            assert body.speed_factor(at, at + step) == 1.0, "what leads away from everything is never slowed"
+            assert body.speed_factor(at, at + step) == 1.0, "what leads away from everything near is never slowed"
     assert free > 0
 
 

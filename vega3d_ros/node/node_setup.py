@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rclpy.node import Node
 
 from policies.types import Policy, VegaError
+from vega3d_ros.control.body.body import Body, Surroundings
 from vega3d_ros.control.control_loop import guarded_loop
 from vega3d_ros.control.frame_buffer import FrameBuffer
 from vega3d_ros.control.guard.belief import Belief
@@ -39,6 +40,28 @@ def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
     from policies.checkpoints import load_policy  # torch is imported here and not before
 
     return load_policy(parameters.policy, parameters.device, parameters.threads)
+
+
+def open_body(parameters: node_parameters.NodeParameters, urdf_xml: str) -> Body | None:
+    """The arm's body as the robot's file asks for it, None where it does not.  Raises VegaError."""
+    wanted = parameters.body
+    if not wanted.check:
+        return None
+    boxes = wanted.boxes.reshape(-1, 2, 3)
+    surroundings = Surroundings(
+        floor=float(wanted.floor[0]) if wanted.floor.size else None,
+        cell=(wanted.cell_lower, wanted.cell_upper) if wanted.cell_lower.size else None,
+        boxes=tuple((low, high) for low, high in boxes),
+    )
+    return Body(
+        urdf_xml,
+        parameters.joint_names,
+        parameters.home,
+        surroundings,
+        wanted.clearance,
+        wanted.slow_distance,
+        wanted.ignore,
+    )
 
 
 def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
