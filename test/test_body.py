@@ -13,11 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from ros_harness import REAL, Arm, Pace, policy_node, start
 
 from policies.types import VegaError
 from vega3d_ros.control.body.approach import Approach, ApproachLimits
 from vega3d_ros.control.body.body import Body, Surroundings
 from vega3d_ros.control.body.capsules import capsules_round, collision_pieces, fit_capsule
+from vega3d_ros.control.guard.limits import combine_limits
+from vega3d_ros.control.guard.safety_guard import SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
 
 JOINTS = [f"panda_joint{i}" for i in range(1, 8)]
@@ -239,7 +242,7 @@ def arm() -> Kinematics:
 
 def test_towards_a_stretched_elbow_the_arm_slows_down_and_stops_and_may_come_back(arm):
     limits = ApproachLimits(condition_slow=17.0, condition_stop=30.0)
-    approach = Approach(arm, limits, None, arm.lower, arm.upper)
+    approach = Approach(arm, limits, None, combine_limits(arm, {"acceleration": 10.0}))
     bent = np.array([0.0, 0.4, 0.0, -1.5, 0.0, 1.9, 0.8])
     stretched = np.array([0.0, 0.4, 0.0, -0.08, 0.0, 0.48, 0.8])
     way = [bent + share * (stretched - bent) for share in np.linspace(0.0, 1.0, 60)]
@@ -252,7 +255,7 @@ def test_towards_a_stretched_elbow_the_arm_slows_down_and_stops_and_may_come_bac
 
 
 def test_towards_the_end_of_a_joint_the_arm_slows_down_and_may_come_back(arm):
-    approach = Approach(arm, ApproachLimits(joint_margin_rad=0.1), None, arm.lower, arm.upper)
+    approach = Approach(arm, ApproachLimits(joint_margin_rad=0.1), None, combine_limits(arm, {"acceleration": 10.0}))
     q = (arm.lower + arm.upper) / 2
     at = q.copy()
     at[3] = arm.upper[3] - 0.05
@@ -272,7 +275,7 @@ def test_a_slowed_step_ends_no_faster_than_its_share(room, v, goal_v):
         JOINTS,
         "panda_tcp",
     )
-    approach = Approach(arm, ApproachLimits(joint_margin_rad=0.1), None, arm.lower, arm.upper)
+    approach = Approach(arm, ApproachLimits(joint_margin_rad=0.1), None, combine_limits(arm, {"acceleration": 10.0}))
     q = (arm.lower + arm.upper) / 2
     q[0] = arm.upper[0] - room - 0.01
     goal, speed, end = q.copy(), np.zeros(7), np.zeros(7)
@@ -280,8 +283,62 @@ def test_a_slowed_step_ends_no_faster_than_its_share(room, v, goal_v):
     speed[0], end[0] = v, goal_v
     share = approach.slowed(q, goal).factor
     position, velocity = approach.scaled(q, speed, goal, end, 0.05)
-    np.testing.assert_allclose(velocity, share * end)
+    allowed = np.clip(share * end, speed - 0.5, speed + 0.5)  # 10 rad/s^2 for 50 ms
+    np.testing.assert_allclose(velocity, allowed if share < 1.0 else end)
     if share == 1.0:
         np.testing.assert_array_equal(position, goal)
-    if share == 0.0:  # even braking over the period
-        np.testing.assert_allclose(position, q + 0.025 * speed)
+    elif not np.array_equal(allowed, share * end):  # even braking over the period
+        np.testing.assert_allclose(position, q + 0.025 * (speed + allowed))
+
+
+# With the guard, and in the node
+
+
+def test_an_arm_that_is_led_into_the_floor_comes_to_rest_before_it_and_is_hardly_ever_refused(panda):
+    urdf, _ = panda
+    arm = Kinematics(urdf, JOINTS, "panda_link8")
+    body = Body(urdf, JOINTS, HOME, Surroundings(floor=0.15))
+    limits = combine_limits(arm, {"acceleration": 5.0})
+    guard = SafetyGuard(arm, limits, 0.05, "reject", True, [body])
+    guard.pace = Approach(arm, ApproachLimits(joint_margin_rad=0.1), body, limits)
+    lead, _ = guard.take_over(HOME, np.zeros(7), 0)
+    assert lead is not None
+    time_ns, wanted = round(lead.motion.times_s[-1] * 1e9) + 1, np.array([0.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0])
+    motion, refused, slowed = lead.motion, 0, 0
+    for _ in range(200):
+        q, v = guard.start(*motion.at(time_ns), time_ns)
+        end = np.clip(wanted, v - 0.2, v + 0.2)
+        decision = guard.check(q + 0.025 * (v + end), end, 0.0, time_ns)
+        motion, refused = decision.motion, refused + decision.rejected
+        slowed += guard.pace.last.why == "body"
+        for ahead_s in np.linspace(0.0, motion.times_s[-1], 12):
+            assert body.allows(motion.at(motion.start_ns + round(ahead_s * 1e9))[0][None])
+        time_ns += 50_000_000
+    q, v = motion.at(time_ns)
+    nearest = body.nearest(q)
+    assert np.abs(v).max() < 1e-2 and nearest is not None and nearest.names[1] == "floor"
+    assert CLEARANCE <= nearest.distance_m < CLEARANCE + 0.03
+    assert slowed > 10 and refused <= 5
+
+
+REAL_BODY = {"body__check": True, "tip_frame": "panda_link8", "gripper__open": 0.05}
+
+
+def test_the_node_refuses_a_home_in_the_floor_and_tells_how_near_the_arm_is(panda):
+    folder = panda[1] / "panda_description" / "urdf" / "panda_arm.urdf"
+    robot_file = {**REAL, **REAL_BODY, "robot_description": str(folder)}
+    with policy_node(**robot_file, body__floor=[0.5]) as (robot, _):
+        assert not robot.change("configure")
+        assert robot.until(lambda: "from floor, nearer than body.clearance 0.02 m" in robot.log_text())
+    with policy_node(**robot_file, body__floor=[-0.1], approach__joint_margin=0.1) as (robot, _):
+        arm = Arm(robot)
+        robot.bring_up()
+        assert "The arm's body is watched: " in robot.log_text()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert arm.moves(), robot.sentence()
+            assert robot.until(lambda: "distance_m" in robot.values("body")), robot.log_text()
+            values = robot.values("body")
+            assert 0.0 < float(values["distance_m"]) < 1.0 and " - " in values["nearest"]
+            assert 0.0 <= float(values["speed_factor"]) <= 1.0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from rclpy.node import Node
 
 from policies.types import Policy, VegaError
-from vega3d_ros.control.body.body import Body, Surroundings
 from vega3d_ros.control.control_loop import guarded_loop
 from vega3d_ros.control.frame_buffer import FrameBuffer
 from vega3d_ros.control.guard.belief import Belief
@@ -42,28 +41,6 @@ def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
     return load_policy(parameters.policy, parameters.device, parameters.threads)
 
 
-def open_body(parameters: node_parameters.NodeParameters, urdf_xml: str) -> Body | None:
-    """The arm's body as the robot's file asks for it, None where it does not.  Raises VegaError."""
-    wanted = parameters.body
-    if not wanted.check:
-        return None
-    boxes = wanted.boxes.reshape(-1, 2, 3)
-    surroundings = Surroundings(
-        floor=float(wanted.floor[0]) if wanted.floor.size else None,
-        cell=(wanted.cell_lower, wanted.cell_upper) if wanted.cell_lower.size else None,
-        boxes=tuple((low, high) for low, high in boxes),
-    )
-    return Body(
-        urdf_xml,
-        parameters.joint_names,
-        parameters.home,
-        surroundings,
-        wanted.clearance,
-        wanted.slow_distance,
-        wanted.ignore,
-    )
-
-
 def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
     """Put everything around the policy.  Raises VegaError."""
     spec = policy.spec
@@ -78,9 +55,15 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         )
     # What is not one point in answer to one joint state carries its path to rest with it.
     committed = parameters.committed or parameters.command_interface != "joint_trajectory"
+    body = parameters.body.body(urdf_xml, parameters.joint_names, parameters.home)
+    zones = [] if body is None else [body]
     loop, guard = guarded_loop(
-        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, committed
+        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, committed, zones
     )
+    guard.pace = parameters.body.pace(kinematics, guard.limits, body)
+    if body is not None:
+        left_out = f"; not {', '.join(body.unwatched)}, which touch anyway" if body.unwatched else ""
+        node.get_logger().info(f"The arm's body is watched: {body.pairs} pairs{left_out}.")
     check_arm(
         kinematics,
         guard.limits,

@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.chunk_scheduler import MergeMode
+from vega3d_ros.parameters.body_settings import BodySettings
 from vega3d_ros.parameters.table import CAMERA_ROWS, QOS_OVERRIDES, ROWS, SAFETY, Row
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
@@ -29,23 +30,6 @@ class CameraParameters:
     width: int
     height: int
     max_identical: int
-
-
-@dataclass(frozen=True)
-class BodyParameters:
-    """What the arm keeps away from, and how; m and rad.  Made into control/body by node_setup."""
-
-    check: bool
-    floor: FloatArray
-    cell_lower: FloatArray
-    cell_upper: FloatArray
-    boxes: FloatArray
-    ignore: tuple[str, ...]
-    clearance: float
-    slow_distance: float
-    condition_slow: float
-    condition_stop: float
-    joint_margin: float
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class NodeParameters:
     committed: bool
     forward_rate_hz: float
     forward_jerk: FloatArray
-    body: BodyParameters
+    body: BodySettings
     safety_mode: str
     safety: dict[str, object]
 
@@ -156,7 +140,7 @@ def read(node: Node) -> NodeParameters:
         committed=get("committed"),
         forward_rate_hz=get("forward_position.rate_hz"),
         forward_jerk=_array(get("forward_position.jerk")),
-        body=_read_body(get),
+        body=BodySettings.read(get),
         safety_mode=get("safety.mode"),
         safety={name: list(get(f"safety.{name}")) for name in _safety_names() if get(f"safety.{name}") is not None},
     )
@@ -175,22 +159,6 @@ def read(node: Node) -> NodeParameters:
     if not parameters.controller:
         raise VegaError("Parameter controller is empty: name the joint trajectory controller of the arm.")
     return parameters
-
-
-def _read_body(get: Any) -> BodyParameters:
-    return BodyParameters(
-        check=get("body.check"),
-        floor=_array(get("body.floor")),
-        cell_lower=_array(get("body.cell_lower")),
-        cell_upper=_array(get("body.cell_upper")),
-        boxes=_array(get("body.boxes")),
-        ignore=tuple(get("body.ignore") or ()),
-        clearance=get("body.clearance"),
-        slow_distance=get("body.slow_distance"),
-        condition_slow=get("approach.condition_slow"),
-        condition_stop=get("approach.condition_stop"),
-        joint_margin=get("approach.joint_margin"),
-    )
 
 
 def _check(get: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from policies.types import FloatArray
 from vega3d_ros.control.body.body import Body
+from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.kinematics import Kinematics
 
 
@@ -33,13 +34,11 @@ class Slowed:
 
 
 class Approach:
-    """How fast a step may be taken.  body: None watches no distances.  lower, upper (n,) rad: the limits of the arm."""
+    """How fast a step may be taken.  body: None watches no distances.  bounds: the limits of the arm."""
 
-    def __init__(
-        self, arm: Kinematics, limits: ApproachLimits, body: Body | None, lower: FloatArray, upper: FloatArray
-    ) -> None:
+    def __init__(self, arm: Kinematics, limits: ApproachLimits, body: Body | None, bounds: GuardLimits) -> None:
         self.body, self.limits = body, limits
-        self._arm, self._lower, self._upper = arm, lower, upper
+        self._arm, self._lower, self._upper, self._acceleration = arm, bounds.lower, bounds.upper, bounds.acceleration
         self.last = Slowed(1.0, "")
         self.condition = 0.0
 
@@ -58,14 +57,19 @@ class Approach:
     ) -> tuple[FloatArray, FloatArray]:
         """The step that is taken instead: from q (n,) rad, v (n,) rad/s towards goal, goal_v at the end of the period.
 
-        Untouched where nothing slows it.  Otherwise the speed at the end is the factor's share, reached evenly.
+        Untouched where nothing slows it.  Otherwise the speed at the end is the factor's share, or as near to it as the
+        accelerations allow; of how the step departs from even acceleration its share is kept.
         """
         share = self.slowed(q, goal).factor
         if share >= 1.0:
             return goal, goal_v
-        velocity = share * goal_v
+        change = self._acceleration * period_s
+        wanted = share * goal_v
+        velocity = np.clip(wanted, v - change, v + change)
         evenly = q + 0.5 * period_s * (v + velocity)
-        return share * goal + (1.0 - share) * evenly, velocity
+        if not np.array_equal(velocity, wanted):
+            return evenly, velocity
+        return evenly + share * (goal - q - 0.5 * period_s * (v + goal_v)), velocity
 
     def _towards_singularity(self, q: FloatArray, goal: FloatArray) -> float:
         slow, stop = self.limits.condition_slow, self.limits.condition_stop
