@@ -4,6 +4,7 @@ Prints rows `name value threshold ok|FAIL` and exits with 1 if one fails; rows w
 `--rows` chooses among:
 
     guard     random and adversarial commands through the safety guard: paths that leave a limit, judged as polynomials
+    cost      guard, braking path and body of a command against the control law's own time
     inputs    fuzzed ROS messages to a live node: crashes, and commands that malformed input caused
     latency   libero_object with a policy that answers late, against lockstep on the same trials
     seams     the jump in joint velocity where a chunk takes over, `latest` against `align`, in those same runs
@@ -21,10 +22,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.rows import Rows
 from policies.files.command_line import command_parser
 from policies.types import VegaError
 
+COST_RATIO = 1.0
 REST_MS = 200.0
 POINTS = 10.0
 SEAM_RATIO = 3.0
@@ -43,6 +47,16 @@ def guard(rows: Rows, options: argparse.Namespace) -> None:
     if judged.worst is not None:
         rows.information("most_of_the_velocity_limit_that_a_path_used", judged.worst.velocity)
         rows.information("most_of_the_acceleration_limit_that_a_path_used", judged.worst.acceleration)
+
+
+def cost(rows: Rows, options: argparse.Namespace) -> None:
+    from benchmarks.arm.cost import measure
+
+    seen = measure(options.commands)
+    for name, times in (("law", seen.law), ("guard_and_body", seen.guard)):
+        rows.information(f"{name}_us_p50", float(np.percentile(times, 50.0)))
+    rows.information("pairs_of_the_body", seen.pairs)
+    rows.at_most(f"guard_and_body_over_law_p99_of_{len(seen.law)}", seen.share(99.0), COST_RATIO)
 
 
 def inputs(rows: Rows, options: argparse.Namespace) -> None:
@@ -119,6 +133,7 @@ def memory(rows: Rows, options: argparse.Namespace) -> None:
 
 MEASURES: dict[str, Callable[[Rows, argparse.Namespace], None]] = {
     "guard": guard,
+    "cost": cost,
     "inputs": inputs,
     "latency": latency,
     "seams": latency,
@@ -133,6 +148,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=MEASURES, default=list(MEASURES), help="which (default: all)")
     parser.add_argument("--policy", default="vega-nano", help="of latency, seams, period and memory")
     parser.add_argument("--actions", type=int, default=1_000_000, help="guard: commands")
+    parser.add_argument("--commands", type=int, default=20_000, help="cost: commands")
     parser.add_argument("--messages", type=int, default=100_000, help="inputs: messages")
     parser.add_argument("--trials", type=int, default=3, help="latency and seams: of each of the ten tasks")
     parser.add_argument("--repetitions", type=int, default=20, help="faults: of each")
@@ -144,7 +160,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory-minutes", type=float, default=60.0, help="memory: for so long, minutes")
     parser.add_argument("--output", type=Path, default=Path("outputs/control"), help="folder of the memory's curve")
     options = parser.parse_args(argv)
-    for name in ("actions", "messages", "trials", "repetitions", "period_minutes", "memory_minutes"):
+    for name in ("actions", "commands", "messages", "trials", "repetitions", "period_minutes", "memory_minutes"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
     return options

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tiny_policy import TinyPolicy
 
-from benchmarks.arm import fuzz, guard
+from benchmarks.arm import cost, fuzz, guard
 from benchmarks.arm.realtime import LateWorker
 from benchmarks.arm.running import Running
 from policies.types import Observation, RobotState
+from vega3d_ros.control.body.body import Body
 from vega3d_ros.control.chunk_scheduler import ChunkScheduler
 from vega3d_ros.control.guard.safety_guard import SafetyGuard
 
@@ -25,6 +26,16 @@ def test_a_guard_that_overlooks_a_rule_is_found(monkeypatch: pytest.MonkeyPatch)
         )
         judged = guard.judged_commands(1600)
         assert (judged.out_of_box if rule == "workspace" else judged.outside) > 0, rule
+
+
+def test_the_cost_is_that_of_a_guard_that_looks_at_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_PACKAGE_PATH", "")  # measure() sets it
+    looked: list[int] = []
+    honest = Body.allows
+    monkeypatch.setattr(Body, "allows", lambda body, q: looked.append(len(q)) or honest(body, q))
+    seen = cost.measure(50)
+    assert len(seen.law) == len(seen.guard) == 50 and seen.pairs > 20 and seen.refused <= 5
+    assert len(looked) >= 100 and min(looked[1:]) > 4 and seen.share(50.0) > 0.0
 
 
 def test_a_message_that_is_not_malformed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,7 @@ def test_an_answer_is_the_same_again_and_after_another_question(reasoner: Spatia
     assert reasoner.ask(seen[:1], "w5 w6 w7 ?") != first
 
 
-def test_frames_that_were_read_are_not_read_again(
-    reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_that_were_read_are_not_read_again(reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     run = reasoner._run
     monkeypatch.setattr(reasoner, "_run", lambda *args: (lengths.append(args[0].shape[1]), run(*args))[1])

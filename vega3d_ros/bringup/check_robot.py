@@ -29,8 +29,9 @@ from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
-from policies.types import ActionSpace, PolicySpec, VegaError  # noqa: E402
+from policies.types import ActionSpace, FloatArray, PolicySpec, VegaError  # noqa: E402
 from vega3d_ros.bringup.bringup import Argument, command_words, parse_arguments, robot_file  # noqa: E402
+from vega3d_ros.control.body.body import Body  # noqa: E402
 from vega3d_ros.control.guard.limits import combine_limits  # noqa: E402
 from vega3d_ros.control.kinematics import Kinematics  # noqa: E402
 from vega3d_ros.control.stamps import StampWatch  # noqa: E402
@@ -191,10 +192,12 @@ class RobotCheck:
                 parameters.gripper_command_joint,
                 (parameters.gripper_open, parameters.gripper_closed),
             )
+            body = parameters.body.body(text, parameters.joint_names, parameters.home)
         except VegaError as error:
             self._say(False, "robot description and limits", str(error))
             return
         self._say(True, "robot description and limits", f"{kinematics.n} joints up to {parameters.tip_frame}.")
+        self._body(body, None if sample is None else sample.positions)
         if sample is None:
             return
         outside = [
@@ -211,6 +214,16 @@ class RobotCheck:
         inside = low is None or high is None or bool(np.all(tool >= low) and np.all(tool <= high))
         where = f"The tool is at {np.round(tool, 3).tolist()} m in the base frame"
         self._say(inside, "tool in its box", f"{where}{'.' if inside else ': move it, or correct safety.workspace_*.'}")
+
+    def _body(self, body: Body | None, positions: FloatArray | None) -> None:
+        if body is None:
+            return
+        left_out = f"; not watched, as they touch anyway: {', '.join(body.unwatched)}" if body.unwatched else ""
+        nearest = None if positions is None else body.nearest(positions)
+        good = positions is None or body.allows(positions[None])
+        where = "" if nearest is None else f" {' and '.join(nearest.names)} are {nearest.distance_m:.3f} m apart"
+        remedy = "." if good else ": move the arm, or correct body in the robot's file."
+        self._say(good, "body", f"{body.pairs} pairs are watched{left_out}.{where}{remedy if where else ''}")
 
     def _controller(self) -> None:
         parameters = self._parameters

@@ -7,7 +7,7 @@ NumPy only; no ROS, no torch.  Used from one thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from vega3d_ros.control.chunk_scheduler import LockstepQueue
 from vega3d_ros.control.control_law import ImpedanceLaw
 from vega3d_ros.control.guard.limits import combine_limits
 from vega3d_ros.control.guard.motion import Motion
-from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard, Zone
 from vega3d_ros.control.kinematics import Kinematics
 
 
@@ -211,14 +211,16 @@ def guarded_loop(
     safety: Mapping[str, Any],
     mode: str,
     committed: bool,
+    zones: Sequence[Zone] = (),
 ) -> tuple[ControlLoop, SafetyGuard]:
     """The loop with the guard that a robot's YAML asks for: `safety` without its mode, see `combine_limits`.
 
-    committed: every command carries its braking with it.  Raises VegaError on limits that are missing or make no sense.
+    committed: every command carries its braking with it.  zones: what the arm must not leave either.
+    Raises VegaError on limits that are missing or make no sense.
     """
     limits = combine_limits(kinematics, safety)
     period_s = 1.0 / policy.spec.action_space.rate_hz
-    guard = SafetyGuard(kinematics, limits, period_s, mode, committed)  # type: ignore[arg-type]
+    guard = SafetyGuard(kinematics, limits, period_s, mode, committed, zones)  # type: ignore[arg-type]
     return ControlLoop(policy, kinematics, home, guard), guard
 
 

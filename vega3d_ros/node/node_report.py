@@ -12,6 +12,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
+from vega3d_ros.control.body.approach import Approach
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.ros.diagnostics import Latencies, Level, Status, counts, diagnostic_array
@@ -81,9 +82,28 @@ def report(
             details |= inputs.watches[name].values()
         details |= {why: n for (camera, why), n in sorted(inputs.buffer.drops.items()) if camera == name}
         statuses.append(Status(name, Level.ERROR if stream.problem else Level.OK, stream.problem or "ok", details))
+    statuses += _body(runner, inputs)
     statuses.append(Status("latency", Level.OK, "milliseconds per stage", condition.latencies.values()))
     statuses += [Status(f"qos {topic}", Level.ERROR, text) for topic, text in condition.qos_problems.items()]
     return level, sentence, statuses
+
+
+def _body(runner: Lockstep | Realtime, inputs: Inputs) -> list[Status]:
+    """How near the arm is to trouble, and what slows it; nothing where that is not watched."""
+    pace = None if runner.loop.guard is None else runner.loop.guard.pace
+    if not isinstance(pace, Approach):
+        return []
+    slowed = pace.last
+    values: dict[str, object] = {"speed_factor": f"{slowed.factor:.2f}", "slowed_by": slowed.why}
+    if pace.limits.condition_stop:
+        values["condition_number"] = f"{pace.condition:.1f}"
+    nearest = None if pace.body is None or inputs.sample is None else pace.body.nearest(inputs.sample.positions)
+    if nearest is not None:
+        values |= {"distance_m": f"{nearest.distance_m:.3f}", "nearest": " - ".join(nearest.names)}
+    if slowed.factor >= 1.0:
+        return [Status("body", Level.OK, "Nothing slows the arm.", values)]
+    where = f" ({values['nearest']}, {values['distance_m']} m)" if slowed.why == "body" and nearest else ""
+    return [Status("body", Level.WARN, f"Slowed to {slowed.factor:.0%} by {slowed.why}{where}.", values)]
 
 
 def _judge(

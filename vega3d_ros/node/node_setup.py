@@ -55,9 +55,15 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         )
     # What is not one point in answer to one joint state carries its path to rest with it.
     committed = parameters.committed or parameters.command_interface != "joint_trajectory"
+    body = parameters.body.body(urdf_xml, parameters.joint_names, parameters.home)
+    zones = [] if body is None else [body]
     loop, guard = guarded_loop(
-        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, committed
+        policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, committed, zones
     )
+    guard.pace = parameters.body.pace(kinematics, guard.limits, body)
+    if body is not None:
+        left_out = f"; not {', '.join(body.unwatched)}, which touch anyway" if body.unwatched else ""
+        node.get_logger().info(f"The arm's body is watched: {body.pairs} pairs{left_out}.")
     check_arm(
         kinematics,
         guard.limits,

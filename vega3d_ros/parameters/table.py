@@ -183,7 +183,21 @@ _REAL_ARM = (
     Row("forward_position.rate_hz", "number", 100.0, "forward_position: rate of the commands, Hz.", 20.0, 1000.0),
     Row("forward_position.jerk", "numbers", None, "forward_position: jerk limits, rad/s^3.", 0.0, 1e5, above=True),
 )
-ROWS = (*_POLICY, *_ARM, *_REAL_ARM, *SAFETY)
+# The arm's whole body, and where it slows down (control/body/).
+BODY = (
+    Row("body.check", "flag", False, "Watch the distances of the arm's links, by the URDF's collision geometry."),
+    Row("body.floor", "numbers", None, "Height below which no link may be, root link's frame, m.", -10.0, 10.0, "m"),
+    Row("body.cell_lower", "numbers", None, "Lower corner of a room that no link may leave, m.", -10.0, 10.0, "m"),
+    Row("body.cell_upper", "numbers", None, "Upper corner of a room that no link may leave, m.", -10.0, 10.0, "m"),
+    Row("body.boxes", "numbers", None, "Obstacles: for each its lower and its upper corner, m.", -10.0, 10.0, "m"),
+    Row("body.ignore", "texts", None, "Pairs of links that may touch, link:link."),
+    Row("body.clearance", "number", 0.02, "No link may come nearer to what stands around, m.", 0.001, 1.0, "m"),
+    Row("body.slow_distance", "number", 0.1, "Nearer than this, the arm slows down, m.", 0.002, 2.0, "m"),
+    Row("approach.condition_slow", "number", 0.0, "Condition number from which the arm slows down.", 0.0, 1e4),
+    Row("approach.condition_stop", "number", 0.0, "Condition number at which it stops; 0: never.", 0.0, 1e4),
+    Row("approach.joint_margin", "number", 0.0, "Nearer to a joint's limit it slows down, rad.", 0.0, 1.0, "rad"),
+)
+ROWS = (*_POLICY, *_ARM, *_REAL_ARM, *SAFETY, *BODY)
 # cameras.<camera>.<name>
 CAMERA_ROWS = (
     Row("topic", "text", "{camera}/image_raw", "Image topic of camera '{camera}'."),

@@ -29,6 +29,11 @@ _ONE = (
     "safety.min_interval_s",
     "safety.max_rejections",
 )
+_PAIRS = (
+    ("safety.lower", "safety.upper"),
+    ("safety.workspace_lower", "safety.workspace_upper"),
+    ("body.cell_lower", "body.cell_upper"),
+)
 
 
 def clean_value(row: Row, name: str, value: Any) -> Any:
@@ -74,11 +79,12 @@ def check_together(values: Mapping[str, Any]) -> None:
         _check_counts(values, list(joints))
     for name, size in (
         ("base_position", 3), ("base_quaternion", 4), ("safety.workspace_lower", 3), ("safety.workspace_upper", 3),
+        ("body.floor", 1), ("body.cell_lower", 3), ("body.cell_upper", 3),
         *((name, 1) for name in _ONE),
     ):  # fmt: skip
         if values.get(name) is not None and len(values[name]) != size:
             raise VegaError(f"'{name}' has {len(values[name])} numbers: give {size}")
-    for low, high in (("safety.lower", "safety.upper"), ("safety.workspace_lower", "safety.workspace_upper")):
+    for low, high in _PAIRS:
         if values.get(low) is not None and values.get(high) is not None:
             lower, upper = np.broadcast_arrays(values[low], values[high])
             if np.any(lower >= upper):
@@ -87,6 +93,7 @@ def check_together(values: Mapping[str, Any]) -> None:
     if quaternion is not None and abs(np.linalg.norm(quaternion) - 1.0) > 1e-3:
         raise VegaError("'base_quaternion' is not a unit quaternion xyzw: correct it")
     _check_gripper(values)
+    _check_body(values)
     _check_home(values)
 
 
@@ -119,6 +126,26 @@ def _check_gripper(values: Mapping[str, Any]) -> None:
             f"'gripper.open' is {opened:g} and 'gripper.closed' is {closed:g}, which is no way of a finger in m, rad "
             "or per cent: give both in the unit in which joint_states has them"
         )
+
+
+def _check_body(values: Mapping[str, Any]) -> None:
+    boxes = values.get("body.boxes")
+    if boxes is not None:
+        if len(boxes) % 6:
+            raise VegaError(f"'body.boxes' has {len(boxes)} numbers: give six for each box, its lower and upper corner")
+        for number, (low, high) in enumerate(np.reshape(boxes, (-1, 2, 3)), 1):
+            if np.any(low >= high):
+                raise VegaError(f"'body.boxes' has box {number} with a lower corner that is not below its upper one")
+    cell = [values.get(f"body.cell_{end}") is None for end in ("lower", "upper")]
+    if cell[0] != cell[1]:
+        raise VegaError("'body.cell_lower' and 'body.cell_upper' belong together: give both")
+    for low, high in (
+        ("body.clearance", "body.slow_distance"),
+        ("approach.condition_slow", "approach.condition_stop"),
+    ):
+        near, far = values.get(low), values.get(high)
+        if near and far is not None and near >= far:
+            raise VegaError(f"'{low}' is {near:g} and '{high}' is {far:g}: make the second larger")
 
 
 def _check_home(values: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.chunk_scheduler import MergeMode
+from vega3d_ros.parameters.body_settings import BodySettings
 from vega3d_ros.parameters.table import CAMERA_ROWS, QOS_OVERRIDES, ROWS, SAFETY, Row
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
@@ -73,6 +74,7 @@ class NodeParameters:
     committed: bool
     forward_rate_hz: float
     forward_jerk: FloatArray
+    body: BodySettings
     safety_mode: str
     safety: dict[str, object]
 
@@ -138,6 +140,7 @@ def read(node: Node) -> NodeParameters:
         committed=get("committed"),
         forward_rate_hz=get("forward_position.rate_hz"),
         forward_jerk=_array(get("forward_position.jerk")),
+        body=BodySettings.read(get),
         safety_mode=get("safety.mode"),
         safety={name: list(get(f"safety.{name}")) for name in _safety_names() if get(f"safety.{name}") is not None},
     )

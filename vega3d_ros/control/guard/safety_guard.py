@@ -62,6 +62,17 @@ class Zone(Protocol):
     def allows(self, configurations: FloatArray) -> bool: ...
 
 
+class Pace(Protocol):
+    """Slows steps down before they lead into trouble.
+
+    scaled: the step that is taken instead of that from q, v to goal, goal_v (n,) within period_s.
+    """
+
+    def scaled(
+        self, q: FloatArray, v: FloatArray, goal: FloatArray, goal_v: FloatArray, period_s: float
+    ) -> tuple[FloatArray, FloatArray]: ...
+
+
 class Workspace:
     """The tool stays in a box: lower, upper (3,) m in the base frame."""
 
@@ -85,7 +96,8 @@ class SafetyGuard:
     be carried out.  mode: `reject` refuses a command that breaks a rule; `clamp` moves it to the nearest that breaks
     none, and refuses it where there is none.  committed: a command carries its braking with it; else it is one point,
     for a simulated driver that begins each point at the state it has (the measured one), and counts as braking over a
-    whole period at least.  zones: beside the box of the limits.  counts: interventions per rule since the start.
+    whole period at least.  zones: beside the box of the limits.  pace: slows commands down before they are judged, None
+    for none; may be set later.  counts: interventions per rule since the start.
 
     Of each command: `take_over` (until it says nothing more), `start`, `check`, with one time_ns for all three.
     """
@@ -110,6 +122,7 @@ class SafetyGuard:
         self.checked = self.rejected_in_a_row = 0
         self._arm, self._period, self._given = arm, period_s, tuple(zones)
         self._period_ns = round(1e9 * period_s)
+        self.pace: Pace | None = None
         self._zones: list[Zone] = list(zones)
         if limits.workspace_lower is not None and limits.workspace_upper is not None:
             self._zones.append(Workspace(arm, limits.workspace_lower, limits.workspace_upper))
@@ -214,6 +227,8 @@ class SafetyGuard:
         if self._last_ns is not None and (time_ns - self._last_ns) * 1e-9 < self.limits.min_interval_s - EPSILON:
             return self._refuse(("rate",), time_ns)
         with np.errstate(over="ignore", invalid="ignore"):  # infinite is also too far
+            if self.pace is not None:
+                position, velocity = self.pace.scaled(*self._from, position, velocity, self._period)
             broken = self._broken(position, velocity)
             if broken:
                 clamped = self._clamp(position, velocity) if self.mode == "clamp" else None
