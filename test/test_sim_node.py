@@ -228,7 +228,7 @@ def test_realtime_holds_the_last_command_and_ends_at_the_step_limit(robot):
     robot.start(**{**DEFAULTS, "trial": 3, "clock_mode": "realtime", "camera_every": 10})
     joints = robot.next_joints(3)
     np.testing.assert_array_equal(joints.position[:7], np.full(7, 0.1 * 3))
-    robot.answer(joints, np.full(7, 0.5), velocities=np.ones(7))
+    robot.commands.publish(trajectory_message(0, NAMES, [*np.full(7, 0.5), CLOSED], [0.0] * 8, 0.05))
     robot.wait(robot.over)
     report = robot.report()
     assert report["steps"] == 30 and not report["success"] and report["error"] == ""

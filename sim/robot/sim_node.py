@@ -38,6 +38,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
 from sim.robot import sim_parameters
+from sim.robot.trajectory import TrajectoryController
 from sim.worlds.episode import DigestedEnvironment, Episode
 from sim.worlds.joint_target import JointTarget, joint_target
 from sim.worlds.libero_env import CAMERAS, FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
@@ -80,6 +81,7 @@ class SimNode(Node):
         self._ignored: Counter[str] = Counter()
         self._overruns = self._resent = 0
         self._lockstep, self._camera_every, self._command_deadline_s = True, 1, 0.0
+        self._controller = TrajectoryController(JOINT_NAMES, (GRIPPER_JOINT,))
         sim_parameters.declare(self)
 
         self._cameras = {
@@ -137,6 +139,12 @@ class SimNode(Node):
         self._lockstep = self.get_parameter("clock_mode").value == "lockstep"
         self._camera_every = int(self.get_parameter("camera_every").value)
         self._command_deadline_s = float(self.get_parameter("command_deadline_s").value)
+        self._controller = TrajectoryController(
+            JOINT_NAMES,
+            (GRIPPER_JOINT,),
+            bool(self.get_parameter("allow_partial_joints_goal").value),
+            bool(self.get_parameter("allow_nonzero_velocity_at_trajectory_end").value),
+        )
         try:
             environment = self._environment_of(suite, task)
             environment.reset(trial)
@@ -150,6 +158,7 @@ class SimNode(Node):
         self._tick += TICKS_BETWEEN_EPISODES
         self._first_tick = self._tick
         self._target = JointTarget(0, hold.joint_positions, np.zeros_like(hold.joint_positions), 0.0)
+        self._controller.hold(np.append(hold.joint_positions, hold.gripper_positions[0]))
         self._episode = Episode(environment)
         self._phase = READY
         self._clock_topic.publish(Clock(clock=time_message(self.stamp_ns)))
@@ -194,28 +203,37 @@ class SimNode(Node):
     # Commands
 
     def _on_command(self, message: JointTrajectory) -> None:
-        try:
-            target = joint_target(message, JOINT_NAMES, GRIPPER_JOINT, GRIPPER_MIDDLE_M)
-        except VegaError as error:
-            self._ignore("malformed", str(error))
-            return
         if self._phase != RUNNING:
             self._ignore("no_episode", "A command came while no episode runs: call ~/reset and ~/run first.")
-        elif self._lockstep and target.stamp_ns != self.stamp_ns:
+            return
+        try:
+            if self._lockstep:
+                self._answer(joint_target(message, JOINT_NAMES, GRIPPER_JOINT, GRIPPER_MIDDLE_M))
+            else:
+                self._follow(message)
+        except VegaError as error:
+            self._ignore("malformed", str(error))
+
+    def _answer(self, target: JointTarget) -> None:
+        """lockstep: one point answers one joint state."""
+        assert self._target is not None
+        if target.stamp_ns != self.stamp_ns:
             self._ignore(
                 "wrong_stamp",
                 f"A command answers stamp {target.stamp_ns} ns, not {self.stamp_ns} ns: "
                 "copy the joint state's header.stamp.",
             )
-        elif not self._lockstep and not self._first_tick * PERIOD_NS <= target.stamp_ns <= self.stamp_ns:
-            sentence = f"A command's stamp, {target.stamp_ns} ns, is not of this episode: check /clock."
-            self._ignore("wrong_stamp", sentence)
-        elif self._lockstep and self._fresh:
+        elif self._fresh:
             self._ignore("second_answer", "Two commands answer one joint state: stop one of the two commanding nodes.")
-        elif self._target is not None and target.stamp_ns < self._target.stamp_ns:
-            self._ignore("out_of_order", "A command is older than the last one: send them in order.")
         else:
             self._target, self._fresh = target, True
+
+    def _follow(self, message: JointTrajectory) -> None:
+        """realtime: what a joint_trajectory_controller makes of it."""
+        assert self._environment is not None
+        state = self._environment.state()
+        positions = np.append(state.joint_positions, state.gripper_positions[0])
+        self._controller.accept(message, self.stamp_ns / 1e9, positions, np.append(state.joint_velocities, 0.0))
 
     def _ignore(self, reason: str, sentence: str) -> None:
         """Count a command that is not obeyed; the log says it once per reason and episode."""
@@ -275,10 +293,15 @@ class SimNode(Node):
     def _step(self) -> None:
         assert self._episode is not None and self._target is not None
         target = self._target
-        # Without a new command the last position is held, not passed through.
-        velocities = target.velocities if self._fresh else np.zeros_like(target.velocities)
-        self._fresh = False
-        over = self._episode.step(target.positions, velocities, target.gripper)
+        if self._lockstep:
+            self._fresh = False
+        else:
+            positions, velocities, named = self._controller.at((self.stamp_ns + PERIOD_NS) / 1e9)
+            gripper = 0.0
+            if named[-1]:
+                gripper = -1.0 if positions[-1] >= GRIPPER_MIDDLE_M else 1.0
+            target = JointTarget(self.stamp_ns, positions[:-1], velocities[:-1], gripper)
+        over = self._episode.step(target.positions, target.velocities, target.gripper)
         self._tick += 1
         self._observe(last=over)
         if over:

@@ -100,6 +100,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     }
     if clock_mode != "auto":
         policy["clock_mode"] = clock_mode
+    if simulated and clock_mode == "realtime":
+        policy["committed"] = True  # there it follows trajectories as a real arm's controller does
     if arguments["device"] != "auto":
         policy["device"] = arguments["device"]
     if arguments["threads"] != "auto":
