@@ -82,7 +82,7 @@ class TrajectoryController:
                 self._knots.append(knot)
 
     def at(self, now_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Positions (n,), velocities (n,) and which joints the trajectory names (n,); after its end, the end at rest."""
+        """Positions (n,), velocities (n,) and which joints the trajectory names (n,); at last the end, at rest."""
         for first, second in zip(self._knots, self._knots[1:], strict=False):
             if now_s < second.time_s:
                 return *_between(first, second, now_s), self._named

@@ -1,6 +1,6 @@
 """A simulated camera as a calibration would describe it: intrinsics, and where its optical frame is mounted.
 
-The optical frame is that of REP-103: x to the right, y down, z into the picture.  MuJoCo's own looks along -z with y up.
+The optical frame is that of REP-103: x to the right, y down, z into the picture.  MuJoCo's looks along -z with y up.
 The centre of the first pixel has the coordinates (0, 0), as in OpenCV and ROS.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pinocchio as pin
 
 from policies.types import FloatArray
 
@@ -38,6 +39,11 @@ class CameraModel:
         (u, v), f = self.centre, self.focal
         return np.array([[f, 0.0, u], [0.0, f, v], [0.0, 0.0, 1.0]])
 
+    @property
+    def quaternion(self) -> FloatArray:
+        """(4,) xyzw of `rotation`."""
+        return np.asarray(pin.Quaternion(self.rotation).coeffs())
+
     def project(self, point: FloatArray) -> FloatArray:
         """Pixel (2,) of a point (3,) m in the parent's frame."""
         pixel = self.matrix @ self.rotation.T @ (np.asarray(point, dtype=np.float64) - self.position)
@@ -53,18 +59,7 @@ def camera_model(model: Any, camera: str, width: int, height: int, links: dict[s
     body = model.body(int(model.cam_bodyid[index])).name
     focal = 0.5 * height / float(np.tan(0.5 * np.deg2rad(model.cam_fovy[index])))
     w, x, y, z = model.cam_quat[index]
-    return CameraModel(
-        width, height, focal, (0.5 * (width - 1), 0.5 * (height - 1)), links.get(body, "world"),
-        np.array(model.cam_pos[index], dtype=np.float64), _rotation(x, y, z, w) @ TO_OPTICAL,
-    )  # fmt: skip
-
-
-def _rotation(x: float, y: float, z: float, w: float) -> FloatArray:
-    """(3, 3) of a unit quaternion."""
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    rotation = np.asarray(pin.Quaternion(w, x, y, z).matrix()) @ TO_OPTICAL
+    centre = 0.5 * (width - 1), 0.5 * (height - 1)
+    position = np.array(model.cam_pos[index], dtype=np.float64)
+    return CameraModel(width, height, focal, centre, links.get(body, "world"), position, rotation)
