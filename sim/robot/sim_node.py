@@ -39,7 +39,7 @@ from sim.worlds.joint_target import JointTarget, joint_target
 from sim.worlds.libero_env import FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
 from vega3d_ros.ros.dds import apply_defaults
 from vega3d_ros.ros.node_help import answer_help
-from vega3d_ros.ros.node_process import SPIN_S, asked_to_end, end_ros, start_ros
+from vega3d_ros.ros.node_process import SPIN_S, asked_to_end, end_ros, may_end_at_once, start_ros
 
 COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
 GRIPPER_JOINT = FINGER_NAMES[0]
@@ -126,8 +126,9 @@ class SimNode(Node):
             bool(self.get_parameter("allow_nonzero_velocity_at_trajectory_end").value),
         )
         try:
-            environment = self._environment_of(suite, task)
-            environment.reset(trial)
+            with may_end_at_once():
+                environment = self._environment_of(suite, task)
+                environment.reset(trial)
             hold = environment.state()
         except VegaError:
             raise

@@ -83,6 +83,11 @@ def report(
     return level, sentence, statuses
 
 
+def is_waiting(condition: Condition, inputs: Inputs) -> bool:
+    """Whether nothing is wrong yet: since the start no command has left, and no input has brought anything bad."""
+    return not (condition.fault or condition.moving or any(stream.problem for stream in inputs.streams.values()))
+
+
 def _judge(
     condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs | None, now_ns: int
 ) -> tuple[Level, str]:
