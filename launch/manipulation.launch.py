@@ -15,6 +15,7 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from policies.types import VegaError
 from vega3d_ros.bringup.bringup import ARGUMENTS, NodeEntry, environment_of, node_table, strict_files
+from vega3d_ros.bringup.preflight import check_launch_words
 
 # Parameter files as they were understood; it goes with this process.
 FOLDER = tempfile.TemporaryDirectory(prefix="vega3d-")
@@ -33,6 +34,7 @@ def node_actions(entry: NodeEntry, folder: Path) -> list[LaunchDescriptionEntity
         name=entry.name,
         parameters=[*map(str, strict_files(entry, folder)), dict(entry.parameters)],
         remappings=list(entry.remappings),
+        arguments=list(entry.words),
         output="screen",
         emulate_tty=True,
     )
@@ -42,6 +44,7 @@ def node_actions(entry: NodeEntry, folder: Path) -> list[LaunchDescriptionEntity
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     arguments = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     try:
+        check_launch_words(context.argv, [argument.name for argument in ARGUMENTS])
         os.environ.update(environment_of(arguments))
         table = node_table(arguments)
     except VegaError as error:

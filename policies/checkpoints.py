@@ -84,6 +84,13 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
     return load_vega_policy(folder, device)
 
 
+def check_exists(name_or_path: str) -> None:
+    """Raise VegaError where there is no such policy; a hub id and a class are looked for by whoever loads them."""
+    is_class = ":" in name_or_path and not Path(name_or_path).exists()
+    if not is_class and not _on_hub(name_or_path):
+        find_checkpoint(name_or_path)
+
+
 def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
     """Raise VegaError if a checkpoint of this machine cannot be told one of these; nothing is loaded.
 

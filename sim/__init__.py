@@ -6,6 +6,10 @@ Imports `policies` and `vega3d_ros`; neither imports it.
 
 import logging
 
+from policies.interrupts import quiet_while_imported
+
+quiet_while_imported()
+
 
 def _is_news(record: logging.LogRecord) -> bool:
     """robosuite advises to make a private macro file whenever it is imported; nothing here needs one."""

@@ -25,6 +25,7 @@ from sim.worlds.libero_env import list_tasks, load_task
 RATE_HZ = 20.0
 HOLD_LAST_S = 0.5
 DIAGNOSTICS_S = 3.0
+WAITING_S = 5.0
 
 
 class Terminal:
@@ -34,14 +35,22 @@ class Terminal:
         self._write = write
         self._rewrites = sys.stdout.isatty() if rewrites is None else rewrites
         self._open = False
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
+        self._phase = ""
 
     def phase(self, text: str) -> None:
+        self._phase, self._told = text, time.monotonic()
         self._end_line()
         self._write(f"[{time.monotonic() - self._started:5.1f} s] {text}\n")
         sys.stdout.flush()
 
+    def waiting(self) -> None:
+        """Say every few seconds what takes so long; to be called again and again."""
+        if time.monotonic() - self._told >= WAITING_S:
+            self.phase(self._phase)
+
     def step(self, step: int, steps: int, latency_ms: float) -> None:
+        self._told = time.monotonic()
         text = f"          step {step:3d}/{steps}  observation to command {latency_ms:6.1f} ms"
         if self._rewrites:
             self._write(f"\r{text}")
@@ -91,6 +100,7 @@ def run_episode(
         if recorder.steps and recorder.steps != shown[0]:
             shown[0] = recorder.steps
             terminal.step(recorder.steps, int(episodes.report.get("max_steps", 0)), recorder.last_wire_ms)
+        terminal.waiting()
 
     shown = [0]
     episodes = RosEpisodes(

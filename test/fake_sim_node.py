@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.types import RobotState, VegaError
 from sim.robot.sim_node import main
+from sim.worlds.camera_model import CameraModel
 from sim.worlds.libero_env import JOINT_NAMES
 
 
@@ -44,6 +45,9 @@ class FakeEnvironment:
 
     def render(self, camera):
         return np.full((256, 256, 3), 8 * self.steps + self.cameras.index(camera), dtype=np.uint8)
+
+    def camera_model(self, camera):
+        return CameraModel(256, 256, 300.0, (127.5, 127.5), "world", np.array([0.0, 0.0, 1.0]), np.eye(3))
 
     def step_joints(self, positions, velocities, gripper):
         if positions[1] > 2.0:

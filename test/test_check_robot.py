@@ -8,11 +8,13 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from rclpy.node import Node
 from ros_harness import CAMERAS, COMMANDS, HOME, ROOT, FakeRobot, Pace, image_of, node_environment, now_ns
 from trajectory_msgs.msg import JointTrajectory
 
 from sim.robot.ros_client import unused_domain
 from vega3d_ros.bringup import check_robot
+from vega3d_ros.bringup.controller_check import judge
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.inference.process import ChildProcess
 
@@ -103,3 +105,30 @@ def test_each_thing_that_is_wrong_is_named(robot, tmp_path):
         "1 other commander(s)",
     ):
         assert words in text, text
+
+
+def test_the_controllers_own_parameters_are_read_and_what_to_set_is_said(robot, tmp_path):
+    context = robot.node.context
+    controller = Node("panda_arm_controller", context=context)
+    controller.declare_parameter("interpolate_from_desired_state", False)
+    controller.declare_parameter("allow_nonzero_velocity_at_trajectory_end", False)
+    controller.declare_parameter("command_interfaces", ["position"])
+    robot.client._executor.add_node(controller)
+    try:
+        status, text = check(robot, patient(tmp_path, committed=True))
+    finally:
+        robot.client._executor.remove_node(controller)
+        controller.destroy_node()
+    assert status == 1, text
+    assert "FIX   controller panda_arm_controller, interpolate_from_desired_state: Set it to true" in text
+    assert "pass  controller panda_arm_controller, allow_nonzero_velocity_at_trajectory_end: No trajectory ends" in text
+    assert "pass  controller panda_arm_controller, command_interfaces: They are ['position']." in text
+    assert "state_interfaces" not in text
+
+
+def test_trajectories_that_end_in_motion_need_a_controller_that_takes_them():
+    asked = {"allow_nonzero_velocity_at_trajectory_end": False, "state_interfaces": ["position"]}
+    assert [(good, name) for good, name, _ in judge(asked, committed=False)] == [
+        (False, "allow_nonzero_velocity_at_trajectory_end"),
+        (False, "state_interfaces"),
+    ]

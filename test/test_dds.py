@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from benchmarks.ros_transport import images_between_processes
-from vega3d_ros.ros.dds import DISCOVERY_S, apply_defaults
+from vega3d_ros.ros.dds import DISCOVERY_S, apply_defaults, check_middleware
 
 NAMESPACE = {"d": "http://www.eprosima.com"}
 
@@ -62,3 +65,23 @@ def test_large_best_effort_images_arrive_between_processes():
     counts = images_between_processes(rate_hz=10, seconds=3)
     assert counts["sent"] >= 60
     assert counts["received"] >= 0.95 * counts["sent"], counts
+
+
+@pytest.mark.parametrize(
+    "module",
+    [f"vega3d_ros.{name}" for name in ("node.policy_node", "bringup.check_robot", "bringup.bringup")]
+    + ["sim.robot.sim_node"],
+)
+def test_a_middleware_that_is_not_installed_is_one_sentence_instead_of_status_102(module):
+    environment = {**os.environ, "RMW_IMPLEMENTATION": "rmw_nobodys_cpp"}
+    environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
+    command = [sys.executable, "-m", module, "robot:=libero"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    said = run.stderr.strip().splitlines()
+    assert run.returncode == 1 and len(said) == 1, run.stderr
+    assert "RMW_IMPLEMENTATION is rmw_nobodys_cpp, which is not installed" in said[0] and "unset it" in said[0]
+
+
+def test_the_middleware_that_is_installed_passes(monkeypatch):
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+    check_middleware()

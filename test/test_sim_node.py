@@ -16,7 +16,7 @@ pytest.importorskip("rclpy")
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from ros_harness import storm
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -163,6 +163,34 @@ def test_images_come_every_nth_step_with_the_stamp_of_their_joint_states(robot):
         assert values == {s: (8 * n + index, "rgb8", 256, 256) for s, n in zip(due, (0, 3, 6), strict=True)}
 
 
+def test_every_picture_comes_with_its_calibration(robot):
+    heard = []
+    robot.client.node.create_subscription(CameraInfo, "wrist/camera_info", heard.append, qos_profile_sensor_data)
+    robot.start(**{**DEFAULTS, "camera_every": 2})
+    robot.wait(lambda: heard and robot.of("wrist"))
+    stamps = {stamp_ns(message.header.stamp) for message in heard}
+    assert stamps & set(robot.stamps("wrist")) and heard[-1].header.frame_id == "wrist_optical_frame"
+    assert heard[-1].k.tolist() == [300.0, 0.0, 127.5, 0.0, 300.0, 127.5, 0.0, 0.0, 1.0]
+
+
+def test_in_realtime_an_ordinary_commander_is_obeyed_and_refused_as_by_its_controller(robot):
+    robot.start(**{**DEFAULTS, "clock_mode": "realtime", "camera_every": 30})
+    robot.next_joints(2)
+    wrong = trajectory_message(0, NAMES[1:7], [0.9] * 6, [0.0] * 6, 0.05)
+    robot.commands.publish(wrong)
+    robot.wait(lambda: robot.report()["ignored_commands"] == {"malformed": 1})
+    assert any("Joints on incoming trajectory don't match" in line for line in robot.process.tail(50))
+    way = trajectory_message(0, JOINT_NAMES, [0.2] * 7, [0.0] * 7, 0.1)
+    last = trajectory_message(0, JOINT_NAMES, [0.4] * 7, [0.0] * 7, 0.3).points[0]
+    way.points = [way.points[0], last]
+    for point in way.points:
+        point.velocities = []
+    robot.commands.publish(way)
+    robot.wait(lambda: max(m.position[0] for m in robot.of("joints")) >= 0.4)
+    seen = sorted({round(m.position[0], 6) for m in robot.of("joints")})
+    assert seen == [0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4]
+
+
 def test_a_new_episode_never_shows_stamps_that_jump_back(robot):
     robot.start(**DEFAULTS)
     last = stamp_ns(robot.next_joints(1).header.stamp)
@@ -228,7 +256,7 @@ def test_realtime_holds_the_last_command_and_ends_at_the_step_limit(robot):
     robot.start(**{**DEFAULTS, "trial": 3, "clock_mode": "realtime", "camera_every": 10})
     joints = robot.next_joints(3)
     np.testing.assert_array_equal(joints.position[:7], np.full(7, 0.1 * 3))
-    robot.answer(joints, np.full(7, 0.5), velocities=np.ones(7))
+    robot.commands.publish(trajectory_message(0, NAMES, [*np.full(7, 0.5), CLOSED], [0.0] * 8, 0.05))
     robot.wait(robot.over)
     report = robot.report()
     assert report["steps"] == 30 and not report["success"] and report["error"] == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -137,6 +138,7 @@ def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str,
         )
         return 130
     finally:
+        progress.close()
         writer.close()
         if args.record is not None:
             keys = sorted(record.key for record in writer.records if not record.error)
@@ -160,14 +162,35 @@ def run_with_shared_policy(
         run_in_workers(replace(settings, shared=process.place), shards, workers, check)
 
 
-class Progress:
-    """Puts each episode on disk and says how it went and how long the rest will take."""
+QUIET_S = 10.0
 
-    def __init__(self, writer: ResultWriter, total: int, done: int) -> None:
+
+class Progress:
+    """Puts each episode on disk and says how it went and how long the rest will take, until `close`.
+
+    quiet_s: after so long without a word a line says how far it is, as loading and building may take minutes.
+    """
+
+    def __init__(self, writer: ResultWriter, total: int, done: int, quiet_s: float = QUIET_S) -> None:
         self.writer, self.total, self.done, self._first = writer, total, done, done
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
+        self._quiet_s = quiet_s
+        self._closed = threading.Event()
+        threading.Thread(target=self._tell, name="progress", daemon=True).start()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _tell(self) -> None:
+        while not self._closed.wait(0.1 * self._quiet_s):
+            now = time.monotonic()
+            if now - self._told >= self._quiet_s:
+                self._told = now
+                doing = "episodes run" if self.done > self._first else "policy and worlds are being prepared"
+                print(f"[{self.done}/{self.total}] {now - self._started:.0f} s: {doing}", flush=True)
 
     def add(self, record: EpisodeRecord) -> None:
+        self._told = time.monotonic()
         self.writer.add(record)
         self.done += 1
         counted = [r for r in self.writer.records if not r.error]

@@ -24,38 +24,29 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image as ImageMessage
-from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
 from sim.robot import sim_parameters
+from sim.robot.robot_topics import RobotTopics
+from sim.robot.trajectory import TrajectoryController
 from sim.worlds.episode import DigestedEnvironment, Episode
 from sim.worlds.joint_target import JointTarget, joint_target
-from sim.worlds.libero_env import CAMERAS, FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
-from vega3d_ros.control.control_loop import JointSample
-from vega3d_ros.control.resources import resolve
-from vega3d_ros.ros.conversions import image_message, joint_state_message, pose_message, time_message
+from sim.worlds.libero_env import FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
 from vega3d_ros.ros.dds import apply_defaults
 from vega3d_ros.ros.node_help import answer_help
-from vega3d_ros.ros.node_process import SPIN_S, asked_to_end, end_ros, start_ros
+from vega3d_ros.ros.node_process import SPIN_S, asked_to_end, end_ros, may_end_at_once, start_ros
 
 COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
-URDF = "package://vega3d_ros/config/robots/libero_panda.urdf"
 GRIPPER_JOINT = FINGER_NAMES[0]
 GRIPPER_MIDDLE_M = 0.02
 PERIOD_NS = 50_000_000
 TICKS_BETWEEN_EPISODES = 20
 RESEND_S = 0.5
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 IDLE, READY, RUNNING, OVER = "idle", "ready", "running", "over"
 MakeEnvironment = Callable[[str, int], DigestedEnvironment]
@@ -80,19 +71,10 @@ class SimNode(Node):
         self._ignored: Counter[str] = Counter()
         self._overruns = self._resent = 0
         self._lockstep, self._camera_every, self._command_deadline_s = True, 1, 0.0
+        self._controller = TrajectoryController(JOINT_NAMES, (GRIPPER_JOINT,))
         sim_parameters.declare(self)
 
-        self._cameras = {
-            name: self.create_publisher(ImageMessage, f"{name}/image_raw", qos_profile_sensor_data) for name in CAMERAS
-        }
-        self._joint_states = self.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
-        self._clock_topic = self.create_publisher(Clock, "/clock", 10)
-        self._instruction = self.create_publisher(String, "instruction", LATCHED)
-        self._base_pose = self.create_publisher(PoseStamped, "base_pose", LATCHED)
-        self._success = self.create_publisher(Bool, "~/success", LATCHED)
-        self._episode_over = self.create_publisher(Bool, "~/episode_over", LATCHED)
-        description = self.create_publisher(String, "robot_description", LATCHED)
-        description.publish(String(data=resolve(URDF).read_text()))
+        self._topics = RobotTopics(self)
         self._commands = self.create_subscription(JointTrajectory, COMMAND_TOPIC, self._on_command, 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/run", self._on_run)
@@ -137,9 +119,16 @@ class SimNode(Node):
         self._lockstep = self.get_parameter("clock_mode").value == "lockstep"
         self._camera_every = int(self.get_parameter("camera_every").value)
         self._command_deadline_s = float(self.get_parameter("command_deadline_s").value)
+        self._controller = TrajectoryController(
+            JOINT_NAMES,
+            (GRIPPER_JOINT,),
+            bool(self.get_parameter("allow_partial_joints_goal").value),
+            bool(self.get_parameter("allow_nonzero_velocity_at_trajectory_end").value),
+        )
         try:
-            environment = self._environment_of(suite, task)
-            environment.reset(trial)
+            with may_end_at_once():
+                environment = self._environment_of(suite, task)
+                environment.reset(trial)
             hold = environment.state()
         except VegaError:
             raise
@@ -150,14 +139,10 @@ class SimNode(Node):
         self._tick += TICKS_BETWEEN_EPISODES
         self._first_tick = self._tick
         self._target = JointTarget(0, hold.joint_positions, np.zeros_like(hold.joint_positions), 0.0)
+        self._controller.hold(np.append(hold.joint_positions, hold.gripper_positions[0]))
         self._episode = Episode(environment)
         self._phase = READY
-        self._clock_topic.publish(Clock(clock=time_message(self.stamp_ns)))
-        self._instruction.publish(String(data=environment.instruction))
-        base_pose = pose_message(environment.base_position, environment.base_quaternion, self.stamp_ns)
-        self._base_pose.publish(base_pose)
-        self._success.publish(Bool(data=False))
-        self._episode_over.publish(Bool(data=False))
+        self._topics.begin(environment, self.stamp_ns)
         sentence = f"{suite} task {task} trial {trial}: {environment.instruction}"
         self.get_logger().info(sentence)
         return sentence
@@ -194,28 +179,37 @@ class SimNode(Node):
     # Commands
 
     def _on_command(self, message: JointTrajectory) -> None:
-        try:
-            target = joint_target(message, JOINT_NAMES, GRIPPER_JOINT, GRIPPER_MIDDLE_M)
-        except VegaError as error:
-            self._ignore("malformed", str(error))
-            return
         if self._phase != RUNNING:
             self._ignore("no_episode", "A command came while no episode runs: call ~/reset and ~/run first.")
-        elif self._lockstep and target.stamp_ns != self.stamp_ns:
+            return
+        try:
+            if self._lockstep:
+                self._answer(joint_target(message, JOINT_NAMES, GRIPPER_JOINT, GRIPPER_MIDDLE_M))
+            else:
+                self._follow(message)
+        except VegaError as error:
+            self._ignore("malformed", str(error))
+
+    def _answer(self, target: JointTarget) -> None:
+        """lockstep: one point answers one joint state."""
+        assert self._target is not None
+        if target.stamp_ns != self.stamp_ns:
             self._ignore(
                 "wrong_stamp",
                 f"A command answers stamp {target.stamp_ns} ns, not {self.stamp_ns} ns: "
                 "copy the joint state's header.stamp.",
             )
-        elif not self._lockstep and not self._first_tick * PERIOD_NS <= target.stamp_ns <= self.stamp_ns:
-            sentence = f"A command's stamp, {target.stamp_ns} ns, is not of this episode: check /clock."
-            self._ignore("wrong_stamp", sentence)
-        elif self._lockstep and self._fresh:
+        elif self._fresh:
             self._ignore("second_answer", "Two commands answer one joint state: stop one of the two commanding nodes.")
-        elif self._target is not None and target.stamp_ns < self._target.stamp_ns:
-            self._ignore("out_of_order", "A command is older than the last one: send them in order.")
         else:
             self._target, self._fresh = target, True
+
+    def _follow(self, message: JointTrajectory) -> None:
+        """realtime: what a joint_trajectory_controller makes of it."""
+        assert self._environment is not None
+        state = self._environment.state()
+        positions = np.append(state.joint_positions, state.gripper_positions[0])
+        self._controller.accept(message, self.stamp_ns / 1e9, positions, np.append(state.joint_velocities, 0.0))
 
     def _ignore(self, reason: str, sentence: str) -> None:
         """Count a command that is not obeyed; the log says it once per reason and episode."""
@@ -275,10 +269,15 @@ class SimNode(Node):
     def _step(self) -> None:
         assert self._episode is not None and self._target is not None
         target = self._target
-        # Without a new command the last position is held, not passed through.
-        velocities = target.velocities if self._fresh else np.zeros_like(target.velocities)
-        self._fresh = False
-        over = self._episode.step(target.positions, velocities, target.gripper)
+        if self._lockstep:
+            self._fresh = False
+        else:
+            positions, velocities, named = self._controller.at((self.stamp_ns + PERIOD_NS) / 1e9)
+            gripper = 0.0
+            if named[-1]:
+                gripper = -1.0 if positions[-1] >= GRIPPER_MIDDLE_M else 1.0
+            target = JointTarget(self.stamp_ns, positions[:-1], velocities[:-1], gripper)
+        over = self._episode.step(target.positions, target.velocities, target.gripper)
         self._tick += 1
         self._observe(last=over)
         if over:
@@ -294,17 +293,14 @@ class SimNode(Node):
         stamp_ns = self.stamp_ns
         self._messages = []
         if (self._tick - self._first_tick) % self._camera_every == 0:
-            for name, publisher in self._cameras.items():
-                image = image_message(environment.render(name), stamp_ns, f"{name}_optical_frame")
-                self._messages.append((publisher, image))
+            self._messages += self._topics.pictures(environment, stamp_ns)
         if not last:
-            state = environment.state()
-            sample = JointSample(stamp_ns, state.joint_positions, state.joint_velocities, state.gripper_positions)
-            self._messages.append((self._joint_states, joint_state_message(sample, JOINT_NAMES, FINGER_NAMES)))
+            self._messages += self._topics.joints(environment.state(), stamp_ns)
         now = time.monotonic()
         self._deadline_at = now + self._command_deadline_s
         self._resend_at = now + RESEND_S
-        self._send([(self._clock_topic, Clock(clock=time_message(stamp_ns))), *self._messages])
+        self._topics.tick(stamp_ns)
+        self._send(self._messages)
 
     def _send(self, messages: list[tuple[Any, Any]]) -> None:
         for publisher, message in messages:
@@ -327,8 +323,7 @@ class SimNode(Node):
         result = self._episode.result()
         outcome = "solved" if result.success else "not solved"
         self.get_logger().info(f"Episode over after {result.steps} steps: {outcome}.")
-        self._success.publish(Bool(data=result.success))
-        self._episode_over.publish(Bool(data=True))
+        self._topics.over(result.success)
 
     # The environment
 

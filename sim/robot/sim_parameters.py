@@ -36,6 +36,12 @@ def declare(node: Node) -> None:
         "lockstep: wall time (s) after which a missing command ends the episode with an error.",
         floating_point_range=[FloatingPointRange(from_value=0.05, to_value=3600.0)],
     )
+    one("allow_partial_joints_goal", False, "realtime: a trajectory may leave joints out.")
+    one(
+        "allow_nonzero_velocity_at_trajectory_end",
+        False,
+        "realtime: a trajectory may end in motion.",
+    )
 
 
 def _check(parameters: list[Parameter]) -> SetParametersResult:

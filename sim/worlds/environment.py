@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from policies.types import FloatArray, Image, RobotState
+from sim.worlds.camera_model import CameraModel
 
 
 class Environment(Protocol):
@@ -32,6 +33,10 @@ class Environment(Protocol):
 
     def render(self, camera: str) -> Image:
         """(H, W, 3) uint8 RGB, upright."""
+        ...
+
+    def camera_model(self, camera: str) -> CameraModel:
+        """How that camera sees, and where it is mounted."""
         ...
 
     def step_eef(self, action: FloatArray) -> bool:

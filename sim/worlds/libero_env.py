@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.types import FloatArray, Image, RobotState, VegaError
+from sim.worlds.camera_model import CameraModel, camera_model
 from sim.worlds.installation import check_versions, render_device
 
 if TYPE_CHECKING:
@@ -199,6 +200,11 @@ class LiberoEnvironment:
         size = self.image_size
         pixels = self.env.sim.render(camera_name=CAMERAS[camera], width=size, height=size)
         return np.ascontiguousarray(pixels[::-1])
+
+    def camera_model(self, camera: str) -> CameraModel:
+        """How that camera sees, and where it is mounted: in the world, or on the hand's flange."""
+        size, links = self.image_size, {"robot0_right_hand": "panda_hand_flange"}
+        return camera_model(self.env.sim.model._model, CAMERAS[camera], size, size, links)
 
     def step_eef(self, action: FloatArray) -> bool:
         self._use_osc()

@@ -23,10 +23,13 @@ import yaml
 from policies.checkpoints import check_instructions
 from policies.files.command_line import command_parser
 from policies.types import VegaError, check_instruction
+from vega3d_ros.bringup import viewer
+from vega3d_ros.bringup.preflight import check_policy, check_task, check_words
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
 from vega3d_ros.parameters.arm_check import check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
+from vega3d_ros.ros.dds import check_middleware
 
 SIMULATED_ROBOTS = ("libero",)
 MAX_DOMAIN = 232
@@ -54,6 +57,7 @@ ARGUMENTS = (
     Argument("threads", "auto", "Torch threads of the policy; auto: as configured, else 1."),
     Argument("record", "false", "true: write inputs, decisions and commands into a rosbag2 bag (MCAP)."),
     Argument("bag", "", "Folder of the new bag; empty: vega3d-bag-<time> in the working directory."),
+    Argument("rviz", "false", "true: RViz, and robot_state_publisher for a simulated robot; they must be installed."),
     Argument("domain", "", "ROS domain, 0 to 232; empty: that of the environment variable ROS_DOMAIN_ID."),
     Argument("startup_timeout_s", "120", "Seconds after which a start-up that is not complete is given up."),
 )
@@ -64,8 +68,8 @@ class NodeEntry:
     """One process.
 
     executable: its name in lib/<package>, for `ros2 run` and the launch system; module: the same as
-    `python -m`, for vega3d-bringup.  parameters override parameter_files.  lifecycle: configured and
-    activated by the startup manager.
+    `python -m`, for vega3d-bringup, or a path where the package is not ours.  parameters override
+    parameter_files.  lifecycle: configured and activated by the startup manager.  words: further arguments.
     """
 
     name: str
@@ -76,6 +80,7 @@ class NodeEntry:
     parameter_files: tuple[Path, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
+    words: tuple[str, ...] = ()
 
 
 def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
@@ -100,10 +105,16 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     }
     if clock_mode != "auto":
         policy["clock_mode"] = clock_mode
+    if simulated and clock_mode == "realtime":
+        policy["committed"] = True  # there it follows trajectories as a real arm's controller does
     if arguments["device"] != "auto":
         policy["device"] = arguments["device"]
     if arguments["threads"] != "auto":
         policy["threads"] = _integer(arguments, "threads", 1)
+
+    check_policy(arguments["policy"], arguments["device"])
+    if simulated:
+        check_task(arguments["suite"], _integer(arguments, "task", 0))
 
     record = _choice(arguments, "record", ("true", "false")) == "true"
     if arguments["bag"] and not record:
@@ -145,6 +156,9 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
             raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
         table.append(NodeEntry("recorder", "recorder", "vega3d_ros.recording.recording_node", parameters={"bag": bag}))
 
+    if _choice(arguments, "rviz", ("true", "false")) == "true":
+        table += _viewers(simulated, bool(policy["use_sim_time"]))
+
     manager: dict[str, Any] = {
         "lifecycle_nodes": [entry.name for entry in table if entry.lifecycle],
         "timeout_s": _seconds(arguments, "startup_timeout_s"),
@@ -164,6 +178,18 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
         )
     )
     return tuple(table)
+
+
+def _viewers(simulated: bool, use_sim_time: bool) -> list[NodeEntry]:
+    """RViz and, where no driver has one, the node that moves the robot's links.  Raises VegaError."""
+    own = {"use_sim_time": use_sim_time}
+    entries = []
+    if simulated:
+        name = "robot_state_publisher"
+        description = {**own, "robot_description": viewer.simulated_description()}
+        entries.append(NodeEntry(name, name, str(viewer.installed(name, name)), name, parameters=description))
+    rviz = str(viewer.installed("rviz2", "rviz2"))
+    return [*entries, NodeEntry("rviz2", "rviz2", rviz, "rviz2", parameters=own, words=("-d", str(viewer.rviz_file())))]
 
 
 def environment_of(arguments: Mapping[str, str]) -> dict[str, str]:
@@ -207,12 +233,7 @@ def policy_files(policy: str) -> tuple[Path, ...]:
 def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARGUMENTS) -> dict[str, str]:
     """`name:=value` words -> every argument with its text.  Raises VegaError on an unknown name."""
     values = {argument.name: argument.default for argument in arguments}
-    for word in words:
-        name, separator, value = word.partition(":=")
-        if not separator or name not in values:
-            raise VegaError(f"'{word}' is not an argument: write name:=value with one of {', '.join(values)}.")
-        values[name] = value
-    return values
+    return values | check_words(words, tuple(values))
 
 
 def node_command(entry: NodeEntry, folder: Path) -> list[str]:
@@ -220,7 +241,8 @@ def node_command(entry: NodeEntry, folder: Path) -> list[str]:
     parameters = folder / f"{entry.name}.yaml"
     parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(entry.parameters)}}))
     files = strict_files(entry, folder)
-    command = [sys.executable, "-m", entry.module, "--ros-args", "-r", f"__node:={entry.name}"]
+    program = [entry.module] if entry.module.startswith("/") else [sys.executable, "-m", entry.module]
+    command = [*program, *entry.words, "--ros-args", "-r", f"__node:={entry.name}"]
     for source, target in entry.remappings:
         command += ["-r", f"{source}:={target}"]
     for path in (*files, parameters):
@@ -316,6 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     doc = "Start a robot's nodes without the launch system; Ctrl-C ends them."
     words = command_words("vega3d-bringup", doc, argv)
     try:
+        check_middleware()
         arguments = parse_arguments(words)
         table = node_table(arguments)
         environment = {**os.environ, **environment_of(arguments)}

@@ -21,16 +21,20 @@ apply_defaults()
 
 import numpy as np  # noqa: E402
 import rclpy  # noqa: E402
+from rcl_interfaces.msg import ParameterType  # noqa: E402
+from rcl_interfaces.srv import GetParameters  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import parameter_value_to_python  # noqa: E402
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
 from policies.types import ActionSpace, FloatArray, PolicySpec, VegaError  # noqa: E402
 from vega3d_ros.bringup.bringup import Argument, command_words, parse_arguments, robot_file  # noqa: E402
+from vega3d_ros.bringup.controller_check import ASKED, judge  # noqa: E402
 from vega3d_ros.control.body.body import Body  # noqa: E402
 from vega3d_ros.control.guard.limits import combine_limits  # noqa: E402
 from vega3d_ros.control.kinematics import Kinematics  # noqa: E402
@@ -46,6 +50,7 @@ ARGUMENTS = (
     Argument("seconds", "3", "How long to listen, s."),
     Argument("axes", "false", "true: ask for a push of each joint by hand, and compare the signs."),
 )
+ANSWER_S = 2.0
 PUSH_RAD = 0.05
 PUSH_S = 30.0
 
@@ -245,6 +250,23 @@ class RobotCheck:
             elif rivals:
                 remedy = ": stop the others."
             self._say(bool(listeners) and not rivals, f"controller {controller}", sentence + remedy)
+        if parameters.command_interface != "forward_position":
+            self._controller_parameters(parameters.controller, parameters.committed)
+
+    def _controller_parameters(self, controller: str, committed: bool) -> None:
+        """Those of the arm's controller, where it is a node that tells them."""
+        client = self._node.create_client(GetParameters, self._node.resolve_topic_name(f"{controller}/get_parameters"))
+        if not client.service_is_ready():
+            return
+        values: dict[str, Any] = {}
+        for name in ASKED:  # one by one: where one is not declared, all answers are missing
+            answer = client.call_async(GetParameters.Request(names=[name]))
+            self._listen(ANSWER_S, answer.done)
+            told = answer.result().values if answer.done() else []
+            if told and told[0].type != ParameterType.PARAMETER_NOT_SET:
+                values[name] = parameter_value_to_python(told[0])
+        for good, name, sentence in judge(values, committed):
+            self._say(good, f"controller {controller}, {name}", sentence)
 
     def _axis(self, index: int, joint: str) -> None:
         heard = self._heard["joint_states"]

@@ -33,6 +33,7 @@ from vega3d_ros.ros.service_calls import ServiceClients  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ROSOUT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PROGRESS_S = 5.0
 LONG_AGAIN_S = 60.0  # building a world takes long, and must not be asked for meanwhile
 # (transition, the state it leads to) of a node that is not yet active.
 STEPS = {
@@ -66,6 +67,8 @@ class StartupManager(Node):  # type: ignore[misc]
         super().__init__("startup_manager")
         self._errors: dict[str, deque[str]] = {}
         self._calls = ServiceClients(self, self._until)
+        self._doing = "starting"
+        self._begun_s = self._told_s = time.monotonic()
         declare(self)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
@@ -77,6 +80,16 @@ class StartupManager(Node):  # type: ignore[misc]
         """Do all steps.  Raises VegaError with the reason of the first that fails."""
         timeout_s = float(self.get_parameter("timeout_s").value)
         deadline = time.monotonic() + timeout_s
+        try:
+            self._bring_up(deadline)
+        except VegaError as error:
+            if time.monotonic() < deadline:
+                raise
+            cause = str(error).rstrip(".")
+            remedy = f"or raise startup_timeout_s, which is {timeout_s:g} s, on a slow machine"
+            raise VegaError(f"{cause}, {remedy}.") from error
+
+    def _bring_up(self, deadline: float) -> None:
         for name in self._names("configured_services") + self._names("start_services"):
             self._calls.client(Trigger, name)  # now, so that both sides know each other long before the call
         for name in self._names("lifecycle_nodes"):
@@ -106,6 +119,7 @@ class StartupManager(Node):  # type: ignore[misc]
 
     def _call_all(self, parameter: str, deadline: float) -> None:
         for service in self._names(parameter):
+            self._doing = f"waiting for the answer of {service}"
             answer = self._calls.call(Trigger, service, Trigger.Request(), _remaining_s(deadline), LONG_AGAIN_S)
             if not answer.success:
                 raise VegaError(f"Service {service} refused: {answer.message}")
@@ -114,12 +128,14 @@ class StartupManager(Node):  # type: ignore[misc]
     def _lead(self, name: str, goal: int, deadline: float) -> None:
         """Take a lifecycle node to the state `goal`, or leave it where it is beyond that."""
         while True:
+            self._doing = f"waiting for {name} to start"
             state = self._calls.state(name, _remaining_s(deadline))
             if state.id in (goal, State.PRIMARY_STATE_ACTIVE):
                 return
             if state.id not in STEPS:
                 raise VegaError(f"{name} is {state.label} and cannot be activated: start it again.")
             label, transition = STEPS[state.id]
+            self._doing = f"waiting for {name} to {label}"
             if not self._calls.change_state(name, transition, _remaining_s(deadline)):
                 raise VegaError(f"{name} did not {label}: {self._reason(name)}")
 
@@ -130,8 +146,16 @@ class StartupManager(Node):  # type: ignore[misc]
                 raise Interrupted
             if time.monotonic() > deadline:
                 return False
+            self._tell_progress()
             self._executor.spin_once(timeout_sec=0.05)
         return True
+
+    def _tell_progress(self) -> None:
+        """A line every few seconds: silence looks like a process that hangs."""
+        now_s = time.monotonic()
+        if now_s - self._told_s >= PROGRESS_S:
+            self._told_s = now_s
+            self.get_logger().info(f"{now_s - self._begun_s:.0f} s: {self._doing}.")
 
     def _remember_error(self, message: Log) -> None:
         if message.level >= 40:  # Log.ERROR, which is bytes in some distributions

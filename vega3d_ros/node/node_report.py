@@ -106,6 +106,11 @@ def _body(runner: Lockstep | Realtime, inputs: Inputs) -> list[Status]:
     return [Status("body", Level.WARN, f"Slowed to {slowed.factor:.0%} by {slowed.why}{where}.", values)]
 
 
+def is_waiting(condition: Condition, inputs: Inputs) -> bool:
+    """Whether nothing is wrong yet: since the start no command has left, and no input has brought anything bad."""
+    return not (condition.fault or condition.moving or any(stream.problem for stream in inputs.streams.values()))
+
+
 def _judge(
     condition: Condition, runner: Lockstep | Realtime, inputs: Inputs, outputs: Outputs | None, now_ns: int
 ) -> tuple[Level, str]:

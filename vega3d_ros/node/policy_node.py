@@ -37,7 +37,7 @@ from vega3d_ros.inference.realtime import Realtime  # noqa: E402
 from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
-from vega3d_ros.node.node_report import Condition, Reporter, report  # noqa: E402
+from vega3d_ros.node.node_report import Condition, Reporter, is_waiting, report  # noqa: E402
 from vega3d_ros.node.node_setup import build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
@@ -46,7 +46,7 @@ from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
 from vega3d_ros.ros.diagnostics import Level  # noqa: E402
 from vega3d_ros.ros.node_help import answer_help  # noqa: E402
-from vega3d_ros.ros.node_process import run_node  # noqa: E402
+from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
 from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
@@ -105,7 +105,8 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _configure(self) -> None:
         parameters = self._parameters_read = node_parameters.read(self)
-        self._policy = open_policy(parameters)
+        with may_end_at_once():
+            self._policy = open_policy(parameters)
         parts = build(self, parameters, self._policy)
         self._lockstep = isinstance(parts.runner, Lockstep)
         self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
@@ -374,8 +375,10 @@ class PolicyNode(CarefulLifecycleNode):
             return
         level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
         if sentence != self._said and level > Level.OK:
-            # Two statements: rclpy ties a severity to the line that logs.
-            if level is Level.ERROR:
+            # Three statements: rclpy ties a severity to the line that logs.
+            if is_waiting(self._condition, self._inputs):
+                self.get_logger().info(f"Waiting: {sentence}")
+            elif level is Level.ERROR:
                 self.get_logger().error(sentence)
             else:
                 self.get_logger().warning(sentence)

@@ -9,8 +9,11 @@ again.  Call `apply_defaults()` before rclpy is imported.  What the user has set
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+import sys
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
+from policies.types import VegaError
 from vega3d_ros.control.resources import share_folder
 
 _RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
@@ -19,6 +22,36 @@ _RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 DISCOVERY_S = 4.0
 # Fast DDS 2 (Humble, Jazzy) reads only the second name, Fast DDS 3 (Kilted and later) the first.
 _PROFILE_NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+
+def check_middleware(environ: Mapping[str, str] | None = None) -> None:
+    """Raise VegaError where RMW_IMPLEMENTATION names a middleware that is not installed.
+
+    rclpy would end the process with status 102 and no sentence.
+    """
+    chosen = (os.environ if environ is None else environ).get("RMW_IMPLEMENTATION", "")
+    if not chosen or _has_library(chosen):
+        return
+    raise VegaError(
+        f"RMW_IMPLEMENTATION is {chosen}, which is not installed (the ROS wheels bring rmw_fastrtps_cpp only): unset "
+        f"it, or install ros-<distro>-{chosen.replace('_', '-')} and source ROS 2."
+    )
+
+
+def require_middleware() -> None:
+    """`check_middleware` before rclpy is imported, which would end the process itself: with the sentence, status 1."""
+    try:
+        check_middleware()
+    except VegaError as error:
+        raise SystemExit(str(error)) from error
+
+
+def _has_library(name: str) -> bool:
+    """Whether lib<name>.so is in a folder where the loader of ROS looks, or in a package of the wheels."""
+    folders = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
+    folders += [Path(prefix) / "lib" for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    folders.append(Path(sys.prefix) / "lib")
+    return any((folder / f"lib{name}.so").exists() for folder in folders)
 
 
 def apply_defaults(environ: MutableMapping[str, str] | None = None) -> dict[str, str]:

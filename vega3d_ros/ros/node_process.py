@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -31,6 +32,7 @@ END_S = 5.0
 END_VARIABLE = "VEGA3D_END_S"
 SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
 DESCRIPTION_S = 5.0
+_at_once = False
 _asked_s = math.inf  # time.monotonic() of the first signal
 
 
@@ -101,6 +103,22 @@ def asked_to_end(since_s: float = 0.0) -> bool:
     return time.monotonic() - _asked_s >= since_s
 
 
+@contextmanager
+def may_end_at_once() -> Iterator[None]:
+    """Within it a signal ends the process, status 0, without waiting for what it does.
+
+    For what takes long and commands nothing: loading a policy, building a world.
+    """
+    global _at_once
+    _at_once = True
+    try:
+        if asked_to_end():
+            os._exit(0)
+        yield
+    finally:
+        _at_once = False
+
+
 def end_ros() -> None:
     """Once all nodes are destroyed; signals then change nothing any more."""
     rclpy.try_shutdown()
@@ -112,6 +130,8 @@ def end_ros() -> None:
 def _on_signal(*_: object) -> None:
     global _asked_s
     _asked_s = min(_asked_s, time.monotonic())
+    if _at_once:
+        os._exit(0)
 
 
 def _end_seconds() -> float:

@@ -1,0 +1,168 @@
+"""What a joint_trajectory_controller makes of a trajectory: what it refuses, in its words, and where the joints are.
+
+Source: ros2_controllers 6.9, joint_trajectory_controller (`validate_trajectory_msg`, `Trajectory::sample`), with its
+default parameters: a trajectory replaces the one under way at once and begins at the measured state.  NumPy only but
+for the message.  Times are seconds on the controller's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from policies.types import FloatArray, VegaError
+from vega3d_ros.ros.conversions import stamp_ns
+
+RESTING = float(np.finfo(np.float32).eps)  # rad/s, as the controller has it
+
+
+@dataclass(frozen=True)
+class Knot:
+    """A state on the way: time_s; positions (n,), velocities and accelerations (n,) where they are given."""
+
+    time_s: float
+    positions: FloatArray
+    velocities: FloatArray | None = None
+    accelerations: FloatArray | None = None
+
+
+class TrajectoryController:
+    """Follows one trajectory at a time.
+
+    joints: those it must be given; optional: those it may be given beside them (fingers).  allow_partial: a trajectory
+    may leave joints out, which then stay.  allow_motion_at_end: the last point may have a velocity, which then ends.
+    """
+
+    def __init__(
+        self,
+        joints: Sequence[str],
+        optional: Sequence[str] = (),
+        allow_partial: bool = False,
+        allow_motion_at_end: bool = False,
+    ) -> None:
+        self._required, self._known = frozenset(joints), [*joints, *optional]
+        self._partial, self._motion_at_end = allow_partial, allow_motion_at_end
+        self._knots: list[Knot] = []
+        self._named = np.zeros(len(self._known), dtype=bool)
+
+    def hold(self, positions: FloatArray) -> None:
+        """Rest at `positions` (n,), of all joints, the optional ones last, until a trajectory comes."""
+        self._knots = [Knot(0.0, np.array(positions, dtype=np.float64))]
+
+    def accept(self, message: JointTrajectory, now_s: float, positions: FloatArray, velocities: FloatArray) -> None:
+        """Take over a trajectory; positions, velocities (n,): the measured state.  Raises VegaError with its words."""
+        names = list(message.joint_names)
+        start_s = stamp_ns(message.header.stamp) / 1e9
+        self._check(message, names, start_s, now_s)
+        where = [self._known.index(name) for name in names]
+        self._named[:] = False
+        self._named[where] = True
+
+        def spread(values: Sequence[float], base: FloatArray) -> FloatArray | None:
+            if not len(values):
+                return None
+            result = np.array(base)
+            result[where] = values
+            return result
+
+        origin_s, still = start_s or now_s, np.zeros(len(self._known))
+        self._knots = [Knot(now_s, np.array(positions, dtype=np.float64), np.array(velocities, dtype=np.float64))]
+        for point in message.points:
+            time_s = origin_s + _seconds(point)
+            knot = Knot(
+                time_s,
+                spread(point.positions, positions),  # type: ignore[arg-type]  # never empty, see `_check`
+                spread(point.velocities, still),
+                spread(point.accelerations, still),
+            )
+            if time_s > now_s or point is message.points[-1]:
+                self._knots.append(knot)
+
+    def at(self, now_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Positions (n,), velocities (n,) and which joints the trajectory names (n,); at last the end, at rest."""
+        for first, second in zip(self._knots, self._knots[1:], strict=False):
+            if now_s < second.time_s:
+                return *_between(first, second, now_s), self._named
+        last = self._knots[-1]
+        moving = last.velocities is not None and abs(now_s - last.time_s) < 1e-9
+        velocities = last.velocities if moving else np.zeros_like(last.positions)
+        return last.positions, velocities, self._named  # type: ignore[return-value]
+
+    def _check(self, message: JointTrajectory, names: list[str], start_s: float, now_s: float) -> None:
+        if not self._partial and not self._required <= set(names):
+            raise VegaError("Joints on incoming trajectory don't match the controller joints.")
+        if not names:
+            raise VegaError("Empty joint names on incoming trajectory.")
+        if len(set(names)) != len(names):
+            raise VegaError("Joints on incoming trajectory are named twice.")
+        if not message.points:
+            raise VegaError("Empty trajectory received.")
+        end_s = start_s + _seconds(message.points[-1])
+        if start_s and end_s < now_s:
+            raise VegaError(
+                f"Received trajectory with non-zero start time ({start_s:f}) that ends in the past ({end_s:f})."
+            )
+        for name in names:
+            if name not in self._known:
+                raise VegaError(f"Incoming joint {name} doesn't match the controller's joints.")
+        if not self._motion_at_end:
+            for name, velocity in zip(names, message.points[-1].velocities, strict=False):
+                if abs(velocity) > RESTING:
+                    raise VegaError(f"Velocity of last trajectory point of joint {name} is not zero: {velocity:.15f}.")
+        before_s = 0.0
+        for index, point in enumerate(message.points):
+            if index and _seconds(point) <= before_s:
+                raise VegaError(
+                    f"Time between points {index - 1} and {index} is not strictly increasing, it is {before_s:f} and "
+                    f"{_seconds(point):f} respectively."
+                )
+            before_s = _seconds(point)
+            _check_point(point, index, len(names))
+
+
+def _check_point(point: JointTrajectoryPoint, index: int, joints: int) -> None:
+    for field, optional in (("positions", False), ("velocities", True), ("accelerations", True)):
+        values = getattr(point, field)
+        if len(values) != joints and not (optional and not len(values)):
+            raise VegaError(
+                f"Mismatch between joint_names size ({joints}) and {field} ({len(values)}) at point #{index}."
+            )
+        if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
+            raise VegaError(f"The {field} of point #{index} hold NaN or infinity: send finite numbers.")
+    if len(point.effort):
+        raise VegaError("Trajectories with effort fields are currently not supported.")
+
+
+def _seconds(point: JointTrajectoryPoint) -> float:
+    return float(point.time_from_start.sec) + 1e-9 * float(point.time_from_start.nanosec)
+
+
+def _between(first: Knot, second: Knot, now_s: float) -> tuple[FloatArray, FloatArray]:
+    """On the polynomial of least degree that has all that both ends give: linear, cubic or quintic."""
+    seconds = second.time_s - first.time_s
+    ends = [[first.positions, second.positions]]
+    for name in ("velocities", "accelerations"):
+        pair = [getattr(first, name), getattr(second, name)]
+        if any(values is None for values in pair):
+            break
+        ends.append(pair)
+    degree = 2 * len(ends) - 1
+    rows, wanted = [], []
+    for order, pair in enumerate(ends):
+        for time_s, values in zip((0.0, seconds), pair, strict=True):
+            rows.append(_powers(time_s, degree, order))
+            wanted.append(values)
+    coefficients = np.linalg.solve(np.array(rows), np.array(wanted))
+    since = max(0.0, now_s - first.time_s)
+    return _powers(since, degree, 0) @ coefficients, _powers(since, degree, 1) @ coefficients
+
+
+def _powers(t: float, degree: int, order: int) -> FloatArray:
+    """Row r with r @ coefficients = the derivative of that order, at t, of the polynomial sum c_k t^k."""
+    row = np.zeros(degree + 1)
+    for k in range(order, degree + 1):
+        row[k] = np.prod(np.arange(k - order + 1, k + 1)) * t ** (k - order)
+    return row

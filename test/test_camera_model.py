@@ -1,0 +1,61 @@
+"""camera_info says where things are in the picture: known points, against what MuJoCo draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sim.robot.robot_topics import camera_info, mountings
+from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
+
+
+@pytest.fixture(scope="module")
+def environment():
+    environment = LiberoEnvironment("libero_object", 3)
+    environment.reset(0)
+    yield environment
+    environment.close()
+
+
+def drawn(environment, camera: str, geom: int) -> np.ndarray:
+    """Centre (2,) px of the pixels on which MuJoCo draws a geom."""
+    ids = environment.env.sim.render(camera_name=CAMERAS[camera], width=256, height=256, segmentation=True)[::-1, :, 1]
+    rows, columns = np.nonzero(ids == geom)
+    return np.array([columns.mean(), rows.mean()])
+
+
+@pytest.mark.parametrize("thing", ["ketchup_1_g0", "bbq_sauce_1_g0", "cream_cheese_1_g0"])
+def test_a_thing_on_the_floor_is_drawn_where_the_camera_info_says(environment, thing):
+    model, data = environment.env.sim.model._model, environment.env.sim.data._data
+    camera = environment.camera_model("agentview")
+    info = camera_info(camera, "agentview_optical_frame", 0)
+    geom = model.geom(thing).id
+    in_camera = camera.rotation.T @ (data.geom_xpos[geom] - camera.position)
+    pixel = np.array(info.p).reshape(3, 4) @ np.append(in_camera, 1.0)
+    assert np.abs(pixel[:2] / pixel[2] - drawn(environment, "agentview", geom)).max() < 1.0
+    np.testing.assert_allclose(pixel[:2] / pixel[2], camera.project(data.geom_xpos[geom]))
+
+
+@pytest.mark.parametrize("name", sorted(CAMERAS))
+def test_optical_frames_are_mounted_where_mujocos_cameras_are(environment, name):
+    """The frame composed from the link and the static transform, against MuJoCo's own camera pose."""
+    model, data = environment.env.sim.model._model, environment.env.sim.data._data
+    camera = environment.camera_model(name)
+    link_position, link_rotation = np.zeros(3), np.eye(3)
+    if name == "wrist":
+        assert camera.parent == "panda_hand_flange"
+        body = model.body("robot0_right_hand").id
+        link_position, link_rotation = data.xpos[body], data.xmat[body].reshape(3, 3)
+    index = model.camera(CAMERAS[name]).id
+    looks = -data.cam_xmat[index].reshape(3, 3)[:, 2]
+    np.testing.assert_allclose(link_position + link_rotation @ camera.position, data.cam_xpos[index], atol=1e-9)
+    np.testing.assert_allclose((link_rotation @ camera.rotation)[:, 2], looks, atol=1e-9)
+    sent = mountings(environment.base_position, environment.base_quaternion, {name: camera}, 5)
+    assert [(m.header.frame_id, m.child_frame_id) for m in sent] == [
+        ("world", "panda_link0"),
+        (camera.parent, f"{name}_optical_frame"),
+    ]
+    turn = sent[1].transform.rotation
+    x, y, z, w = turn.x, turn.y, turn.z, turn.w
+    third = [2 * (x * z + y * w), 2 * (y * z - x * w), 1 - 2 * (x * x + y * y)]
+    np.testing.assert_allclose(third, camera.rotation[:, 2], atol=1e-9)

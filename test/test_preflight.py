@@ -1,0 +1,83 @@
+"""What cannot work is said before anything starts; RViz beside the robot; Ctrl-C in the first seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from policies.types import VegaError
+from sim.robot.ros_client import unused_domain
+from vega3d_ros.bringup import bringup, viewer
+from vega3d_ros.bringup.bringup import node_command, node_table, parse_arguments
+from vega3d_ros.bringup.preflight import check_launch_words
+from vega3d_ros.inference.process import ChildProcess
+
+SLOW_S = 5.0  # what a machine that does other work may take beside the three seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["taks:=3"], "'taks:=3' is not an argument (did you mean 'task:=...'?)"),
+        (["policy:=vega-nan"], "There is no policy 'vega-nan'"),
+        (["policy:=/nowhere/checkpoint"], "There is no policy '/nowhere/checkpoint'"),
+        (["suite:=libero_objects"], "There is no suite 'libero_objects'"),
+        (["task:=12"], "task 12 does not exist"),
+        (["device:=cuda:7"], "The device 'cuda:7' cannot be used"),
+        (["device:=gpu"], "The device 'gpu' cannot be used"),
+        (["rviz:=true"], "needs the ROS package robot_state_publisher"),
+        (["rviz:=maybe"], "rviz:=maybe is not possible"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(words, said, capsys, monkeypatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(bringup, "run_table", lambda *_: started.append(1))
+    monkeypatch.setenv("AMENT_PREFIX_PATH", "")
+    assert bringup.main(words) == 1
+    printed = capsys.readouterr().err
+    assert said in printed and len(printed.strip().splitlines()) == 1 and not started
+
+
+def test_unknown_words_of_ros2_launch_are_refused_where_our_file_was_asked_for(monkeypatch) -> None:
+    names = [argument.name for argument in bringup.ARGUMENTS]
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "vega3d_ros", "manipulation.launch.py", "taks:=3"])
+    with pytest.raises(VegaError, match=r"'taks:=3' is not an argument \(did you mean 'task:=...'\?\)"):
+        check_launch_words(["taks:=3", "robot:=libero"], names)
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "cell", "cell.launch.py", "conveyor:=true"])
+    check_launch_words(["conveyor:=true"], names)
+
+
+def test_rviz_is_started_with_our_file_and_a_publisher_of_the_arms_links(tmp_path, monkeypatch) -> None:
+    for package in ("rviz2", "robot_state_publisher"):
+        program = tmp_path / "lib" / package / package
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    table = {entry.name: entry for entry in node_table(parse_arguments(["rviz:=true"]))}
+    shown = yaml.safe_load(Path(table["rviz2"].words[1]).read_text())["Visualization Manager"]["Displays"]
+    assert {"agentview/image_raw", "wrist/image_raw"} <= {d.get("Topic", {}).get("Value") for d in shown}
+    assert table["robot_state_publisher"].parameters["robot_description"].startswith("<?xml")
+    command = node_command(table["rviz2"], tmp_path)
+    assert command[:3] == [str(tmp_path / "lib/rviz2/rviz2"), "-d", str(viewer.rviz_file())]
+
+
+@pytest.mark.parametrize("after_s", [0.3, 1.5, 6.0])
+def test_ctrl_c_in_the_first_seconds_ends_everything_in_three_without_a_traceback(after_s) -> None:
+    command = [sys.executable, "-m", "vega3d_ros.bringup.bringup"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain())}
+    with ChildProcess("bringup", command, environment=environment, on_line=None) as child:
+        time.sleep(after_s)  # the moment of the user's Ctrl-C, which is what varies
+        asked = time.monotonic()
+        child.signal(signal.SIGINT)
+        status = child.wait(30.0)
+        took = time.monotonic() - asked
+        assert status in (0, -signal.SIGINT, 130), child.tail()
+        assert not any("Traceback" in line for line in child.tail(200)), child.tail(200)
+        assert took < 3.0 + SLOW_S
