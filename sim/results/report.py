@@ -116,8 +116,8 @@ def _views(record: Recording, video: bytes | None) -> str:
     body = ""
     if video:
         # Printers, and browsers that wait for a tap, show the poster: a moment in which the arm is at work.
-        moments = side_by_side(cameras)
-        poster = data_url(_jpeg(moments[len(moments) // 2]), "image/jpeg")
+        film = side_by_side(cameras)
+        poster = data_url(_jpeg(film[len(film) // 2]), "image/jpeg")
         body += (
             f'<video controls muted loop playsinline preload="auto" poster="{poster}" '
             f'src="{data_url(video, "video/mp4")}">'

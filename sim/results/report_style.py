@@ -134,6 +134,17 @@ def facts_table(facts: Mapping[str, object]) -> str:
     return f'<table class="facts"><tbody>{rows}</tbody></table>'
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of text that scrolls sideways on a phone."""
+
+    def cells(row: Sequence[str]) -> str:
+        return f"<th>{escape(row[0])}</th>" + "".join(f"<td>{escape(text)}</td>" for text in row[1:])
+
+    top = "".join(f"<th>{escape(text)}</th>" for text in head)
+    body = "".join(f"<tr>{cells(row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def data_url(data: bytes, kind: str) -> str:
     """kind: MIME type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
