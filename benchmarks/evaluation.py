@@ -113,7 +113,8 @@ def naive_loop(tasks: Sequence[int], trials: Sequence[int]) -> tuple[float, dict
 
     from policies.checkpoints import load_policy
     from sim.worlds.episode import Episode
-    from sim.worlds.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment, load_suite, switch_off_observables
+    from sim.worlds.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment, switch_off_observables
+    from sim.worlds.suites import load_suite
     from vega3d_ros.control.chunk_scheduler import LockstepQueue
 
     policy, spent, found = load_policy(SHIPPED), 0.0, {}
@@ -188,7 +189,8 @@ def stock(rows: Rows, folder: Path, steps: int = 200) -> None:
     """Tasks whose state after fixed actions equals the stock environment's, byte for byte."""
     from libero.libero.envs import OffScreenRenderEnv
 
-    from sim.worlds.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment, load_suite
+    from sim.worlds.libero_env import NO_OP, WAIT_STEPS, LiberoEnvironment
+    from sim.worlds.suites import load_suite
 
     benchmark, equal = load_suite(SUITE), 0
     actions = np.random.default_rng(0).uniform(-1, 1, (steps, 7))

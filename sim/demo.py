@@ -20,7 +20,7 @@ from sim.results.report import Recording, side_by_side, versions, write_page
 from sim.results.video import write_video
 from sim.robot.recorder import Recorder
 from sim.robot.ros_episodes import RosEpisodes
-from sim.worlds.libero_env import list_tasks, load_task
+from sim.worlds.suites import list_tasks, load_task
 
 RATE_HZ = 20.0
 HOLD_LAST_S = 0.5

@@ -1,4 +1,4 @@
-"""Evaluate a policy on a LIBERO or LIBERO-PRO suite.
+"""Evaluate a policy on a suite of LIBERO, LIBERO-PRO or LIBERO-plus.
 
     python sim/run_libero.py --suite libero_object --policy vega-nano --tasks 0-9 --trials 10 --output outputs/run
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from policies.checkpoints import check_instructions, shipped_policies
 from policies.files.command_line import command, command_parser
@@ -17,7 +19,11 @@ from policies.types import VegaError
 from sim.evaluation.evaluate import add_options, check_options, evaluate
 from sim.evaluation.settings import EpisodeSettings
 from sim.results.evaluation import PROTOCOL, parse_tasks
-from sim.worlds.libero_env import SUITES, list_tasks, load_suite
+from sim.worlds.libero_plus import DIMENSIONS, PlusBenchmark
+from sim.worlds.suites import PLUS, Benchmark, initial_states, list_tasks, load_suite, suites, task_instruction
+
+TRIALS = 10
+MANY = 100
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -32,7 +38,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--protocol", choices=(PROTOCOL,), default=PROTOCOL, help="waits, step limits, seeds and what counts as success"
     )
+    parser.add_argument(
+        "--dimension", help=f"of LIBERO-plus, one or several of {','.join(DIMENSIONS)} (default: all that can be built)"
+    )
     add_options(parser)
+    parser.set_defaults(trials=None)
     parser.add_argument("--list", action="store_true", help="list suites, their tasks, and policies, then stop")
     args = parser.parse_args(argv)
     if args.command is None:
@@ -40,10 +50,59 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def choose_tasks(args: argparse.Namespace, benchmark: Benchmark) -> list[int]:
+    """What --tasks and --dimension ask for.  Raises VegaError."""
+    count = benchmark.n_tasks
+    if isinstance(benchmark, PlusBenchmark):
+        dimensions = [name.strip() for name in (args.dimension or ",".join(DIMENSIONS)).split(",")]
+        unknown = [name for name in dimensions if name not in DIMENSIONS]
+        if unknown:
+            raise VegaError(
+                f"The dimension '{unknown[0]}' cannot be built from LIBERO's own assets: choose from "
+                f"{', '.join(DIMENSIONS)}."
+            )
+        of_dimensions = benchmark.tasks_of(dimensions)
+        if args.tasks is None:
+            return of_dimensions
+        tasks = parse_tasks(args.tasks, count)
+        for task in tasks:
+            benchmark.variant(task)
+        return [task for task in tasks if task in set(of_dimensions)] if args.dimension else tasks
+    if args.dimension:
+        raise VegaError("Only the suites of LIBERO-plus have dimensions: give --suite libero_plus_object, or another.")
+    return parse_tasks(args.tasks or f"0-{count - 1}", count)
+
+
+def check_trials(args: argparse.Namespace, benchmark: Benchmark, tasks: Sequence[int]) -> None:
+    """Raise VegaError if a task has fewer initial states than are asked for."""
+    for task in tasks[:MANY]:  # the variants of LIBERO-plus all have their plain task's
+        found = len(initial_states(args.suite, benchmark, task))
+        if args.trials > found:
+            raise VegaError(
+                f"Task {task} of {args.suite} has {found} initial states: give --trials {found} or less, or other "
+                "--tasks."
+            )
+
+
+def extra_fields(benchmark: Benchmark, tasks: Sequence[int]) -> dict[str, Any]:
+    """What the summary says besides of a suite whose tasks are of several kinds."""
+    if not isinstance(benchmark, PlusBenchmark):
+        return {}
+    found: dict[str, list[int]] = {}
+    for task in tasks:
+        found.setdefault(benchmark.variant(task).dimension, []).append(task)
+    return {"dimensions": found}
+
+
 def run(args: argparse.Namespace) -> int:
-    count = load_suite(args.suite).n_tasks
-    tasks = parse_tasks(args.tasks or f"0-{count - 1}", count)
+    benchmark = load_suite(args.suite)
+    if args.trials is None:
+        args.trials = 1 if isinstance(benchmark, PlusBenchmark) else TRIALS
+    tasks = choose_tasks(args, benchmark)
+    if not tasks:
+        raise VegaError("None of the --tasks is of that --dimension: choose others.")
     check_options(args)
+    check_trials(args, benchmark, tasks)
     if args.transport == "ros" and args.command == "eef":
         raise VegaError("The ROS interface carries joint commands: use --command joint with --transport ros.")
     if args.transport == "ros" and (args.workers > 1 or args.ray or args.video or args.record):
@@ -51,17 +110,22 @@ def run(args: argparse.Namespace) -> int:
             "Over ROS episodes run one after the other and leave no pictures: leave --workers, --ray, --video and "
             "--record out."
         )
-    instructions = list_tasks(args.suite)
-    check_instructions(args.policy, [instructions[task] for task in tasks])
+    check_instructions(args.policy, [task_instruction(args.suite, benchmark, task) for task in tasks])
     settings = EpisodeSettings(
         args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video
     )
-    return evaluate(args, settings, args.protocol, tasks)
+    return evaluate(args, settings, args.protocol, tasks, extra_fields(benchmark, tasks))
 
 
 def list_everything() -> None:
     print("policies:", ", ".join(shipped_policies()))
-    for suite in SUITES:
+    for suite in suites():
+        if suite.startswith(PLUS):
+            benchmark = load_suite(suite)
+            assert isinstance(benchmark, PlusBenchmark)
+            counts = ", ".join(f"{name} {len(benchmark.tasks_of([name]))}" for name in DIMENSIONS)
+            print(f"{suite}\n  {benchmark.n_tasks} tasks, of which can be built: {counts}")
+            continue
         print(suite)
         for index, instruction in enumerate(list_tasks(suite)):
             print(f"  {index} {instruction}")

@@ -10,7 +10,8 @@ import pytest
 from policies.types import VegaError
 from sim.demonstrations.layouts import place_randomly
 from sim.demonstrations.scripted_expert import ScriptedExpert
-from sim.worlds.libero_env import WAIT_STEPS, LiberoEnvironment, list_tasks, load_suite
+from sim.worlds.libero_env import WAIT_STEPS, LiberoEnvironment
+from sim.worlds.suites import list_tasks, load_suite
 
 TASK = 3
 

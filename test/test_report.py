@@ -1,10 +1,12 @@
 """The demonstration's page and video: right, self-contained, and whole or absent."""
 
+import base64
 import contextlib
 import re
 import resource
 from html.parser import HTMLParser
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 from policies.types import VegaError
 from sim.results.charts import HEIGHT, WIDTH, Series, bar_chart, line_chart, ticks
-from sim.results.report import Recording, Stage, page, side_by_side, write_page
+from sim.results.report import Recording, Stage, _gate_range, _overlay, page, side_by_side, write_page
 from sim.results.video import write_video
 
 finite = st.floats(-1e4, 1e4, allow_nan=False)
@@ -49,6 +51,55 @@ def recording(**changes):
         "versions": {"mujoco": "3.3.2"},
     }
     return Recording(**{**values, **changes})
+
+
+def jpeg(url):
+    return cv2.imdecode(np.frombuffer(base64.b64decode(url.partition("base64,")[2]), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_the_colours_of_the_gate_are_those_that_the_scale_beside_it_explains():
+    gate = np.full((64, 64), 255, np.uint8)
+    gate[:32, :32], gate[:32, 32:] = 100, 160  # the lowest and the highest share that occur
+    text = page(recording(gates={"agentview": [(0.0, gate)]}), b"film")
+    assert "0.39 more geometry" in text and "0.63 more semantics" in text
+    bar = [tuple(map(int, colour)) for colour in re.findall(r"rgb\((\d+) (\d+) (\d+)\)", text)]
+    assert len(bar) == 9
+    black = np.zeros((64, 64, 3), np.uint8)
+    seen = _overlay(black, gate, 100, 160)
+    assert np.abs(seen[5, 5] - 0.7 * np.array(bar[0])).max() <= 1  # violet at the low end
+    assert np.abs(seen[5, 60] - 0.7 * np.array(bar[-1])).max() <= 1  # yellow at the high end
+    assert not seen[40].any()
+
+
+@given(arrays(np.uint8, (3, 3)))
+def test_the_scale_spans_what_occurs_and_never_exaggerates(gate):
+    low, high = _gate_range([gate])
+    looked = gate[gate < 255]
+    assert 0 <= low < high <= 254 and high - low >= 26
+    assert not looked.size or (low <= looked.min() and looked.max() <= high)
+
+
+def test_commanded_minus_measured_is_plotted_with_its_sign():
+    # Commands are for the time at which they shall be reached: 2 mrad above the arm, once 5 below.
+    measured = np.zeros((20, 7))
+    commanded = np.full((19, 7), 0.002)
+    commanded[9] = -0.005
+    text = page(recording(measured=measured, commanded=commanded), None)
+    paths = re.findall(r'<path class="difference" d="([^"]+)"', text)
+    assert len(paths) == 7 and text.count("at most 5.0 mrad apart") == 7
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", paths[0])]
+    assert len(heights) == 19 and heights.index(max(heights)) == 9 and len(set(heights)) == 2
+
+
+def test_the_video_has_a_poster_of_a_moment_in_the_middle():
+    record = recording()
+    text = page(record, b"film")
+    poster = jpeg(re.search(r'poster="([^"]+)"', text).group(1))
+    middle = side_by_side(record.frames)[10][:, :, ::-1]
+    assert poster.shape == middle.shape == (64, 128, 3)
+    # JPEG of noise: nearer to its own frame than to any other.
+    frames = [frame[:, :, ::-1].astype(int) for frame in side_by_side(record.frames)]
+    assert np.argmin([np.abs(poster - frame).mean() for frame in frames]) == 10
 
 
 class Outline(HTMLParser):
@@ -116,7 +167,7 @@ def test_the_page_shows_everything_and_needs_nothing_else():
         assert words in outline.text, words
     assert outline.counts["video"] == 1
     assert outline.counts["img"] == 8 + 8 + 1, "two filmstrips and one gate map"
-    assert outline.counts["svg"] == 8 + 1
+    assert outline.counts["svg"] == 7 + 1 + 7 + 1, "angles, finger, differences, latency"
     assert all(source.startswith("data:") for source in outline.sources)
 
 

@@ -16,7 +16,7 @@ from vega3d_ros.bringup.bringup import node_table, parse_arguments
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--suite", "libero_objekt"], "libero_object_swap"),
+        (["--suite", "libero_objekt"], "such as libero_object"),
         (["--tasks", "12"], "tasks 0 to 9"),
         (["--policy", "vega-giant"], "vega-nano"),
         (["--policy", "no_such_module:Policy"], "cannot be imported"),

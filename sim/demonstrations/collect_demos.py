@@ -33,7 +33,8 @@ from policies.types import FloatArray, VegaError
 from sim.demonstrations.layouts import place_randomly, things
 from sim.demonstrations.scripted_expert import ScriptedExpert
 from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
-from sim.worlds.libero_env import LiberoEnvironment, load_suite
+from sim.worlds.libero_env import LiberoEnvironment
+from sim.worlds.suites import load_suite
 
 MAX_STEPS = 170
 AFTER_SUCCESS = 8

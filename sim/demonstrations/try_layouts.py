@@ -21,7 +21,8 @@ from sim.demonstrations.layouts import place_randomly, things
 from sim.demonstrations.scripted_expert import ScriptedExpert
 from sim.results.evaluation import wilson_95
 from sim.worlds.frames import FrameWindow
-from sim.worlds.libero_env import LiberoEnvironment, load_suite
+from sim.worlds.libero_env import LiberoEnvironment
+from sim.worlds.suites import load_suite
 from vega3d_ros.control.chunk_scheduler import LockstepQueue
 
 MAX_STEPS = 280

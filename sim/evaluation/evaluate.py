@@ -6,9 +6,10 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from policies.checkpoints import checkpoint_sha256
@@ -98,10 +99,16 @@ def policy_is_shared(args: argparse.Namespace, settings: EpisodeSettings) -> boo
     return settings.device != "cpu" and not settings.policy.startswith(("ws://", "wss://"))
 
 
-def evaluate(args: argparse.Namespace, settings: EpisodeSettings, protocol: str, tasks: Sequence[int]) -> int:
-    """Run what is missing; the status for the shell: 0, 1 after episodes with errors, 130 after Ctrl-C."""
+def evaluate(
+    args: argparse.Namespace, settings: EpisodeSettings, protocol: str, tasks: Sequence[int],
+    extra: Mapping[str, Any] = MappingProxyType({}),
+) -> int:  # fmt: skip
+    """Run what is missing; the status for the shell: 0, 1 after episodes with errors, 130 after Ctrl-C.
+
+    extra: further fields of the summary.
+    """
     shared = policy_is_shared(args, settings)
-    fields = {**header(settings, protocol), "policy_shared": shared}
+    fields = {**header(settings, protocol), "policy_shared": shared, **extra}
     folder = results_folder(args.output or Path("outputs") / f"{args.suite}_{time.strftime('%Y%m%d_%H%M%S')}")
     writer = ResultWriter(folder, fields, resume=args.resume)
     settings = replace(settings, folder=folder, record=args.record is not None)

@@ -25,10 +25,14 @@ class Series:
     steps: bool = False
 
 
-def line_chart(series: Sequence[Series], label: str, x_unit: str = "s", smallest_span: float = 0.0) -> str:
+def line_chart(
+    series: Sequence[Series], label: str, x_unit: str = "s", smallest_span: float = 0.0,
+    y_range: tuple[float, float] | None = None,
+) -> str:  # fmt: skip
     """A chart with ticks at round numbers.
 
     label: said to screen readers.  smallest_span: the y axis covers at least this much, so that noise stays small.
+    y_range: what the y axis shows, where it is known.
     """
     lines = [line for line in series if line.x.size]
     if not lines:
@@ -37,6 +41,7 @@ def line_chart(series: Sequence[Series], label: str, x_unit: str = "s", smallest
     y_low, y_high = min(line.y.min() for line in lines), max(line.y.max() for line in lines)
     missing = max(smallest_span - (y_high - y_low), 1e-9, 0.08 * (y_high - y_low))
     y_low, y_high = y_low - missing / 2, y_high + missing / 2
+    y_low, y_high = y_range or (y_low, y_high)
     x_high = max(x_high, x_low + 1e-9)
 
     def x_of(value: float) -> float:

@@ -59,6 +59,17 @@ def wilson_95(successes: int, trials: int) -> tuple[float, float]:
     return (max(centre - half, 0.0) if successes else 0.0), (min(centre + half, 1.0) if successes < trials else 1.0)
 
 
+def percent(won: int, count: int) -> str:
+    """Such as 97.5 %."""
+    return f"{100 * won / count:.1f} %" if count else "no episodes"
+
+
+def interval(won: int, count: int) -> str:
+    """The Wilson interval as text."""
+    low, high = wilson_95(won, count)
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
 def parse_tasks(text: str, count: int) -> list[int]:
     """'0-3,7' -> [0, 1, 2, 3, 7]; VegaError on anything that is not a task of a suite with `count` tasks."""
     tasks: list[int] = []

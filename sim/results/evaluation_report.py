@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from policies.types import VegaError
-from sim.results.evaluation import SUMMARY_FILE, wilson_95
+from sim.results.evaluation import SUMMARY_FILE, interval, percent, wilson_95
 from sim.results.film import strip_path, video_path
 from sim.results.paired import compare_pair
-from sim.results.report_style import data_url, document, facts_table, section, write_document
+from sim.results.perturbations import dimensions, shifts
+from sim.results.report_style import data_url, document, facts_table, section, table, write_document
 
 REPORT_FILE = "report.html"
 SHOWN_FAILURES = 24
+MANY_TASKS = 100
 COLOURS = 6
 VIDEO_BUDGET = 24 * 2**20  # bytes of video that a page carries; what is beyond stays in the folder
 
@@ -39,6 +41,7 @@ LOOK = """
 .forest .dot { stroke: var(--paper); stroke-width: 1; }
 .run0 { --run: #2b6cb0; } .run1 { --run: #d9480f; } .run2 { --run: #2f9e44; } .run3 { --run: #9c36b5; }
 .run4 { --run: #b58900; } .run5 { --run: #0b8793; }
+path.run0, path.run1, path.run2, path.run3, path.run4, path.run5 { stroke: var(--run); stroke-width: 2; }
 .band { stroke: var(--run); } .dot { fill: var(--run); } .key.dot { background: var(--run); }
 .forest .published { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 3 3; }
 .failures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .8rem; }
@@ -93,19 +96,11 @@ def page(runs: Sequence[Run]) -> str:
     """The HTML text about runs of one suite or several."""
     first = runs[0].summary
     title = f"{first['suite']}: {first['policy']}" if len(runs) == 1 else f"{len(runs)} evaluations compared"
-    sections = [_headline(runs), _tasks(runs), _pairs(runs), _steps(runs), *map(_failures, runs), *map(_facts, runs)]
+    sections = [_headline(runs), dimensions(runs), shifts(runs), _tasks(runs), _pairs(runs), _steps(runs)]
+    sections += [*map(_failures, runs), *map(_facts, runs)]
     header = f"""<p class="over">vega3d_ros · evaluation · protocol {escape(str(first["protocol"]))}</p>
 <h1>{escape(title)}</h1>"""
     return document(title, header, sections, LOOK)
-
-
-def _percent(won: int, count: int) -> str:
-    return f"{100 * won / count:.1f} %" if count else "no episodes"
-
-
-def _interval(won: int, count: int) -> str:
-    low, high = wilson_95(won, count)
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def _headline(runs: Sequence[Run]) -> str:
@@ -113,29 +108,20 @@ def _headline(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         won, count = runs[0].tally()
         first_error = next((episode["error"] for episode in runs[0].summary["episodes"] if episode["error"]), "")
-        body = f'<p class="number">{_percent(won, count)}</p>' if count else ""
+        body = f'<p class="number">{percent(won, count)}</p>' if count else ""
         if not count and first_error:
             body = f"<p>Every episode ended with an error, the first with: {escape(first_error)}</p>"
     rows = []
     for run in runs:
         won, count = run.tally()
         errors = f", {run.summary['errors']} errors" if run.summary["errors"] else ""
-        rows.append((run.name, run.summary["suite"], _percent(won, count), _interval(won, count), f"{count}{errors}"))
+        rows.append((run.name, run.summary["suite"], percent(won, count), interval(won, count), f"{count}{errors}"))
     for suite in dict.fromkeys(str(run.summary["suite"]) for run in runs):
         for name, value in PUBLISHED.get(suite, {}).items():
             rows.append((name, suite, f"{value:.1f} %", "", ""))
-    body += _table(("run", "suite", "solved", "95 % interval (Wilson)", "episodes"), rows)
+    body += table(("run", "suite", "solved", "95 % interval (Wilson)", "episodes"), rows)
     published = any(run.summary["suite"] in PUBLISHED for run in runs)
     return section("Success", body, PUBLISHED_NOTE if published else "")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cells(row: Sequence[str]) -> str:
-        return f"<th>{escape(row[0])}</th>" + "".join(f"<td>{escape(text)}</td>" for text in row[1:])
-
-    top = "".join(f"<th>{escape(text)}</th>" for text in head)
-    body = "".join(f"<tr>{cells(row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _tasks(runs: Sequence[Run]) -> str:
@@ -143,13 +129,15 @@ def _tasks(runs: Sequence[Run]) -> str:
     body = ""
     for suite in dict.fromkeys(str(run.summary["suite"]) for run in runs):
         members = [run for run in runs if run.summary["suite"] == suite]
+        if len({episode["task"] for run in members for episode in run.summary["episodes"]}) > MANY_TASKS:
+            continue  # the variants of LIBERO-plus: one episode each says nothing of a task
         keys = "".join(
             f'<span class="key dot run{i % COLOURS}"></span>{escape(run.name)}' for i, run in enumerate(members)
         )
         legend = f'<p class="legend">{keys}</p>' if len(members) > 1 else ""
         body += f"<h3>{escape(suite)}</h3>{legend}{_forest(members, PUBLISHED.get(suite, {}))}"
     note = "Point: share solved; bar: 95 % Wilson interval; dashed: published rates of the suite."
-    return section("Tasks", body, note)
+    return section("Tasks", body, note) if body else ""
 
 
 def _forest(runs: Sequence[Run], published: Mapping[str, float]) -> str:
@@ -209,7 +197,7 @@ def _pairs(runs: Sequence[Run]) -> str:
         "Paired by task and initial state. p: exact two-sided McNemar test on the states that only one run solved; "
         "many comparisons at once need a stricter bound than 0.05."
     )
-    return section("Run against run", _table(head, rows), note)
+    return section("Run against run", table(head, rows), note)
 
 
 def _steps(runs: Sequence[Run]) -> str:
@@ -220,7 +208,7 @@ def _steps(runs: Sequence[Run]) -> str:
             middle = steps[len(steps) // 2]
             rows.append((run.name, str(steps[0]), str(middle), str(steps[-1]), f"{middle / 20:.1f} s"))
     head = ("run", "fewest", "median", "most", "median, robot time")
-    return section("Steps to success", _table(head, rows)) if rows else ""
+    return section("Steps to success", table(head, rows)) if rows else ""
 
 
 def _failures(run: Run) -> str:

