@@ -91,7 +91,8 @@ def golden_statistics(model: OpenVLAOFT) -> Mapping[str, Any]:
 def check_wan(folder: Path) -> Iterator[Line]:
     """Noising, block outputs and velocity of a Wan transformer."""
     blocks = read_json(folder / "transformer" / "config.json")["num_layers"]
-    for name, case in read_cases(folder / "cases.npz").items():
+    files = [folder / "cases.npz", *sorted(folder.glob("*_case.npz"))]
+    for name, case in [item for file in files for item in read_cases(file).items()]:
         timestep, sigma = noise_level(300)
         yield f"{name}/timestep", largest(np.asarray(timestep), case["timestep"]), 0.0
         yield f"{name}/sigma", largest(np.asarray(sigma), case["sigma"]), 1e-6

@@ -15,13 +15,14 @@ from policies.types import Policy, PolicySpec, VegaError
 
 HERE = Path(__file__).parent
 HASHED_NAMES = (
+    "adapter_config.json",
     "config.json",
     "dataset_statistics.json",
     "preprocessor_config.json",
     "tokenizer.json",
     "world_simulator.json",
 )
-HASHED_SUFFIXES = (".safetensors", ".pt")
+HASHED_SUFFIXES = (".safetensors", ".pt", ".bin")
 
 
 def shipped_policies() -> dict[str, Path]:
@@ -34,6 +35,7 @@ def find_checkpoint(name_or_path: str) -> Path:
 
     Raises VegaError that lists what exists.
     """
+    name_or_path, _ = split_name(name_or_path)
     shipped = shipped_policies()
     if name_or_path in shipped:
         return shipped[name_or_path]
@@ -59,13 +61,32 @@ def _on_hub(name: str) -> bool:
     return is_hub_id(name)
 
 
-def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Policy:
+def split_name(name: str) -> tuple[str, str | None]:
+    """`NAME#SUITE` -> the policy and the suite (or data set) whose statistics it is to use; None without one."""
+    if "#" not in name or Path(name).expanduser().exists():
+        return name, None
+    policy, _, suite = name.rpartition("#")
+    return policy, suite
+
+
+def for_suite(name: str, suite: str) -> str:
+    """The policy's name with `#suite` behind it, where its actions depend on the suite that is evaluated."""
+    policy, chosen = split_name(name)
+    if chosen is not None or not suite.startswith("libero") or (":" in name and not Path(name).exists()):
+        return name
+    return f"{policy}#{suite}" if is_openvla(find_checkpoint(policy)) else name
+
+
+def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1, suite: str | None = None) -> Policy:
     """A policy ready to act.
 
     name_or_path: shipped name, checkpoint folder (of this package or as OpenVLA-OFT's authors publish them), hub id
     `owner/name`, or `module:Class` (called with no arguments).  threads: of torch; 1 makes actions independent of the
-    number of cores.  Raises VegaError.
+    number of cores.  suite: what is evaluated, for checkpoints with the statistics of several data sets; the same as
+    `#suite` behind the name.  Raises VegaError.
     """
+    name_or_path, named = split_name(name_or_path)
+    suite = suite if named is None else named
     if ":" in name_or_path and not Path(name_or_path).exists():
         return _from_class(name_or_path)
     import torch
@@ -78,7 +99,9 @@ def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Pol
         from policies.openvla.policy import load_vega_openvla  # transformers is imported for those who need it
 
         # A hub id is what the policy is called, not the folder it was downloaded to.
-        return load_vega_openvla(folder, device, Path(name_or_path).name if _on_hub(name_or_path) else None)
+        return load_vega_openvla(folder, device, Path(name_or_path).name if _on_hub(name_or_path) else None, suite)
+    if named is not None:
+        raise VegaError(f"Policy '{name_or_path}' has no statistics to choose from: leave '#{named}' out.")
     from policies.nano.policy import load_vega_policy
 
     return load_vega_policy(folder, device)
@@ -123,6 +146,19 @@ def is_openvla(folder: Path) -> bool:
     return "openvla" in (config.get("model_type"), config.get("policy_type"))
 
 
+def statistics_key(name_or_path: str) -> str | None:
+    """The data set whose statistics a policy's actions are in, None where there is no choice; VegaError without one."""
+    name, suite = split_name(name_or_path)
+    if ":" in name and not Path(name).exists():
+        return None
+    folder = find_checkpoint(name)
+    if not is_openvla(folder):
+        return None
+    from policies.openvla.config import chosen_statistics, read_policy_config
+
+    return chosen_statistics(folder, read_policy_config(folder), suite).key
+
+
 def check_device(device: str) -> None:
     """Raise VegaError unless torch can use `device`."""
     import torch
@@ -141,6 +177,7 @@ def checkpoint_sha256(name_or_path: str) -> str:
 
     Of a policy composed of published parts those count too, wherever they lie.
     """
+    name_or_path, _ = split_name(name_or_path)
     if ":" in name_or_path and not Path(name_or_path).exists():
         return ""
     folder = find_checkpoint(name_or_path)

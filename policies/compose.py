@@ -20,11 +20,10 @@ from policies.files.json_config import read_json
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import write_policy
 from policies.fusion.gated_fusion import build_fusion, fusion_names
-from policies.openvla.checkpoint import read_statistics
 from policies.openvla.config import DTYPES, VegaOpenVLAConfig, WorldPart, published_config
 from policies.openvla.policy import grid_and_width
-from policies.openvla.preprocessing import statistics_for
 from policies.openvla.robots import PLATFORMS
+from policies.openvla.statistics import choose, read_statistics
 from policies.types import VegaError
 from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
 
@@ -36,7 +35,7 @@ def compose(folder: Path, config: VegaOpenVLAConfig, seed: int = 0) -> None:
     """
     checkpoint = resolve_folder(config.openvla, CHECKPOINT_FILES)
     if config.statistics_key is not None:
-        statistics_for(read_statistics(checkpoint), config.statistics_key)
+        choose(read_statistics(checkpoint), config.robot, config.openvla, config.statistics_key)
     part, fusion = config.world_simulator, None
     if part is not None:
         grid, width = grid_and_width(checkpoint)
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="of the policy (default: that of the folder)")
     parser.add_argument("--robot", choices=sorted(PLATFORMS), help="default: by the width of the actions")
     parser.add_argument("--cameras", help="names in the checkpoint's order, comma between (default: the robot's)")
-    parser.add_argument("--statistics", help="key in the checkpoint's statistics (default: its only one)")
+    parser.add_argument("--statistics", help="key in the checkpoint's statistics (default: the robot's or suite's)")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
     parser.add_argument(
         "--fusion", choices=fusion_names(), default="token_gate", help="how tokens meet; token_gate is the paper's"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.checkpoints import check_instructions, shipped_policies
+from policies.checkpoints import check_instructions, for_suite, shipped_policies
 from policies.files.command_line import command_parser, results_folder
 from policies.types import VegaError
 from sim.results.report import Recording, side_by_side, versions, write_page
@@ -105,7 +105,7 @@ def run_episode(
     shown = [0]
     episodes = RosEpisodes(
         suite,
-        policy,
+        for_suite(policy, suite),
         device=device,
         camera_every=camera_every,
         on_line=lambda name, line: log.append(f"[{name}] {line}"),

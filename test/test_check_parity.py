@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from policies.check_parity import main
 
@@ -112,3 +114,25 @@ def test_inputs_that_do_not_fit_are_named(tmp_path, capsys):
     np.savez(copy / "cases.npz", **changed)
     assert main([str(copy)]) == 2
     assert "do not fit their model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "condition_embedder.text_embedder.linear_1.bias",
+        "condition_embedder.text_embedder.linear_2.weight",
+        "blocks.0.attn2.to_k.weight",
+        "blocks.3.attn2.norm_k.weight",
+        "blocks.5.attn2.to_v.bias",
+        "blocks.5.ffn.net.2.bias",
+        "proj_out.bias",
+    ],
+)
+def test_one_wrong_tensor_of_wan_shows(name, tmp_path, capsys):
+    folder = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan")
+    path = next((folder / "transformer").glob("*.safetensors"))
+    weights = load_file(path)
+    changed = torch.zeros_like(weights[name]) if name.endswith("bias") else weights[name] * 1.02
+    save_file(weights | {name: changed}, path)
+    assert main([str(folder)]) == 1
+    assert any("FAIL" in line and line.startswith("prompt20/") for line in capsys.readouterr().out.split("\n"))

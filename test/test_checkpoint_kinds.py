@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import tiny_checkpoints as tiny
 import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from policies.checkpoints import load_policy
 from policies.types import VegaError
-from policies.world_simulator.simulator import LatentWorldSimulator
+from policies.world_simulator.prompt import PROMPT_FILE, save_prompt
+from policies.world_simulator.simulator import LatentWorldSimulator, add_noise
 
 Tensors = dict[str, torch.Tensor]
 
@@ -197,3 +199,76 @@ def test_wan_in_eight_bits_and_in_other_layouts(wan: Path, tmp_path: Path) -> No
     vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(VegaError, match=r"'encoder\.extra'.*of no use"):
         features(folder, "vae", vae | {"encoder.extra": torch.ones(2)})
+
+
+@pytest.fixture(scope="module")
+def ti2v(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AutoencoderKLWan, WanTransformer3DModel]:
+    """Wan2.2-TI2V-5B's folder in small, written by diffusers: a patchified residual VAE of 48 channels."""
+    folder = tmp_path_factory.mktemp("kinds") / "ti2v"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = AutoencoderKLWan(
+            base_dim=8, decoder_base_dim=8, z_dim=48, is_residual=True, in_channels=12, out_channels=12, patch_size=2,
+            scale_factor_spatial=16, latents_mean=torch.randn(48).tolist(), latents_std=(torch.rand(48) + 0.5).tolist(),
+        ).eval()  # fmt: skip
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=24, ffn_dim=64, num_layers=3, text_dim=12, freq_dim=32,
+            in_channels=48, out_channels=48,
+        ).eval()  # fmt: skip
+        save_prompt(torch.randn(1, 12), folder.parent / PROMPT_FILE)
+    vae.save_pretrained(folder / "vae")
+    transformer.save_pretrained(folder / "transformer")
+    shutil.move(folder.parent / PROMPT_FILE, folder / PROMPT_FILE)
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    (folder / "vae" / "config.json").write_text(json.dumps(config | {"clip_output": False}))  # as published
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline", "expand_timesteps": True}))
+    return folder, vae, transformer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["per_frame", "window"])
+def test_wan22_ti2v_sees_what_diffusers_sees(ti2v, mode: str) -> None:
+    folder, vae, transformer = ti2v
+    simulator = LatentWorldSimulator.from_pretrained(
+        folder, dtype=torch.float32, tap=1, canvas=(64, 96), grid=(2, 3), mode=mode, window=5
+    )
+    frames = torch.randint(0, 256, (2, 5, 64, 96, 3), generator=torch.Generator().manual_seed(1)).byte()
+    video = simulator.to_canvas(frames if mode == "window" else frames[:, -1:])
+    mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    latents = (vae.encode(video).latent_dist.mode() - mean) / std
+    ours = simulator.encoder.window(video) if mode == "window" else simulator.encoder.frames(video)
+    torch.testing.assert_close(ours, latents, atol=1e-5, rtol=1e-5)
+    noisy = add_noise(latents, simulator.noise(latents), simulator.sigma)
+    prompt = torch.zeros(2, 512, 12)
+    prompt[:, :1] = load_file(folder / PROMPT_FILE)["prompt_embedding"]
+    found: list[torch.Tensor] = []
+    hook = transformer.blocks[1].register_forward_hook(lambda module, inputs, output: found.append(output))
+    tokens = latents.shape[2] * 2 * 3
+    transformer(noisy, torch.full((2, tokens), simulator.timestep), prompt)  # a timestep for each token
+    hook.remove()
+    expected = found[0].unflatten(1, (-1, 2, 3))
+    torch.testing.assert_close(simulator.tokens(latents), expected, atol=1e-5, rtol=1e-5)
+    # The grid is the tokens' own, so pooling changes nothing and the whole way is diffusers'.
+    torch.testing.assert_close(simulator(frames), expected[:, -1].flatten(1, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_wan22_ti2v_streams_and_is_kept(ti2v, tmp_path: Path) -> None:
+    simulator = LatentWorldSimulator.from_pretrained(
+        ti2v[0], dtype=torch.float32, tap=1, canvas=(64, 64), grid=(2, 2), mode="window", window=5
+    )
+    frames = torch.randint(0, 256, (1, 5, 64, 64, 3), generator=torch.Generator().manual_seed(2)).byte()
+    stream = simulator.open_stream()
+    assert stream.push(frames) == 2
+    torch.testing.assert_close(stream.tokens(), simulator(frames), atol=1e-5, rtol=1e-5)
+    simulator.save_pretrained(tmp_path)
+    assert torch.equal(LatentWorldSimulator.from_pretrained(tmp_path, dtype=torch.float32)(frames), simulator(frames))
+    with pytest.raises(VegaError, match="multiples of 32"):
+        LatentWorldSimulator.from_pretrained(ti2v[0], tap=1, canvas=(96, 144))
+
+
+def test_a_setting_that_the_class_does_not_know_is_refused_where_it_is_on(ti2v, tmp_path: Path) -> None:
+    folder = shutil.copytree(ti2v[0], tmp_path / "ti2v")
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mixture_of_depths": True}))
+    with pytest.raises(VegaError, match="mixture_of_depths"):
+        LatentWorldSimulator.from_pretrained(folder, tap=1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 
 from policies.checkpoints import find_checkpoint, load_policy
@@ -109,6 +110,21 @@ def test_a_configuration_is_read_strictly_however_deep(change: dict, named: str,
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(VegaError, match=named):
         load_policy(str(folder))
+
+
+def test_weights_in_other_dress_are_the_same_or_refused_by_name(nano: VegaPolicy, tmp_path: Path) -> None:
+    folder = shutil.copytree(find_checkpoint("vega-nano"), tmp_path / "nano")
+    weights = load_file(folder / "model.safetensors")
+    save_file({f"module._orig_mod.{name}": value for name, value in weights.items()}, folder / "model.safetensors")
+    assert load_policy(str(folder)).act(observation()).actions.tobytes() == nano.act(observation()).actions.tobytes()
+    one = "head.mlp.0.weight"
+    for changed, named in (
+        ({one: weights[one].to(torch.float8_e4m3fn)}, f"'{one}'.*no scale"),
+        ({"head.mlp.9.weight": torch.ones(2)}, r"head\.mlp\.9\.weight"),
+    ):
+        save_file(weights | changed, folder / "model.safetensors")
+        with pytest.raises(VegaError, match=named):
+            load_policy(str(folder))
 
 
 @pytest.mark.parametrize("synchronise", [True, False])

@@ -126,16 +126,21 @@ def component_config(folder: Path, kind: type[nn.Module], hint: str) -> dict[str
 
 
 def build_component(kind: type[M], config: Mapping[str, Any], folder: Path) -> M:
-    """A diffusers model as its config says, on the meta device."""
-    path = folder / "config.json"
-    for name, parameter in inspect.signature(kind).parameters.items():
+    """A diffusers model as its config says, on the meta device.
+
+    Settings that the class does not know are those of another version of it (Wan2.2's VAE has `clip_output`): they may
+    be there as long as they are off.
+    """
+    path, known = folder / "config.json", inspect.signature(kind).parameters
+    config = {name: value for name, value in config.items() if not name.startswith("_") and (name in known or value)}
+    for name, parameter in known.items():
         value = config.get(name)
         # What is built with a text for a number fails when it runs, not now.
         if isinstance(parameter.default, int | float) and not isinstance(value, int | float | None):
             raise VegaError(f"Setting '{name}' in '{path}' is {value!r} and must be a number: download it again.")
     try:
         with torch.device("meta"):
-            return kind(**{key: value for key, value in config.items() if not key.startswith("_")})
+            return kind(**config)
     except Exception as error:  # whatever a value of the wrong kind leads to inside
         reason = str(error).split("\n")[0]
         raise VegaError(

@@ -1,4 +1,4 @@
-"""The gate that fuses semantic with generative tokens, and which camera token meets which world token.
+"""What both policies are made on: from observations to chunks, and the gate that fuses semantic with generative tokens.
 
-Imports `policies.world_simulator` and what is below it. Begin with `gated_fusion.py`.
+Imports `policies.world_simulator` and what is below it. Begin with `fused_policy.py`.
 """

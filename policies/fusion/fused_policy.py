@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from policies.files.weight_files import write_tensors
+from policies.files.quantised import Dequantised
+from policies.files.tensor_names import Renamed
+from policies.files.tensor_sources import DictSource
+from policies.files.weight_files import as_published, write_tensors
 from policies.fusion.gated_fusion import gate_image
 from policies.fusion.world_view import WorldView
 from policies.types import ActionChunk, FloatArray, Observation, PolicySpec, VegaError, check_images
@@ -173,8 +176,8 @@ def read_weights(module: nn.Module, folder: Path, what: str) -> None:
     """Fill `module` with the weights in a policy's folder; VegaError, which says whose they are, unless all fit."""
     path = folder / WEIGHTS_FILE
     try:
-        state: dict[str, Any] = load_file(path)
-        module.load_state_dict(state)
+        source = Dequantised(Renamed(DictSource(str(path), load_file(path)), as_published))
+        module.load_state_dict({name: source.read(name) for name in source.names()})
     except FileNotFoundError:
         raise VegaError(f"File '{path}' with the {what}'s weights is missing: get the folder again.") from None
     except (SafetensorError, RuntimeError) as error:

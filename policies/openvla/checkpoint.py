@@ -1,4 +1,4 @@
-"""What a published OpenVLA-OFT folder says beside its weights: components, statistics, constants of its images."""
+"""What a published OpenVLA-OFT folder holds: weights in whichever layout, components, constants of its images."""
 
 from __future__ import annotations
 
@@ -110,20 +110,6 @@ def unneeded(name: str, vision_blocks: Mapping[str, int], film: bool) -> bool:
         name.startswith(tuple(prefix + part for part in (f"blocks.{count - 1}.", "norm.", "attn_pool.")))
         for prefix, count in vision_blocks.items()
     )
-
-
-def read_statistics(folder: Path) -> dict[str, Any]:
-    """Data set -> statistics of a checkpoint: its dataset_statistics.json, else those in its config.
-
-    The config's may be those of pretraining: the file overrides them.
-    """
-    path = folder / "dataset_statistics.json"
-    statistics = read_json(path) if path.is_file() else read_json(folder / "config.json").get("norm_stats")
-    if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
-        raise VegaError(
-            f"The statistics in '{folder}' are no object of objects: copy its dataset_statistics.json again."
-        )
-    return statistics
 
 
 def image_mean_std(folder: Path) -> tuple[tuple[Sequence[float], Sequence[float]], ...]:

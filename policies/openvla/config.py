@@ -13,9 +13,9 @@ from pathlib import Path
 from policies.files.json_config import read_config, read_json, write_config
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import CONFIG_FILE
-from policies.openvla.checkpoint import read_statistics
 from policies.openvla.preprocessing import action_width
 from policies.openvla.robots import platform
+from policies.openvla.statistics import Choice, choose, read_statistics
 from policies.types import VegaError
 from policies.world_simulator.prompt import PROMPT_FILE
 from policies.world_simulator.simulator import CONFIG_FILE as WORLD_CONFIG_FILE
@@ -56,8 +56,9 @@ class WorldPart:
 class VegaOpenVLAConfig:
     """Everything about a full-size policy except weights.
 
-    openvla: OpenVLA-OFT checkpoint folder or hub id.  statistics_key: data set in its statistics; None only where it
-    has one.  robot: a name of robots.PLATFORMS.  cameras: names in the checkpoint's order.
+    openvla: OpenVLA-OFT checkpoint folder or hub id.  statistics_key: data set in its statistics; None leaves it to the
+    suite that is evaluated, or to the robot (statistics.choose).  robot: a name of robots.PLATFORMS.  cameras: names in
+    the checkpoint's order.
     open_loop_horizon: actions executed before the next query when the world waits; None for the whole chunk.
     chunk_length, normalization: only where the checkpoint does not say them.  attention: kernel of the language model.
     synchronise_stages: on a GPU each stage is waited for, so that it is timed alone; false lets stages overlap.
@@ -125,6 +126,12 @@ def published_config(checkpoint: Path, robot: str | None = None) -> VegaOpenVLAC
 def openvla_folder(folder: Path, config: VegaOpenVLAConfig) -> Path:
     """OpenVLA-OFT of the policy in `folder`: relative to it or absolute, or downloaded once.  VegaError without it."""
     return _part(folder, config.openvla, CHECKPOINT_FILES)
+
+
+def chosen_statistics(folder: Path, config: VegaOpenVLAConfig, suite: str | None) -> Choice:
+    """The statistics of the policy in `folder`; suite: what is evaluated, or a key.  VegaError where none fits."""
+    statistics = read_statistics(openvla_folder(folder, config))
+    return choose(statistics, config.robot, config.name, config.statistics_key, suite)
 
 
 def wan_folder(folder: Path, part: WorldPart) -> Path:

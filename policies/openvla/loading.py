@@ -26,7 +26,6 @@ from policies.openvla.checkpoint import (
     film_backbone,
     image_mean_std,
     open_checkpoint,
-    read_statistics,
     unneeded,
 )
 from policies.openvla.heads import (
@@ -38,6 +37,7 @@ from policies.openvla.heads import (
     build_proprio_projector,
 )
 from policies.openvla.model import OpenVLAOFT
+from policies.openvla.statistics import read_statistics
 from policies.openvla.vision import VisionTower, build_dinov2, build_siglip, fill_tower
 from policies.types import VegaError
 

@@ -13,10 +13,10 @@ and changes nothing.  A published OpenVLA-OFT folder is a policy as it is.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +27,15 @@ from policies.files.weight_files import check_free
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
-from policies.openvla.checkpoint import open_checkpoint, read_statistics
-from policies.openvla.config import VegaOpenVLAConfig, openvla_folder, prompt_file, read_policy_config, wan_folder
+from policies.openvla.checkpoint import open_checkpoint
+from policies.openvla.config import (
+    VegaOpenVLAConfig,
+    chosen_statistics,
+    openvla_folder,
+    prompt_file,
+    read_policy_config,
+    wan_folder,
+)
 from policies.openvla.loading import load_openvla_oft, weight_count
 from policies.openvla.model import OpenVLAOFT
 from policies.openvla.preprocessing import (
@@ -36,10 +43,10 @@ from policies.openvla.preprocessing import (
     normalize_proprio,
     pixel_values,
     policy_image,
-    statistics_for,
     unnormalize_actions,
 )
 from policies.openvla.robots import platform
+from policies.openvla.statistics import choose
 from policies.types import FloatArray, Observation, PolicySpec, VegaError, check_instruction
 from policies.world_simulator import transformer as wan_transformer
 from policies.world_simulator import vae as wan_vae
@@ -69,7 +76,14 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
     model: OpenVLA-OFT.  world: the world simulator and the fusion, None for OpenVLA-OFT alone.
     """
 
-    def __init__(self, config: VegaOpenVLAConfig, model: OpenVLAOFT, world: WorldView | None = None) -> None:
+    def __init__(
+        self,
+        config: VegaOpenVLAConfig,
+        model: OpenVLAOFT,
+        world: WorldView | None = None,
+        suite: str | None = None,
+    ) -> None:
+        """suite: what is evaluated, or the key of the statistics, where the configuration leaves that open."""
         super().__init__()
         self.config, self.model, self.world = config, model, world
         self.synchronise_stages = config.synchronise_stages
@@ -86,7 +100,8 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
                 f"An open-loop horizon of {horizon} does not fit a chunk of {info.chunk_length}: set open_loop_horizon "
                 f"to 1 to {info.chunk_length}."
             )
-        self._statistics = choose_statistics(info.statistics, config)
+        choice = choose(info.statistics, config.robot, config.name, config.statistics_key, suite)
+        self.statistics_key, self._statistics = choice.key, choice.statistics
         unnormalize_actions(np.zeros(info.action_dim), self._statistics, info.normalization)
         if info.proprio_dim:
             normalize_proprio(np.zeros(info.proprio_dim), self._statistics, info.normalization)
@@ -156,18 +171,24 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
         write_policy(Path(folder), config, None if self.world is None else self.world.fusion.state_dict())
 
 
-def load_vega_openvla(folder: Path, device: torch.device | str = "cpu", name: str | None = None) -> VegaOpenVLA:
+def load_vega_openvla(
+    folder: Path, device: torch.device | str = "cpu", name: str | None = None, suite: str | None = None
+) -> VegaOpenVLA:
     """The policy in a folder of `save_pretrained`, or in a published OpenVLA-OFT checkpoint's.
 
-    name: of a published checkpoint, default that of its folder.  Raises VegaError for a missing or damaged file, and
-    before anything is loaded if it does not fit on `device`.
+    name: of a published checkpoint, default that of its folder.  suite: what is evaluated, or a key of the statistics;
+    which of them is used is told on the terminal, unless the configuration says it.  Raises VegaError for a missing or
+    damaged file, and before anything is loaded if it does not fit on `device`.
     """
     config = read_policy_config(folder)
     if config.openvla == "." and name is not None:
         config = replace(config, name=name)
     dtype = getattr(torch, config.dtype)
     checkpoint = openvla_folder(folder, config)
-    choose_statistics(read_statistics(checkpoint), config)  # what can fail early fails early
+    choice = chosen_statistics(folder, config, suite)  # what can fail early fails early
+    if config.statistics_key is None:
+        told = f"{config.name}: actions and state by the statistics '{choice.key}', chosen {choice.reason}"
+        print(told, file=sys.stderr, flush=True)
     check_free(memory_needed(folder, config), torch.device(device), f"Policy '{folder}'")
     world = None if config.world_simulator is None else load_world_view(folder, config, device, dtype)
     model = load_openvla_oft(
@@ -178,19 +199,7 @@ def load_vega_openvla(folder: Path, device: torch.device | str = "cpu", name: st
         normalization=config.normalization,
         attention=config.attention,
     )
-    return VegaOpenVLA(config, model, world)
-
-
-def choose_statistics(statistics: Mapping[str, Any], config: VegaOpenVLAConfig) -> Mapping[str, Any]:
-    """The statistics of the data set that `config` names; it need not where there is one.  VegaError lists the keys."""
-    if config.statistics_key is not None:
-        return statistics_for(statistics, config.statistics_key)
-    if len(statistics) != 1:
-        raise VegaError(
-            f"Checkpoint '{config.openvla}' has statistics of {sorted(statistics)}: choose one with `python -m "
-            "policies.compose --statistics KEY`."
-        )
-    return next(iter(statistics.values()))
+    return VegaOpenVLA(config, model, world, suite)
 
 
 def grid_and_width(model_folder: Path) -> tuple[tuple[int, int], int]:

@@ -2,9 +2,10 @@
 
     frames ─► canvas ─► causal VAE ─► latents ─► + noise (k = 300) ─► Wan blocks 0..tap ─► pooled on the semantic grid
 
-Wan2.1-T2V-1.3B as published for diffusers, any other Wan of that layout, or a small one with the same
-classes.  Frozen, deterministic (the noise is drawn once from a seed), and without the text encoder: the
-prompt's embedding is exported once, with `python -m policies.world_simulator export-prompt FOLDER`.
+Wan2.1-T2V-1.3B as published for diffusers, any other Wan of that layout (Wan2.2-TI2V-5B, whose tokens have a timestep
+each, here all the same), or a small one with the same classes.  Frozen, deterministic (the noise is drawn once from a
+seed), and without the text encoder: the prompt's embedding is exported once, with
+`python -m policies.world_simulator export-prompt FOLDER`.
 
 Reference: VEGA-3D, arXiv 2603.19235, section 3, and the tower `wan_t2v_online` of its code.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.checkpoints import checkpoint_sha256
+from policies.checkpoints import checkpoint_sha256, statistics_key
 from policies.files.command_line import results_folder
 from policies.types import VegaError
 from sim.evaluation.settings import TAPES, EpisodeSettings
@@ -79,7 +79,9 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
-    """The summary's own fields."""
+    """The summary's own fields.  Raises VegaError for a policy that was not trained on this suite's numbers."""
+    key = statistics_key(settings.policy_for_suite)
+    told = {} if key is None else {"statistics_key": key}
     return {
         "suite": settings.suite,
         "policy": settings.policy,
@@ -89,6 +91,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "command": settings.command,
         "protocol": protocol,
         "versions": package_versions(PACKAGES),
+        **told,
     }
 
 
@@ -159,7 +162,7 @@ def run_with_shared_policy(
     settings: EpisodeSettings, shards: Sequence[Shard], workers: int, on_record: Callable[[EpisodeRecord], None]
 ) -> None:
     """`run_in_workers` with one policy for all of them.  Raises VegaError once it is gone."""
-    with PolicyProcess(settings.policy, settings.device, settings.threads) as process:
+    with PolicyProcess(settings.policy_for_suite, settings.device, settings.threads) as process:
 
         def check(record: EpisodeRecord) -> None:
             on_record(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from policies.checkpoints import for_suite
 from sim.evaluation.open_policy import open_policy
 from sim.evaluation.shared_policy import Place, SharedPolicy
 from sim.evaluation.workers import Runner
@@ -33,8 +34,14 @@ class EpisodeSettings:
     record: bool = False
     shared: Place | None = None
 
+    @property
+    def policy_for_suite(self) -> str:
+        """The policy's name, with the suite behind it where its statistics depend on that."""
+        return for_suite(self.policy, self.suite)
+
     def build(self) -> Runner:
-        policy = SharedPolicy(self.shared) if self.shared else open_policy(self.policy, self.device, self.threads)
+        name = self.policy_for_suite
+        policy = SharedPolicy(self.shared) if self.shared else open_policy(name, self.device, self.threads)
         if self.transport == "direct":
             from sim.evaluation.direct_episodes import DirectEpisodes
 
@@ -47,4 +54,4 @@ class EpisodeSettings:
 
         # The policy itself lives in policy_node; here it only tells how often it looks.
         camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
-        return RosEpisodes(self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every)
+        return RosEpisodes(self.suite, name, device=self.device, threads=self.threads, camera_every=camera_every)

@@ -1,0 +1,132 @@
+"""Which data set's statistics a policy uses: its robot's and its suite's, told, and never another's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_checkpoints as tiny
+
+from policies.checkpoints import checkpoint_sha256, for_suite, load_policy, statistics_key
+from policies.openvla.statistics import choose
+from policies.types import VegaError
+from sim.evaluation.settings import EpisodeSettings
+
+SUITES = ("libero_spatial_no_noops", "libero_object_no_noops", "libero_goal_no_noops", "libero_10_no_noops")
+
+
+def numbered(*keys: str) -> dict[str, dict]:
+    return {key: {"number": number} for number, key in enumerate(keys)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "suite", "expected"),
+    [
+        (SUITES, "libero_goal", "libero_goal_no_noops"),
+        (SUITES, "libero_10", "libero_10_no_noops"),
+        (SUITES, "libero_long", "libero_10_no_noops"),
+        (SUITES, "libero_object_swap", "libero_object_no_noops"),
+        (SUITES, "libero_object_temp_x0.1", "libero_object_no_noops"),
+        (SUITES, "libero_plus_spatial", "libero_spatial_no_noops"),
+        (SUITES, "libero_10_lan", "libero_10_no_noops"),
+        (SUITES, "libero_goal_no_noops", "libero_goal_no_noops"),
+        (("libero_object", "libero_goal"), "libero_goal_task", "libero_goal"),
+        (("libero_4_task_suites_no_noops",), "libero_goal", "libero_4_task_suites_no_noops"),
+        (("bridge_orig", "libero_10_no_noops", "fractal20220817_data"), None, "libero_10_no_noops"),
+        (("bridge_orig", "libero_10_no_noops"), "libero_10", "libero_10_no_noops"),
+    ],
+)
+def test_the_key_follows_the_suite(keys: tuple[str, ...], suite: str | None, expected: str) -> None:
+    choice = choose(numbered(*keys), "libero", "oft", suite=suite)
+    assert choice.key == expected and choice.statistics == {"number": keys.index(expected)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "suite", "named"),
+    [
+        (("bridge_orig",), None, None, r"\['bridge_orig'\].*robot 'libero'"),
+        (("bridge_orig",), None, "libero_goal", r"\['bridge_orig'\].*robot 'libero'"),
+        (("bridge_orig",), "bridge_orig", None, "another robot"),
+        (("aloha1_fold_shirt",), "aloha1_fold_shirt", None, "another robot"),
+        (("my_own_arm",), None, None, r"\['my_own_arm'\].*--statistics"),
+        (SUITES, None, None, "several|choose one with '#'"),
+        (("libero_spatial_no_noops",), None, "libero_goal", "none of suite 'libero_goal'"),
+        (SUITES[:2], None, "libero_90", "none of suite 'libero_90'"),
+        (SUITES, None, "libero_goad", "none of suite 'libero_goad'"),
+        (SUITES, "libero_10_no_noops", "libero_object_swap", "has 'libero_object_no_noops' for suite"),
+        (SUITES, "libero_spatial", None, r"no statistics 'libero_spatial'.*libero_10_no_noops"),
+    ],
+)
+def test_a_mismatch_is_refused(keys: tuple[str, ...], key: str | None, suite: str | None, named: str) -> None:
+    with pytest.raises(VegaError, match=named):
+        choose(numbered(*keys), "libero", "oft", key, suite)
+
+
+def test_what_a_user_says_is_his_robots_is_taken() -> None:
+    assert choose(numbered("my_own_arm"), "libero", "oft", "my_own_arm").statistics == {"number": 0}
+    assert choose(numbered("my_own_arm"), "libero", "oft", "my_own_arm", "libero_goal").key == "my_own_arm"
+    assert choose(numbered("fold_300_demos"), "aloha", "oft").key == "fold_300_demos"
+
+
+@pytest.fixture(scope="module")
+def combined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One checkpoint for four suites, whose actions are of different sizes."""
+    folder = tiny.openvla_folder(tmp_path_factory.mktemp("statistics") / "combined")
+    path = folder / "dataset_statistics.json"
+    entry = next(iter(json.loads(path.read_text()).values()))
+    scaled = {}
+    for number, suite in enumerate(SUITES, 1):
+        scaled[suite] = json.loads(json.dumps(entry))
+        for bound in ("q01", "q99"):
+            scaled[suite]["action"][bound] = [number * value for value in entry["action"][bound]]
+    path.write_text(json.dumps(scaled))
+    return folder
+
+
+def test_one_checkpoint_serves_the_suite_that_is_evaluated(combined: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(VegaError, match=r"libero_spatial_no_noops'\].*#libero_10_no_noops"):
+        load_policy(str(combined))
+    actions = {}
+    for suite in ("libero_spatial", "libero_object_swap"):
+        policy = load_policy(str(combined), suite=suite)
+        actions[suite] = policy.act(tiny.observation()).actions[:, :6]
+        assert f"statistics '{policy.statistics_key}', chosen by suite {suite}" in capsys.readouterr().err
+        named = load_policy(f"{combined}#{policy.statistics_key}")
+        np.testing.assert_array_equal(named.act(tiny.observation()).actions[:, :6], actions[suite])
+    np.testing.assert_allclose(actions["libero_object_swap"], 2 * actions["libero_spatial"], rtol=1e-6)
+    with pytest.raises(VegaError, match="none of suite 'libero_90'"):
+        load_policy(str(combined), suite="libero_90")
+
+
+def test_the_evaluation_names_the_suite_and_writes_the_key_down(combined: Path) -> None:
+    from sim.evaluation.evaluate import header
+
+    settings = EpisodeSettings("libero_goal_lan", str(combined))
+    assert settings.policy_for_suite == f"{combined}#libero_goal_lan"
+    summary = header(settings, "protocol")
+    assert summary["statistics_key"] == "libero_goal_no_noops" and summary["policy"] == str(combined)
+    assert checkpoint_sha256(settings.policy_for_suite) == checkpoint_sha256(str(combined)) != ""
+    assert EpisodeSettings("libero_goal", "vega-nano").policy_for_suite == "vega-nano"
+    assert for_suite("module:Class", "libero_goal") == "module:Class"
+    assert for_suite("ws://host:80", "libero_goal") == "ws://host:80"
+    assert for_suite(str(combined), "robosuite") == str(combined)
+    assert statistics_key("vega-nano") is None and "statistics_key" not in header(
+        EpisodeSettings("libero_goal", "vega-nano"), "protocol"
+    )
+    with pytest.raises(VegaError, match="leave '#libero_goal' out"):
+        load_policy("vega-nano#libero_goal")
+
+
+def test_a_wrong_suite_is_refused_before_anything_is_built(
+    combined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sim.run_libero import main
+
+    folder = shutil.copytree(combined, tmp_path / "spatial")
+    entry = json.loads((folder / "dataset_statistics.json").read_text())["libero_spatial_no_noops"]
+    (folder / "dataset_statistics.json").write_text(json.dumps({"bridge_orig": entry}))
+    assert main(["--suite", "libero_goal", "--policy", str(folder), "--output", str(tmp_path / "run")]) == 2
+    assert "['bridge_orig']" in capsys.readouterr().err and not (tmp_path / "run").exists()
