@@ -59,13 +59,29 @@ def _on_hub(name: str) -> bool:
     return is_hub_id(name)
 
 
-def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1) -> Policy:
+def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on") -> Policy:
     """A policy ready to act.
 
     name_or_path: shipped name, checkpoint folder (of this package or as OpenVLA-OFT's authors publish them), hub id
     `owner/name`, or `module:Class` (called with no arguments).  threads: of torch; 1 makes actions independent of the
-    number of cores.  Raises VegaError.
+    number of cores.  world_simulator: what stands in for its tokens, one of WORLD_CONTROLS; where the
+    policy has none, only "on".  Raises VegaError.
     """
+    policy = _load(name_or_path, device, threads)
+    if world_simulator != "on":
+        _control(policy, name_or_path, world_simulator)
+    return policy
+
+
+def _control(policy: Policy, name: str, world_simulator: str) -> None:
+    """Let something stand in for the world simulator's tokens."""
+    world = getattr(policy, "world", None)
+    if world is None:
+        raise VegaError(f"The policy '{name}' has no world simulator: leave world_simulator at on.")
+    world.control = world_simulator
+
+
+def _load(name_or_path: str, device: str, threads: int) -> Policy:
     if ":" in name_or_path and not Path(name_or_path).exists():
         return _from_class(name_or_path)
     import torch

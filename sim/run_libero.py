@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     instructions = list_tasks(args.suite)
     check_instructions(args.policy, [instructions[task] for task in tasks])
     settings = EpisodeSettings(
-        args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video
+        args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video,
+        world_simulator=args.world_simulator
     )
     return evaluate(args, settings, args.protocol, tasks)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from policies import preprocessing as pre
+from policies.openvla import preprocessing as pre
 from policies.types import VegaError
 
 finite = st.floats(-10, 10, allow_nan=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from policies.types import Policy
 from sim.evaluation.open_policy import open_policy
 from sim.evaluation.shared_policy import Place, SharedPolicy
 from sim.evaluation.workers import Runner
@@ -31,10 +32,14 @@ class EpisodeSettings:
     folder: Path | None = None
     video: bool = False
     record: bool = False
+    world_simulator: str = "on"
     shared: Place | None = None
 
     def build(self) -> Runner:
-        policy = SharedPolicy(self.shared) if self.shared else open_policy(self.policy, self.device, self.threads)
+        if self.shared is not None:
+            policy: Policy = SharedPolicy(self.shared)
+        else:
+            policy = open_policy(self.policy, self.device, self.threads, self.world_simulator)
         if self.transport == "direct":
             from sim.evaluation.direct_episodes import DirectEpisodes
 
@@ -47,4 +52,7 @@ class EpisodeSettings:
 
         # The policy itself lives in policy_node; here it only tells how often it looks.
         camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
-        return RosEpisodes(self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every)
+        return RosEpisodes(
+            self.suite, self.policy, device=self.device, threads=self.threads, camera_every=camera_every,
+            world_simulator=self.world_simulator,
+        )  # fmt: skip
