@@ -77,14 +77,32 @@ def for_suite(name: str, suite: str) -> str:
     return f"{policy}#{suite}" if is_openvla(find_checkpoint(policy)) else name
 
 
-def load_policy(name_or_path: str, device: str = "cpu", threads: int = 1, suite: str | None = None) -> Policy:
+def load_policy(
+    name_or_path: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on", suite: str | None = None
+) -> Policy:
     """A policy ready to act.
 
     name_or_path: shipped name, checkpoint folder (of this package or as OpenVLA-OFT's authors publish them), hub id
     `owner/name`, or `module:Class` (called with no arguments).  threads: of torch; 1 makes actions independent of the
-    number of cores.  suite: what is evaluated, for checkpoints with the statistics of several data sets; the same as
-    `#suite` behind the name.  Raises VegaError.
+    number of cores.  world_simulator: what stands in for its tokens, one of WORLD_CONTROLS; where the policy has none,
+    only "on".  suite: what is evaluated, for checkpoints with the statistics of several data sets; the same as `#suite`
+    behind the name.  Raises VegaError.
     """
+    policy = _load(name_or_path, device, threads, suite)
+    if world_simulator != "on":
+        _control(policy, name_or_path, world_simulator)
+    return policy
+
+
+def _control(policy: Policy, name: str, world_simulator: str) -> None:
+    """Let something stand in for the world simulator's tokens."""
+    world = getattr(policy, "world", None)
+    if world is None:
+        raise VegaError(f"The policy '{name}' has no world simulator: leave world_simulator at on.")
+    world.control = world_simulator
+
+
+def _load(name_or_path: str, device: str, threads: int, suite: str | None) -> Policy:
     name_or_path, named = split_name(name_or_path)
     suite = suite if named is None else named
     if ":" in name_or_path and not Path(name_or_path).exists():

@@ -21,6 +21,8 @@ FloatArray = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
 MAX_INSTRUCTION_CHARS = 512
+# What can stand in for a world simulator's tokens; `fusion/controls.py` says what each is.
+WORLD_CONTROLS = ("on", "off", "noise", "shuffled", "untrained", "vae")
 
 
 class VegaError(Exception):

@@ -112,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
         )
     check_instructions(args.policy, [task_instruction(args.suite, benchmark, task) for task in tasks])
     settings = EpisodeSettings(
-        args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video
+        args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video,
+        world_simulator=args.world_simulator
     )
     return evaluate(args, settings, args.protocol, tasks, extra_fields(benchmark, tasks))
 

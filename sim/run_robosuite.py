@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     check_options(args)
     check_instructions(args.policy, [list(TASKS.values())[task] for task in tasks])
     settings = EpisodeSettings(
-        SUITE, args.policy, command=args.command, device=args.device, threads=args.threads, video=args.video
+        SUITE, args.policy, command=args.command, device=args.device, threads=args.threads, video=args.video,
+        world_simulator=args.world_simulator
     )
     return evaluate(args, settings, PROTOCOL, tasks)
 

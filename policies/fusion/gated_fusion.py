@@ -60,6 +60,27 @@ class Fusion(nn.Module):
         """Both (B, N, D) -> mixed (B, N, D) and the gate."""
         raise NotImplementedError
 
+    closable = False
+
+    def check_closable(self) -> None:
+        """Raise VegaError unless this fusion can leave the generative stream out."""
+        if not self.closable:
+            raise VegaError(
+                f"A {type(self).__name__} has no gate that could be closed: choose world simulator noise, not off."
+            )
+
+    def closed(self, f_sem: torch.Tensor) -> Fused:
+        """What becomes of f_sem (B, N, D) when nothing generative comes through, and a gate of 1."""
+        self.check_closable()
+        mixed = self.semantic_only(f_sem)
+        if self.residual is not None:
+            mixed = f_sem + self.residual.to(f_sem.dtype) * (mixed - f_sem)
+        return mixed, f_sem.new_ones(*f_sem.shape[:-1], 1)
+
+    def semantic_only(self, sem: torch.Tensor) -> torch.Tensor:
+        """`mix` with the gate at 1."""
+        return sem
+
 
 class AdaptiveGatedFusion(Fusion):
     """The paper's token gate: g = sigmoid(w [LN f_sem; LN f_gen] + b), out = g sem + (1 - g) gen.
@@ -68,6 +89,7 @@ class AdaptiveGatedFusion(Fusion):
     """
 
     per_channel = False
+    closable = True
 
     def __init__(self, dim: int, gen_dim: int | None, blend: str = "normed", residual: float | None = None):
         super().__init__(dim, gen_dim, residual)
@@ -83,6 +105,9 @@ class AdaptiveGatedFusion(Fusion):
         mixed = gate * a + (1 - gate) * b if self.blend == "normed" else gate * sem + (1 - gate) * gen
         return mixed, gate.mean(-1, keepdim=True)
 
+    def semantic_only(self, sem: torch.Tensor) -> torch.Tensor:
+        return self.norm_sem(sem) if self.blend == "normed" else sem
+
 
 class ChannelGatedFusion(AdaptiveGatedFusion):
     """A gate for every channel of every token; what is returned as gate is its mean over channels."""
@@ -92,6 +117,8 @@ class ChannelGatedFusion(AdaptiveGatedFusion):
 
 class AddFusion(Fusion):
     """sem + gen."""
+
+    closable = True
 
     def mix(self, sem: torch.Tensor, gen: torch.Tensor) -> Fused:
         return sem + gen, None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from policies.fusion.controls import WorldControl
 from policies.fusion.gated_fusion import Fusion
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -57,6 +58,17 @@ class WorldView(nn.Module):
             for camera, view in cameras.items()
         }
         self._refresh: TokenRefresh[dict[str, Tensor]] = TokenRefresh(refresh_every)
+        self._control = WorldControl("on", fusion)
+
+    @property
+    def control(self) -> str:
+        """What stands in for the simulator's tokens, "on" for nothing: one of WORLD_CONTROLS."""
+        return self._control.name
+
+    @control.setter
+    def control(self, name: str) -> None:
+        self._control = WorldControl(name, self.fusion)
+        self.reset()
 
     @property
     def simulator(self) -> LatentWorldSimulator:
@@ -94,7 +106,8 @@ class WorldView(nn.Module):
             alike.setdefault((view, tuple(frames[camera].shape)), []).append(camera)
         found: dict[str, Tensor] = {}
         for names in alike.values():
-            tokens = self._simulators[names[0]](torch.cat([frames[name] for name in names]))
+            seen = torch.cat([frames[name] for name in names])
+            tokens = self._control.look(self._simulators[names[0]], seen)
             found.update(zip(names, tokens.chunk(len(names)), strict=True))
         return {camera: found[camera] for camera in self.cameras}
 
@@ -106,10 +119,11 @@ class WorldView(nn.Module):
         A gate is the share of f_sem, in [0, 1].
         """
         sizes = [f_sem[camera].shape[1] for camera in self.cameras]
-        fused, gate = self.fusion(
-            torch.cat([f_sem[camera] for camera in self.cameras], dim=1),
-            torch.cat([f_gen[camera] for camera in self.cameras], dim=1),
-        )
+        semantic = torch.cat([f_sem[camera] for camera in self.cameras], dim=1)
+        if self._control.name == "off":
+            fused, gate = self.fusion.closed(semantic)
+        else:
+            fused, gate = self.fusion(semantic, torch.cat([f_gen[camera] for camera in self.cameras], dim=1))
         tokens = dict(zip(self.cameras, fused.split(sizes, dim=1), strict=True))
         if gate is None:
             return tokens, {}

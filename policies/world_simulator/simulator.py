@@ -163,11 +163,20 @@ class LatentWorldSimulator(nn.Module):
 
         frames: (B, T, H, W, 3) uint8 RGB, oldest first; T = 1 or more per frame, T = config.window in a window.
         """
+        return self.pool(self.tokens(self.latents(frames))[:, -1:], frames.shape[2:4])[:, 0]
+
+    @torch.no_grad()
+    def embedded(self, frames: torch.Tensor) -> torch.Tensor:
+        """The same without noise and without any block: what Wan's patch embedding makes of the latents."""
+        latents = self.latents(frames).to(self.trunk.patch_embedding.weight.dtype)
+        tokens = self.trunk.patch_embedding(latents).permute(0, 2, 3, 4, 1)
+        return self.pool(tokens[:, -1:], frames.shape[2:4])[:, 0]
+
+    def latents(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames as `forward` takes them -> normalised latents (B, C, T', h, w), without noise."""
         if self.config.mode == "per_frame":
-            latents = self.encoder.frames(self.to_canvas(frames[:, -1:]))
-        else:
-            latents = self.encoder.window(self.to_canvas(frames))
-        return self.pool(self.tokens(latents)[:, -1:], frames.shape[2:4])[:, 0]
+            return self.encoder.frames(self.to_canvas(frames[:, -1:]))
+        return self.encoder.window(self.to_canvas(frames))
 
     def to_canvas(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, T, H, W, 3) uint8 RGB -> (B, 3, T, canvas rows, canvas columns) in [-1, 1]."""

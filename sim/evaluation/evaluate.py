@@ -14,7 +14,7 @@ from typing import Any
 
 from policies.checkpoints import checkpoint_sha256, statistics_key
 from policies.files.command_line import results_folder
-from policies.types import VegaError
+from policies.types import WORLD_CONTROLS, VegaError
 from sim.evaluation.settings import TAPES, EpisodeSettings
 from sim.evaluation.shared_policy import PolicyProcess
 from sim.evaluation.workers import Shard, make_shards, run_here, run_in_workers
@@ -43,6 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=10, help="initial states per task")
     parser.add_argument("--device", default="cpu", help="torch device of the policy")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the policy, in each worker")
+    parser.add_argument(
+        "--world-simulator", choices=WORLD_CONTROLS, default="on",
+        help="what stands in for the tokens of the policy's world simulator, to see whether it uses them",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="processes; 1 runs everything in this one")
     parser.add_argument(
         "--share-policy", action=argparse.BooleanOptionalAction, default=None,
@@ -89,6 +93,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "transport": settings.transport,
         "clock": "lockstep",
         "command": settings.command,
+        "world_simulator": settings.world_simulator,
         "protocol": protocol,
         "versions": package_versions(PACKAGES),
         **told,
@@ -162,7 +167,8 @@ def run_with_shared_policy(
     settings: EpisodeSettings, shards: Sequence[Shard], workers: int, on_record: Callable[[EpisodeRecord], None]
 ) -> None:
     """`run_in_workers` with one policy for all of them.  Raises VegaError once it is gone."""
-    with PolicyProcess(settings.policy_for_suite, settings.device, settings.threads) as process:
+    arguments = (settings.policy_for_suite, settings.device, settings.threads, settings.world_simulator)
+    with PolicyProcess(*arguments) as process:
 
         def check(record: EpisodeRecord) -> None:
             on_record(record)

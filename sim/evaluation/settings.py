@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policies.checkpoints import for_suite
+from policies.types import Policy
 from sim.evaluation.open_policy import open_policy
 from sim.evaluation.shared_policy import Place, SharedPolicy
 from sim.evaluation.workers import Runner
@@ -32,6 +33,7 @@ class EpisodeSettings:
     folder: Path | None = None
     video: bool = False
     record: bool = False
+    world_simulator: str = "on"
     shared: Place | None = None
 
     @property
@@ -41,7 +43,10 @@ class EpisodeSettings:
 
     def build(self) -> Runner:
         name = self.policy_for_suite
-        policy = SharedPolicy(self.shared) if self.shared else open_policy(name, self.device, self.threads)
+        if self.shared is not None:
+            policy: Policy = SharedPolicy(self.shared)
+        else:
+            policy = open_policy(name, self.device, self.threads, self.world_simulator)
         if self.transport == "direct":
             from sim.evaluation.direct_episodes import DirectEpisodes
 
@@ -54,4 +59,7 @@ class EpisodeSettings:
 
         # The policy itself lives in policy_node; here it only tells how often it looks.
         camera_every = policy.spec.open_loop_horizon if policy.spec.window == 1 else 1
-        return RosEpisodes(self.suite, name, device=self.device, threads=self.threads, camera_every=camera_every)
+        return RosEpisodes(
+            self.suite, name, device=self.device, threads=self.threads, camera_every=camera_every,
+            world_simulator=self.world_simulator,
+        )  # fmt: skip

@@ -72,8 +72,8 @@ class PolicyProcess:
     Raises VegaError on entering if the policy cannot be loaded or cannot be shared.
     """
 
-    def __init__(self, policy: str, device: str, threads: int) -> None:
-        self._arguments = (policy, device, threads)
+    def __init__(self, policy: str, device: str, threads: int, world_simulator: str = "on") -> None:
+        self._arguments = (policy, device, threads, world_simulator)
 
     def __enter__(self) -> PolicyProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="vega3d-")
@@ -111,11 +111,13 @@ class PolicyProcess:
         self._folder.cleanup()
 
 
-def _serve(name: str, device: str, threads: int, place: Place, parent: Connection) -> None:
+def _serve(
+    name: str, device: str, threads: int, world_simulator: str, place: Place, parent: Connection
+) -> None:
     """The life of the policy's process; it says None when it is ready, or why not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     try:
-        policy = open_policy(name, device, threads)
+        policy = open_policy(name, device, threads, world_simulator)
         if not isinstance(policy, BatchPolicy):
             raise VegaError(f"The policy '{name}' decides for one episode at a time: leave --share-policy out.")
     except Exception as error:

@@ -57,6 +57,7 @@ class RosEpisodes:
         robot: str = "libero",
         device: str = "cpu",
         threads: int = 1,
+        world_simulator: str = "on",
         camera_every: int = 1,
         command_deadline_s: float = 60.0,
         domain: int | None = None,
@@ -68,6 +69,7 @@ class RosEpisodes:
         self.suite = suite
         self._values = {argument.name: argument.default for argument in ARGUMENTS}
         self._values |= {"robot": robot, "policy": policy, "device": device, "threads": str(threads), "suite": suite}
+        self._values["world_simulator"] = world_simulator
         self._values["clock_mode"] = "lockstep"
         self._sim_parameters = {"camera_every": camera_every, "command_deadline_s": command_deadline_s}
         self._fixed_domain = domain

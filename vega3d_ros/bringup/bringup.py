@@ -55,6 +55,7 @@ ARGUMENTS = (
     Argument("trial", "0", "Number of the official initial state (simulated robot only)."),
     Argument("device", "auto", "Torch device of the policy, such as cpu or cuda:0; auto: as configured, else cpu."),
     Argument("threads", "auto", "Torch threads of the policy; auto: as configured, else 1."),
+    Argument("world_simulator", "auto", "on, off, noise, shuffled, untrained or vae; auto: as configured, else on."),
     Argument("record", "false", "true: write inputs, decisions and commands into a rosbag2 bag (MCAP)."),
     Argument("bag", "", "Folder of the new bag; empty: vega3d-bag-<time> in the working directory."),
     Argument("rviz", "false", "true: RViz, and robot_state_publisher for a simulated robot; they must be installed."),
@@ -111,6 +112,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
         policy["device"] = arguments["device"]
     if arguments["threads"] != "auto":
         policy["threads"] = _integer(arguments, "threads", 1)
+    if arguments["world_simulator"] != "auto":
+        policy["world_simulator"] = arguments["world_simulator"]
 
     check_policy(arguments["policy"], arguments["device"])
     if simulated:

@@ -31,16 +31,16 @@ BEGIN = "from vega3d_ros.inference.separate_policy import serve; serve()"
 class SeparatePolicy:
     """This process's end, a `policies.types.Policy`.  Used from one thread at a time, but for `check` and `close`.
 
-    name, device, threads: as for `policies.checkpoints.load_policy`.  Takes as long as loading does; raises VegaError
-    as that does, and later wherever the policy's process has ended.  To be made in the main thread: the kernel ends the
-    process with the thread that started it.
+    name, device, threads, world_simulator: as for `policies.checkpoints.load_policy`.  Takes as long as loading does;
+    raises VegaError as that does, and later wherever the policy's process has ended.  To be made in the main thread:
+    the kernel ends the process with the thread that started it.
     """
 
-    def __init__(self, name: str, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, name: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on") -> None:
         self._connection, theirs = Pipe()
         # Not multiprocessing's own start: that runs the main script again, which an installed node's need not survive.
         end = theirs.fileno()
-        command = [sys.executable, "-c", BEGIN, str(end), name, device, str(threads)]
+        command = [sys.executable, "-c", BEGIN, str(end), name, device, str(threads), world_simulator]
         self._process = subprocess.Popen(command, pass_fds=[end], env={**os.environ, **import_environment()})
         theirs.close()  # so that its end is told by the end of the pipe
         try:
@@ -108,14 +108,14 @@ def import_environment() -> dict[str, str]:
 
 def serve() -> None:
     """The life of the policy's process: answers what comes, until the other end goes away."""
-    end, name, device, threads = sys.argv[1:]
+    end, name, device, threads, world_simulator = sys.argv[1:]
     connection = Connection(int(end))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; policy_node decides
     die_with_parent()  # even if the policy hangs; a parent that has ended already has closed its end of the pipe
     from policies.checkpoints import load_policy  # torch is imported in this process only
 
     try:
-        policy = load_policy(name, device, int(threads))
+        policy = load_policy(name, device, int(threads), world_simulator)
     except VegaError as error:
         connection.send(error)
         return

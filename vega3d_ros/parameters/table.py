@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from policies.types import WORLD_CONTROLS
 from vega3d_ros.control.chunk_scheduler import MERGE_MODES
 
 Kind = Literal["text", "flag", "whole", "number", "texts", "numbers"]
@@ -66,6 +67,13 @@ _POLICY = (
     Row("policy", "text", "vega-nano", "Name of a policy in policies/, checkpoint folder, or module:Class."),
     Row("device", "text", "cpu", "Torch device of the policy, such as cpu or cuda:0."),
     Row("threads", "whole", 1, "Torch threads of the policy.", 1, 256),
+    Row(
+        "world_simulator",
+        "text",
+        "on",
+        "What stands in for the tokens of the policy's world simulator, to see whether it uses them.",
+        choices=WORLD_CONTROLS,
+    ),
     Row(
         "clock_mode",
         "text",

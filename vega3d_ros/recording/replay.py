@@ -57,7 +57,9 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
             yield from _run(
                 bag,
                 parameters,
-                build(node, parameters, load_policy(parameters.policy, parameters.device, parameters.threads)),
+                build(node, parameters, load_policy(
+                    parameters.policy, parameters.device, parameters.threads, parameters.world_simulator
+                )),
             )
         finally:
             context.try_shutdown()

@@ -39,6 +39,7 @@ class NodeParameters:
     policy: str
     device: str
     threads: int
+    world_simulator: str
     clock_mode: str
     autostart: bool
     hardware_id: str
@@ -105,6 +106,7 @@ def read(node: Node) -> NodeParameters:
         policy=get("policy"),
         device=get("device"),
         threads=get("threads"),
+        world_simulator=get("world_simulator"),
         clock_mode=get("clock_mode"),
         autostart=get("autostart"),
         hardware_id=get("hardware_id"),

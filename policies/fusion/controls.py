@@ -1,0 +1,99 @@
+"""What stands in for the world simulator's tokens, to see whether a policy uses them: standing controls.
+
+    on          the tokens as they are
+    off         the gate is closed to them: what the policy sees is the semantic stream alone
+    noise       Gaussian noise
+    shuffled    the tokens of the frame, in another order
+    untrained   what a simulator of the same shape says whose weights were drawn at random
+    vae         the VAE's latents through Wan's patch embedding: no noise, no block
+
+What noise, untrained and vae give has the mean and deviation, channel by channel, of the tokens it stands in for: the
+content is gone, the statistics are not.  Whatever is drawn depends on the frame alone, so that an episode is repeatable
+and does not depend on what ran before it.
+"""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from policies.fusion.gated_fusion import Fusion
+from policies.types import WORLD_CONTROLS, VegaError
+from policies.world_simulator.simulator import LatentWorldSimulator
+
+SEED = 0
+EPSILON = 1e-6
+
+Look = Callable[[LatentWorldSimulator, Tensor], Tensor]
+
+
+def check_control(name: str) -> None:
+    """Raise VegaError unless `name` is one of WORLD_CONTROLS."""
+    if name not in WORLD_CONTROLS:
+        raise VegaError(f"World simulator '{name}' is unknown: choose one of {', '.join(WORLD_CONTROLS)}.")
+
+
+class WorldControl:
+    """One of WORLD_CONTROLS, for one fusion.  Raises VegaError where the fusion cannot do without the tokens."""
+
+    def __init__(self, name: str, fusion: Fusion) -> None:
+        check_control(name)
+        self.name = name
+        if name == "off":
+            fusion.check_closable()
+        self._untrained: dict[int, LatentWorldSimulator] = {}
+
+    def look(self, simulator: LatentWorldSimulator, frames: Tensor) -> Tensor:
+        """f_gen (B, N, G) of frames (B, T, H, W, 3), or what stands in for it."""
+        tokens = simulator(frames)
+        if self.name in ("on", "off"):
+            return tokens
+        if self.name in ("noise", "shuffled"):
+            generators = [_generator(video) for video in frames]
+            if self.name == "shuffled":
+                orders = (torch.randperm(tokens.shape[1], generator=g).to(tokens.device) for g in generators)
+                return torch.stack([row[order] for row, order in zip(tokens, orders, strict=True)])
+            drawn = torch.stack([torch.randn(tokens.shape[1:], generator=g) for g in generators])
+            return like(drawn.to(tokens), tokens)
+        if self.name == "vae":
+            return like(simulator.embedded(frames), tokens)
+        return like(self._random(simulator)(frames), tokens)
+
+    def _random(self, simulator: LatentWorldSimulator) -> LatentWorldSimulator:
+        # Cameras share the trunk: one random one serves them all.
+        key = id(simulator.trunk)
+        if key not in self._untrained:
+            self._untrained[key] = untrained(simulator)
+        config = simulator.config
+        return self._untrained[key].looking(canvas=config.canvas, grid=config.grid, view=config.view)
+
+
+def like(tokens: Tensor, model: Tensor) -> Tensor:
+    """Tokens (B, N, G) with the mean and deviation of `model` (B, N, G), for every sample and channel."""
+    mean, std = tokens.float().mean(1, keepdim=True), tokens.float().std(1, keepdim=True)
+    scaled = (tokens.float() - mean) / (std + EPSILON)
+    return (scaled * model.float().std(1, keepdim=True) + model.float().mean(1, keepdim=True)).to(model.dtype)
+
+
+@torch.no_grad()
+def untrained(simulator: LatentWorldSimulator, seed: int = SEED) -> LatentWorldSimulator:
+    """A copy whose linear and convolution weights are drawn anew, N(0, 1 / fan in); norms and biases stay."""
+    other = copy.copy(simulator)
+    generator = torch.Generator().manual_seed(seed)
+    for part in ("encoder", "trunk"):
+        module: nn.Module = copy.deepcopy(getattr(simulator, part))
+        for tensor in module.parameters():
+            if tensor.ndim >= 2:
+                drawn = torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5
+                tensor.copy_(drawn.to(tensor))
+        other._modules = {**other._modules, part: module}
+    return other
+
+
+def _generator(video: Tensor) -> torch.Generator:
+    """Seeded by the pixels of a camera's frames."""
+    return torch.Generator().manual_seed(zlib.crc32(video.cpu().contiguous().numpy().tobytes()))

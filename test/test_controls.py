@@ -1,0 +1,103 @@
+"""What stands in for the world simulator's tokens keeps statistics and loses content, the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from policies.checkpoints import load_policy
+from policies.fusion.controls import WorldControl, like
+from policies.fusion.fused_policy import FusedPolicy
+from policies.fusion.gated_fusion import build_fusion
+from policies.types import WORLD_CONTROLS, Observation, RobotState, VegaError
+
+INSTRUCTION = "pick up the milk and place it in the basket"
+
+
+def observation(policy: FusedPolicy, seed: int) -> Observation:
+    rng = np.random.default_rng(seed)
+    state = RobotState(
+        0, tuple(f"j{i}" for i in range(7)), np.zeros(7), np.zeros(7), np.array([0.04, 0.04]),
+        np.array([0.4, 0.0, 0.3]), np.array([1.0, 0.0, 0.0, 0.0]),
+    )  # fmt: skip
+    images = {camera: rng.integers(0, 256, (1, 256, 256, 3), dtype=np.uint8) for camera in policy.spec.cameras}
+    return Observation(images, state, INSTRUCTION, 0)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, FusedPolicy]:
+    return {name: load_policy("vega-nano", world_simulator=name) for name in WORLD_CONTROLS}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", WORLD_CONTROLS)
+def test_a_control_decides_otherwise_but_always_alike(name: str, shipped: dict[str, FusedPolicy]) -> None:
+    policy = shipped[name]
+    seen, other = observation(policy, 1), observation(policy, 2)
+    first = policy.act(seen).actions
+    policy.act(other)
+    policy.reset()
+    assert np.array_equal(policy.act(seen).actions, first)
+    same = np.array_equal(first, shipped["on"].act(seen).actions)
+    assert same == (name == "on")
+
+
+@pytest.mark.parametrize("name", ["noise", "untrained", "vae"])
+def test_statistics_stay_and_content_goes(name: str, shipped: dict[str, FusedPolicy]) -> None:
+    policy = shipped[name]
+    assert policy.world is not None
+    simulator = policy.world.simulator
+    camera = next(iter(policy.world.cameras))
+    frames = torch.from_numpy(observation(policy, 3).images[camera])[None]
+    tokens = simulator(frames)
+    stand_in = WorldControl(name, policy.world.fusion).look(simulator, frames)
+    assert torch.allclose(stand_in.mean(1), tokens.mean(1), atol=1e-3)
+    assert torch.allclose(stand_in.std(1), tokens.std(1), rtol=2e-2, atol=1e-3)
+    alike = torch.nn.functional.cosine_similarity(
+        (stand_in - stand_in.mean(1, keepdim=True)).flatten(), (tokens - tokens.mean(1, keepdim=True)).flatten(), dim=0
+    )
+    assert alike.abs() < (0.1 if name == "noise" else 0.9)
+
+
+def test_shuffled_tokens_are_the_same_tokens_elsewhere(shipped: dict[str, FusedPolicy]) -> None:
+    world = shipped["shuffled"].world
+    assert world is not None
+    frames = torch.from_numpy(observation(shipped["shuffled"], 4).images[next(iter(world.cameras))])[None]
+    tokens = world.simulator(frames)[0]
+    moved = WorldControl("shuffled", world.fusion).look(world.simulator, frames)[0]
+    # Neighbours that lie in one token of the simulator are equal: compared as sets, with how often each occurs.
+    here, there = (rows.unique(dim=0, return_counts=True) for rows in (tokens, moved))
+    assert torch.equal(here[0], there[0]) and torch.equal(here[1], there[1])
+    assert (tokens != moved).any(dim=1).float().mean() > 0.8
+
+
+def test_a_closed_gate_is_the_gate_at_one(shipped: dict[str, FusedPolicy]) -> None:
+    fusion = build_fusion("token_gate", 16, 8)
+    with torch.no_grad():
+        fusion.gate.weight.zero_()
+        fusion.gate.bias.fill_(40.0)
+    sem, gen = torch.randn(2, 5, 16), torch.randn(2, 5, 8)
+    assert torch.allclose(fusion.closed(sem)[0], fusion(sem, gen)[0])
+    gates = shipped["off"].act(observation(shipped["off"], 1)).gates
+    assert gates and all((gate == 1).all() for gate in gates.values())
+
+
+@pytest.mark.parametrize(
+    ("policy", "control", "said"),
+    [
+        ("vega-nano", "silent", "unknown: choose one of on, off"),
+        ("vega-nano-plain", "noise", "no world simulator"),
+    ],
+)
+def test_what_cannot_be_controlled_is_one_sentence(policy: str, control: str, said: str) -> None:
+    with pytest.raises(VegaError, match=said):
+        load_policy(policy, world_simulator=control)
+
+
+def test_a_fusion_without_a_gate_cannot_be_closed() -> None:
+    with pytest.raises(VegaError, match="no gate"):
+        WorldControl("off", build_fusion("concat", 16, 8))
+
+
+def test_tokens_without_variation_stay_finite() -> None:
+    assert like(torch.zeros(1, 4, 3), torch.ones(1, 4, 3)).isfinite().all()
