@@ -19,7 +19,7 @@ from policies.types import VegaError
 from sim.evaluation.evaluate import add_options, check_options, evaluate
 from sim.evaluation.settings import EpisodeSettings
 from sim.results.evaluation import PROTOCOL, parse_tasks
-from sim.worlds.libero_plus import DIMENSIONS, PlusBenchmark
+from sim.worlds.plus.libero_plus import DIMENSIONS, PlusBenchmark
 from sim.worlds.suites import PLUS, Benchmark, initial_states, list_tasks, load_suite, suites, task_instruction
 
 TRIALS = 10

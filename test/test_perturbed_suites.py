@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from policies.types import VegaError
 from sim.results.evaluation_report import page, read_run
 from sim.run_libero import main
-from sim.worlds import libero_plus
 from sim.worlds.libero_env import LiberoEnvironment
-from sim.worlds.libero_plus import View, moved_camera, parse
-from sim.worlds.sensor_noise import add_noise, motion_blur, plasma
+from sim.worlds.plus import libero_plus
+from sim.worlds.plus.libero_plus import View, moved_camera, parse
+from sim.worlds.plus.sensor_noise import add_noise, motion_blur, plasma
 from sim.worlds.suites import base_suite, initial_states, load_suite, shift, suites, task_instruction
 
 # Two tasks of each dimension, and one of each that needs other assets, as the package names them.

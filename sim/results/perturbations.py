@@ -11,7 +11,7 @@ import numpy as np
 from sim.results.charts import Series, line_chart
 from sim.results.evaluation import interval, percent
 from sim.results.report_style import section, table
-from sim.worlds.libero_plus import DIMENSIONS, PUBLISHED
+from sim.worlds.plus.libero_plus import DIMENSIONS, PUBLISHED
 from sim.worlds.suites import PLUS, base_suite, shift
 
 METRES_PER_GRADE = 0.7  # measured: the initial states of x0.1 have the target 0.07 m off, of x0.5 0.35 m

@@ -26,8 +26,8 @@ import numpy as np
 from policies.types import FloatArray, Image, RobotState, VegaError
 from sim.worlds.camera_model import CameraModel, camera_model
 from sim.worlds.installation import check_versions, render_device
-from sim.worlds.libero_plus import PlusBenchmark, Variant, moved_camera
-from sim.worlds.sensor_noise import add_noise
+from sim.worlds.plus.libero_plus import PlusBenchmark, Variant, moved_camera
+from sim.worlds.plus.sensor_noise import add_noise
 from sim.worlds.suites import MAX_STEPS, base_suite, initial_states, load_task, task_instruction
 
 if TYPE_CHECKING:

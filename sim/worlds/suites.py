@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from policies.types import FloatArray, VegaError
-from sim.worlds import libero_plus
 from sim.worlds.installation import check_versions
-from sim.worlds.libero_plus import language_field
+from sim.worlds.plus import libero_plus
+from sim.worlds.plus.libero_plus import language_field
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 # Suites that extend none; no protocol names their limits, so they get those of the suite they resemble.

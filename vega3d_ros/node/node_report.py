@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
@@ -104,6 +105,17 @@ def _body(runner: Lockstep | Realtime, inputs: Inputs) -> list[Status]:
         return [Status("body", Level.OK, "Nothing slows the arm.", values)]
     where = f" ({values['nearest']}, {values['distance_m']} m)" if slowed.why == "body" and nearest else ""
     return [Status("body", Level.WARN, f"Slowed to {slowed.factor:.0%} by {slowed.why}{where}.", values)]
+
+
+def say(logger: Any, level: Level, sentence: str, waiting: bool) -> None:
+    """Log what /diagnostics says, in the severity it deserves; waiting for a first input is no error."""
+    # Three statements: rclpy ties a severity to the line that logs.
+    if waiting:
+        logger.info(f"Waiting: {sentence}")
+    elif level is Level.ERROR:
+        logger.error(sentence)
+    else:
+        logger.warning(sentence)
 
 
 def is_waiting(condition: Condition, inputs: Inputs) -> bool:

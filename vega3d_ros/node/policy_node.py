@@ -37,7 +37,7 @@ from vega3d_ros.inference.realtime import Realtime  # noqa: E402
 from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
-from vega3d_ros.node.node_report import Condition, Reporter, is_waiting, report  # noqa: E402
+from vega3d_ros.node.node_report import Condition, Reporter, is_waiting, report, say  # noqa: E402
 from vega3d_ros.node.node_setup import build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
@@ -375,13 +375,7 @@ class PolicyNode(CarefulLifecycleNode):
             return
         level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
         if sentence != self._said and level > Level.OK:
-            # Three statements: rclpy ties a severity to the line that logs.
-            if is_waiting(self._condition, self._inputs):
-                self.get_logger().info(f"Waiting: {sentence}")
-            elif level is Level.ERROR:
-                self.get_logger().error(sentence)
-            else:
-                self.get_logger().warning(sentence)
+            say(self.get_logger(), level, sentence, is_waiting(self._condition, self._inputs))
         self._said = sentence
         self._reporter.publish(statuses, self._now_ns())
 
