@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.types import FloatArray, Image, RobotState, VegaError
+from sim.worlds.drawing import Drawing
 from sim.worlds.installation import check_versions, render_device
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class LiberoEnvironment:
 
     control_period_s = 0.05
     cameras = tuple(CAMERAS)
+    _drawing: Drawing | None = None
 
     def __init__(self, suite: str, task: int, *, seed: int = 0, image_size: int = 256) -> None:
         benchmark = load_task(suite, task)
@@ -196,9 +198,10 @@ class LiberoEnvironment:
     def render(self, camera: str) -> Image:
         if camera not in CAMERAS:
             raise VegaError(f"There is no camera '{camera}': choose one of {', '.join(CAMERAS)}.")
-        size = self.image_size
-        pixels = self.env.sim.render(camera_name=CAMERAS[camera], width=size, height=size)
-        return np.ascontiguousarray(pixels[::-1])
+        sim = self.env.sim
+        if self._drawing is None or self._drawing.model is not sim.model._model:
+            self._drawing = Drawing(sim.model._model)
+        return self._drawing.picture(sim, CAMERAS[camera], self.image_size)
 
     def step_eef(self, action: FloatArray) -> bool:
         self._use_osc()
