@@ -25,6 +25,7 @@ import numpy as np
 
 from policies.types import FloatArray, Image, RobotState, VegaError
 from sim.worlds.camera_model import CameraModel, camera_model
+from sim.worlds.drawing import Drawing
 from sim.worlds.installation import check_versions, render_device
 from sim.worlds.plus.libero_plus import PlusBenchmark, Variant, moved_camera
 from sim.worlds.plus.sensor_noise import add_noise
@@ -52,6 +53,7 @@ class LiberoEnvironment:
 
     control_period_s = 0.05
     cameras = tuple(CAMERAS)
+    _drawing: Drawing | None = None
 
     def __init__(self, suite: str, task: int, *, seed: int = 0, image_size: int = 256) -> None:
         benchmark = load_task(suite, task)
@@ -149,13 +151,15 @@ class LiberoEnvironment:
     def render(self, camera: str) -> Image:
         if camera not in CAMERAS:
             raise VegaError(f"There is no camera '{camera}': choose one of {', '.join(CAMERAS)}.")
-        size = self.image_size
-        pixels = self.env.sim.render(camera_name=CAMERAS[camera], width=size, height=size)
-        if self._noise and camera == "agentview":
-            # Of its own for each step: a picture that is drawn again is the same.
-            generator = np.random.default_rng((self.seed, self.task, self._trial, self._steps))
-            pixels = add_noise(pixels, self._noise, generator)
-        return np.ascontiguousarray(pixels[::-1])
+        sim = self.env.sim
+        if self._drawing is None or self._drawing.model is not sim.model._model:
+            self._drawing = Drawing(sim.model._model)
+        picture = self._drawing.picture(sim, CAMERAS[camera], self.image_size)
+        if not self._noise or camera != "agentview":
+            return picture
+        # Of its own for each step: a picture that is drawn again is the same.
+        generator = np.random.default_rng((self.seed, self.task, self._trial, self._steps))
+        return np.ascontiguousarray(add_noise(picture[::-1], self._noise, generator)[::-1])
 
     def camera_model(self, camera: str) -> CameraModel:
         """How that camera sees, and where it is mounted: in the world, or on the hand's flange."""
