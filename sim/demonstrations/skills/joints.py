@@ -1,0 +1,210 @@
+"""Drawers, doors and knobs: handles pulled along the arc of their joint, faces pushed, knobs turned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.types import FloatArray
+from sim.demonstrations.skills.motion import (
+    CLOSE,
+    DOWN,
+    OPEN,
+    errors,
+    funnel,
+    hand_rotation,
+    nearer_half_turn,
+    reachable_down,
+    towards,
+    travel_height,
+)
+from sim.demonstrations.skills.scene import Joint, Pose, Scene
+
+AHEAD = 0.018  # how far ahead of a handle the hand is led: faster, and the pads slip, m
+DEEPER = 0.005  # the middle of the pads lies above the TCP, m
+SETTLE = 8
+PATIENCE = 150
+
+
+class _Joined:
+    """What skills on one joint share: direction, the predicate, and the way out."""
+
+    def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
+        self.scene, self.joint, self.predicate, self.sign = scene, joint, predicate, sign
+        self.finished = False
+        self._phase, self._waited = "reach", 0
+        self._hold = scene.hand
+
+    @property
+    def attention(self) -> FloatArray:
+        return self._goal().position
+
+    def _goal(self) -> Pose:
+        raise NotImplementedError
+
+    def _enter(self, phase: str) -> None:
+        self._phase, self._waited = phase, 0
+        self._hold = self.scene.hand
+
+    def _leave(self) -> FloatArray:
+        """Open, and back along the approach axis."""
+        scene = self.scene
+        if self._waited < 4:
+            return towards(scene, self._hold, OPEN)
+        back = self._hold.position - self._hold.rotation[:, 2] * 0.09
+        if self._waited > 6 and (np.linalg.norm(scene.tcp - back) < 0.03 or self._waited > 25):
+            self.finished = True
+        return towards(scene, Pose(back, self._hold.rotation), OPEN)
+
+    def _travel(self, goal: Pose) -> float:
+        return travel_height(self.scene, self.scene.tcp, goal.position, 0.02)
+
+
+class Pull(_Joined):
+    """Take the handle of a drawer or door and lead it along its joint until the predicate holds."""
+
+    def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
+        super().__init__(scene, joint, predicate, sign)
+        low, high = scene.body_boxes(joint.body)
+        outward = joint.moved(joint.pose.position, sign * 1e-3) - joint.pose.position
+        self._out = outward / np.linalg.norm(outward)
+        handle = int(np.argmax(np.maximum(low @ self._out, high @ self._out)))
+        centre, size = (low[handle] + high[handle]) / 2, high[handle] - low[handle]
+        long = np.eye(3)[int(np.argmax(size))]
+        frame = joint.pose
+        tilt = np.deg2rad(80.0)  # from straight down towards straight in
+        approach = -np.sin(tilt) * self._out + np.cos(tilt) * DOWN
+        rotation = hand_rotation(approach, np.cross(long, approach))
+        self._grip = frame.inverse @ Pose(centre + DEEPER * approach, rotation)
+
+    def _goal(self) -> Pose:
+        pose = self.joint.pose @ self._grip
+        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
+
+    def action(self) -> FloatArray:
+        scene = self.scene
+        self._waited += 1
+        goal = self._goal()
+        distance, angle = errors(scene, goal)
+        if self._phase == "reach":
+            if distance < 0.009 and angle < 0.15:
+                self._enter("close")
+                return towards(scene, goal, CLOSE)
+            return towards(scene, funnel(scene, goal, self._travel(goal)), OPEN)
+        if self._phase == "close":
+            if self._waited >= SETTLE:
+                self._enter("pull")
+            return towards(scene, self._hold, CLOSE)
+        if self._phase == "pull":
+            if scene.holds(self.predicate) and self._waited > 3:
+                self._enter("leave")
+                return towards(scene, self._hold, OPEN)
+            if distance > 0.05 or self._waited > PATIENCE:
+                self._enter("reach")
+                return towards(scene, self._hold, OPEN)
+            lead = self.joint.moved(goal.position, self.sign * 0.03) - goal.position
+            lead = lead / np.linalg.norm(lead) * AHEAD
+            return towards(scene, Pose(goal.position + lead, goal.rotation), CLOSE)
+        return self._leave()
+
+
+class Push(_Joined):
+    """Push the face of a drawer or door along its joint with closed fingers until the predicate holds."""
+
+    def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
+        super().__init__(scene, joint, predicate, sign)
+        low, high = scene.body_boxes(joint.body)
+        outward = joint.moved(joint.pose.position, -sign * 1e-3) - joint.pose.position
+        self._out = outward / np.linalg.norm(outward)
+        most = np.maximum(low @ self._out, high @ self._out)
+        front = int(np.argmax(most))
+        centre = (low[front] + high[front]) / 2
+        contact = centre + self._out * (most[front] - centre @ self._out + 0.012)
+        self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(DOWN, np.cross(self._out, DOWN)))
+
+    def _goal(self) -> Pose:
+        pose = self.joint.pose @ self._grip
+        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
+
+    def action(self) -> FloatArray:
+        scene = self.scene
+        self._waited += 1
+        goal = self._goal()
+        angle = errors(scene, goal)[1]
+        if self._phase == "reach":
+            ready = Pose(goal.position + 0.03 * self._out, goal.rotation)
+            if errors(scene, ready)[0] < 0.015 and angle < 0.2:
+                self._enter("push")
+            height = max(travel_height(scene, scene.tcp, ready.position, 0.02), ready.position[2] + 0.05)
+            return towards(scene, funnel(scene, ready, height), CLOSE)
+        if self._phase == "push":
+            if scene.holds(self.predicate):
+                self._enter("leave")
+                return towards(scene, self._hold, CLOSE)
+            lead = self.joint.moved(goal.position, self.sign * 0.05) - goal.position
+            if (
+                np.linalg.norm((scene.tcp - goal.position) - self._out * ((scene.tcp - goal.position) @ self._out))
+                > 0.06
+            ):
+                self._enter("reach")
+            return towards(scene, Pose(goal.position + lead / np.linalg.norm(lead) * 0.06, goal.rotation), CLOSE)
+        return self._leave()
+
+
+class Turn(_Joined):
+    """Take the ridge of a knob from above and turn it about its joint until the predicate holds."""
+
+    def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
+        super().__init__(scene, joint, predicate, sign)
+        low, high = scene.body_boxes(joint.body)
+        ridge = int(np.argmax(high[:, 2]))
+        size = high[ridge] - low[ridge]
+        top = np.array([*joint.anchor[:2], high[ridge, 2] - 0.012])
+        across = np.eye(3)[int(np.argmin(size[:2]))]
+        self._grip = joint.pose.inverse @ Pose(top, hand_rotation(reachable_down(scene, top), across))
+
+    def _goal(self) -> Pose:
+        pose = self.joint.pose @ self._grip
+        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
+
+    def action(self) -> FloatArray:
+        scene = self.scene
+        self._waited += 1
+        goal = self._goal()
+        distance, angle = errors(scene, goal)
+        if self._phase == "reach":
+            if distance < 0.008 and angle < 0.12:
+                self._enter("close")
+                return towards(scene, goal, CLOSE)
+            height = max(self._travel(goal), goal.position[2] + 0.05)
+            return towards(scene, funnel(scene, goal, height), OPEN)
+        if self._phase == "close":
+            if self._waited >= SETTLE:
+                self._enter("turn")
+            return towards(scene, self._hold, CLOSE)
+        if self._phase == "turn":
+            if scene.holds(self.predicate):
+                self._enter("leave")
+                return towards(scene, self._hold, OPEN)
+            if distance > 0.05 or self._waited > PATIENCE:
+                self._enter("reach")
+                return towards(scene, self._hold, OPEN)
+            ahead = self.joint.moved(goal.position + goal.rotation[:, 0], self.sign * 0.9) - self.joint.moved(
+                goal.position, self.sign * 0.9
+            )
+            rotation = hand_rotation(goal.rotation[:, 2], np.cross(goal.rotation[:, 2], ahead))
+            return towards(
+                scene, Pose(goal.position, nearer_half_turn(rotation, scene.hand.rotation)), CLOSE, turning=0.4
+            )
+        return self._leave()
+
+
+def along_joint(scene: Scene, predicate: list[str]) -> Pull | Push | Turn:
+    """The skill that moves a joint until `open`, `close`, `turnon` or `turnoff` holds."""
+    kind, name = predicate
+    joint = scene.joint(scene.joints_of(name)[0])
+    properties = scene.env.get_object(scene.parent(name) or name).object_properties["articulation"]
+    wanted = float(np.mean(properties[f"default_{kind}_ranges"]))
+    sign = float(np.sign(wanted - joint.value)) or 1.0
+    if kind in ("turnon", "turnoff"):
+        return Turn(scene, joint, predicate, sign)
+    return Pull(scene, joint, predicate, sign) if kind == "open" else Push(scene, joint, predicate, sign)

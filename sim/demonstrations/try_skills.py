@@ -1,0 +1,93 @@
+"""Success of the skills on random layouts, without drawing anything.
+
+    python -m sim.demonstrations.try_skills --suite libero_goal --episodes 20
+
+One row per task: how many layouts were solved, the median of the steps of those, and what is asked.  The suite's own
+success test decides; the official initial states are the test set and are left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from typing import Any
+
+import numpy as np
+
+from policies.files.command_line import command
+from policies.types import VegaError
+from sim.demonstrations.arrangements import lay_out
+from sim.demonstrations.skills.expert import SkillExpert
+from sim.worlds.libero_env import LiberoEnvironment, list_tasks, load_task
+
+LEAST = 0.95
+
+
+def attempt(environment: LiberoEnvironment, rng: np.random.Generator) -> tuple[bool, int, str]:
+    """One episode on a new layout: solved?, steps, kind of layout."""
+    kind = lay_out(environment, rng)
+    expert = SkillExpert(environment)
+    for step in range(environment.max_steps):
+        if environment.step_eef(expert.action()):
+            return True, step + 1, kind
+    return False, environment.max_steps, kind
+
+
+def try_task(suite: str, task: int, episodes: int, seed: int) -> tuple[int, list[int], list[tuple[int, str]], str]:
+    """(task, steps of the solved episodes, (episode, kind of layout) of the others, why there is no expert)."""
+    environment = LiberoEnvironment(suite, task)
+    steps, failed = [], []
+    try:
+        for episode in range(episodes):
+            solved, count, kind = attempt(environment, np.random.default_rng([seed, task, episode]))
+            if solved:
+                steps.append(count)
+            else:
+                failed.append((episode, kind))
+    except VegaError as error:
+        return task, [], [], str(error)
+    finally:
+        environment.close()
+    return task, steps, failed, ""
+
+
+def _work(job: tuple[Any, ...]) -> tuple[int, list[int], list[tuple[int, str]], str]:
+    return try_task(*job)
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Success of the skills on random layouts.")
+    parser.add_argument("--suite", default="libero_object")
+    parser.add_argument("--tasks", type=int, nargs="+", help="all by default")
+    parser.add_argument("--episodes", type=int, default=20, help="per task")
+    parser.add_argument("--seed", type=int, default=2001)
+    parser.add_argument("--processes", type=int, default=1)
+    args = parser.parse_args(argv)
+    if min(args.episodes, args.processes) < 1:
+        raise VegaError("--episodes and --processes count something: give numbers from 1 on.")
+    names = list_tasks(args.suite)
+    tasks = list(range(len(names))) if args.tasks is None else args.tasks
+    for task in tasks:
+        load_task(args.suite, task)
+    jobs = [(args.suite, task, args.episodes, args.seed) for task in tasks]
+    missed = 0
+    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+        for task, steps, failed, reason in pool.imap(_work, jobs):
+            rate = len(steps) / args.episodes
+            missed += rate < LEAST
+            verdict = "ok" if rate >= LEAST else "FAIL"
+            median = f"{int(np.median(steps))}" if steps else "-"
+            print(
+                f"{args.suite} {task} solved {len(steps)}/{args.episodes} >= {LEAST:.2f} {verdict}, "
+                f"median steps {median}: "
+                f"{names[task]}{f' ({reason})' if reason else ''}"
+                + (f" [not solved: {', '.join(f'{e} {k}' for e, k in failed)}]" if failed else ""),
+                flush=True,
+            )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
