@@ -38,6 +38,7 @@ setup(
     packages=python_packages(),
     package_data={
         "": ["py.typed"],
+        "sim.demonstrations.skills": ["*.json"],
         "policies": ["vega_*/**/*.safetensors", "vega_*/**/*.json", "vega_*/README.md"],
     },
     data_files=[

@@ -19,7 +19,8 @@ from policies.files.command_line import command
 from policies.types import VegaError
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.skills.expert import SkillExpert
-from sim.worlds.libero_env import LiberoEnvironment, list_tasks, load_task
+from sim.worlds.libero_env import LiberoEnvironment
+from sim.worlds.suites import list_tasks, load_task
 
 LEAST = 0.95
 

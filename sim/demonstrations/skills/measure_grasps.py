@@ -19,7 +19,8 @@ from sim.demonstrations.skills import grasps
 from sim.demonstrations.skills.grasps import Grasp
 from sim.demonstrations.skills.motion import CLOSE, OPEN, errors, funnel, towards
 from sim.demonstrations.skills.scene import Pose, Scene
-from sim.worlds.libero_env import LiberoEnvironment, load_suite
+from sim.worlds.libero_env import LiberoEnvironment
+from sim.worlds.suites import load_suite
 
 TRIED = 20
 KEPT = 12
