@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks.arm.fault_matrix import FAULTS, NotAsked, Sabotage
 from benchmarks.arm.stand_in import DEADLINE_S, HOME, JOINTS
 from benchmarks.rows import Rows
+from policies.files.command_line import command_parser
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
 from vega3d_ros.control.control_law import ImpedanceLaw
 from vega3d_ros.control.guard.limits import combine_limits
@@ -276,11 +277,13 @@ MEASURES: dict[str, Callable[[Rows, argparse.Namespace], None]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("python -m benchmarks.wire", __doc__, paragraphs=4)
     parser.add_argument("--rows", nargs="+", choices=MEASURES, default=list(MEASURES), help="which (default: all)")
     parser.add_argument("--commands", type=int, default=1_000_000, help="offline: commands")
     parser.add_argument("--repetitions", type=int, default=20, help="situations and faults: of each")
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=[], metavar="FAULT", help="faults: only these")
+    parser.add_argument(
+        "--faults", nargs="+", choices=FAULTS, default=[], metavar="FAULT", help="faults: only these (default: all)"
+    )
     parser.add_argument("--drift-s", type=float, default=60.0, help="drift: for so long, s")
     options, rows = parser.parse_args(argv), Rows()
     try:

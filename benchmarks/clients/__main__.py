@@ -6,7 +6,6 @@ skipped with a sentence.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from benchmarks.clients import programs
 from benchmarks.clients.environments import Environment, OutOfReach, python_312
 from benchmarks.rows import Rows
 from policies.checkpoints import load_policy
+from policies.files.command_line import command_parser
 from policies.openvla.robots import libero_proprio
 from policies.types import Observation, RobotState
 from vega3d_ros.control.resources import share_folder
@@ -194,8 +194,8 @@ CHECKS: dict[str, Callable[[Rows, Path], None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.clients", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=tuple(CHECKS), default=list(CHECKS))
+    parser = command_parser("python -m benchmarks.clients", __doc__)
+    parser.add_argument("--only", nargs="+", choices=tuple(CHECKS), default=list(CHECKS), help="which clients to try")
     names = parser.parse_args(argv).only
     rows = Rows()
     for name in names:

@@ -8,14 +8,13 @@ success test decides; the official initial states are the test set and are left 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 from typing import Any
 
 import numpy as np
 
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.types import VegaError
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.skills.expert import SkillExpert
@@ -59,7 +58,7 @@ def _work(job: tuple[Any, ...]) -> tuple[int, list[int], list[tuple[int, str]], 
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Success of the skills on random layouts.")
+    parser = command_parser("python -m sim.demonstrations.try_skills", __doc__)
     parser.add_argument("--suite", default="libero_object")
     parser.add_argument("--tasks", type=int, nargs="+", help="all by default")
     parser.add_argument("--episodes", type=int, default=20, help="per task")

@@ -25,13 +25,13 @@ import numpy as np
 
 from policies.types import FloatArray, Image, RobotState, VegaError
 from sim.worlds.camera_model import CameraModel, camera_model
-from sim.worlds.drawing import Drawing
 from sim.worlds.installation import check_versions, render_device
 from sim.worlds.plus.libero_plus import PlusBenchmark, Variant, moved_camera
 from sim.worlds.plus.sensor_noise import add_noise
 from sim.worlds.suites import MAX_STEPS, base_suite, initial_states, load_task, task_instruction
 
 if TYPE_CHECKING:
+    from sim.worlds.drawing import Drawing
     from sim.worlds.stepping.control_step import ControlStep
     from sim.worlds.stepping.joint_controller import JointFollower
 
@@ -153,6 +153,8 @@ class LiberoEnvironment:
             raise VegaError(f"There is no camera '{camera}': choose one of {', '.join(CAMERAS)}.")
         sim = self.env.sim
         if self._drawing is None or self._drawing.model is not sim.model._model:
+            from sim.worlds.drawing import Drawing  # MuJoCo is imported here and not before
+
             self._drawing = Drawing(sim.model._model)
         picture = self._drawing.picture(sim, CAMERAS[camera], self.image_size)
         if not self._noise or camera != "agentview":

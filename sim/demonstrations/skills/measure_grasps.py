@@ -7,14 +7,13 @@ Each is taken, lifted, and carried 15 cm aside; what slipped or tilted least com
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Any
 
 import numpy as np
 
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from sim.demonstrations.skills import grasps
 from sim.demonstrations.skills.grasps import Grasp
 from sim.demonstrations.skills.motion import CLOSE, OPEN, errors, funnel, towards
@@ -90,7 +89,7 @@ def _row(grasp: Grasp) -> dict[str, Any]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Try grasps in the simulator and keep those that hold.")
+    parser = command_parser("python -m sim.demonstrations.skills.measure_grasps", __doc__)
     parser.add_argument("--suites", nargs="+", default=["libero_spatial", "libero_object", "libero_goal", "libero_10"])
     parser.add_argument("--again", nargs="*", default=[], metavar="ASSET", help="assets to try anew")
     args = parser.parse_args(argv)
