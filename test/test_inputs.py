@@ -19,6 +19,8 @@ from policies.checkpoints import shipped_policies
 from policies.nano.config import VegaConfig
 from policies.types import ActionSpace, PolicySpec, VegaError
 from vega3d_ros.control.frame_buffer import FrameBuffer
+from vega3d_ros.control.guard.belief import Belief
+from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.ros import conversions, node_parameters
 from vega3d_ros.ros.joint_states import finger_map, joint_reader
 from vega3d_ros.ros.node_parameters import CameraParameters, NodeParameters
@@ -54,7 +56,11 @@ def inputs_of(parameters: NodeParameters, lockstep: bool = False, said: list[str
     buffer = FrameBuffer(tuple(CAMERAS), max_age_ns=max_age_ns)
     reader = joint_reader(parameters, (), together=lockstep)
     fingers = finger_map(parameters, SPEC)
-    return Inputs(parameters, CAMERAS, buffer, reader, fingers, not lockstep, ([] if said is None else said).append)
+    joints = len(parameters.joint_names)
+    limits = GuardLimits(np.full(joints, -7.0), np.full(joints, 7.0), np.full(joints, 3.0), np.full(joints, 20.0))
+    belief = Belief(parameters.joint_names, limits)
+    told = ([] if said is None else said).append
+    return Inputs(parameters, CAMERAS, buffer, reader, fingers, belief, not lockstep, told)
 
 
 def states(parameters: NodeParameters, stamp: int, finger: float) -> JointState:

@@ -54,6 +54,7 @@ class LiberoEnvironment:
     control_period_s = 0.05
     cameras = tuple(CAMERAS)
     _drawing: Drawing | None = None
+    _noise = 0  # of LIBERO-plus, which other worlds have not
 
     def __init__(self, suite: str, task: int, *, seed: int = 0, image_size: int = 256) -> None:
         benchmark = load_task(suite, task)
