@@ -259,9 +259,10 @@ def _build(bddl_file: str) -> Any:
 def _reset_as_if_rebuilt(env: Any) -> None:
     """Make `env.sim.reset()` leave what building the model afresh leaves.
 
-    A new model has its fixtures at the origin, and what stands on one is placed from there.  Resets of fixtures move bodies of the model itself.  After building a model robosuite makes two forward passes, one
-    of them for the cameras' context; each stores accelerations from which the constraint solver starts next time, so
-    without them states differ in the last bits.
+    A new model has its fixtures at the origin, and what stands on one is placed from there.  Resets of fixtures move
+    bodies of the model itself.  After building a model robosuite makes two forward passes, one of them for the cameras'
+    context; each stores accelerations from which the constraint solver starts next time, so without them states differ
+    in the last bits.
     """
     sim, model = env.sim, env.sim.model
     position, quaternion = model.body_pos.copy(), model.body_quat.copy()

@@ -22,6 +22,7 @@ from sim.demonstrations.skills.scene import Joint, Pose, Scene
 AHEAD = 0.018  # how far ahead of a handle the hand is led: faster, and the pads slip, m
 DEEPER = 0.005  # the middle of the pads lies above the TCP, m
 SETTLE = 8
+BEYOND = 8  # steps for which an open drawer is pulled on, towards the end of its way
 PATIENCE = 150
 
 
@@ -33,6 +34,7 @@ class _Joined:
         self.finished = False
         self._phase, self._waited = "reach", 0
         self._hold = scene.hand
+        self._beyond = 0
 
     @property
     def attention(self) -> FloatArray:
@@ -95,7 +97,8 @@ class Pull(_Joined):
                 self._enter("pull")
             return towards(scene, self._hold, CLOSE)
         if self._phase == "pull":
-            if scene.holds(self.predicate) and self._waited > 3:
+            self._beyond = self._beyond + 1 if scene.holds(self.predicate) else 0
+            if self._beyond > BEYOND:
                 self._enter("leave")
                 return towards(scene, self._hold, OPEN)
             if distance > 0.05 or self._waited > PATIENCE:
