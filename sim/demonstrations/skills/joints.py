@@ -23,6 +23,7 @@ AHEAD = 0.018  # how far ahead of a handle the hand is led: faster, and the pads
 DEEPER = 0.005  # the middle of the pads lies above the TCP, m
 SETTLE = 8
 BEYOND = 8  # steps for which an open drawer is pulled on, towards the end of its way
+PUSH_TILT = 0.55  # rad from straight down
 PATIENCE = 150
 
 
@@ -122,7 +123,8 @@ class Push(_Joined):
         front = int(np.argmax(most))
         centre = (low[front] + high[front]) / 2
         contact = centre + self._out * (most[front] - centre @ self._out + 0.012)
-        self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(DOWN, np.cross(self._out, DOWN)))
+        approach = np.cos(PUSH_TILT) * DOWN - np.sin(PUSH_TILT) * self._out  # the wrist stays clear of what is above
+        self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(approach, np.cross(self._out, DOWN)))
 
     def _goal(self) -> Pose:
         pose = self.joint.pose @ self._grip
