@@ -59,7 +59,7 @@ def collect_episode(
     name = target.rsplit("_", 1)[0]
     tape = EpisodeTape(environment, EEF_ACTION_NAMES, libero_sentence(name)) if tape_at is not None else None
     _wander(environment, expert, rng)
-    noise = _Bursts(rng)
+    noise = Bursts(rng)
     frames: dict[str, list[Any]] = {"agentview": [], "wrist": [], "frame_step": [], "pixels": []}
     steps: dict[str, list[Any]] = {
         key: [] for key in ("actions", "eef_position", "eef_quaternion", "gripper", "target_position")
@@ -103,7 +103,7 @@ def project(env: Any, camera: str, point: FloatArray, size: int = 256) -> FloatA
     return pixel if np.all((pixel >= 0) & (pixel < size)) else np.full(2, np.nan)
 
 
-class _Bursts:
+class Bursts:
     """Adds bursts of disturbance to actions; half of the episodes are disturbed much, the others little."""
 
     def __init__(self, rng: np.random.Generator) -> None:

@@ -252,20 +252,25 @@ def _build(bddl_file: str) -> Any:
 
         env = ControlEnv(bddl_file, use_camera_obs=False, has_offscreen_renderer=True, hard_reset=True).env
     env.hard_reset = False
-    _reset_as_if_rebuilt(env.sim)
+    _reset_as_if_rebuilt(env)
     switch_off_observables(env)
     return env
 
 
-def _reset_as_if_rebuilt(sim: Any) -> None:
-    """Make `sim.reset()` leave what building the model afresh leaves.
+def _reset_as_if_rebuilt(env: Any) -> None:
+    """Make `env.sim.reset()` leave what building the model afresh leaves.
 
-    Resets of fixtures move bodies of the model itself.  After building a model robosuite makes two forward passes, one
-    of them for the cameras' context; each stores accelerations from which the constraint solver starts next time, so
-    without them states differ in the last bits.
+    A new model has its fixtures at the origin, and what stands on one is placed from there.  Resets of fixtures move
+    bodies of the model itself.  After building a model robosuite makes two forward passes, one of them for the cameras'
+    context; each stores accelerations from which the constraint solver starts next time, so without them states differ
+    in the last bits.
     """
-    model = sim.model
+    sim, model = env.sim, env.sim.model
     position, quaternion = model.body_pos.copy(), model.body_quat.copy()
+    for fixture in env.fixtures_dict.values():
+        if fixture.root_body in model.body_names:
+            body = model.body_name2id(fixture.root_body)
+            position[body], quaternion[body] = 0.0, (1.0, 0.0, 0.0, 0.0)
     plain = sim.reset
 
     def reset() -> None:

@@ -143,12 +143,14 @@ def grasps_of(scene: Scene, name: str) -> tuple[Grasp, ...]:
     return found
 
 
-def palm_height(scene: Scene, hand: Pose, without: tuple[str, ...], fingers: bool = True) -> float:
+def palm_height(
+    scene: Scene, hand: Pose, without: tuple[str, ...], fingers: bool = True, margin: float = 0.004
+) -> float:
     """Least height of the TCP at which palm and open fingers at `hand` (pointing down) touch no collision box, m."""
     low, high = scene.boxes(without)
     across = np.abs(hand.rotation[:2, :2])
     lowest = -np.inf
-    parts = [(PALM_HALF + 0.004, PALM)]
+    parts = [(PALM_HALF + margin, PALM)]
     if fingers:
         parts.append((np.array([FINGER_HALF, THICK]), -TIP))
     for half, above in parts:

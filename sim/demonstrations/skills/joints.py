@@ -22,6 +22,8 @@ from sim.demonstrations.skills.scene import Joint, Pose, Scene
 AHEAD = 0.018  # how far ahead of a handle the hand is led: faster, and the pads slip, m
 DEEPER = 0.005  # the middle of the pads lies above the TCP, m
 SETTLE = 8
+BEYOND = 8  # steps for which an open drawer is pulled on, towards the end of its way
+PUSH_TILT = 0.55  # rad from straight down
 PATIENCE = 150
 
 
@@ -33,6 +35,7 @@ class _Joined:
         self.finished = False
         self._phase, self._waited = "reach", 0
         self._hold = scene.hand
+        self._beyond = 0
 
     @property
     def attention(self) -> FloatArray:
@@ -95,7 +98,8 @@ class Pull(_Joined):
                 self._enter("pull")
             return towards(scene, self._hold, CLOSE)
         if self._phase == "pull":
-            if scene.holds(self.predicate) and self._waited > 3:
+            self._beyond = self._beyond + 1 if scene.holds(self.predicate) else 0
+            if self._beyond > BEYOND:
                 self._enter("leave")
                 return towards(scene, self._hold, OPEN)
             if distance > 0.05 or self._waited > PATIENCE:
@@ -119,7 +123,8 @@ class Push(_Joined):
         front = int(np.argmax(most))
         centre = (low[front] + high[front]) / 2
         contact = centre + self._out * (most[front] - centre @ self._out + 0.012)
-        self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(DOWN, np.cross(self._out, DOWN)))
+        approach = np.cos(PUSH_TILT) * DOWN - np.sin(PUSH_TILT) * self._out  # the wrist stays clear of what is above
+        self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(approach, np.cross(self._out, DOWN)))
 
     def _goal(self) -> Pose:
         pose = self.joint.pose @ self._grip

@@ -84,6 +84,7 @@ def travel_height(
 ) -> float:
     """Height of the TCP that clears all collision boxes on the straight way, with something `hang` m below the TCP."""
     low, high = scene.boxes(without)
+    corridor = CORRIDOR * (1.0 if scene.hand.rotation[2, 2] < -0.9 else 1.8)  # a hand that lies is longer than wide
     line = end[:2] - start[:2]
     length = float(np.linalg.norm(line))
     unit = line / length if length > 1e-6 else np.array([1.0, 0.0])
@@ -91,13 +92,13 @@ def travel_height(
     corners = [np.stack([x, y], axis=-1) for x in (low[:, 0], high[:, 0]) for y in (low[:, 1], high[:, 1])]
     along = np.stack([(c - start[:2]) @ unit for c in corners])
     aside = np.stack([(c - start[:2]) @ across for c in corners])
-    inside = np.minimum(start, end)[:2] - CORRIDOR, np.maximum(start, end)[:2] + CORRIDOR
+    inside = np.minimum(start, end)[:2] - corridor, np.maximum(start, end)[:2] + corridor
     met = (
         np.all((low[:, :2] < inside[1]) & (high[:, :2] > inside[0]), axis=1)
-        & (along.max(axis=0) > -CORRIDOR)
-        & (along.min(axis=0) < length + CORRIDOR)
-        & (aside.max(axis=0) > -CORRIDOR)
-        & (aside.min(axis=0) < CORRIDOR)
+        & (along.max(axis=0) > -corridor)
+        & (along.min(axis=0) < length + corridor)
+        & (aside.max(axis=0) > -corridor)
+        & (aside.min(axis=0) < corridor)
     )
     top = float(high[met, 2].max()) if met.any() else scene.table
     return top + CLEARANCE + hang

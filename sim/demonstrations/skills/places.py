@@ -105,12 +105,18 @@ class Place:
         room = np.maximum(half - 0.015, 0.0)
         if self.inside:
             room = np.maximum(half - (high - low) / 2, 0.0) * 0.6
+            for name in scene.joints_of(self.where)[:1]:  # in a drawer: to the front, where the hand has room
+                joint = scene.joint(name)
+                return np.asarray((joint.axis * np.sign(joint.value))[:2] * room / 0.6)
         others = []
+        lowest = frame.position[2] - abs(frame.rotation[2]) @ np.asarray(scene.env.object_sites_dict[self.where].size)
         for other in scene.movable:
             if other not in (self.name, self.under):
                 box = scene.box(other)
-                if np.all(box.low[:2] < frame.position[:2] + half + 0.1) and np.all(
-                    box.high[:2] > frame.position[:2] - half - 0.1
+                if (
+                    box.high[2] > lowest
+                    and np.all(box.low[:2] < frame.position[:2] + half + 0.1)
+                    and np.all(box.high[:2] > frame.position[:2] - half - 0.1)
                 ):
                     others.append(box)
         best, spot = -np.inf, np.zeros(2)

@@ -135,7 +135,7 @@ class Transfer:
 
         def cost(grasp: Grasp) -> float:
             hand = grasp.in_world(scene, self.name)
-            blocked = max(palm_height(scene, hand, (self.name,)) - hand.position[2], 0.0)
+            blocked = max(palm_height(scene, hand, (self.name,), margin=0.015) - hand.position[2], 0.0)
             turned = float(np.linalg.norm(rotation_vector(hand.rotation @ scene.hand.rotation.T)))
             from_home = abs(float(np.arctan2(hand.rotation[0, 1], -hand.rotation[1, 1])))
             rotation, there = hand.rotation, hand.position + target.position - own.position
@@ -148,7 +148,7 @@ class Transfer:
             tilted = float(np.arccos(np.clip(-hand.rotation[2, 2], -1, 1)))
             reach = float(np.linalg.norm(hand.position[:2] - scene.env.robots[0].base_pos[:2]))
             return (
-                30.0 * min(blocked, 0.1) + 4.0 * min(raised, 0.1) + 0.10 * turned + 0.08 * from_home
+                30.0 * min(blocked, 0.1) + 10.0 * min(raised, 0.3) + 0.10 * turned + 0.08 * from_home
                 + 5 * grasp.slip + 0.3 * grasp.tilt + tilted + 0.3 * reach
             )  # fmt: skip
 

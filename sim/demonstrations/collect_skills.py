@@ -1,0 +1,111 @@
+"""Demonstrations of the skills on random layouts of any suite, as a LeRobot v3 dataset.
+
+    python -m sim.demonstrations.collect_skills --suite libero_goal --episodes 20 --output data/libero_goal
+
+Each episode has a layout, a view (camera, light, colours of surfaces) and a wording of its own, and bursts of noise in
+what is executed, never in what is recorded (DART, Laskey et al. 2017).  An episode that the suite's own success test
+does not accept is thrown away.  Episodes that exist are not made again, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.files.command_line import command, results_folder
+from policies.types import VegaError
+from sim.demonstrations.arrangements import lay_out
+from sim.demonstrations.collect_demos import TAPES, Bursts
+from sim.demonstrations.paraphrases import paraphrase
+from sim.demonstrations.skills.expert import SkillExpert
+from sim.demonstrations.views import KINDS, Views
+from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
+from sim.worlds.libero_env import LiberoEnvironment
+from sim.worlds.suites import list_tasks, load_task
+
+AFTER_SUCCESS = 8
+MOST_TRIES = 4
+
+
+def collect_episode(environment: LiberoEnvironment, views: Views, rng: np.random.Generator, tape_at: Path) -> bool:
+    """One demonstration, kept if the task's own success test accepts it.  Deterministic in `rng`."""
+    lay_out(environment, rng)
+    views.draw([kind for kind in KINDS if rng.random() < 0.7], rng)
+    expert, noise = SkillExpert(environment), Bursts(rng)
+    tape = EpisodeTape(environment, EEF_ACTION_NAMES, paraphrase(environment.instruction, rng))
+    left = AFTER_SUCCESS
+    for _ in range(environment.max_steps):
+        action = expert.action()
+        tape.step(action, {})
+        if environment.step_eef(noise(action)) or left < AFTER_SUCCESS:
+            left -= 1
+        if left == 0:
+            tape.keep(tape_at, success=True)
+            return True
+    return False
+
+
+def collect_task(suite: str, task: int, episodes: int, seed: int, tapes: Path) -> tuple[int, int, int]:
+    """Make what is missing of one task; (task, episodes made, episodes tried)."""
+    missing = [i for i in range(episodes) if not tape_path(tapes, task, i).is_file()]
+    made = tried = 0
+    if missing:
+        environment = LiberoEnvironment(suite, task)
+        views = Views(environment)
+        for episode in missing:
+            for attempt in range(MOST_TRIES):
+                tried += 1
+                rng = np.random.default_rng([seed, task, episode, attempt])
+                if collect_episode(environment, views, rng, tape_path(tapes, task, episode)):
+                    made += 1
+                    break
+        environment.close()
+    return task, made, tried
+
+
+def _work(job: tuple[Any, ...]) -> tuple[int, int, int]:
+    return collect_task(*job)
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Collect demonstrations of the skills as a LeRobot v3 dataset.")
+    parser.add_argument("--suite", default="libero_goal")
+    parser.add_argument("--tasks", type=int, nargs="+", help="all by default")
+    parser.add_argument("--episodes", type=int, default=20, help="per task")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the dataset and of its parts")
+    args = parser.parse_args(argv)
+    if min(args.episodes, args.processes) < 1:
+        raise VegaError("--episodes and --processes count something: give numbers from 1 on.")
+    names = list_tasks(args.suite)
+    tasks = list(range(len(names))) if args.tasks is None else args.tasks
+    for task in tasks:
+        load_task(args.suite, task)
+    dataset = args.output / "dataset"
+    check_target(dataset, resume=True)
+    results_folder(args.output)
+    tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
+    jobs = [(args.suite, task, args.episodes, args.seed, tapes) for task in tasks]
+    start = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+        for done, (task, made, tried) in enumerate(pool.imap_unordered(_work, jobs), 1):
+            left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
+            print(
+                f"{done}/{len(jobs)} task {task}: {made} of {tried} episodes kept, {left:.1f} min left: {names[task]}",
+                flush=True,
+            )
+    recorded = [tape_path(tapes, task, i) for task in tasks for i in range(args.episodes)]
+    print(f"{write_dataset(recorded, dataset)} of {len(recorded)} episodes in the LeRobot dataset {dataset}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

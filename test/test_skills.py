@@ -1,0 +1,116 @@
+"""The skills: they solve tasks by the suite's own test, from layouts of ours, and leave a dataset that others read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.types import VegaError
+from sim.demonstrations import collect_skills, try_skills
+from sim.demonstrations.arrangements import lay_out
+from sim.demonstrations.paraphrases import paraphrase
+from sim.demonstrations.skills.expert import ordered, skill_for
+from sim.demonstrations.skills.motion import DOWN, hand_rotation, lean_from, nearer_half_turn
+from sim.demonstrations.skills.scene import Scene
+from sim.demonstrations.views import MOVED, Views
+from sim.worlds.libero_env import LiberoEnvironment
+
+pq = pytest.importorskip("pyarrow.parquet")
+directions = st.tuples(*[st.floats(-1, 1)] * 3).map(np.array).filter(lambda v: np.linalg.norm(v) > 0.1)
+
+
+@pytest.fixture(scope="module")
+def stove() -> Iterator[LiberoEnvironment]:
+    environment = LiberoEnvironment("libero_spatial", 7)  # the bowl stands on the stove
+    yield environment
+    environment.close()
+
+
+def test_a_task_of_each_kind_is_solved_and_the_row_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    # A drawer pulled open, a bottle laid on a rack.
+    assert try_skills.main(["--suite", "libero_goal", "--tasks", "0", "9", "--episodes", "2"]) == 0
+    rows = capsys.readouterr().out.strip().splitlines()
+    assert len(rows) == 2 and all("solved 2/2 >= 0.95 ok" in row for row in rows)
+
+
+def test_a_dataset_of_the_skills_is_made_once_and_tells_its_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--suite", "libero_goal", "--tasks", "7", "--episodes", "1", "--processes", "1"]
+    assert collect_skills.main([*arguments, "--output", str(tmp_path)]) == 0
+    rows = pq.read_table(tmp_path / "dataset/data/chunk-000/file-000.parquet").to_pydict()
+    assert rows["next.success"][-1] and np.abs(rows["action"]).max() <= 1.0
+    assert set(np.array(rows["action"])[:, 6]) <= {-1.0, 1.0}
+    info = json.loads((tmp_path / "dataset/meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0" and info["total_frames"] == len(rows["index"])
+    capsys.readouterr()
+    assert collect_skills.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert "0 of 0 episodes kept" in capsys.readouterr().out
+
+
+def test_what_stands_on_a_fixture_is_reset_onto_it_and_stays_in_a_new_layout(stove: LiberoEnvironment) -> None:
+    for seed in range(3):
+        stove.seed_random(seed)
+        stove.random_reset()
+        scene = Scene(stove)
+        region, bowl = scene.site("flat_stove_1_cook_region"), scene.pose("akita_black_bowl_1")
+        assert np.linalg.norm((region.position - bowl.position)[:2]) < 0.1
+        lay_out(stove, np.random.default_rng(seed))
+        assert scene.box("akita_black_bowl_1").low[2] > scene.table
+
+
+def test_views_stay_in_their_bounds_and_leave_the_physics_alone(stove: LiberoEnvironment) -> None:
+    views, model = Views(stove), stove.env.sim.model._model
+    built = model.cam_pos.copy(), model.mat_rgba.copy()
+    digests, moved = [], []
+    for kinds in ((), ("camera", "light", "texture")):
+        for seed in range(3):
+            views.draw(kinds, np.random.default_rng(seed))
+            moved.append(float(np.linalg.norm(model.cam_pos - built[0], axis=1).max()))
+        stove.reset(0)
+        for _ in range(3):
+            stove.step_eef(np.array([0.5, 0.2, -0.5, 0, 0, 0.1, -1.0]))
+        digests.append(stove.states_digest())
+    assert digests[0] == digests[1]
+    assert moved[:3] == [0.0] * 3 and all(0.0 < m <= MOVED for m in moved[3:])
+    views.draw((), np.random.default_rng(0))
+    np.testing.assert_array_equal(model.mat_rgba, built[1])
+    with pytest.raises(VegaError, match="camera, light, texture"):
+        views.draw(["weather"], np.random.default_rng(0))
+
+
+def test_goals_are_put_in_order_and_an_unknown_one_is_refused(stove: LiberoEnvironment) -> None:
+    scene = Scene(stove)
+    drawer = "wooden_cabinet_1_top_region"
+    steps = ordered(scene, [["close", drawer], ["in", "akita_black_bowl_1", drawer]])
+    assert [step[0] for step in steps] == ["open", "in", "close"]
+    with pytest.raises(VegaError, match="levitate"):
+        skill_for(scene, ["levitate", "akita_black_bowl_1"])
+    with pytest.raises(VegaError, match="unicorn_1"):
+        skill_for(scene, ["on", "akita_black_bowl_1", "unicorn_1"])
+
+
+@given(approach=directions, opening=directions)
+def test_hand_rotations_are_rotations(approach: np.ndarray, opening: np.ndarray) -> None:
+    if np.linalg.norm(np.cross(approach, opening)) < 0.01:
+        return
+    rotation = hand_rotation(approach, opening)
+    for candidate in (rotation, nearer_half_turn(rotation, np.eye(3)), lean_from(DOWN, rotation[:, 2])):
+        np.testing.assert_allclose(candidate @ candidate.T, np.eye(3), atol=1e-9)
+        assert np.linalg.det(candidate) == pytest.approx(1.0)
+    np.testing.assert_allclose(nearer_half_turn(rotation, np.eye(3))[:, 2], rotation[:, 2])
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_paraphrase_names_the_same_things_at_the_same_places(seed: int) -> None:
+    text = paraphrase(
+        "put the black bowl in the bottom drawer of the cabinet and close it", np.random.default_rng(seed)
+    )
+    for part in ("black bowl", "bottom drawer of the cabinet"):
+        assert part in text
