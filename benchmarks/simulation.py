@@ -1,0 +1,146 @@
+"""The simulator against another build of it, side by side: `python -m benchmarks.simulation --base FOLDER`.
+
+FOLDER is a checkout of the build to compare with, for example `git worktree add FOLDER 0c038b5`.  Both builds do the
+same jobs, in turns, each in a process of its own; times are CPU time of the process, and rows are medians of ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rows import Rows
+from policies.files.command_line import command
+from policies.types import VegaError
+
+# Of every suite; drawers, knobs and much contact among them.
+TASKS = (
+    ("libero_object", 0), ("libero_object", 7), ("libero_spatial", 1), ("libero_spatial", 4), ("libero_goal", 0),
+    ("libero_goal", 7), ("libero_10", 4), ("libero_10", 9), ("libero_90", 30), ("libero_90", 70),
+)  # fmt: skip
+STEPS, PICTURES_EVERY = 100, 10
+HERE = Path(__file__).resolve().parents[1]
+Job = dict[str, Any]
+
+
+class Build:
+    """A process that runs the code of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        own = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
+        self.folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "benchmarks" / "simulation_worker.py"), str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | own,
+        )  # fmt: skip
+
+    def __call__(self, job: Job) -> Job:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise VegaError(f"The build in {self.folder} could not do this: {job['do']}; is it one of vega3d_ros?")
+        return dict(json.loads(answer))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Steps, episodes and demonstrations against another build.")
+    parser.add_argument("--base", type=Path, required=True, help="folder of the build to compare with")
+    parser.add_argument("--policy", default="vega-nano")
+    parser.add_argument("--rows", nargs="+", choices=("steps", "episodes", "demonstrations"), help="default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each episode and demonstration is repeated")
+    args = parser.parse_args(argv)
+    if not (args.base / "sim").is_dir():
+        raise VegaError(f"There is no build in {args.base}: give a checkout's folder with --base.")
+    ours, base = Build(HERE), Build(args.base.resolve())
+    rows = Rows()
+    try:
+        if args.rows is None or "steps" in args.rows:
+            compare_steps(rows, ours, base)
+        if args.rows is None or "episodes" in args.rows:
+            compare_episodes(rows, ours, base, args.policy, args.rounds)
+        if args.rows is None or "demonstrations" in args.rows:
+            compare_demonstrations(rows, ours, base, args.rounds)
+    finally:
+        ours.close()
+        base.close()
+    return rows.status
+
+
+def side_by_side(ours: Build, base: Build, jobs: list[Job]) -> list[tuple[Job, Job]]:
+    """(our answer, the other's) for each job, who begins changing every time."""
+    pairs = []
+    for i, job in enumerate(jobs):
+        answers = {build: build(job) for build in ((ours, base) if i % 2 else (base, ours))}
+        pairs.append((answers[ours], answers[base]))
+    return pairs
+
+
+def times_faster(pairs: list[tuple[Job, Job]], key: str = "cpu_s") -> float:
+    """Median over the pairs of how much less time ours took."""
+    return float(np.median([other[key] / own[key] for own, other in pairs]))
+
+
+def compare_steps(rows: Rows, ours: Build, base: Build) -> None:
+    """Control steps and pictures of the same actions."""
+    pairs = []
+    for suite, task in TASKS:
+        job: Job = {"do": "steps", "suite": suite, "task": task, "actions": actions(task), "pictures": PICTURES_EVERY}
+        side_by_side(ours, base, [{**job, "actions": job["actions"][:2]}])
+        pairs += side_by_side(ours, base, [job])
+        own, other = pairs[-1]
+        rows.information(f"{suite}_{task}_step_times_faster", other["cpu_s"] / own["cpu_s"])
+    equal = sum(x == y for own, other in pairs for x, y in zip(own["states"], other["states"], strict=True))
+    seen = sum(x == y for own, other in pairs for x, y in zip(own["pictures"], other["pictures"], strict=True))
+    rows.at_least(f"states_equal_of_{len(TASKS) * STEPS}", equal, len(TASKS) * STEPS)
+    rows.at_least("control_step_times_faster", times_faster(pairs), 2.0)
+    number = sum(len(own["pictures"]) for own, _ in pairs)
+    rows.at_least(f"pictures_equal_of_{number}", seen, number)
+    rows.information("both_pictures_times_faster", times_faster(pairs, "drawing_cpu_s"))
+
+
+def actions(seed: int, steps: int = STEPS) -> list[list[float]]:
+    """Downwards and about, each push ten steps long, the gripper opening and closing."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for step in range(steps):
+        if step % 10 == 0:
+            push, gripper = rng.uniform(-1, 1, 6) * [1, 1, 1, 0.3, 0.3, 0.3] - [0, 0, 0.4, 0, 0, 0], rng.choice([-1, 1])
+        made.append([*np.clip(push + rng.normal(0, 0.1, 6), -1, 1), float(gripper)])
+    return made
+
+
+def compare_episodes(rows: Rows, ours: Build, base: Build, policy: str, rounds: int) -> None:
+    """Episodes of run_libero.py; actions, states and outcome have to be the same."""
+    job = {"do": "episode", "suite": "libero_object", "task": 0, "policy": policy}
+    pairs = side_by_side(ours, base, [{**job, "trial": trial} for trial in range(rounds)])
+    same = sum(all(own[key] == other[key] for key in own if key != "cpu_s") for own, other in pairs)
+    rows.at_least(f"episodes_equal_of_{rounds}", same, rounds)
+    rows.at_least("episode_times_faster", times_faster(pairs), 1.5)
+
+
+def compare_demonstrations(rows: Rows, ours: Build, base: Build, rounds: int) -> None:
+    """Demonstrations of the scripted expert; frames and actions have to be the same."""
+    job = {"do": "demonstration", "suite": "libero_object", "task": 0}
+    pairs = side_by_side(ours, base, [{**job, "seed": seed} for seed in range(rounds)])
+    rows.at_least(
+        f"demonstrations_equal_of_{rounds}", sum(own["kept"] == other["kept"] for own, other in pairs), rounds
+    )
+    rows.information("demonstrations_times_faster", times_faster(pairs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""One build's simulator for `benchmarks.simulation`: reads jobs from stdin as JSON lines, answers each with a line.
+
+    PYTHONPATH=FOLDER python benchmarks/simulation_worker.py FOLDER
+
+It stands alone, and knows the names that modules had in older builds: nothing but FOLDER's code may answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(sys.argv[1]).resolve()
+
+
+def load(*names: str) -> Any:
+    """The first of these modules that FOLDER has.
+
+    A virtual environment in which another build is installed would answer for a missing one: never asked for that.
+    """
+    name = next(name for name in names if (FOLDER / (name.replace(".", "/") + ".py")).is_file())
+    module = importlib.import_module(name)
+    for key, loaded in list(sys.modules.items()):
+        if key.split(".")[0] in ("sim", "policies", "vega3d_ros") and getattr(loaded, "__file__", None):
+            assert FOLDER in Path(str(loaded.__file__)).resolve().parents, f"{key} is not from {FOLDER}"
+    return module
+
+
+def digest(*arrays: Any) -> str:
+    """Of the arrays' bytes, in order."""
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()
+
+
+class Worker:
+    """Keeps one environment, and one policy, between jobs."""
+
+    def __init__(self) -> None:
+        self.environment: Any = None
+        self.episodes: Any = None
+
+    def steps(self, suite: str, task: int, actions: list[list[float]], pictures: int) -> dict[str, Any]:
+        """Step a trial through actions; CPU seconds of the steps and of the pictures drawn every `pictures` steps."""
+        environment = self._environment(suite, task)
+        environment.reset(0)
+        states, drawn, stepping, drawing = [], [], 0.0, 0.0
+        for i, action in enumerate(np.array(actions)):
+            begun = time.process_time()
+            environment.step_eef(action)
+            stepping += time.process_time() - begun
+            states.append(environment.states_digest())
+            if i % pictures == 0:
+                begun = time.process_time()
+                drawn += [environment.render(camera) for camera in environment.cameras]
+                drawing += time.process_time() - begun
+        return {
+            "cpu_s": stepping, "states": [hashlib.sha256(state).hexdigest() for state in states],
+            "drawing_cpu_s": drawing, "pictures": [digest(picture) for picture in drawn],
+        }  # fmt: skip
+
+    def episode(self, suite: str, task: int, trial: int, policy: str) -> dict[str, Any]:
+        """One episode as `run_libero.py --command eef` runs it."""
+        if self.episodes is None:
+            loaded = load("policies.checkpoints").load_policy(policy, threads=1)
+            self.episodes = load("sim.evaluation.direct_episodes", "sim.direct_episodes").DirectEpisodes(
+                suite, loaded, "eef"
+            )
+            self.episodes.run(task, trial)
+        begun = time.process_time()
+        result = self.episodes.run(task, trial)
+        return {"cpu_s": time.process_time() - begun, **result.to_dict()}
+
+    def demonstration(self, suite: str, task: int, seed: int) -> dict[str, Any]:
+        """One demonstration, every fourth step drawn."""
+        module = load("sim.demonstrations.collect_demos", "sim.collect_demos")
+        environment = self._environment(suite, task)
+        begun = time.process_time()
+        made = module.collect_episode(environment, np.random.default_rng(seed), 4)
+        seconds = time.process_time() - begun
+        kept = [] if made is None else [made[key] for key in ("agentview", "wrist", "frame_step", "actions")]
+        return {"cpu_s": seconds, "kept": digest(*kept)}
+
+    def _environment(self, suite: str, task: int) -> Any:
+        found = self.environment
+        if found is None or (found.suite, found.task) != (suite, task):
+            if found is not None:
+                found.close()
+            self.environment = load("sim.worlds.libero_env", "sim.libero_env").LiberoEnvironment(suite, task)
+        return self.environment
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    worker = Worker()
+    answers = os.fdopen(os.dup(1), "w")
+    with contextlib.redirect_stdout(sys.stderr):
+        for line in sys.stdin:
+            job = json.loads(line)
+            answers.write(json.dumps(getattr(worker, job.pop("do"))(**job)) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()
