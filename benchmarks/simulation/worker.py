@@ -1,6 +1,6 @@
 """One build's simulator for `benchmarks.simulation`: reads jobs from stdin as JSON lines, answers each with a line.
 
-    PYTHONPATH=FOLDER python benchmarks/simulation_worker.py FOLDER
+    PYTHONPATH=FOLDER python benchmarks/simulation/worker.py FOLDER
 
 It stands alone, and knows the names that modules had in older builds: nothing but FOLDER's code may answer.
 """

@@ -26,7 +26,7 @@ TASKS = (
     ("libero_goal", 7), ("libero_10", 4), ("libero_10", 9), ("libero_90", 30), ("libero_90", 70),
 )  # fmt: skip
 STEPS, PICTURES_EVERY = 100, 10
-HERE = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parents[2]
 Job = dict[str, Any]
 
 
@@ -37,7 +37,7 @@ class Build:
         own = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
         self.folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "benchmarks" / "simulation_worker.py"), str(folder)],
+            [sys.executable, str(HERE / "benchmarks" / "simulation" / "worker.py"), str(folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | own,
         )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""The simulator against another build of it: `__main__.py` takes turns, `worker.py` is one build's part."""
