@@ -196,13 +196,14 @@ class SimulatedTime:
     def tick(self) -> None:
         if self.runs:
             self.seconds += 0.05
+            self.sample = self.robot.sample_now()  # in a world that stands, the arm stands too
         stamp = round(self.seconds * 1e9)
         message = Clock()
         message.clock.sec, message.clock.nanosec = divmod(stamp, 10**9)
         self.publisher.publish(message)
         for camera in CAMERAS:
             self.robot.send_image(camera, image_of(0), stamp)
-        self.robot.send_joints(replace(self.robot.sample_now(), stamp_ns=stamp))
+        self.robot.send_joints(replace(self.sample, stamp_ns=stamp))
 
 
 @pytest.mark.parametrize(
