@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ TASKS = (
     ("libero_goal", 7), ("libero_10", 4), ("libero_10", 9), ("libero_90", 30), ("libero_90", 70),
 )  # fmt: skip
 STEPS, PICTURES_EVERY = 100, 10
+DEADLINE_S = 300.0  # for one job of a build
 HERE = Path(__file__).resolve().parents[2]
 Job = dict[str, Any]
 
@@ -45,7 +47,10 @@ class Build:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
+        watchdog = threading.Timer(DEADLINE_S, self._process.kill)
+        watchdog.start()
         answer = self._process.stdout.readline()
+        watchdog.cancel()
         if not answer:
             raise VegaError(f"The build in {self.folder} could not do this: {job['do']}; is it one of vega3d_ros?")
         return dict(json.loads(answer))
