@@ -149,7 +149,7 @@ class Transfer:
             reach = float(np.linalg.norm(hand.position[:2] - scene.env.robots[0].base_pos[:2]))
             return (
                 30.0 * min(blocked, 0.1) + 10.0 * min(raised, 0.3) + 0.10 * turned + 0.08 * from_home
-                + 5 * grasp.slip + 0.3 * grasp.tilt + tilted + 0.3 * reach
+                + 10 * grasp.slip + 0.6 * grasp.tilt + 60.0 * max(grasp.width - 0.056, 0.0) + tilted + 0.3 * reach
             )  # fmt: skip
 
         return min(options, key=cost)
