@@ -52,7 +52,10 @@ def test_nothing_is_started_where_nothing_can_be_written(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("wrong", "part"),
-    [(["--suite", "libero_objekt"], "choose one such as"), (["--task", "10"], "has tasks 0 to 9: task 10 does not exist")],
+    [
+        (["--suite", "libero_objekt"], "choose one such as"),
+        (["--task", "10"], "has tasks 0 to 9: task 10 does not exist"),
+    ],
 )
 def test_nothing_is_started_for_a_task_that_does_not_exist(wrong, part, tmp_path, capsys):
     assert demo.main([*wrong, "--output", str(tmp_path / "demo")]) == 1
