@@ -157,7 +157,7 @@ class Driver:
 
 def test_what_may_stop_in_real_time():
     # An input that is silent may be so for longer here than commands may be refused that start from what is old.
-    options = {"clock_mode": "realtime", "max_age_s": 2.0, "safety__max_rejections": 200.0}
+    options = {"clock_mode": "realtime", "max_age_s": 2.0, "safety__max_rejections": [200.0]}
     with policy_node("TinyPolicy", **options) as (robot, _):
         robot.bring_up()
         robot.send_instruction()
