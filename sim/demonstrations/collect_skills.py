@@ -9,7 +9,6 @@ does not accept is thrown away.  Episodes that exist are not made again, so an i
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 import time
@@ -18,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from policies.files.command_line import command, results_folder
-from policies.types import VegaError
+from policies.files.command_line import command, command_parser, results_folder
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.collect_demos import TAPES, Bursts
 from sim.demonstrations.paraphrases import paraphrase
 from sim.demonstrations.skills.expert import SkillExpert
+from sim.demonstrations.try_skills import add_options, chosen_tasks
 from sim.demonstrations.views import KINDS, Views
 from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
 from sim.worlds.libero_env import LiberoEnvironment
-from sim.worlds.suites import list_tasks, load_task
+from sim.worlds.suites import list_tasks
 
 AFTER_SUCCESS = 8
 MOST_TRIES = 4
@@ -75,20 +74,11 @@ def _work(job: tuple[Any, ...]) -> tuple[int, int, int]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Collect demonstrations of the skills as a LeRobot v3 dataset.")
-    parser.add_argument("--suite", default="libero_goal")
-    parser.add_argument("--tasks", type=int, nargs="+", help="all by default")
-    parser.add_argument("--episodes", type=int, default=20, help="per task")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--processes", type=int, default=2)
+    parser = command_parser("python -m sim.demonstrations.collect_skills", __doc__)
+    add_options(parser, "libero_goal", 7, 2)
     parser.add_argument("--output", type=Path, required=True, help="folder of the dataset and of its parts")
     args = parser.parse_args(argv)
-    if min(args.episodes, args.processes) < 1:
-        raise VegaError("--episodes and --processes count something: give numbers from 1 on.")
-    names = list_tasks(args.suite)
-    tasks = list(range(len(names))) if args.tasks is None else args.tasks
-    for task in tasks:
-        load_task(args.suite, task)
+    tasks, names = chosen_tasks(args), list_tasks(args.suite)
     dataset = args.output / "dataset"
     check_target(dataset, resume=True)
     results_folder(args.output)

@@ -8,6 +8,7 @@ success test decides; the official initial states are the test set and are left 
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import sys
 from typing import Any
@@ -56,21 +57,31 @@ def _work(job: tuple[Any, ...]) -> tuple[int, list[int], list[tuple[int, str]], 
     return try_task(*job)
 
 
+def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processes: int) -> None:
+    """Which episodes of the skills, with these defaults."""
+    parser.add_argument("--suite", default=suite, help="name of a suite")
+    parser.add_argument("--tasks", type=int, nargs="+", help="their numbers (default: all)")
+    parser.add_argument("--episodes", type=int, default=20, help="per task")
+    parser.add_argument("--seed", type=int, default=seed, help="of the layouts")
+    parser.add_argument("--processes", type=int, default=processes, help="tasks at once")
+
+
+def chosen_tasks(args: argparse.Namespace) -> list[int]:
+    """The tasks that the options ask for.  Raises VegaError before anything is built."""
+    if min(args.episodes, args.processes) < 1:
+        raise VegaError("--episodes and --processes count something: give numbers from 1 on.")
+    tasks = list(range(len(list_tasks(args.suite)))) if args.tasks is None else args.tasks
+    for task in tasks:
+        load_task(args.suite, task)
+    return tasks
+
+
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.try_skills", __doc__)
-    parser.add_argument("--suite", default="libero_object")
-    parser.add_argument("--tasks", type=int, nargs="+", help="all by default")
-    parser.add_argument("--episodes", type=int, default=20, help="per task")
-    parser.add_argument("--seed", type=int, default=2001)
-    parser.add_argument("--processes", type=int, default=1)
+    add_options(parser, "libero_object", 2001, 1)
     args = parser.parse_args(argv)
-    if min(args.episodes, args.processes) < 1:
-        raise VegaError("--episodes and --processes count something: give numbers from 1 on.")
-    names = list_tasks(args.suite)
-    tasks = list(range(len(names))) if args.tasks is None else args.tasks
-    for task in tasks:
-        load_task(args.suite, task)
+    tasks, names = chosen_tasks(args), list_tasks(args.suite)
     jobs = [(args.suite, task, args.episodes, args.seed) for task in tasks]
     missed = 0
     with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
