@@ -9,10 +9,15 @@ import time
 import pytest
 
 PERIOD_S = 30.0
+# Of a test that failed: characters of its error, and lines of what it printed, that are told at once.
+ERROR_CHARACTERS, OUTPUT_LINES = 2000, 30
 
 
 class Progress:
-    """Says every `period_s` seconds how many tests are done, and which one runs for how long."""
+    """Says every `period_s` seconds how many tests are done, and which one runs for how long.
+
+    What fails is told when it fails: a run that is ended from outside prints no summary.
+    """
 
     def __init__(self, config: pytest.Config, period_s: float = PERIOD_S) -> None:
         self._count = self._done = self._failed = 0
@@ -33,6 +38,8 @@ class Progress:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed += report.failed
+        if report.failed:
+            self._write(f"\nFAILED {report.nodeid} ({report.when})\n{_reason(report)}\n")
 
     def pytest_runtest_logfinish(self) -> None:
         self._done += 1
@@ -48,5 +55,15 @@ class Progress:
             now_s = time.monotonic()
             where = f"{self._running} for {now_s - self._since_s:.0f} s" if self._running else "collecting"
             failed = f", {self._failed} failed" if self._failed else ""
-            line = f"\n[{now_s - begun_s:.0f} s] {self._done} of {self._count} done{failed}; {where}\n"
-            os.write(self._terminal, line.encode())
+            self._write(f"\n[{now_s - begun_s:.0f} s] {self._done} of {self._count} done{failed}; {where}\n")
+
+    def _write(self, text: str) -> None:
+        os.write(self._terminal, text.encode(errors="replace"))
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Where and why a test failed, and the end of what it had printed."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    error = f"{crash.path}:{crash.lineno}: {crash.message}" if crash else report.longreprtext
+    printed = "\n".join(text for title, text in report.sections if title.startswith("Captured"))
+    return "\n".join([error[:ERROR_CHARACTERS], *printed.splitlines()[-OUTPUT_LINES:]])

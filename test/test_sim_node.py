@@ -46,7 +46,7 @@ class Robot:
             [sys.executable, *command, "--ros-args", *arguments],
             environment={**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONPATH": str(Path(__file__).parents[1])},
         )
-        self.client = RosClient("test", self.domain)
+        self.client = RosClient("test", self.domain, self._watch)
         self.log, self.latched = [], {}
         node = self.client.node
         self.commands = node.create_publisher(JointTrajectory, COMMAND_TOPIC, 1)
@@ -66,12 +66,17 @@ class Robot:
         ):
             node.create_subscription(kind, name, lambda m, n=name: self.latched.__setitem__(n, m.data), LATCHED)
 
+    def _watch(self):
+        assert self.process.returncode is None, "\n".join(self.process.tail())
+
     def close(self):
         self.client.close()
         return self.process.stop()
 
     def wait(self, condition):
-        assert self.client.until(condition, DEADLINE_S), "the event did not come in time"
+        assert self.client.until(condition, DEADLINE_S), "\n".join(
+            ["the event did not come in time; the node said:", *self.process.tail()]
+        )
 
     def of(self, kind):
         return [message for name, message in self.log if name == kind]
@@ -80,7 +85,7 @@ class Robot:
         return [stamp_ns(message.header.stamp) for message in self.of(kind)]
 
     def start(self, **parameters):
-        self.client.until(lambda: self.commands.get_subscription_count() > 0, DEADLINE_S)
+        self.wait(lambda: self.commands.get_subscription_count() > 0)
         self.client.set_parameters("sim_node", parameters, DEADLINE_S)
         sentence = self.client.trigger("sim_node/reset", 120.0, 60.0)
         self.wait(lambda: self.latched.get("sim_node/episode_over") is False)
@@ -111,6 +116,11 @@ def robot():
         str(Path(__file__).with_name("fake_sim_node.py")),
         parameters=[("suite", "fake"), ("command_deadline_s", DEADLINE_S)],
     )
+    try:
+        robot.wait(lambda: robot.commands.get_subscription_count() > 0)  # once here: each test would wait in vain
+    except AssertionError:
+        robot.close()
+        raise
     yield robot
     assert robot.close() == 0, "Ctrl-C must end the node cleanly"
 

@@ -30,6 +30,10 @@ import subprocess, sys
 def test_short():
     pass
 
+def test_wrong():
+    print("seven apples")
+    assert "six" == "seven"
+
 def test_long():
     child = "import subprocess; subprocess.run(['sleep', '3600'])"
     orphan = subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
@@ -53,8 +57,11 @@ def test_it_tells_its_progress_and_when_it_is_killed_nothing_is_left(tmp_path: P
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_long.py"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     with ChildProcess("pytest", command, environment=environment, folder=tmp_path, on_line=None) as run:
-        line = run.wait_for_line("1 of 2 done; test_long.py::test_long", DEADLINE_S)
-        assert re.fullmatch(r"\[\d+ s\] 1 of 2 done; test_long.py::test_long for \d+ s", line)
+        line = run.wait_for_line("2 of 3 done, 1 failed; test_long.py::test_long", DEADLINE_S)
+        assert re.fullmatch(r"\[\d+ s\] 2 of 3 done, 1 failed; test_long.py::test_long for \d+ s", line)
+        told = "\n".join(run.tail(50))
+        assert "FAILED test_long.py::test_wrong (call)" in told
+        assert "test_long.py:9: AssertionError: assert 'six' == 'seven'" in told and "\nseven apples" in told
         deadline = time.monotonic() + DEADLINE_S
         while not (tmp_path / "pid").is_file() or not (text := (tmp_path / "pid").read_text()).endswith("\n"):
             assert time.monotonic() < deadline
