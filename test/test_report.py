@@ -10,7 +10,7 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -72,6 +72,7 @@ def test_the_colours_of_the_gate_are_those_that_the_scale_beside_it_explains():
 
 
 @given(arrays(np.uint8, (3, 3)))
+@example(np.full((3, 3), 242, np.uint8))
 def test_the_scale_spans_what_occurs_and_never_exaggerates(gate):
     low, high = _gate_range([gate])
     looked = gate[gate < 255]

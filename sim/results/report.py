@@ -154,7 +154,7 @@ def _gate_range(gates: Sequence[NDArray[np.uint8]]) -> tuple[int, int]:
     looked = np.concatenate([gate[gate < PLAIN] for gate in gates])
     low, high = (int(looked.min()), int(looked.max())) if looked.size else (0, PLAIN - 1)
     missing = max(GATE_SPAN - (high - low), 0)
-    low = max(low - missing // 2, 0)
+    low = max(min(low - missing // 2, PLAIN - 1 - GATE_SPAN), 0)
     return low, max(high, min(low + GATE_SPAN, PLAIN - 1))
 
 
