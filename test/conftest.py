@@ -8,6 +8,7 @@ import site
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from progress import Progress
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before rclpy, MuJoCo or torch is imported anywhere.
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +31,19 @@ _ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow
 settings.register_profile("search", _ANY_SPEED)
 settings.register_profile("any speed", _ANY_SPEED, derandomize=True)
 settings.load_profile("any speed")
+
+
+@pytest.fixture(autouse=True)
+def _what_decides_who_finds_whom_stays_as_it_was() -> Iterator[None]:
+    """A test that leaves it changed makes tests fail that start nodes much later."""
+    names = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY", "ROS_DOMAIN_ID", "RMW_IMPLEMENTATION")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    after = {name: os.environ.get(name) for name in names}
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+    assert after == before
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -287,7 +287,6 @@ def start_node(
 @contextmanager
 def policy_node(tiny: str = "TinyPolicy", **parameters: Any) -> Iterator[tuple[FakeRobot, ChildProcess]]:
     """A fake robot and a policy_node process in a domain of their own; `__` in a parameter's name stands for a dot."""
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     domain = unused_domain()
     named = {"clock_mode": "lockstep", **{key.replace("__", "."): value for key, value in parameters.items()}}
     with start_node(domain, tiny, named) as child:

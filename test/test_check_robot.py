@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import numpy as np
@@ -21,7 +20,6 @@ from vega3d_ros.inference.process import ChildProcess
 
 @pytest.fixture
 def robot():
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     robot = FakeRobot(unused_domain())
     yield robot
     robot.close()

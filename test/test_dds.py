@@ -10,7 +10,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.ros_transport import images_between_processes
-from vega3d_ros.ros.dds import DISCOVERY_S, apply_defaults, check_middleware
+from policies.types import VegaError
+from sim.robot.ros_client import RosClient
+from vega3d_ros.ros.dds import DISCOVERY_S, apply_defaults, check_middleware, discovery_off
 
 NAMESPACE = {"d": "http://www.eprosima.com"}
 
@@ -85,3 +87,24 @@ def test_a_middleware_that_is_not_installed_is_one_sentence_instead_of_status_10
 def test_the_middleware_that_is_installed_passes(monkeypatch):
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
     check_middleware()
+
+
+def test_nodes_that_are_forbidden_to_find_each_other_are_not_waited_for(monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    with pytest.raises(VegaError, match=r"ROS_AUTOMATIC_DISCOVERY_RANGE is OFF.*unset it"):
+        RosClient("nobody", 1)
+    command = [sys.executable, "-m", "vega3d_ros.bringup.bringup", "robot:=libero"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = run.stderr.strip().splitlines()
+    assert run.returncode == 1 and len(said) == 1 and "ROS_AUTOMATIC_DISCOVERY_RANGE is OFF" in said[0], run.stderr
+
+
+@pytest.mark.parametrize("before", [None, "SUBNET"])
+def test_discovery_is_off_for_as_long_as_it_is_asked_for(monkeypatch, before):
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE")
+    if before is not None:
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", before)
+    with pytest.raises(KeyError), discovery_off():
+        assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "OFF"
+        raise KeyError
+    assert os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == before

@@ -19,7 +19,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from policies.types import VegaError
-from vega3d_ros.ros.dds import apply_defaults
+from vega3d_ros.ros.dds import apply_defaults, check_discovery
 from vega3d_ros.ros.service_calls import AGAIN_S, ServiceClients
 
 # Linux hands out ephemeral ports from 32768 on; domains up to 101 keep their UDP ports below.
@@ -78,9 +78,11 @@ class RosClient(ServiceClients):
     """One node with a context of its own.  Single-threaded: callbacks run inside `until` and the calls.
 
     `watch` is called while waiting; what it raises ends the wait (a child process died, say).
+    Raises VegaError where ROS_AUTOMATIC_DISCOVERY_RANGE lets no node find another.
     """
 
     def __init__(self, name: str, domain: int, watch: Callable[[], None] = lambda: None) -> None:
+        check_discovery()
         apply_defaults()
         self._context = Context()
         # Signals stay with the caller: Ctrl-C raises KeyboardInterrupt in the wait.

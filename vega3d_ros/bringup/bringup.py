@@ -29,7 +29,7 @@ from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
 from vega3d_ros.parameters.arm_check import check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
-from vega3d_ros.ros.dds import check_middleware
+from vega3d_ros.ros.dds import check_discovery, check_middleware
 
 SIMULATED_ROBOTS = ("libero",)
 MAX_DOMAIN = 232
@@ -342,6 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = command_words("vega3d-bringup", doc, argv)
     try:
         check_middleware()
+        check_discovery()
         arguments = parse_arguments(words)
         table = node_table(arguments)
         environment = {**os.environ, **environment_of(arguments)}

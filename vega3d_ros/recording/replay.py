@@ -6,14 +6,13 @@ exit status is 0 if every command came out again, and 1, with the first differen
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vega3d_ros.ros.dds import apply_defaults
+from vega3d_ros.ros.dds import apply_defaults, discovery_off
 
 apply_defaults()
 
@@ -57,9 +56,11 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
             yield from _run(
                 bag,
                 parameters,
-                build(node, parameters, load_policy(
-                    parameters.policy, parameters.device, parameters.threads, parameters.world_simulator
-                )),
+                build(
+                    node,
+                    parameters,
+                    load_policy(parameters.policy, parameters.device, parameters.threads, parameters.world_simulator),
+                ),
             )
         finally:
             context.try_shutdown()
@@ -149,10 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--policy", default="", help="checkpoint to use (default: the recorded one)")
     parser.add_argument("--device", default="", help="torch device, such as cpu or cuda:0 (default: the recorded one)")
     options = parser.parse_args(argv)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "OFF"
     try:
-        for line in replay(options.bag, options.policy, options.device):
-            print(line, flush=True)
+        with discovery_off():
+            for line in replay(options.bag, options.policy, options.device):
+                print(line, flush=True)
     except Difference as difference:
         print(f"vega3d-replay: {difference}.", file=sys.stderr)
         return 1

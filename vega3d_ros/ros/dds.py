@@ -8,9 +8,10 @@ again.  Call `apply_defaults()` before rclpy is imported.  What the user has set
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 from policies.types import VegaError
@@ -44,6 +45,26 @@ def require_middleware() -> None:
         check_middleware()
     except VegaError as error:
         raise SystemExit(str(error)) from error
+
+
+def check_discovery(environ: Mapping[str, str] | None = None) -> None:
+    """Raise VegaError where the user has switched off that nodes find each other."""
+    if (os.environ if environ is None else environ).get(_RANGE, "").upper() == "OFF":
+        raise VegaError(f"{_RANGE} is OFF, so that no node finds another: unset it, or set it to LOCALHOST.")
+
+
+@contextlib.contextmanager
+def discovery_off() -> Iterator[None]:
+    """Participants that are made meanwhile find nobody and are found by nobody."""
+    before = os.environ.get(_RANGE)
+    os.environ[_RANGE] = "OFF"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_RANGE]
+        else:
+            os.environ[_RANGE] = before
 
 
 def _has_library(name: str) -> bool:
