@@ -46,6 +46,7 @@ class Argument:
 
 ARGUMENTS = (
     Argument("robot", "libero", "Robot: a name in config/robots, or the path of a parameter file of your own."),
+    Argument("driver", "none", "franka: also start franka_driver, for a Franka FR3 without ros2_control; or none."),
     Argument("policy", "vega-nano", "Policy: a name in policies, or the path of a checkpoint folder."),
     Argument("instruction", "", "What the robot shall do; empty: the simulated task's own sentence, or none yet."),
     Argument("use_sim_time", "auto", "true, false, or auto: true with a simulated robot."),
@@ -125,7 +126,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
 
     files = (robot_file(arguments["robot"]), *policy_files(arguments["policy"]))
     # What is wrong with them is said before anything starts.
-    check_described({name: value for path in files for name, value in read_robot_file(path).items()})
+    values = {name: value for path in files for name, value in read_robot_file(path).items()}
+    check_described(values)
     table = [
         NodeEntry(
             name="policy_node",
@@ -152,6 +154,9 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
                 remappings=(("instruction", "task_instruction"),) if instruction else (),
             )
         )
+
+    if _choice(arguments, "driver", ("none", "franka")) == "franka":
+        table.append(_franka_driver(arguments["robot"], values))
 
     if record:
         bag = str(Path(arguments["bag"]).expanduser().absolute()) if arguments["bag"] else ""
@@ -181,6 +186,18 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
         )
     )
     return tuple(table)
+
+
+def _franka_driver(robot: str, values: Mapping[str, Any]) -> NodeEntry:
+    """The driver of a Franka, by the robot's own file (its parameters by full name).  Raises VegaError."""
+    for name, what in (
+        ("franka.address", "the robot's host name or IP address"),
+        ("robot_description", "the path of its URDF, as franka_driver publishes none"),
+    ):
+        if not values.get(name):
+            raise VegaError(f"driver:=franka needs {name} in the file of robot:={robot}: give {what}.")
+    name = "franka_driver"
+    return NodeEntry(name, name, "vega3d_ros.driver.franka_driver", parameter_files=(robot_file(robot),))
 
 
 def _viewers(simulated: bool, use_sim_time: bool) -> list[NodeEntry]:

@@ -206,6 +206,29 @@ BODY = (
     Row("approach.joint_margin", "number", 0.0, "Nearer to a joint's limit it slows down, rad.", 0.0, 1.0, "rad"),
 )
 ROWS = (*_POLICY, *_ARM, *_REAL_ARM, *SAFETY, *BODY)
+# Of franka_driver (driver/), which reads them from the same file.
+FRANKA = (
+    Row("franka.address", "text", "", "Host name or IP address of the robot's control box."),
+    Row(
+        "franka.realtime",
+        "text",
+        "enforce",
+        "enforce: a real-time kernel and the right to its priorities are required; ignore: for a simulator.",
+        choices=("enforce", "ignore"),
+    ),
+    Row(
+        "franka.fraction",
+        "number",
+        0.5,
+        "Of the robot's limits of velocity, acceleration and jerk, within which the arm follows its path.",
+        0.05,
+        0.9,
+    ),
+    Row("franka.rate_hz", "number", 200.0, "Rate of joint_states, Hz.", 100.0, 1000.0),
+    Row("franka.collision_torque", "number", 20.0, "External torque at which the robot stops, Nm.", 1.0, 100.0),
+    Row("franka.collision_force", "number", 20.0, "External force at which the robot stops, N.", 1.0, 100.0),
+    Row("franka.hand", "flag", True, "There is a Franka Hand, moved by the gripper's topic."),
+)
 # cameras.<camera>.<name>
 CAMERA_ROWS = (
     Row("topic", "text", "{camera}/image_raw", "Image topic of camera '{camera}'."),
@@ -243,4 +266,4 @@ def _camera_row(name: str) -> Row | None:
     return next((row for row in CAMERA_ROWS if row.name == parts[2]), None)
 
 
-_BY_NAME = {row.name: row for row in (*ROWS, SIM_TIME)}
+_BY_NAME = {row.name: row for row in (*ROWS, *FRANKA, SIM_TIME)}

@@ -86,7 +86,7 @@ def declare(node: Node) -> None:
     rclpy raises where a value given at start-up has the wrong type or is out of range.
     """
     for row in ROWS:
-        _declare(node, row, row.name)
+        declare_row(node, row, row.name)
 
 
 def refuse_unknown(node: Node) -> None:
@@ -100,7 +100,7 @@ def refuse_unknown(node: Node) -> None:
 
 def read(node: Node) -> NodeParameters:
     """The parameters, checked against each other.  Raises VegaError."""
-    get = _getter(node)
+    get = getter(node)
     _check(get)
     parameters = NodeParameters(
         policy=get("policy"),
@@ -181,7 +181,7 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
     prefix = f"cameras.{camera}."
     if not node.has_parameter(prefix + "topic"):
         declare_camera(node, camera)
-    get = _getter(node)
+    get = getter(node)
     return CameraParameters(
         topic=get(prefix + "topic"),
         compressed=get(prefix + "compressed"),
@@ -194,7 +194,7 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
 def declare_camera(node: Node, camera: str) -> None:
     """Declare the parameters of one camera of the policy."""
     for row in CAMERA_ROWS:
-        _declare(node, row, f"cameras.{camera}.{row.name}", camera)
+        declare_row(node, row, f"cameras.{camera}.{row.name}", camera)
 
 
 def declare_all(node: Node) -> None:
@@ -216,7 +216,8 @@ def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParamete
     return {camera: read_camera(node, camera) for camera in cameras}
 
 
-def _declare(node: Node, row: Row, name: str, camera: str = "") -> None:
+def declare_row(node: Node, row: Row, name: str, camera: str = "") -> None:
+    """Declare one parameter by its row of the table."""
     descriptor = ParameterDescriptor(
         description=row.description.format(camera=camera) if camera else row.description,
         read_only=row.fixed,
@@ -236,7 +237,9 @@ def _declare(node: Node, row: Row, name: str, camera: str = "") -> None:
     node.declare_parameter(name, default, descriptor)
 
 
-def _getter(node: Node):  # type: ignore[no-untyped-def]
+def getter(node: Node):  # type: ignore[no-untyped-def]
+    """get(name): the value of a parameter, None where it was never given one."""
+
     def get(name: str):  # type: ignore[no-untyped-def]
         # get_parameter raises for an array that was declared by type alone and never set.
         return node.get_parameter_or(name, Parameter(name)).value
