@@ -18,6 +18,7 @@ from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.ros.diagnostics import Latencies, Level, Status, counts, diagnostic_array
 from vega3d_ros.topics.inputs import JOINTS, Inputs
+from vega3d_ros.topics.neighbours import Neighbours
 from vega3d_ros.topics.node_outputs import Outputs
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -47,17 +48,27 @@ class Condition:
 
 
 class Reporter:
-    """`/diagnostics`: calls `make` once a second, which builds a report and hands it to `publish`."""
+    """`/diagnostics`: calls `make` once a second, which builds a report and hands it to `publish`.
 
-    def __init__(self, node: Node, hardware_id: str, make: Callable[[], None]) -> None:
+    topics: of the cameras; one whose pictures come another way than they should is told in the log.
+    """
+
+    def __init__(self, node: Node, hardware_id: str, topics: dict[str, str], make: Callable[[], None]) -> None:
         self._node, self._hardware_id = node, hardware_id
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", _DIAGNOSTICS)
         # A steady clock: a simulated one that stands still must not silence the supervision.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(DIAGNOSTICS_PERIOD_S, make, clock=steady)
+        self._neighbours = Neighbours(node, topics)
+        self._tell_news()
 
     def publish(self, statuses: Iterable[Status], now_ns: int) -> None:
         self._publisher.publish(diagnostic_array(statuses, self._node.get_name(), self._hardware_id, now_ns))
+        self._tell_news()
+
+    def _tell_news(self) -> None:
+        for sentence in self._neighbours.news():
+            self._node.get_logger().warning(sentence)
 
     def destroy(self) -> None:
         self._node.destroy_timer(self._timer)

@@ -141,7 +141,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._condition, self._inputs, self._runner, self._outputs, self._is_strict, self._now_ns, own_clock,
             committed=self._guard.committed,
         )  # fmt: skip
-        self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
+        self._reporter = Reporter(self, parameters.hardware_id, self._inputs.topics, self._on_diagnostics)
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
         # A simulated clock that stands still must not silence the supervision.
         steady = Clock(clock_type=ClockType.STEADY_TIME)

@@ -75,6 +75,11 @@ class Inputs:
         # camera -> the last picture, and how many frames have repeated it
         self._pictures: dict[str, tuple[Image, int]] = {}
 
+    @property
+    def topics(self) -> dict[str, str]:
+        """Camera -> its topic."""
+        return {name: camera.topic for name, camera in self._cameras.items()}
+
     def clear(self, not_before_ns: int | None = None) -> None:
         """Forget frames and joint states, and refuse those stamped before `not_before_ns`."""
         self.buffer.clear(not_before_ns)
