@@ -20,6 +20,7 @@ import numpy as np
 from policies.files.command_line import command, command_parser, results_folder
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.collect_demos import TAPES, Bursts
+from sim.demonstrations.labels import COLUMNS, labels
 from sim.demonstrations.paraphrases import paraphrase
 from sim.demonstrations.skills.expert import SkillExpert
 from sim.demonstrations.try_skills import add_options, chosen_tasks
@@ -32,16 +33,19 @@ AFTER_SUCCESS = 8
 MOST_TRIES = 4
 
 
-def collect_episode(environment: LiberoEnvironment, views: Views, rng: np.random.Generator, tape_at: Path) -> bool:
+def collect_episode(
+    environment: LiberoEnvironment, views: Views, rng: np.random.Generator, tape_at: Path, every: int = 1
+) -> bool:
     """One demonstration, kept if the task's own success test accepts it.  Deterministic in `rng`."""
     lay_out(environment, rng)
     views.draw([kind for kind in KINDS if rng.random() < 0.7], rng)
     expert, noise = SkillExpert(environment), Bursts(rng)
-    tape = EpisodeTape(environment, EEF_ACTION_NAMES, paraphrase(environment.instruction, rng))
+    text = paraphrase(environment.instruction, rng)
+    tape = EpisodeTape(environment, EEF_ACTION_NAMES, text, every=every, columns=COLUMNS)
     left = AFTER_SUCCESS
     for _ in range(environment.max_steps):
         action = expert.action()
-        tape.step(action, {})
+        tape.step(action, {}, labels(environment, expert) if tape.begins_row else {})
         if environment.step_eef(noise(action)) or left < AFTER_SUCCESS:
             left -= 1
         if left == 0:
@@ -50,7 +54,7 @@ def collect_episode(environment: LiberoEnvironment, views: Views, rng: np.random
     return False
 
 
-def collect_task(suite: str, task: int, episodes: int, seed: int, tapes: Path) -> tuple[int, int, int]:
+def collect_task(suite: str, task: int, episodes: int, seed: int, every: int, tapes: Path) -> tuple[int, int, int]:
     """Make what is missing of one task; (task, episodes made, episodes tried)."""
     missing = [i for i in range(episodes) if not tape_path(tapes, task, i).is_file()]
     made = tried = 0
@@ -61,7 +65,7 @@ def collect_task(suite: str, task: int, episodes: int, seed: int, tapes: Path) -
             for attempt in range(MOST_TRIES):
                 tried += 1
                 rng = np.random.default_rng([seed, task, episode, attempt])
-                if collect_episode(environment, views, rng, tape_path(tapes, task, episode)):
+                if collect_episode(environment, views, rng, tape_path(tapes, task, episode), every):
                     made += 1
                     break
         environment.close()
@@ -76,6 +80,7 @@ def _work(job: tuple[Any, ...]) -> tuple[int, int, int]:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.collect_skills", __doc__)
     add_options(parser, "libero_goal", 7, 2)
+    parser.add_argument("--every", type=int, default=1, help="control steps in a row of the dataset, drawn once")
     parser.add_argument("--output", type=Path, required=True, help="folder of the dataset and of its parts")
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
@@ -83,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     check_target(dataset, resume=True)
     results_folder(args.output)
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
-    jobs = [(args.suite, task, args.episodes, args.seed, tapes) for task in tasks]
+    jobs = [(args.suite, task, args.episodes, args.seed, args.every, tapes) for task in tasks]
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
         for done, (task, made, tried) in enumerate(pool.imap_unordered(_work, jobs), 1):
