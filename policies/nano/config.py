@@ -61,8 +61,9 @@ class WorldViewConfig:
 class VegaConfig:
     """Everything about a small VegaPolicy except its weights.
 
-    words, things: the vocabulary and what it can name.  proprio_mean/std: of (eef position, two columns of the eef
-    rotation, finger openings), base frame, m.  world_simulator: None where the policy has none.
+    words, things: the vocabulary and what it can name.  text_encoder: "bag" (of words) or "sequence".  remembers:
+    whether the policy is told how far it believed to be when it decided last.  proprio_mean/std: of (eef position, two
+    columns of the eef rotation, finger openings), base frame, m.  world_simulator: None where the policy has none.
     """
 
     name: str
@@ -74,6 +75,8 @@ class VegaConfig:
     action_space: ActionSpace = field(default_factory=lambda: ActionSpace("eef_delta"))
     chunk_length: int = 8
     open_loop_horizon: int = 8
+    text_encoder: str = "bag"
+    remembers: bool = False
     text_dim: int = 64
     channels: int = 64
     encoder_blocks: int = 1

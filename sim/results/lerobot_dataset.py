@@ -109,7 +109,9 @@ class EpisodeTape:
             path.parent.mkdir(parents=True, exist_ok=True)
             fps = round(1 / self._environment.control_period_s) // self._every
             actions = [*self._actions, *self._actions[-1:] * (-len(self._actions) % self._every)]
-            names = [f"{name}_{step}" if self._every > 1 else name for step in range(self._every) for name in self._action_names]
+            names = list(self._action_names)
+            if self._every > 1:
+                names = [f"{name}_{step}" for step in range(self._every) for name in self._action_names]
             for camera, frames in self._frames.items():
                 write_video(camera_path(path, camera), frames, fps, keyframe_every=KEYFRAME_EVERY)
             stats = {f"stats/{c}/{k}": v for c, frames in self._frames.items() for k, v in image_stats(frames).items()}
