@@ -51,7 +51,7 @@ class Scene:
         pixel = np.array([100.0 + self.now, 60.0]) if self.now < 12 else np.full(2, -1.0)
         return {
             "robot.base": np.concatenate([BASE, self.base_quaternion]),
-            "teacher.point": BASE + [0.5, 0.0, 0.1],
+            "teacher.point": BASE + np.array([0.5, 0.0, 0.1]),
             "teacher.progress": np.array([float(self.now >= 8)]),
             **{f"teacher.pixel.{camera}": pixel for camera in CAMERAS},
         }

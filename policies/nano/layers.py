@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.types import VegaError
-
 
 class BagOfWords(nn.Module):
     """Mean of word embeddings, then one hidden layer: (B, L) ids, 0 = padding -> (B, dim)."""
@@ -48,13 +46,7 @@ class SentenceEncoder(nn.Module):
         return self.mlp((weight * x).sum(dim=1) * 2.0)
 
 
-def text_encoder(kind: str, words: int, dim: int) -> BagOfWords | SentenceEncoder:
-    """The module of a name in a checkpoint's config.  Raises VegaError for another name."""
-    if kind not in TEXT_ENCODERS:
-        raise VegaError(f"There is no text encoder '{kind}': choose one of {', '.join(TEXT_ENCODERS)}.")
-    return TEXT_ENCODERS[kind](words, dim)
-
-
+# By their names in a checkpoint's config.
 TEXT_ENCODERS: dict[str, type[BagOfWords] | type[SentenceEncoder]] = {"bag": BagOfWords, "sequence": SentenceEncoder}
 
 

@@ -17,7 +17,7 @@ from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
 from policies.nano.config import CameraConfig, VegaConfig
-from policies.nano.layers import L1Head, SemanticEncoder, Trunk, text_encoder
+from policies.nano.layers import TEXT_ENCODERS, L1Head, SemanticEncoder, Trunk
 from policies.nano.vocabulary import Vocabulary
 from policies.types import FloatArray, Image, Observation, PolicySpec, RobotState, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -93,7 +93,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             name: (camera.output_size[0] // SemanticEncoder.stride, camera.output_size[1] // SemanticEncoder.stride)
             for name, camera in config.cameras.items()
         }
-        self.text = text_encoder(config.text_encoder, len(self.vocabulary), config.text_dim)
+        self.text = TEXT_ENCODERS[config.text_encoder](len(self.vocabulary), config.text_dim)
         self.semantic_encoder = SemanticEncoder(
             tuple(config.cameras), config.channels, config.text_dim, config.encoder_blocks
         )
