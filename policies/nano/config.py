@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from policies.files.json_config import read_config, read_json, write_config
+from policies.files.json_config import LATER, read_config, read_json, write_config
 from policies.fusion.fused_policy import CONFIG_FILE
 from policies.types import ActionSpace, PolicySpec
 
@@ -61,8 +62,9 @@ class WorldViewConfig:
 class VegaConfig:
     """Everything about a small VegaPolicy except its weights.
 
-    words, things: the vocabulary and what it can name.  proprio_mean/std: of (eef position, two columns of the eef
-    rotation, finger openings), base frame, m.  world_simulator: None where the policy has none.
+    words, things: the vocabulary and what it can name.  text_encoder: "bag" (of words) or "sequence".  remembers:
+    whether the policy is told how far it believed to be when it decided last.  proprio_mean/std: of (eef position, two
+    columns of the eef rotation, finger openings), base frame, m.  world_simulator: None where the policy has none.
     """
 
     name: str
@@ -74,6 +76,8 @@ class VegaConfig:
     action_space: ActionSpace = field(default_factory=lambda: ActionSpace("eef_delta"))
     chunk_length: int = 8
     open_loop_horizon: int = 8
+    text_encoder: Literal["bag", "sequence"] = field(default="bag", metadata=LATER)
+    remembers: bool = field(default=False, metadata=LATER)
     text_dim: int = 64
     channels: int = 64
     encoder_blocks: int = 1

@@ -94,6 +94,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "clock": "lockstep",
         "command": settings.command,
         "world_simulator": settings.world_simulator,
+        "perturb": list(settings.perturb),
         "protocol": protocol,
         "versions": package_versions(PACKAGES),
         **told,

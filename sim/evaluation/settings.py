@@ -34,6 +34,7 @@ class EpisodeSettings:
     video: bool = False
     record: bool = False
     world_simulator: str = "on"
+    perturb: tuple[str, ...] = ()
     shared: Place | None = None
 
     @property
@@ -53,7 +54,7 @@ class EpisodeSettings:
             return DirectEpisodes(
                 self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
                 pictures=self.folder and self.folder / "pictures", video=self.video,
-                tapes=self.folder / TAPES if self.folder and self.record else None,
+                tapes=self.folder / TAPES if self.folder and self.record else None, perturb=self.perturb,
             )  # fmt: skip
         from sim.robot.ros_episodes import RosEpisodes
 

@@ -78,7 +78,7 @@ def run_episode(runner: Runner, task: int, trial: int, seed: int) -> EpisodeReco
     return EpisodeRecord(
         task=task, trial=trial, success=result.success, steps=result.steps, seed=seed, error=result.error,
         wall_s=round(time.monotonic() - begun, 2), actions_sha256=result.actions_sha256,
-        states_sha256=result.states_sha256,
+        states_sha256=result.states_sha256, perturbed=dict(result.perturbed),
         latency_ms=tuple(round(value, 2) for value in runner.latencies_ms[queries:]),
     )  # fmt: skip
 

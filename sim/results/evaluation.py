@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ EPISODES_FILE = "episodes.jsonl"
 class EpisodeRecord:
     """One finished episode; an `error` says nothing about the policy and is not counted in the success rate.
 
-    wall_s and latency_ms (one number for each decision) are measurements: all else is the same on every machine with
-    the same versions, whatever the number of workers.
+    perturbed: what was drawn of a perturbed view.  wall_s and latency_ms (one number for each decision) are
+    measurements: all else is the same on every machine with the same versions, whatever the number of workers.
     """
 
     task: int
@@ -41,6 +41,7 @@ class EpisodeRecord:
     actions_sha256: str
     states_sha256: str
     latency_ms: tuple[float, ...] = ()
+    perturbed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, int]:
@@ -200,6 +201,8 @@ class ResultWriter:
 def _without_latency(record: EpisodeRecord) -> dict[str, Any]:
     fields = asdict(record)
     del fields["latency_ms"]
+    if not record.perturbed:
+        del fields["perturbed"]
     return fields
 
 
