@@ -2,8 +2,8 @@
 
 The causal VAE keeps its memory between calls, so one more latent frame costs the same however long the
 stream has run, and the latents are those of encoding the whole stream at once.  The transformer either sees all
-latents that are kept anew ("joint", as on a window), or remembers what it made of the earlier ones ("causal": they do not
-see the new one, and it alone is computed).
+latents that are kept anew ("joint", as on a window), or remembers what it made of the earlier ones ("causal": they do
+not see the new one, and it alone is computed).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class WorldStream:
         self._latents: deque[torch.Tensor] = deque(maxlen=self._simulator.latent_window)
         self._memory: TrunkMemory | None = None
         self._features: torch.Tensor | None = None
-        self._unseen = 0
+        self.unseen = 0  # latent frames that no tokens have been made of
 
     def fork(self) -> WorldStream:
         """A stream with the same past and a future of its own; costs nothing, what is remembered is shared."""
@@ -101,7 +101,7 @@ class WorldStream:
             latent, self._state = encoder.step(video[:, :, :need], self._state)
             self._latents.append(latent)
             self._started, made = True, made + 1
-            self._unseen += 1
+            self.unseen += 1
             video = video[:, :, need:]
         self._waiting = video
         return made
@@ -111,16 +111,16 @@ class WorldStream:
         """f_gen (B, rows * columns, D) of the newest latent frame, in the light of those kept."""
         latents = self.latents
         assert self._shape is not None, "latents exist only after a push"
-        if self._features is None or self._unseen:
+        if self._features is None or self.unseen:
             self._features = self._remembered() if self._causal else self._simulator.tokens(latents)[:, -1:]
-            self._unseen = 0
+            self.unseen = 0
         return self._simulator.pool(self._features, self._shape[1:])[:, 0]
 
     def _remembered(self) -> torch.Tensor:
-        """The newest latent frame's features (B, 1, rows, columns, D), from the transformer's memory if there is one."""
+        """The newest latent frame's features (B, 1, rows, columns, D), from the transformer's memory if it has one."""
         trunk, latents, kept = self._simulator.trunk, list(self._latents), self._simulator.latent_window - 1
-        memory, first = self._memory, len(latents) - self._unseen
-        if memory is None or first < 1 or memory.frames + self._unseen > trunk.positions_in_time:
+        memory, first = self._memory, len(latents) - self.unseen
+        if memory is None or first < 1 or memory.frames + self.unseen > trunk.positions_in_time:
             memory, first = None, 0
             parts = [torch.cat(latents, dim=2)]
         else:
@@ -132,6 +132,49 @@ class WorldStream:
         self._memory = memory
         rows, columns = (n // p for n, p in zip(latents[-1].shape[3:], trunk.patch_size[1:], strict=True))
         return features.unflatten(1, (-1, rows, columns))[:, -1:]
+
+
+class WindowStream:
+    """A camera's windows of frames as they come query by query; only frames that the last one did not have are encoded.
+
+    Latent frames come in groups of frames, so the tokens are up to a group older than the newest frame, and what is
+    remembered reaches farther back than a window: encoding the window anew gives somewhat other tokens.
+    """
+
+    def __init__(self, simulator: Streamed, attention: str):
+        self._stream = WorldStream(simulator, attention)
+        self.reset()
+
+    def reset(self) -> None:
+        """The next window begins a new video."""
+        self._stream.reset()
+        self._seen: torch.Tensor | None = None
+
+    @property
+    def news(self) -> bool:
+        """Whether a latent frame has come that no tokens have been made of yet."""
+        return self._stream.unseen > 0
+
+    def see(self, window: torch.Tensor) -> None:
+        """Take a window (1, T, H, W, 3) uint8 RGB, oldest frame first."""
+        new = window.shape[1] if self._seen is None else new_frames(self._seen, window)
+        if new == window.shape[1]:
+            self._stream.reset()
+        self._seen = window.clone()
+        if new:
+            self._stream.push(window[:, window.shape[1] - new :])
+
+    def tokens(self) -> torch.Tensor:
+        """f_gen (1, rows * columns, D)."""
+        return self._stream.tokens()
+
+
+def new_frames(before: torch.Tensor, now: torch.Tensor) -> int:
+    """By how many frames a window (1, T, H, W, 3) has moved on; T where it shares nothing with the one before."""
+    count = now.shape[1]
+    if before.shape != now.shape:
+        return count
+    return next((n for n in range(count) if torch.equal(before[:, n:], now[:, : count - n])), count)
 
 
 T = TypeVar("T")
@@ -164,7 +207,9 @@ class TokenRefresh(Generic[T]):
 
         pictures: camera -> what it sees now, (H, W, 3) uint8.  news: false where `compute` would say the same again.
         """
-        cells = {} if self.change == 0 or pictures is None else {name: _cells(image) for name, image in pictures.items()}
+        cells = (
+            {} if self.change == 0 or pictures is None else {name: _cells(image) for name, image in pictures.items()}
+        )
         if self._tokens is None or (news and (self._age + 1 >= self.every or self._changed(cells))):
             self._tokens, self._age, self._pictures = compute(), 0, cells
         else:

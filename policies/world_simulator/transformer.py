@@ -105,6 +105,7 @@ class WanTrunk(nn.Module):
         per_frame = x.shape[1] // latents.shape[2]
         seen = []
         for i, block in enumerate(self.blocks):
+            assert isinstance(block, FoldedBlock)
             x, keys, values = block.extend(x, rotation, None if memory is None else memory.seen[i])
             first = max(keys.shape[2] - kept * per_frame, 0)
             seen.append((keys[:, :, first:], values[:, :, first:]))
@@ -155,9 +156,9 @@ class WanTrunk(nn.Module):
 
 @dataclass(frozen=True)
 class TrunkMemory:
-    """Of every block the keys (rotated) and values (B, heads, tokens, d) of the last latent frames; frames: seen so far.
+    """Of every block the keys (rotated) and values (B, heads, tokens, d) of the last latent frames.
 
-    Never changed in place.
+    frames: seen so far.  Never changed in place.
     """
 
     seen: tuple[tuple[torch.Tensor, torch.Tensor], ...]

@@ -57,9 +57,17 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
             yield from _run(
                 bag,
                 parameters,
-                build(node, parameters, load_policy(
-                    parameters.policy, parameters.device, parameters.threads, parameters.world_simulator
-                )),
+                build(
+                    node,
+                    parameters,
+                    load_policy(
+                        parameters.policy,
+                        parameters.device,
+                        parameters.threads,
+                        parameters.world_simulator,
+                        speed=parameters.speed,
+                    ),
+                ),
             )
         finally:
             context.try_shutdown()
