@@ -19,7 +19,16 @@ from policies.fusion.world_view import CameraView, WorldView
 from policies.nano.config import CameraConfig, VegaConfig
 from policies.nano.layers import TEXT_ENCODERS, L1Head, SemanticEncoder, Trunk
 from policies.nano.vocabulary import Vocabulary
-from policies.types import FloatArray, Image, Observation, PolicySpec, RobotState, VegaError
+from policies.types import (
+    AS_CONFIGURED,
+    FloatArray,
+    Image,
+    Observation,
+    PolicySpec,
+    RobotState,
+    SpeedOptions,
+    VegaError,
+)
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 PROPRIO_DIM = 11
@@ -207,9 +216,11 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
                 self.world.simulator.save_pretrained(target)
 
 
-def load_vega_policy(folder: Path, device: torch.device | str = "cpu") -> VegaPolicy:
+def load_vega_policy(
+    folder: Path, device: torch.device | str = "cpu", speed: SpeedOptions = AS_CONFIGURED
+) -> VegaPolicy:
     """The small policy in a folder.  Raises VegaError on a missing or corrupt file."""
-    config = VegaConfig.load(folder)
+    config = VegaConfig.load(folder).with_speed(speed)
     simulator = None
     if config.world_simulator is not None:
         source = config.world_simulator.source
@@ -236,9 +247,8 @@ def build_world_view(
     if missing := sorted(set(grids) - set(world.canvas)):
         raise VegaError(f"The world simulator of policy {config.name} has no canvas for '{missing[0]}': add one.")
     cameras = {name: CameraView(world.canvas[name], grid) for name, grid in grids.items()}
-    return WorldView(
-        simulator, cameras, build_fusion(world.fusion, config.channels, simulator.dim), world.refresh_every
-    )
+    fusion = build_fusion(world.fusion, config.channels, simulator.dim)
+    return WorldView(simulator, cameras, fusion, world.refresh_every, world.refresh_change, world.stream)
 
 
 def _proprio(state: RobotState) -> FloatArray:

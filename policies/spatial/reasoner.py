@@ -128,8 +128,10 @@ class SpatialReasoner:
     def _read(self, frames: tuple[FrameTokens, ...]) -> _Prefix:
         """The language model's memory of these frames, read now unless they were read last time."""
         known = self._prefix
-        if known is None or len(known.frames) != len(frames) or any(
-            a is not b for a, b in zip(known.frames, frames, strict=True)
+        if (
+            known is None
+            or len(known.frames) != len(frames)
+            or any(a is not b for a, b in zip(known.frames, frames, strict=True))
         ):
             ids = self.tokenizer.encode(SYSTEM, add_special_tokens=False).ids
             for frame in frames:
@@ -173,9 +175,7 @@ class SpatialReasoner:
         try:
             while len(found) < max_tokens:
                 places = position + torch.arange(ids.shape[1], device=ids.device)
-                logits = self._run(
-                    self.model.get_input_embeddings()(ids), places.expand(3, 1, -1), prefix.cache
-                )
+                logits = self._run(self.model.get_input_embeddings()(ids), places.expand(3, 1, -1), prefix.cache)
                 position += ids.shape[1]
                 best = int(logits[0, -1].argmax())
                 if best in self._stops:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
 import traceback
+from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import cast
 
-from policies.types import ActionChunk, Observation, Policy, PolicySpec, VegaError
+from policies.types import AS_CONFIGURED, ActionChunk, Observation, Policy, PolicySpec, SpeedOptions, VegaError
 from vega3d_ros.inference.process import die_with_parent
 
 ALIVE_S = 1.0
@@ -31,16 +33,24 @@ BEGIN = "from vega3d_ros.inference.separate_policy import serve; serve()"
 class SeparatePolicy:
     """This process's end, a `policies.types.Policy`.  Used from one thread at a time, but for `check` and `close`.
 
-    name, device, threads, world_simulator: as for `policies.checkpoints.load_policy`.  Takes as long as loading does;
-    raises VegaError as that does, and later wherever the policy's process has ended.  To be made in the main thread:
-    the kernel ends the process with the thread that started it.
+    name, device, threads, world_simulator, speed: as for `policies.checkpoints.load_policy`.  Takes as long as loading
+    does; raises VegaError as that does, and later wherever the policy's process has ended.  To be made in the main
+    thread: the kernel ends the process with the thread that started it.
     """
 
-    def __init__(self, name: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on") -> None:
+    def __init__(
+        self,
+        name: str,
+        device: str = "cpu",
+        threads: int = 1,
+        world_simulator: str = "on",
+        speed: SpeedOptions = AS_CONFIGURED,
+    ) -> None:
         self._connection, theirs = Pipe()
         # Not multiprocessing's own start: that runs the main script again, which an installed node's need not survive.
         end = theirs.fileno()
-        command = [sys.executable, "-c", BEGIN, str(end), name, device, str(threads), world_simulator]
+        options = json.dumps(asdict(speed))
+        command = [sys.executable, "-c", BEGIN, str(end), name, device, str(threads), world_simulator, options]
         self._process = subprocess.Popen(command, pass_fds=[end], env={**os.environ, **import_environment()})
         theirs.close()  # so that its end is told by the end of the pipe
         try:
@@ -108,14 +118,14 @@ def import_environment() -> dict[str, str]:
 
 def serve() -> None:
     """The life of the policy's process: answers what comes, until the other end goes away."""
-    end, name, device, threads, world_simulator = sys.argv[1:]
+    end, name, device, threads, world_simulator, options = sys.argv[1:]
     connection = Connection(int(end))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; policy_node decides
     die_with_parent()  # even if the policy hangs; a parent that has ended already has closed its end of the pipe
     from policies.checkpoints import load_policy  # torch is imported in this process only
 
     try:
-        policy = load_policy(name, device, int(threads), world_simulator)
+        policy = load_policy(name, device, int(threads), world_simulator, speed=SpeedOptions(**json.loads(options)))
     except VegaError as error:
         connection.send(error)
         return

@@ -36,10 +36,10 @@ def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
     """The policy: here where the world waits for it, a `SeparatePolicy` where it does not.  Raises VegaError."""
     arguments = (parameters.policy, parameters.device, parameters.threads, parameters.world_simulator)
     if parameters.clock_mode == "realtime":
-        return SeparatePolicy(*arguments)
+        return SeparatePolicy(*arguments, parameters.speed)
     from policies.checkpoints import load_policy  # torch is imported here and not before
 
-    return load_policy(*arguments)
+    return load_policy(*arguments, speed=parameters.speed)
 
 
 def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:

@@ -101,6 +101,27 @@ _POLICY = (
         99,
     ),
 )
+# What the policy gives for speed or memory, in place of what its configuration says.
+SPEED = (
+    Row("speed.refresh_every", "whole", 0, "The world simulator runs on every n-th query; 0: as configured.", 0, 1000),
+    Row(
+        "speed.refresh_change",
+        "number",
+        -1.0,
+        "Change of a picture, in levels of 255, at which it runs earlier; 0: none, negative: as configured.",
+        -1.0,
+        255.0,
+    ),
+    Row(
+        "speed.stream",
+        "text",
+        "auto",
+        "How the world simulator looks at windows; auto: as configured.",
+        choices=("auto", "off", "joint", "causal"),
+    ),
+    Row("speed.compiled", "text", "auto", "Compile the policy's networks.", choices=("auto", "on", "off")),
+    Row("speed.weights", "text", "auto", "Precision of the policy's weights.", choices=("auto", "plain", "int8")),
+)
 _ARM = (
     Row("hardware_id", "text", "arm", "Name of this robot in /diagnostics."),
     Row(
@@ -205,7 +226,7 @@ BODY = (
     Row("approach.condition_stop", "number", 0.0, "Condition number at which it stops; 0: never.", 0.0, 1e4),
     Row("approach.joint_margin", "number", 0.0, "Nearer to a joint's limit it slows down, rad.", 0.0, 1.0, "rad"),
 )
-ROWS = (*_POLICY, *_ARM, *_REAL_ARM, *SAFETY, *BODY)
+ROWS = (*_POLICY, *SPEED, *_ARM, *_REAL_ARM, *SAFETY, *BODY)
 # Of franka_driver (driver/), which reads them from the same file.
 FRANKA = (
     Row("franka.address", "text", "", "Host name or IP address of the robot's control box."),

@@ -59,7 +59,13 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
                 build(
                     node,
                     parameters,
-                    load_policy(parameters.policy, parameters.device, parameters.threads, parameters.world_simulator),
+                    load_policy(
+                        parameters.policy,
+                        parameters.device,
+                        parameters.threads,
+                        parameters.world_simulator,
+                        speed=parameters.speed,
+                    ),
                 ),
             )
         finally:
