@@ -72,7 +72,7 @@ def _scatter(stage: Stage, things: Sequence[Thing], rng: np.random.Generator) ->
             xy = stage.top[:2] + rng.uniform(*REACH)
             if thing.joint is None:
                 side = float(rng.choice([-1.0, 1.0]))
-                xy = stage.top[:2] + [rng.uniform(-0.15, 0.1), side * rng.uniform(*FIXED_AT)]
+                xy = stage.top[:2] + np.array([rng.uniform(-0.15, 0.1), side * rng.uniform(*FIXED_AT)])
                 yaw = side * np.pi / 2 + np.pi / 2 + rng.uniform(-0.3, 0.3)  # its front to the middle
             else:
                 yaw = float(rng.uniform(-np.pi, np.pi))

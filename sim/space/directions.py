@@ -1,8 +1,8 @@
 """Left, right, back: where something lies for who stands at one place and faces another.  Seen from above, metres.
 
-As VSI-Bench asks (arXiv 2412.14171), and as ambiguous where a direction is near the border of two answers, or where more
-than two of the eight corners of the thing asked for lie in another one (the filters of VLM-3R, which writes such
-questions for ScanNet; here the margin holds on both sides of a border).
+As VSI-Bench asks (arXiv 2412.14171).  Ambiguous is a direction near the border of two answers, or where more than two
+of the eight corners of the thing asked for lie in another one (the filters of VLM-3R, which writes such questions for
+ScanNet; here the margin holds on both sides of a border).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ FOVY_DEG = 55.0
 # Of the two ways to look around: distance and height angle of the camera, the arc about the scene, and how far the
 # point it looks at wanders from the middle (m, deg).  "near" sees a part at a time, so that things come one by one.
 PATHS = {
-    "around": {"distance": (0.9, 1.4), "elevation": (-55.0, -25.0), "arc": (50.0, 150.0), "aside": 0.10},
-    "near": {"distance": (0.45, 0.7), "elevation": (-50.0, -25.0), "arc": (10.0, 60.0), "aside": 0.40},
+    "around": {"distance": (0.9, 1.4), "elevation": (-55.0, -25.0), "arc": (50.0, 150.0), "aside": (0.05, 0.10)},
+    "near": {"distance": (0.45, 0.7), "elevation": (-50.0, -25.0), "arc": (10.0, 60.0), "aside": (0.30, 0.40)},
 }
 FRONT_DEG = 180.0  # azimuth of the view towards the robot
 WIDEST_DEG = 100.0  # from it, to either side: beyond stands the robot
@@ -44,7 +44,7 @@ def camera_path(rng: np.random.Generator, frames: int) -> FloatArray:
     arc = rng.uniform(*kind["arc"])
     start = rng.uniform(-WIDEST_DEG, WIDEST_DEG - arc) + FRONT_DEG
     azimuth = np.array([start, start + arc / 2, start + arc])
-    aside = kind["aside"]
+    aside = rng.uniform(*kind["aside"])
     along = np.array([-aside, rng.uniform(-0.3, 0.3) * aside, aside])
     if rng.random() < 0.5:
         azimuth, along = azimuth[::-1], along[::-1]

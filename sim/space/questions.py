@@ -7,7 +7,7 @@ thing nearer by 4 cm and a fifth, directions 10 degrees from a border.  What is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -131,8 +131,7 @@ def _order(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
     names = [facts.single[said] for said in facts.single]
     for four in combinations(names, 4):
         order = sorted(four, key=lambda index: facts.things[index].first_clear)
-        pairs = zip(order, order[1:], strict=False)
-        if not all(facts.things[a].first_clear < facts.things[b].first_trace for a, b in pairs):
+        if not all(facts.things[a].first_clear < facts.things[b].first_trace for a, b in pairwise(order)):
             continue
         said = [facts.things[index].said for index in order]
         asked = [said[i] for i in rng.permutation(4)]

@@ -71,7 +71,8 @@ class Stage:
         self.data = mujoco.MjData(self.model)
         self.arm = np.arange(7)
         self.data.qpos[self.arm] = HOME
-        self._contacts = self.model.geom_contype.copy(), self.model.geom_conaffinity.copy(), self.model.geom_group.copy()
+        fields = ("geom_contype", "geom_conaffinity", "geom_group")
+        self._as_built = [getattr(self.model, field).copy() for field in fields]
         mujoco.mj_forward(self.model, self.data)
         self.things = tuple(self._thing(asset, made_of) for asset, made_of in made)
         self.owner = np.full(self.model.ngeom, -1)
@@ -100,7 +101,7 @@ class Stage:
         self._put(thing, np.array([*xy, self.top[2] - lowest + 0.002]), quaternion, there=True)
 
     def put_away(self, thing: Thing) -> None:
-        self._put(thing, AWAY + [0.0, 0.0, 5.0 * self.things.index(thing)], thing.upright, there=False)
+        self._put(thing, AWAY * (1 + 0.1 * self.things.index(thing)), thing.upright, there=False)
 
     def let_settle(self, seconds: float = 0.4) -> None:
         """Physics, the arm held at its home."""
@@ -116,7 +117,7 @@ class Stage:
             model.body_pos[thing.body], model.body_quat[thing.body] = position, quaternion
         else:
             data.qpos[thing.joint : thing.joint + 7] = np.concatenate([position, quaternion])
-        contype, conaffinity, group = self._contacts
+        contype, conaffinity, group = self._as_built
         model.geom_contype[thing.geoms] = contype[thing.geoms] * there
         model.geom_conaffinity[thing.geoms] = conaffinity[thing.geoms] * there
         model.geom_group[thing.geoms] = np.where(there, group[thing.geoms], UNDRAWN)
@@ -130,7 +131,7 @@ class Stage:
             inside[child] = inside[child] or inside[model.body_parentid[child]]
         geoms = np.flatnonzero(inside[model.geom_bodyid])
         seen = [g for g in geoms if model.geom_group[g] == VISUAL and model.geom_rgba[g, 3] > 0]
-        clouds = [_geom_surface(model, self.data, g) for g in seen]
+        clouds = [_geom_surface(model, self.data, int(g)) for g in seen]
         points = np.concatenate([surface_points(vertices, faces) for vertices, faces in clouds])
         own = points - self.data.xpos[body]
         joint = None if asset.fixed else int(model.joint(made.joints[0]).qposadr[0])
@@ -150,7 +151,7 @@ class Stage:
         for geom in np.flatnonzero((self.owner < 0) & (self.model.geom_group == VISUAL)):
             solid = self.model.geom_type[geom] in (mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_BOX)
             if solid and "table" in self.model.body(self.model.geom_bodyid[geom]).name:
-                found.append(level_area(*_geom_surface(self.model, self.data, geom), float(self.top[2])))
+                found.append(level_area(*_geom_surface(self.model, self.data, int(geom)), float(self.top[2])))
         return max(found, default=None)
 
 
