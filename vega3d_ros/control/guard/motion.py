@@ -12,7 +12,9 @@ import numpy as np
 from policies.types import FloatArray
 
 # Controllers want the times of a trajectory's points to differ; below this a joint that creeps would be stopped dead.
-SHORTEST_BRAKING_S = 0.02
+SHORTEST_BRAKING_S = 0.01
+# Points closer together than this are one.
+APART_NS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Motion:
             seconds,
         )
         return cubic.at(since - float(self.times_s[index]))
+
+    def between(self, begin_ns: int, end_ns: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What it is from one time to a later one: times_s from `begin_ns`, positions, velocities, as of a Motion; the
+        ends and its own points between them."""
+        knots = self.start_ns + np.rint(1e9 * self.times_s).astype(np.int64)
+        inside = (knots > begin_ns + APART_NS) & (knots < end_ns - APART_NS)
+        ends = [self.at(begin_ns), self.at(end_ns)]
+        times_s = np.array([0, *(knots[inside] - begin_ns), end_ns - begin_ns]) * 1e-9
+        positions = np.vstack([ends[0][0], self.positions[inside], ends[1][0]])
+        velocities = np.vstack([ends[0][1], self.velocities[inside], ends[1][1]])
+        return times_s, positions, velocities
 
 
 class Cubic:
