@@ -6,8 +6,8 @@ Listens to `<controller>/joint_trajectory`; publishes `joint_states` (sensor dat
 fault touches (reliable JointState: where the joints are, stamped with the time of the step).  As the controller of
 ros2_controllers does, it
 
-- starts a trajectory at its stamp, or on arrival where the stamp is 0; joins one whose first point is past at once,
-  where it is by then; and refuses one that ends in the past;
+- starts a trajectory at its stamp, or on arrival where the stamp is 0, joins one whose first point is past at once, and
+  refuses one that ends in the past;
 - refuses one that ends in motion, lacks a joint, or whose times do not grow;
 - begins at the state it is commanding, replaces the trajectory under way, goes along cubics where velocities are given
   and along straight lines where they are not, and holds the end, from where its timeout would count;

@@ -65,23 +65,17 @@ def judge_cubic(p0: Array, v0: Array, p1: Array, v1: Array, seconds: float, limi
     k3 = -2.0 * (p1 - p0) + k1 + v1 * seconds
     speed = np.maximum(np.abs(v0), np.abs(v1))
     lowest, highest = np.minimum(p0, p1), np.maximum(p0, p1)
-    for joint in range(len(p0)):
-        if k3[joint] != 0.0:
-            s = -k2[joint] / (3.0 * k3[joint])
-            if 0.0 < s < 1.0:
-                peak = abs(k1[joint] + 2.0 * k2[joint] * s + 3.0 * k3[joint] * s * s) / seconds
-                speed[joint] = max(speed[joint], peak)
-        disc = k2[joint] ** 2 - 3.0 * k3[joint] * k1[joint]
-        if disc < 0.0:
-            continue
-        for sign in (-1.0, 1.0):
-            top = -k2[joint] + sign * np.sqrt(disc)
-            s = top / (3.0 * k3[joint]) if k3[joint] != 0.0 else np.nan
-            if k3[joint] == 0.0 and k2[joint] != 0.0:
-                s = -k1[joint] / (2.0 * k2[joint])
-            if 0.0 < s < 1.0:
-                place = p0[joint] + s * (k1[joint] + s * (k2[joint] + s * k3[joint]))
-                lowest[joint], highest[joint] = min(lowest[joint], place), max(highest[joint], place)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turn = -k2 / (3.0 * k3)
+        peak = np.abs(k1 + turn * (2.0 * k2 + 3.0 * turn * k3)) / seconds
+        speed = np.where((turn > 0.0) & (turn < 1.0), np.maximum(speed, peak), speed)
+        root = np.sqrt(k2**2 - 3.0 * k3 * k1)
+        tops = [(-k2 - root) / (3.0 * k3), (-k2 + root) / (3.0 * k3), -k1 / (2.0 * k2)]
+    tops[2] = np.where(k3 == 0.0, tops[2], np.nan)
+    for top in tops:
+        s = np.where((top > 0.0) & (top < 1.0), top, 0.0)
+        place = p0 + s * (k1 + s * (k2 + s * k3))
+        lowest, highest = np.minimum(lowest, place), np.maximum(highest, place)
     bend = np.maximum(np.abs(2.0 * k2), np.abs(2.0 * k2 + 6.0 * k3)) / seconds**2
     return Verdict(
         float(np.max(np.maximum(limits.lower - lowest, highest - limits.upper))),

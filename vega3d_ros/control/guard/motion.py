@@ -68,6 +68,12 @@ class Cubic:
         s = seconds
         return self.q0 + s * (self.v0 + s * (self.b + s * self.c)), self.v0 + s * (2.0 * self.b + 3.0 * s * self.c)
 
+    def along(self, times_s: FloatArray) -> FloatArray:
+        """Positions (m, n) at times (m,)."""
+        s = times_s[:, None]
+        positions: FloatArray = self.q0 + s * (self.v0 + s * (self.b + s * self.c))
+        return positions
+
     def largest_acceleration(self) -> FloatArray:
         """It changes linearly, so one of the ends has it."""
         return np.maximum(np.abs(2.0 * self.b), np.abs(2.0 * self.b + 6.0 * self.c * self.seconds))

@@ -237,7 +237,7 @@ class SafetyGuard:
         out = np.any(rest < self.limits.lower - EPSILON) or np.any(rest > self.limits.upper + EPSILON)
         still = np.zeros_like(rest)
         path = Cubic(q, v, rest, still, seconds)
-        if out or not all(zone.allows(np.array([path.at(t)[0] for t in looks(seconds)])) for zone in self._zones):
+        if out or not all(zone.allows(path.along(looks(seconds))) for zone in self._zones):
             return None
         self._motion = self._departing(time_ns, [(seconds, rest, still)])
         return GuardDecision(rest, still, 0.0, False, (), self._motion)
@@ -333,8 +333,7 @@ class SafetyGuard:
         cubic = Cubic(*self._from, position, velocity, self._period)
         rest, seconds = braking(position, velocity, self.limits.acceleration, self._shortest_s)
         brake = Cubic(position, velocity, rest, np.zeros_like(rest), seconds)
-        seen = [cubic.at(t)[0] for t in looks(self._period)] + [brake.at(t)[0] for t in looks(seconds)]
-        return zone.allows(np.array(seen))
+        return zone.allows(np.vstack([cubic.along(looks(self._period)), brake.along(looks(seconds))]))
 
     def _clamp(self, position: FloatArray, velocity: FloatArray) -> tuple[FloatArray, FloatArray] | None:
         """A command near it and within all limits: on the way to braking, joint by joint and then together; or None."""
