@@ -172,7 +172,7 @@ def take_priority() -> None:
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
     except OSError as error:
-        print(f"driver: no real-time priority ({error.strerror}): on a busy machine it judges its own delays", flush=True)
+        print(f"driver: no real-time priority ({error.strerror}), so delays of its own are judged too", flush=True)
 
 
 def main() -> int:
