@@ -42,6 +42,13 @@ def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
     return load_policy(*arguments, speed=parameters.speed)
 
 
+def ahead_ns(node: Node, parameters: node_parameters.NodeParameters) -> int:
+    """How long before its departure a command leaves.  Simulated clocks go in steps, and positions carry no stamp."""
+    simulated = bool(node.get_parameter("use_sim_time").value)
+    stamped = parameters.committed and parameters.command_interface != "forward_position"
+    return round(1e9 * parameters.command_ahead_s) if stamped and not simulated else 0
+
+
 def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
     """Put everything around the policy.  Raises VegaError."""
     spec = policy.spec
@@ -62,6 +69,7 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, committed, zones
     )
     guard.pace = parameters.body.pace(kinematics, guard.limits, body)
+    guard.ahead_ns = ahead_ns(node, parameters)
     if body is not None:
         left_out = f"; not {', '.join(body.unwatched)}, which touch anyway" if body.unwatched else ""
         node.get_logger().info(f"The arm's body is watched: {body.pairs} pairs{left_out}.")

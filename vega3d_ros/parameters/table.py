@@ -207,7 +207,16 @@ _REAL_ARM = (
         "committed",
         "flag",
         True,
-        "Trajectories start on arrival and end at rest, so that a driver stops by itself when this node dies.",
+        "Trajectories end at rest, so that a driver stops by itself when this node dies.",
+    ),
+    Row(
+        "command_ahead_s",
+        "number",
+        0.0,
+        "committed: a trajectory carries a stamp, and leaves so long before it departs from the one under way, so that "
+        "it does not matter when it comes until then; 0: no stamp, it starts on arrival.",
+        0.0,
+        0.05,
     ),
     Row("forward_position.rate_hz", "number", 100.0, "forward_position: rate of the commands, Hz.", 20.0, 1000.0),
     Row("forward_position.jerk", "numbers", None, "forward_position: jerk limits, rad/s^3.", 0.0, 1e5, above=True),

@@ -74,6 +74,7 @@ class NodeParameters:
     dry_run: bool
     command_interface: str
     committed: bool
+    command_ahead_s: float
     forward_rate_hz: float
     forward_jerk: FloatArray
     body: BodySettings
@@ -142,6 +143,7 @@ def read(node: Node) -> NodeParameters:
         dry_run=get("dry_run"),
         command_interface=get("command_interface"),
         committed=get("committed"),
+        command_ahead_s=get("command_ahead_s"),
         forward_rate_hz=get("forward_position.rate_hz"),
         forward_jerk=_array(get("forward_position.jerk")),
         body=BodySettings.read(get),
