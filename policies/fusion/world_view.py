@@ -105,11 +105,14 @@ class WorldView(nn.Module):
     def look(self, frames: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
         """f_gen of every camera and its age in queries, 0 unless the simulator runs on every n-th query only.
 
-        frames: camera -> (B, T, H, W, 3) uint8 RGB, oldest first.  Returns camera -> (B, rows * columns, G).
+        frames: camera -> (B, T, H, W, 3) uint8 RGB, oldest first.  Returns camera -> (B, rows * columns, G); nothing
+        where the gate is closed, and nothing is computed then.
         """
+        if self._control.closed:
+            return {}, 0
         newest = {camera: frames[camera][0, -1] for camera in self.cameras if camera in frames}
         # What stands in for the tokens is made of whole windows.
-        if not self._streams or self._control.name not in ("on", "off"):
+        if not self._streams or self._control.name != "on":
             return self._refresh(lambda: self.tokens(frames), newest)
         self._check(frames)
         for camera, stream in self._streams.items():
@@ -144,7 +147,7 @@ class WorldView(nn.Module):
         """
         sizes = [f_sem[camera].shape[1] for camera in self.cameras]
         semantic = torch.cat([f_sem[camera] for camera in self.cameras], dim=1)
-        if self._control.name == "off":
+        if self._control.closed:
             fused, gate = self.fusion.closed(semantic)
         else:
             fused, gate = self.fusion(semantic, torch.cat([f_gen[camera] for camera in self.cameras], dim=1))
