@@ -8,6 +8,7 @@ Rows `name value threshold ok|FAIL`, exit 1 where one fails; rows without a thre
     faults      the faults of `benchmarks.control`, against the same judge
     drift       zero actions with 5 mrad between commanded and measured
     time        guard and braking path against the control law's own time, in the same loop
+    franka      franka-sim, whose limits are enforced, moved through franka_driver: circles, reversals, five faults
 
 The judge is a process that imports nothing of ours (`wire_judge/driver.py`): a driver with offset, lag and noise that
 runs each message as joint_trajectory_controller would, from its own state, and judges its whole path.
@@ -24,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arm.fault_matrix import FAULTS, NotAsked, Sabotage
-from benchmarks.arm.stand_in import DEADLINE_S, HOME, JOINTS
+from benchmarks.arm.fault_matrix import FAULTS, POLICY, NotAsked, Sabotage
+from benchmarks.arm.stand_in import DEADLINE_S, HOME, JOINTS, stand_in
 from benchmarks.rows import Rows
 from policies.files.command_line import command_parser
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, VegaError
@@ -92,8 +93,7 @@ class Judged:
         from rclpy.qos import DurabilityPolicy, QoSProfile
         from std_msgs.msg import String
 
-        more = {} if policy is None else {"policy": policy}
-        self.sabotage = Sabotage(driver=unkind_driver(), **more)
+        self.sabotage = Sabotage(policy or POLICY, arm=stand_in(unkind_driver()))
         self.bench = self.sabotage.bench
         self.told: dict[str, Any] = {"messages": 0, "outside": 0}
         self.messages = self.outside = 0
@@ -266,6 +266,12 @@ def cost(rows: Rows, options: argparse.Namespace) -> None:
     rows.at_most("guard_over_control_law_p99", p99["guard"] / p99["law"], 1.0)
 
 
+def franka(rows: Rows, options: argparse.Namespace) -> None:
+    from benchmarks.franka.row import measure
+
+    measure(rows, options.minutes)
+
+
 MEASURES: dict[str, Callable[[Rows, argparse.Namespace], None]] = {
     "offline": offline,
     "situations": situations,
@@ -273,6 +279,7 @@ MEASURES: dict[str, Callable[[Rows, argparse.Namespace], None]] = {
     "faults": faults,
     "drift": drift,
     "time": cost,
+    "franka": franka,
 }
 
 
@@ -286,6 +293,7 @@ def main(argv: list[str] | None = None) -> int:
         "--faults", nargs="+", choices=FAULTS, default=[], metavar="FAULT", help="faults: only these (default: all)"
     )
     parser.add_argument("--drift-s", type=float, default=60.0, help="drift: for so long, s")
+    parser.add_argument("--minutes", type=float, default=10.0, help="franka: for so long, its faults apart")
     options, rows = parser.parse_args(argv), Rows()
     try:
         for name in options.rows:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,11 @@ POLICY_FAULTS = {"hangs": 1, "raises": 2, "nan": 3, "shape": 4, "slow": 5}
 
 
 class CirclingPolicy:
-    """Moves the tool on a circle about `CENTRE`; misbehaves when the first pixel says so, and prints when it does."""
+    """Moves the tool on a circle about `centre`; misbehaves when the first pixel says so, and prints when it does."""
 
     spec = PolicySpec("circling", CAMERAS, ActionSpace("eef_delta"), chunk_length=8, open_loop_horizon=8)
+    centre = CENTRE
+    share = 0.2  # of the largest action
 
     def act(self, observation: Observation) -> ActionChunk:
         code = int(observation.images[CAMERAS[0]][0, 0, 0, 0])
@@ -53,15 +55,20 @@ class CirclingPolicy:
             time.sleep(5.0 if code == 1 else 1.0)
         if code == 2:
             raise RuntimeError("CUDA error: device lost")
-        away = observation.state.eef_position - CENTRE
+        away = observation.state.eef_position - self.centre
         radius = max(1e-3, float(np.hypot(away[0], away[1])))
         outward = np.array([away[0] / radius, away[1] / radius, 0.0])
-        along = np.array([-outward[1], outward[0], 0.0])
+        along = self.turning(observation.stamp_ns) * np.array([-outward[1], outward[0], 0.0])
         actions = np.zeros((8, 7))
-        actions[:, :3] = 0.2 * np.clip(along + 10.0 * (RADIUS_M - radius) * outward - [0.0, 0.0, 10.0 * away[2]], -1, 1)
+        steer = along + 10.0 * (RADIUS_M - radius) * outward - [0.0, 0.0, 10.0 * away[2]]
+        actions[:, :3] = self.share * np.clip(steer, -1, 1)
         if code == 3:
             actions[3, 1] = np.nan
         return ActionChunk(actions[:, :6] if code == 4 else actions, observation.stamp_ns, observation.instruction)
+
+    def turning(self, stamp_ns: int) -> float:
+        """1: counterclockwise, -1: clockwise."""
+        return 1.0
 
     def reset(self) -> None:
         """Nothing is remembered."""
@@ -72,13 +79,16 @@ class NotAsked(VegaError):
 
 
 class Sabotage:
-    """The bench and what the faults switch on.  bench: more of what `Bench` takes."""
+    """The bench and what the faults switch on.  parameters: of policy_node, beside `PARAMETERS`.  bench: more of what
+    `Bench` takes."""
 
-    def __init__(self, policy: str = POLICY, **bench: Any) -> None:
+    def __init__(self, policy: str = POLICY, parameters: Mapping[str, Any] | None = None, **bench: Any) -> None:
         self._rng = np.random.default_rng(0)
         self.code = 0
         self.misbehaved_ns: list[int] = []  # when the policy did
-        self.bench = Bench(policy, PARAMETERS, self._picture, SENTENCE, self._on_line, **bench)
+        self.bench = Bench(
+            policy, {**PARAMETERS, **(parameters or {})}, self._picture, SENTENCE, self._on_line, **bench
+        )
 
     def _on_line(self, _: str, line: str) -> None:
         if line.startswith("misbehaves"):

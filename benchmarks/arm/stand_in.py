@@ -1,7 +1,7 @@
 """A bench without a robot: a real policy_node process moves the stand-in driver `test/driver_node.py` in real time.
 
 This process is the cameras (30 Hz) and the person, and hears from the driver's own account (`driver/truth`) how the arm
-really moves.  Settings are those of a real arm.
+really moves.  Settings are those of a real arm.  Another arm may take the stand-in's place.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,29 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Arm:
+    """file: name in config/robots.  driver: words after Python's that start its driver.  truth: topic (JointState) on
+    which that tells how the arm really moves.  commands: topic of the trajectories."""
+
+    file: str
+    driver: Sequence[str]
+    truth: str
+    commands: str
+
+
+def stand_in(words: Sequence[str] = (str(DRIVER), "--ros-args")) -> Arm:
+    """The Panda of LIBERO, whose driver is started with these words and the joints it has."""
+    joints = ["-p", f"joint_names:={json.dumps(JOINTS)}", "-p", f"home:={json.dumps(HOME)}"]
+    mimics = ["-p", 'mimic_joints:=["panda_finger_joint2"]']
+    return Arm("libero", (*words, *joints, *mimics), "driver/truth", COMMANDS)
+
+
 class Bench:
     """One domain with a node, a driver, two cameras and this process.  Raises VegaError where it cannot be set up.
 
     policy, parameters: of policy_node, beside `PARAMETERS`.  picture(camera) -> (H, W, 3) uint8: the next frame.
-    sentence: the instruction.  on_line: as of ChildProcess, for the output of policy_node.  driver: script or module of
-    the driver, and its own parameters.
+    sentence: the instruction.  on_line: as of ChildProcess, for the output of policy_node.
 
     samples: (ns, speed of the fastest joint in rad/s), newest last, as the driver tells.  commands_ns: when each
     command was published, by the publisher's own clock.
@@ -58,7 +76,7 @@ class Bench:
         picture: Callable[[str], Image],
         sentence: str,
         on_line: Callable[[str, str], None] | None = None,
-        driver: Sequence[str] = (str(DRIVER), "--ros-args"),
+        arm: Arm | None = None,
     ) -> None:
         from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
         from sensor_msgs.msg import Image, JointState
@@ -81,9 +99,9 @@ class Bench:
         self.driver_fault = node.create_publisher(String, "driver/fault", 10)
         self.samples: deque[tuple[int, float]] = deque(maxlen=1000)
         self.commands_ns: list[int] = []
-        node.create_subscription(JointState, "driver/truth", self._on_truth, 100)
-        node.create_subscription(JointTrajectory, COMMANDS, self._on_command, 10)  # type: ignore[arg-type]
-        self._driver_words = tuple(driver)
+        self.arm = arm or stand_in()
+        node.create_subscription(JointState, self.arm.truth, self._on_truth, 100)
+        node.create_subscription(JointTrajectory, self.arm.commands, self._on_command, 10)  # type: ignore[arg-type]
         self.camera_fault: dict[str, str] = {}
         self.frozen_ns = 0
         self.before_move: list[Callable[[], object]] = []
@@ -95,13 +113,12 @@ class Bench:
         self.node = self._start_node()
 
     def start_driver(self) -> ChildProcess:
-        command = [sys.executable, *self._driver_words]
-        command += ["-p", f"joint_names:={json.dumps(JOINTS)}", "-p", f"home:={json.dumps(HOME)}"]
-        command += ["-p", 'mimic_joints:=["panda_finger_joint2"]']
-        return ChildProcess("driver", command, environment=self.environment, on_line=None)
+        return ChildProcess(
+            "driver", [sys.executable, *self.arm.driver], environment=self.environment, on_line=None
+        )
 
     def _start_node(self) -> ChildProcess:
-        robot = share_folder() / "config" / "robots" / "libero.yaml"
+        robot = share_folder() / "config" / "robots" / f"{self.arm.file}.yaml"
         command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "--params-file", str(robot)]
         for key, value in self._parameters.items():
             command += ["-p", f"{key}:={json.dumps(value)}"]

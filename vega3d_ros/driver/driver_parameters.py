@@ -16,13 +16,14 @@ from vega3d_ros.ros import node_parameters
 JOINTS = 7
 _SHARED = (
     "joint_names", "controller", "gripper.command_joint", "gripper.open", "gripper.closed", "gripper.controller",
-    "safety.lower", "safety.upper", "safety.velocity",
+    "safety.lower", "safety.upper", "safety.velocity", "safety.acceleration", "safety.acceleration_scale",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DriverParameters:
-    """docs/interfaces.md says what each is.  lower, upper (7,) rad, velocity (7,) rad/s: infinite where not given."""
+    """docs/interfaces.md says what each is.  lower, upper (7,) rad, velocity (7,) rad/s, acceleration (7,) rad/s^2, its
+    scale applied: infinite where not given."""
 
     joint_names: tuple[str, ...]
     controller: str
@@ -33,6 +34,7 @@ class DriverParameters:
     lower: FloatArray
     upper: FloatArray
     velocity: FloatArray
+    acceleration: FloatArray
     address: str
     realtime: str
     fraction: float
@@ -78,6 +80,7 @@ def read(node: Node) -> DriverParameters:
         lower=_limit(get, "safety.lower", -np.inf),
         upper=_limit(get, "safety.upper", np.inf),
         velocity=_limit(get, "safety.velocity", np.inf),
+        acceleration=_limit(get, "safety.acceleration", np.inf) * _limit(get, "safety.acceleration_scale", 1.0),
         address=get("franka.address"),
         realtime=get("franka.realtime"),
         fraction=get("franka.fraction"),

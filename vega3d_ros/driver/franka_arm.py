@@ -24,13 +24,10 @@ ANYWHERE_RAD = 12.0
 
 @dataclass(frozen=True)
 class ArmState:
-    """positions, velocities (7,) rad, rad/s, as measured.  mode: of the robot (`idle`, `move`, `reflex`,
-    `user_stopped`, ...).  success_rate: share of the last 100 commands that came in time."""
+    """positions, velocities (7,) rad, rad/s, as measured."""
 
     positions: FloatArray
     velocities: FloatArray
-    mode: str
-    success_rate: float
 
 
 class FrankaArm:
@@ -73,12 +70,9 @@ class FrankaArm:
         return np.array(self._targets.target(), dtype=np.float64)
 
     def state(self) -> ArmState:
-        """The newest.  Raises VegaError where the connection is lost."""
-        try:
-            state = self._targets.state() if self.running else self._robot.read_once()
-        except self._franka.FrankaError as error:
-            raise VegaError(f"The robot's state cannot be read ({_why(error)}): check power and network.") from error
-        return ArmState(state.q, state.dq, state.robot_mode, float(state.control_command_success_rate))
+        """The newest of a motion under way."""
+        state = self._targets.state()
+        return ArmState(state.q, state.dq)
 
     def follow(self, targets: FloatArray) -> None:
         """Targets (m, 7) rad, the first at once and one every `STEP_S`, in the place of those before."""

@@ -53,6 +53,7 @@ class FrankaDriver(Node):
             middle = (own.gripper_open + own.gripper_closed) / 2.0
             self._hand = FrankaHand(own.address, middle, self._say) if own.hand else None
             self._arm = FrankaArm(own.address, own.realtime, own.fraction, own.collision_torque, own.collision_force)
+        self._check_braking()
         self._controller = TrajectoryController(own.joint_names, own.finger_names)
         self._problem = ""
         self._refused = 0
@@ -68,11 +69,24 @@ class FrankaDriver(Node):
 
     # The arm
 
+    def _check_braking(self) -> None:
+        """Raises VegaError where commands may brake harder than the arm: it would run past the end of its path."""
+        asked, able = self._own.acceleration, self._arm.acceleration
+        harder = int(np.argmax(np.where(np.isfinite(asked), asked / able, 0.0)))
+        if np.isfinite(asked[harder]) and asked[harder] > able[harder] + 1e-9:
+            raise VegaError(
+                f"franka.fraction {self._own.fraction:g} gives {self._own.joint_names[harder]} {able[harder]:g} "
+                f"rad/s^2, and commands may ask for {asked[harder]:g}: raise it, or lower safety.acceleration_scale."
+            )
+
     def _publish(self) -> None:
-        state = self._arm.state()
+        """What is measured; nothing while the robot has stopped, so that who commands it stops too."""
         if not self._problem and not self._arm.running:
             self._problem = self._arm.end() or "the motion ended by itself"
             self.get_logger().error(f"The robot stopped ({self._problem}): find out why, then call ~/recover.")
+        if self._problem:
+            return
+        state = self._arm.state()
         fingers = self._own.finger_names if self._hand is not None else ()
         opening = 0.0 if self._hand is None else self._hand.opening
         message = JointState(name=[*self._own.joint_names, *fingers])
