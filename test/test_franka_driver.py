@@ -1,4 +1,4 @@
-"""franka_driver: how a path becomes targets, and what a user can get wrong; `test_franka_sim.py` moves a whole robot."""
+"""franka_driver: how a path becomes targets, and what a user can get wrong; `test_franka_sim.py` moves a robot."""
 
 from __future__ import annotations
 

@@ -100,11 +100,11 @@ def test_it_goes_where_it_is_told_refuses_what_it_may_not_and_rests_when_its_lau
     robot.until(lambda: robot.heard[-1][0][7] < 0.001)
     robot.send(HOME + 3.0, 4.0)
     robot.driver.wait_for_line("beyond its limits", DEADLINE_S)
-    robot.send(HOME + [1.0, 0, 0, 0, 0, 0, 0], 0.2)
+    robot.send(HOME + np.eye(7)[0], 0.2)
     robot.driver.wait_for_line("send slower ones", DEADLINE_S)
     assert robot.is_at(HOME)
 
-    goal = HOME + [0.8, 0, 0, 0, 1.0, 0, 0]
+    goal = HOME + 0.8 * np.eye(7)[0] + np.eye(7)[4]
     robot.send(goal, 4.0)
     robot.until(lambda: robot.heard[-1][1][0] > 0.25)
     robot.launcher.kill()
