@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tiny_reasoner import write_tiny_reasoner
 
 from policies.spatial.scores import vsi
 from sim.evaluation.spatial.benchmarks import read_items
@@ -127,6 +128,17 @@ def test_workers_deaths_and_resuming_change_no_number(data: Path, tmp_path: Path
     assert main([*run, "--output", str(tmp_path / "two"), "--resume"]) == 0
     assert summary_of(tmp_path / "two") == calm
     assert main([*run[:-1], POINTING, "--output", str(tmp_path / "two"), "--resume"]) == 2
+
+
+def test_a_checkpoint_is_asked_about_the_frames(data: Path, tmp_path: Path) -> None:
+    """Qwen2.5-VL with the world simulator's tokens, tiny: the same answers again."""
+    folder = write_tiny_reasoner(tmp_path / "checkpoint")
+    write_vsi(data, vsi_rows()[:2] + [{**row, "scene_name": "scene80"} for row in vsi_rows()[:2]])
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", str(folder), "--frames", "1"]
+    for name in ("one", "two"):
+        assert main([*run, "--output", str(tmp_path / name)]) == 0
+    answers = [[row["answer"] for row in summary_of(tmp_path / name)["answers"]] for name in ("one", "two")]
+    assert answers[0] == answers[1] and len(answers[0]) == 4 and all(answers[0])
 
 
 def test_an_answer_that_is_refused_is_an_error_not_a_wrong_answer(data: Path, tmp_path: Path) -> None:

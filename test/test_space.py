@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from policies.spatial.scores.vsi import question_of
 from policies.types import VegaError
 from sim.results.spatial.frames import read_frames
-from sim.space import assets, collect, directions
+from sim.space import assets, collect, directions, filming
 from sim.space.arrange import lay_out
 from sim.space.facts import SceneFacts, Thing
 from sim.space.film import Camera, camera_path, camera_pose, intrinsics
@@ -281,12 +281,12 @@ def test_paths_stay_before_the_robot_and_above_the_table(seed: int) -> None:
 
 
 def test_a_film_is_made_once_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "choose_assets", lambda pool, rng: [(asset, 1) for asset in pool[:5]])  # robosuite's
+    monkeypatch.setattr(filming, "choose_assets", lambda pool, rng: [(asset, 1) for asset in pool[:5]])  # robosuite's
     args = argparse.Namespace(
         split="train", output=tmp_path, films=1, frames=3, height=96, width=128, depth=True, seed=1
     )
     robosuite = list(assets.SCENES["train"]).index("robosuite_table")
-    assert collect.collect_stage(args, robosuite) == (robosuite, 1, 0)
+    assert filming.collect_stage(args, robosuite) == (robosuite, 1, 0)
     counts = assemble(tmp_path, "train")
     assert counts["object_size_estimation"] >= 3 and sum(counts.values()) > 10
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
@@ -299,7 +299,7 @@ def test_a_film_is_made_once_and_read_back(tmp_path: Path, monkeypatch: pytest.M
     posed = tmp_path / "posed_images" / rows[0]["scene_name"]
     assert np.allclose(np.loadtxt(posed / "00002.txt"), content["camera_to_world"][2], atol=1e-5)
     before = (tmp_path / f"{scene}.mp4").stat().st_mtime_ns
-    assert collect.collect_stage(args, robosuite) == (robosuite, 0, 0)
+    assert filming.collect_stage(args, robosuite) == (robosuite, 0, 0)
     assert (tmp_path / f"{scene}.mp4").stat().st_mtime_ns == before
 
 
