@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from policies.spatial.scores.vsi import question_of
 from policies.types import VegaError
 from sim.results.spatial.frames import read_frames
-from sim.space import assets, collect, directions, filming
+from sim.space import assets, collect, filming
 from sim.space.arrange import lay_out
-from sim.space.facts import SceneFacts, Thing
 from sim.space.film import Camera, camera_path, camera_pose, intrinsics
 from sim.space.layout import assemble, read_scene
-from sim.space.questions import questions
-from sim.space.referring import descriptions, groups
-from sim.space.shapes import Box, Cloud, aligned_box, level_area, surface_points, upright_box
 from sim.space.stage import Stage
+from sim.space.truth import directions
+from sim.space.truth.facts import SceneFacts, Thing
+from sim.space.truth.questions import questions
+from sim.space.truth.referring import descriptions, groups
+from sim.space.truth.shapes import Box, Cloud, aligned_box, level_area, surface_points, upright_box
 
 SIZES = st.floats(0.02, 0.5)
 PLACES = st.floats(-1.0, 1.0)

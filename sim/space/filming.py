@@ -8,14 +8,14 @@ import numpy as np
 
 from sim.space.arrange import choose_assets, lay_out
 from sim.space.assets import SCENES, SPLITS, scene_of
-from sim.space.facts import SceneFacts, Thing
 from sim.space.film import Camera, Shot, camera_path, intrinsics
 from sim.space.layout import film_name, scene_file, write_film
-from sim.space.questions import questions
-from sim.space.referring import descriptions, groups
-from sim.space.shapes import Cloud, aligned_box, upright_box
 from sim.space.stage import Stage
 from sim.space.stage import Thing as Placed
+from sim.space.truth.facts import SceneFacts, Thing
+from sim.space.truth.questions import questions
+from sim.space.truth.referring import descriptions, groups
+from sim.space.truth.shapes import Cloud, aligned_box, upright_box
 
 ATTEMPTS = 6
 FEWEST_KINDS = 3  # visible, each alone: fewer leave little to ask

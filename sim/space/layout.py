@@ -19,7 +19,7 @@ import numpy as np
 
 from policies.types import FloatArray, VegaError
 from sim.results.video import write_video
-from sim.space.facts import SceneFacts, as_row
+from sim.space.truth.facts import SceneFacts, as_row
 
 if TYPE_CHECKING:
     from sim.space.film import Shot

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sim.space.assets import plural
-from sim.space.directions import LEVELS, QUADRANTS, TURNS, relative_direction, turn
-from sim.space.facts import SceneFacts
+from sim.space.truth.directions import LEVELS, QUADRANTS, TURNS, relative_direction, turn
+from sim.space.truth.facts import SceneFacts
 
 MIN_GAP = 0.05  # between things that a question relates, m
 NEARER, NEARER_SHARE = 0.04, 0.2  # by which the nearest thing is nearer than the next, m and of its own gap
