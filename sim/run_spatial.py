@@ -41,7 +41,7 @@ class AnswerProgress(Progress[AnswerRecord]):
         values = [next(iter(r.scores.values())) for r in self.writer.records if r.scores and not r.error]
         said = f"error: {record.error}" if record.error else repr(record.answer[:40]) if record.answer else "boxes"
         mean = float(np.mean(values)) if values else 0.0
-        half = 1.96 * float(np.std(values)) / max(len(values), 1) ** 0.5
+        half = 1.96 * float(np.std(values)) / len(values) ** 0.5 if values else 0.5
         return (
             f"{record.kind}: {said} | {100 * mean:.1f} % over {len(values)}, 95 % interval "
             f"{100 * max(mean - half, 0):.1f} to {100 * min(mean + half, 1):.1f}"

@@ -7,9 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
-from policies.spatial.reasoner import FrameTokens, SpatialReasoner, load_reasoner
 from policies.types import FloatArray, Image, VegaError
 
 
@@ -35,30 +32,18 @@ class GroundingModel(SpatialModel, Protocol):
         ...
 
 
-class ReasonerModel:
-    """Qwen2.5-VL, with or without the world simulator's tokens."""
-
-    def __init__(self, reasoner: SpatialReasoner) -> None:
-        self.reasoner = reasoner
-        self._seen: list[FrameTokens] = []
-
-    def watch(self, frames: Sequence[Image]) -> None:
-        self.reasoner.forget()
-        self._seen = [self.reasoner.see(frame) for frame in frames]
-
-    def answer(self, prompt: str, max_tokens: int) -> str:
-        return self.reasoner.ask(self._seen, prompt, max_tokens)
-
-
 def load_spatial_model(name: str, device: str = "cpu", threads: int = 1) -> SpatialModel:
     """name: a checkpoint folder or hub id `owner/name`, or `module:Class` (called with no arguments).
 
+    device, threads: of torch, for a checkpoint.
     Raises VegaError.
     """
-    torch.set_num_threads(threads)
     module, colon, kind = name.partition(":")
     if not colon:
-        return ReasonerModel(load_reasoner(name, device))
+        # Not at the top: transformers takes seconds, and a model of one's own may not need it.
+        from policies.spatial.watching import load_watching
+
+        return load_watching(name, device, threads)
     try:
         model: Any = getattr(importlib.import_module(module), kind)()
     except (ImportError, AttributeError) as error:

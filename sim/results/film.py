@@ -65,7 +65,9 @@ def strip(frames: Sequence[Image]) -> bytes:
     """JPEG of frames beside each other."""
     import cv2
 
-    small = [cv2.resize(frame, (STRIP_SIZE, STRIP_SIZE), interpolation=cv2.INTER_AREA) for frame in frames]
+    height, width = frames[0].shape[:2]
+    size = (round(STRIP_SIZE * width / height), STRIP_SIZE)
+    small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
     done, data = cv2.imencode(".jpg", np.hstack(small)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
     if not done:
         raise RuntimeError("OpenCV could not encode a picture")

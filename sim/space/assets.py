@@ -92,6 +92,12 @@ SCENES["layouts"] = SCENES["train"]
 IRREGULAR = {"loaf of bread": "loaves of bread"}
 
 
+def scene_of(split: str, stage: int) -> str:
+    """The scenes of a split take turns."""
+    names = list(SCENES[split])
+    return names[stage % len(names)]
+
+
 def plural(name: str) -> str:
     """Such as boxes, knives, loaves of bread."""
     if name in IRREGULAR:

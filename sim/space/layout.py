@@ -12,15 +12,17 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from policies.types import FloatArray, VegaError
 from sim.results.video import write_video
-from sim.space.facts import SceneFacts, as_row
-from sim.space.film import Shot
+from sim.space.truth.facts import SceneFacts, as_row
+
+if TYPE_CHECKING:
+    from sim.space.film import Shot
 
 FPS = 4.0
 PARTS = ("questions", "scanrefer", "multi3drefer")

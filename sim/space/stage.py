@@ -14,7 +14,7 @@ import numpy as np
 
 from policies.types import FloatArray, VegaError
 from sim.space.assets import Asset
-from sim.space.shapes import level_area, surface_points
+from sim.space.truth.shapes import level_area, surface_points
 from sim.worlds.libero_env import building
 
 HOME = np.array([0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.2267522, np.pi / 4])

@@ -126,7 +126,8 @@ def _reference_item(row: Mapping[str, Any], rules: str, benchmark: str) -> Item:
             "with Video-3D-LLM's preprocessing."
         ) from error
     kind = f"{rules} {kind}" if rules != benchmark else kind
-    return Item(0, 0, part, kind, str(row["video"]), prompt, prompt, rules, None, boxes, tuple(references))
+    text = prompt.splitlines()[-1] if prompt else ""
+    return Item(0, 0, part, kind, str(row["video"]), text, prompt, rules, None, boxes, tuple(references))
 
 
 def _boxes(values: Sequence[Any]) -> tuple[tuple[float, ...], ...]:

@@ -16,7 +16,7 @@ from policies.spatial.scores.vsi import CHOICES, mean_relative_accuracy
 from sim.results.spatial.answers import AnswerRecord, figures
 from sim.results.spatial.items import Answer, Grounding, Item, score
 
-NEIGHBOURS = 25
+NEIGHBOURS = 25  # at most, and an eighth of what there is
 CANDIDATES = 60  # answers tried for the one that scores best
 NAMES = ("most frequent answer", "question only")
 
@@ -91,6 +91,7 @@ def _question_only(items: Sequence[Item], training: Sequence[Item]) -> Iterable[
         words = {word: i for i, word in enumerate(sorted({w for item in pool for w in _words(item)}))}
         table = _table(pool, words)
         sizes = table.sum(axis=1)
+        count = min(NEIGHBOURS, max(len(pool) // 8, 3))
         scenes = np.array([item.task for item in pool])
         for item in asked:
             mine = _table([item], words)[0]
@@ -98,7 +99,7 @@ def _question_only(items: Sequence[Item], training: Sequence[Item]) -> Iterable[
             alike = shared / np.maximum(sizes + mine.sum() - shared, 1.0)
             if own:
                 alike = np.where(scenes == item.task, -1.0, alike)
-            nearest = [pool[i] for i in np.argsort(-alike, kind="stable")[:NEIGHBOURS]]
+            nearest = [pool[i] for i in np.argsort(-alike, kind="stable")[:count]]
             yield item, _from_neighbours(item, nearest)
 
 

@@ -61,7 +61,9 @@ def table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     head = ("task, %", "model", "95 % interval", "corrected", *blind, *published, "questions")
     counts = summary.get("kinds", {})
     rows: list[tuple[str, ...]] = [head]
-    for name, value in summary.get("scores", {}).items():
+    scores = summary.get("scores", {})
+    for name in sorted(scores, key=_place):
+        value = scores[name]
         low, high = summary["interval_95"].get(name, (None, None))
         rows.append(
             (
@@ -71,10 +73,17 @@ def table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 _number(summary["corrected"].get(name)),
                 *(_number(found["scores"].get(name)) for found in blind.values()),
                 *(_number(found.get(name)) for found in published.values()),
-                str(counts.get(name, "")),
+                str(counts.get(name, counts.get(name.partition(" ")[2], ""))),
             )
         )
     return rows
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """VSI-Bench's tasks in its order, the levels of direction under them; then what is asked for boxes or words."""
+    if name in DIRECTIONS:
+        return 0, 10 * _VSI.index("object_rel_direction") + 1 + DIRECTIONS.index(name), name
+    return (0, 10 * _VSI.index(name), name) if name in _VSI else (1, 0, name)
 
 
 def _number(value: float | None) -> str:
@@ -111,7 +120,7 @@ def _answers(data: Path, summary: Mapping[str, Any], items: Mapping[tuple[int, i
         by_kind.setdefault(row["kind"], []).append(row)
     while by_kind and len(shown) < SHOWN:
         for kind in sorted(by_kind):
-            shown.append(by_kind[kind].pop(len(by_kind[kind]) // 2))
+            shown.append(by_kind[kind].pop(7 * len(shown) % len(by_kind[kind])))
             if not by_kind[kind]:
                 del by_kind[kind]
     figures = [_figure(data, row, items[row["task"], row["trial"]]) for row in shown[:SHOWN]]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from sim.space.assets import plural
-from sim.space.facts import SceneFacts
-from sim.space.questions import MIN_GAP, NEARER, NEARER_SHARE
+from sim.space.truth.facts import SceneFacts
+from sim.space.truth.questions import MIN_GAP, NEARER, NEARER_SHARE
 
 MOST = 4  # descriptions about one film
 PROMPT = "<image>Identify the object according to the following description.\n{description}"

@@ -6,20 +6,21 @@ thing nearer by 4 cm and a fifth, directions 10 degrees from a border.  What is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, pairwise, permutations
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations, islice, pairwise, permutations
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sim.space.assets import plural
-from sim.space.directions import LEVELS, QUADRANTS, TURNS, relative_direction, turn
-from sim.space.facts import SceneFacts
+from sim.space.truth.directions import LEVELS, QUADRANTS, TURNS, relative_direction, turn
+from sim.space.truth.facts import SceneFacts
 
 MIN_GAP = 0.05  # between things that a question relates, m
 NEARER, NEARER_SHARE = 0.04, 0.2  # by which the nearest thing is nearer than the next, m and of its own gap
 MOST = 3  # questions of a kind about one film
 LETTERS = "ABCD"
+T = TypeVar("T")
 
 WHERE = "If I am standing by the {stand} and facing the {face}, is the {ask} "
 HOW = {
@@ -40,9 +41,7 @@ def questions(facts: SceneFacts, rng: np.random.Generator) -> list[dict[str, Any
     """Rows in VSI-Bench's fields, without ids; at most `MOST` of a kind."""
     rows: list[dict[str, Any]] = []
     for kind, make in KINDS.items():
-        found = list(make(facts, rng))
-        for index in sorted(rng.permutation(len(found))[:MOST]):
-            text, truth, options = found[index]
+        for text, truth, options in islice(make(facts, rng), MOST):
             rows.append(
                 {
                     "dataset": facts.dataset, "scene_name": facts.scene, "question_type": kind, "question": text,
@@ -55,21 +54,26 @@ def questions(facts: SceneFacts, rng: np.random.Generator) -> list[dict[str, Any
 Found = tuple[str, str, list[str] | None]
 
 
+def _shuffled(values: Iterable[T], rng: np.random.Generator) -> Iterator[T]:
+    every = list(values)
+    return (every[i] for i in rng.permutation(len(every)))
+
+
 def _choice(text: str, right: str, answers: Sequence[str], rng: np.random.Generator) -> Found:
     """Answers in a random order behind their letters; the letter is the truth."""
-    shuffled = [answers[i] for i in rng.permutation(len(answers))]
+    shuffled = list(_shuffled(answers, rng))
     options = [f"{letter}. {answer}" for letter, answer in zip(LETTERS, shuffled, strict=False)]
     return text, LETTERS[shuffled.index(right)], options
 
 
 def _count(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
-    for said, which in facts.kinds.items():
+    for said, which in _shuffled(facts.kinds.items(), rng):
         if len(which) > 1:
             yield f"How many {plural(said)} are in this scene?", str(len(which)), None
 
 
 def _absolute_distance(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
-    for (one, i), (other, j) in combinations(facts.single.items(), 2):
+    for (one, i), (other, j) in _shuffled(combinations(facts.single.items(), 2), rng):
         if facts.gaps[i, j] >= MIN_GAP:
             yield (
                 "Measuring from the closest point of each object, what is the distance between the "
@@ -78,7 +82,7 @@ def _absolute_distance(facts: SceneFacts, rng: np.random.Generator) -> Iterator[
 
 
 def _size(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
-    for said, index in facts.single.items():
+    for said, index in _shuffled(facts.single.items(), rng):
         yield (
             f"What is the length of the longest dimension (length, width, or height) of the {said}, measured in "
             "centimeters?", f"{100 * facts.things[index].size.max():.1f}", None,
@@ -91,11 +95,11 @@ def _table(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
 
 
 def _nearest(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
-    for said, index in facts.single.items():
+    for said, index in _shuffled(facts.single.items(), rng):
         others = [kind for kind in facts.kinds if kind != said]
         if len(others) < 4:
             continue
-        some = [others[i] for i in rng.permutation(len(others))[:4]]
+        some = list(_shuffled(others, rng))[:4]
         gaps = np.array([facts.gap([index], facts.kinds[kind]) for kind in some])
         order = np.argsort(gaps)
         nearest, next_one = gaps[order[0]], gaps[order[1]]
@@ -108,8 +112,8 @@ def _nearest(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
         yield _choice(text, some[order[0]], some, rng)
 
 
-def _triples(facts: SceneFacts) -> Iterator[tuple[str, str, str]]:
-    for triple in permutations(facts.single, 3):
+def _triples(facts: SceneFacts, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
+    for triple in _shuffled(permutations(facts.single, 3), rng):
         if all(facts.gaps[facts.single[a], facts.single[b]] >= MIN_GAP for a, b in combinations(triple, 2)):
             yield triple
 
@@ -117,7 +121,7 @@ def _triples(facts: SceneFacts) -> Iterator[tuple[str, str, str]]:
 def _direction(level: str) -> Callable[[SceneFacts, np.random.Generator], Iterator[Found]]:
     def make(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
         answers = LEVELS.get(level, QUADRANTS)
-        for stand, face, ask in _triples(facts):
+        for stand, face, ask in _triples(facts, rng):
             here, there, asked = (facts.things[facts.single[said]] for said in (stand, face, ask))
             right = relative_direction(here.centre, there.centre, asked.centre, asked.corners, level)
             if right is not None:
@@ -128,15 +132,14 @@ def _direction(level: str) -> Callable[[SceneFacts, np.random.Generator], Iterat
 
 
 def _order(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
-    names = [facts.single[said] for said in facts.single]
-    for four in combinations(names, 4):
+    for four in _shuffled(combinations(facts.single.values(), 4), rng):
         order = sorted(four, key=lambda index: facts.things[index].first_clear)
         if not all(facts.things[a].first_clear < facts.things[b].first_trace for a, b in pairwise(order)):
             continue
         said = [facts.things[index].said for index in order]
-        asked = [said[i] for i in rng.permutation(4)]
+        asked = list(_shuffled(said, rng))
         wrong = [list(other) for other in permutations(said) if list(other) != said]
-        answers = [", ".join(said), *(", ".join(wrong[i]) for i in rng.permutation(len(wrong))[:3])]
+        answers = [", ".join(said), *map(", ".join, list(_shuffled(wrong, rng))[:3])]
         text = (
             "What will be the first-time appearance order of the following categories in the video: "
             f"{', '.join(asked)}?"
@@ -145,20 +148,20 @@ def _order(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
 
 
 def _route(facts: SceneFacts, rng: np.random.Generator) -> Iterator[Found]:
-    for triple in _triples(facts):
+    for triple in _triples(facts, rng):
         stops = [facts.things[facts.single[said]].centre for said in triple]
         found = turn(*stops)
         if found is None:
             continue
         yield _one_route(triple, [found], TURNS, rng)
-        for said, index in facts.single.items():
+        for said, index in _shuffled(facts.single.items(), rng):
             goal = facts.things[index].centre
             second = None if said in triple else turn(stops[1], stops[2], goal)
             if second is not None and facts.gaps[facts.single[triple[2]], index] >= MIN_GAP:
                 turns = [found, second]
                 every = [f"{a}, {b}" for a in TURNS for b in TURNS]
                 wrong = [pair for pair in every if pair != ", ".join(turns)]
-                answers = [", ".join(turns), *(wrong[i] for i in rng.permutation(len(wrong))[:3])]
+                answers = [", ".join(turns), *list(_shuffled(wrong, rng))[:3]]
                 yield _one_route((*triple, said), turns, answers, rng)
                 break
 
