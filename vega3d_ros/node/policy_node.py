@@ -37,14 +37,14 @@ from vega3d_ros.inference.realtime import Realtime  # noqa: E402
 from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
-from vega3d_ros.node.node_report import Condition, Reporter, is_waiting, report, say  # noqa: E402
+from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E402
 from vega3d_ros.node.node_setup import build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
 from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
-from vega3d_ros.ros.diagnostics import Level  # noqa: E402
+from vega3d_ros.ros.diagnostics import Level, Reporter, say  # noqa: E402
 from vega3d_ros.ros.node_help import answer_help  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
