@@ -17,10 +17,6 @@ from policies.types import FloatArray, VegaError
 HISTORY_NS = 10_000_000_000
 
 
-class NotYet(VegaError):
-    """A transform that is still on its way, if its publisher goes on."""
-
-
 @dataclass
 class _Edge:
     """A frame in its parent: (stamp, position (3,), quaternion (4,) xyzw), oldest first; a fixed one has no time."""
@@ -64,8 +60,7 @@ class FrameTree:
     def lookup(self, target: str, source: str, stamp_ns: int) -> FloatArray:
         """(4, 4): a point in `source` -> the same in `target`, m.
 
-        Raises NotYet where a frame's newest transform is older than the stamp, VegaError where the two do not hang
-        together, or the stamp is too old.
+        Raises VegaError where the two do not hang together, or a moving frame is not known at that time (yet).
         """
         up = dict(self._upwards(source, stamp_ns, target))
         if target in up:
@@ -97,7 +92,7 @@ def _pose_at(name: str, edge: _Edge, stamp_ns: int) -> FloatArray:
         return pose_matrix(*edge.poses[-1])
     if stamp_ns > edge.stamps[-1]:
         behind_s = (stamp_ns - edge.stamps[-1]) / 1e9
-        raise NotYet(f"tf of '{name}' ends {behind_s:.2f} s before the picture: see whether its publisher still runs.")
+        raise VegaError(f"tf of '{name}' ends {behind_s:.2f} s before the picture: see whether its publisher runs.")
     if stamp_ns < edge.stamps[0]:
         raise VegaError(
             f"tf of '{name}' begins {(edge.stamps[0] - stamp_ns) / 1e9:.2f} s after the picture: compare the clocks."

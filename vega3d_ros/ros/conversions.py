@@ -208,13 +208,13 @@ class GripperMemory:
         return measured if self._last is None else self._last
 
 
-def base_pose(message: PoseStamped) -> tuple[FloatArray, FloatArray]:
-    """Position (3,) m and unit quaternion (4,) xyzw of the base frame in the world frame."""
+def base_pose(message: PoseStamped, what: str = "base_pose") -> tuple[FloatArray, FloatArray]:
+    """Position (3,) m and unit quaternion (4,) xyzw of the base frame in the world frame, or of something else."""
     p, q = message.pose.position, message.pose.orientation
     position = np.array([p.x, p.y, p.z], dtype=np.float64)
     quaternion = np.array([q.x, q.y, q.z, q.w], dtype=np.float64)
     if not (np.all(np.isfinite(position)) and abs(np.linalg.norm(quaternion) - 1.0) < 1e-3):
-        raise VegaError("base_pose is not a finite position with a unit quaternion: correct its publisher.")
+        raise VegaError(f"{what} is not a finite position with a unit quaternion: correct its publisher.")
     return position, quaternion
 
 

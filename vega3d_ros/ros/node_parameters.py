@@ -85,8 +85,13 @@ def declare(node: Node) -> None:
 
     rclpy raises where a value given at start-up has the wrong type or is out of range.
     """
-    for row in ROWS:
-        _declare(node, row, row.name)
+    declare_rows(node, ROWS)
+
+
+def declare_rows(node: Node, rows: Sequence[Row]) -> None:
+    """Declare parameters with these rows."""
+    for row in rows:
+        declare_row(node, row, row.name)
 
 
 def refuse_unknown(node: Node) -> None:
@@ -100,7 +105,7 @@ def refuse_unknown(node: Node) -> None:
 
 def read(node: Node) -> NodeParameters:
     """The parameters, checked against each other.  Raises VegaError."""
-    get = _getter(node)
+    get = getter(node)
     _check(get)
     parameters = NodeParameters(
         policy=get("policy"),
@@ -181,7 +186,7 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
     prefix = f"cameras.{camera}."
     if not node.has_parameter(prefix + "topic"):
         declare_camera(node, camera)
-    get = _getter(node)
+    get = getter(node)
     return CameraParameters(
         topic=get(prefix + "topic"),
         compressed=get(prefix + "compressed"),
@@ -191,10 +196,10 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
     )
 
 
-def declare_camera(node: Node, camera: str) -> None:
-    """Declare the parameters of one camera of the policy."""
-    for row in CAMERA_ROWS:
-        _declare(node, row, f"cameras.{camera}.{row.name}", camera)
+def declare_camera(node: Node, camera: str, rows: Sequence[Row] = CAMERA_ROWS) -> None:
+    """Declare the parameters of one camera."""
+    for row in rows:
+        declare_row(node, row, f"cameras.{camera}.{row.name}", camera)
 
 
 def declare_all(node: Node) -> None:
@@ -203,9 +208,14 @@ def declare_all(node: Node) -> None:
     declare_camera(node, "<camera>")
 
 
+def given_cameras(node: Node) -> set[str]:
+    """Names of the cameras of which the node was given parameters."""
+    return {name.split(".")[1] for name in node._parameter_overrides if name.startswith("cameras.")}
+
+
 def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParameters]:
     """The parameters of all cameras of a policy.  Raises VegaError if the node was given cameras, but not this one."""
-    given = {name.split(".")[1] for name in node._parameter_overrides if name.startswith("cameras.")}
+    given = given_cameras(node)
     for camera in cameras:
         if given and camera not in given and given - set(cameras):
             near = difflib.get_close_matches(camera, sorted(given - set(cameras)), 1, 0.0)
@@ -216,7 +226,8 @@ def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParamete
     return {camera: read_camera(node, camera) for camera in cameras}
 
 
-def _declare(node: Node, row: Row, name: str, camera: str = "") -> None:
+def declare_row(node: Node, row: Row, name: str, camera: str = "") -> None:
+    """Declare one parameter; camera: whose it is, to be named in what is said of it."""
     descriptor = ParameterDescriptor(
         description=row.description.format(camera=camera) if camera else row.description,
         read_only=row.fixed,
@@ -236,7 +247,9 @@ def _declare(node: Node, row: Row, name: str, camera: str = "") -> None:
     node.declare_parameter(name, default, descriptor)
 
 
-def _getter(node: Node):  # type: ignore[no-untyped-def]
+def getter(node: Node):  # type: ignore[no-untyped-def]
+    """Name -> value of a declared parameter, None where it has none."""
+
     def get(name: str):  # type: ignore[no-untyped-def]
         # get_parameter raises for an array that was declared by type alone and never set.
         return node.get_parameter_or(name, Parameter(name)).value
