@@ -238,11 +238,7 @@ def load_scene_model(
                 f"The class '{name_or_path}' is no scene model: it needs name, timings_ms, see, answer, ground, forget."
             )
         return model
-    if not Path(name_or_path).expanduser().is_dir() and not _on_hub(name_or_path):
-        raise VegaError(
-            f"There is no scene model '{name_or_path}': give the folder of a spatial-reasoning checkpoint or of a "
-            "Qwen2.5-VL, a hub id owner/name, or module:Class."
-        )
+    check_scene_model(name_or_path)
     import torch
 
     torch.set_num_threads(threads)
@@ -253,6 +249,16 @@ def load_scene_model(
 
     reasoner = load_reasoner(name_or_path, device, framing="official" if framing == "auto" else framing)
     return ReasonerScene(reasoner, Path(name_or_path).name, max_tokens)
+
+
+def check_scene_model(name_or_path: str) -> None:
+    """Raise VegaError where there is no such model; a hub id and a class are looked for by whoever loads them."""
+    if _is_class(name_or_path) or Path(name_or_path).expanduser().is_dir() or _on_hub(name_or_path):
+        return
+    raise VegaError(
+        f"There is no scene model '{name_or_path}': give the folder of a spatial-reasoning checkpoint or of a "
+        "Qwen2.5-VL, a hub id owner/name, or module:Class."
+    )
 
 
 def _is_class(name: str) -> bool:

@@ -19,7 +19,7 @@ import vega3d_ros
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_PACKAGES = ("vega3d_ros", "policies", "sim", "benchmarks")
-EXECUTABLES = {"policy_node", "recorder", "sim_node", "startup_manager", "vega3d-bringup"}
+EXECUTABLES = {"policy_node", "recorder", "scene_node", "sim_node", "startup_manager", "vega3d-bringup"}
 # Name under which a distribution is imported -> its name on the index, where they differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
