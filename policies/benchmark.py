@@ -8,6 +8,7 @@ and with `--effects` other attention kernels, another precision, compiled networ
 
 Memory in the table: on a GPU the peak while the line ran, on a CPU the weights.  `--full-size` runs one query
 of the full-size policy in bf16 on a CPU, with weights that take no memory, and gives what it adds to them at most.
+`--spatial` counts what spatial reasoning of the full size computes and holds, without computing it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from policies.measuring.benchmark_models import (
     wan_on_meta,
     windowed,
 )
+from policies.measuring.spatial_size import measure_spatial
 from policies.openvla.model import OpenVLAOFT
 from policies.openvla.preprocessing import EMPTY_TOKEN
 from policies.types import VegaError
@@ -251,6 +253,9 @@ def run(options: argparse.Namespace) -> Meter:
     sizes: Sizes = FULL if full else REDUCED
     usual = torch.bfloat16 if device.type == "cuda" else torch.float32
     meter = Meter(device, options.seconds)
+    if options.spatial:
+        measure_spatial(meter)
+        return meter
     meter.at_most("full_size_weights_gb", full_size_weights_gb(), MEMORY_GB)
     if options.full_size:
         measure_full_size(meter, options.cameras)
@@ -302,6 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
     parser.add_argument("--effects", nargs="+", choices=list(EFFECTS), default=[], help="add lines that run so")
     parser.add_argument("--full-size", action="store_true", help="only: memory of one query of the full size")
+    parser.add_argument("--spatial", action="store_true", help="only: spatial reasoning of the full size, counted")
     parser.add_argument("--json", type=Path, help="also write latencies and rows to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(max(options.threads, 1))

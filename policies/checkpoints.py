@@ -235,7 +235,8 @@ def load_scene_model(
         model = _call_class(name_or_path, "scene model")
         if not isinstance(model, SceneModel):
             raise VegaError(
-                f"The class '{name_or_path}' is no scene model: it needs name, timings_ms, see, answer, ground, forget."
+                f"The class '{name_or_path}' is no scene model: it needs name, grounds, timings_ms, see, answer, "
+                "ground and forget."
             )
         return model
     check_scene_model(name_or_path)

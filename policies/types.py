@@ -209,6 +209,11 @@ class SceneModel(Protocol):
     def name(self) -> str: ...
 
     @property
+    def grounds(self) -> bool:
+        """Whether it places objects at all, in the world frame."""
+        ...
+
+    @property
     def timings_ms(self) -> Mapping[str, float]:
         """Stages of the last call -> milliseconds."""
         ...

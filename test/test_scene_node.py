@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from scene_harness import HEIGHT, POSE, WIDTH, Camera, picture, scene_node
 from std_msgs.msg import String
+from tiny_checkpoints import spatial_folder
 from visualization_msgs.msg import Marker
 
+from policies.checkpoints import load_scene_model
+from policies.spatial.scene_memory import SceneMemory
+from policies.types import SceneAnswer, SceneView
 from vega3d_ros.inference.process import children_of
 from vega3d_ros.ros import conversions
 
@@ -161,6 +166,33 @@ def test_a_model_that_breaks_hangs_or_dies_is_said_in_one_sentence() -> None:
         child.signal(signal.SIGINT)
         camera.client.close()
         assert child.wait(60.0) == 0, child.tail()
+
+
+def test_a_published_checkpoint_answers_over_ros_what_it_answers_here(tmp_path: Path) -> None:
+    folder = spatial_folder(tmp_path / "checkpoint")
+    images = [np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8) for seed in range(3)]
+    memory = SceneMemory(load_scene_model(str(folder)), 2)
+    for stamp, image in enumerate(images):
+        memory.see(SceneView("eye", stamp, image))
+    questions = ["w5 w6 ?", "w9 w10 w11 ?", "w5 w6 ?"]
+    here = [memory.answer(question).value for question in questions]
+    with scene_node(str(folder), scene__frames=2) as (camera, _):
+        camera.bring_up()
+        assert camera.until(lambda: "is that of" in camera.log_text()), "it is said whose video transformer it is"
+        assert camera.shows(ERROR, "200x4 pixels is too flat", again=lambda: bool(camera.send(picture(0, 4, 200))))
+        camera.client.trigger("scene_node/forget")
+        for image in images:
+            camera.show(image)
+        for question, value in zip(questions, here, strict=True):
+            answer = camera.ask(question)
+            assert isinstance(value, SceneAnswer) and answer["error"] == ""
+            assert (answer["answer"], answer["confidence"]) == (value.text, round(value.confidence, 4))
+            assert len(answer["frames"]) == 2 and {"read_frames", "answer"} <= set(answer["timings_ms"])
+        assert "points at nothing" in camera.ask("w5", expression=True)["error"]
+    (folder / "wan" / "Wan2.1_VAE.pth").unlink()
+    with scene_node(str(folder)) as (camera, _):
+        assert not camera.change("configure")
+        assert camera.until(lambda: "lacks Wan2.1_VAE.pth" in camera.log_text()), camera.log_text()
 
 
 @pytest.mark.parametrize(

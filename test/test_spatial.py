@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_checkpoints import SPATIAL, spatial_folder
 
 from policies import check_parity
 from policies.spatial import scene
@@ -22,7 +22,7 @@ from policies.spatial.scores import boxes, vsi
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden" / "spatial"
-CHECKPOINT = GOLDEN / "qwen_vega_tiny"
+CHECKPOINT = SPATIAL
 
 
 def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
@@ -31,18 +31,7 @@ def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The tiny checkpoint with a tokenizer of its own: a word is an id below 245."""
-    target = tmp_path / "checkpoint"
-    shutil.copytree(CHECKPOINT, target)
-    config = json.loads((target / "config.json").read_text())
-    words = {f"w{i}": i for i in range(245)}
-    special = ["<|im_start|>", "<|im_end|>", "<|pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(special)
-    tokenizer.save(str(target / "tokenizer.json"))
-    assert config["image_token_id"] == tokenizer.token_to_id("<|image_pad|>")
-    return target
+    return spatial_folder(tmp_path / "checkpoint")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ class RedScene:
     """Counts the red pixels of all frames, and points at what is red in the newest."""
 
     name = "red"
+    grounds = True
 
     def __init__(self) -> None:
         self.timings_ms: Mapping[str, float] = {}

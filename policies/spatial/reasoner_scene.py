@@ -11,6 +11,8 @@ from policies.types import SceneAnswer, SceneView, VegaError
 class ReasonerScene:
     """Answers in words, from the pictures alone; depth and pose are not looked at.  name: of the checkpoint."""
 
+    grounds = False
+
     def __init__(self, reasoner: SpatialReasoner, name: str, max_tokens: int = 16) -> None:
         self.name = name
         self._reasoner, self._max_tokens = reasoner, max_tokens

@@ -18,12 +18,13 @@ class SeparateScene(SeparateModel):
     """A `SceneMemory` whose process is another; see `SeparateModel`.
 
     name, device, threads, framing, max_tokens: as for `policies.checkpoints.load_scene_model`.  frames: that are kept.
-    greeting: a sentence on the model.
+    about: a sentence on the model.  grounds: whether it places objects.
     """
 
     def __init__(self, name: str, device: str, threads: int, framing: str, max_tokens: int, frames: int) -> None:
         words = (name, device, str(threads), framing, str(max_tokens), str(frames))
         super().__init__(BEGIN, words, "scene model", "scene_node")
+        self.about, self.grounds = cast("tuple[str, bool]", self.greeting)
 
     def see(self, view: SceneView) -> SceneReply:
         return cast(SceneReply, self._ask(("see", view)))
@@ -41,7 +42,7 @@ class SeparateScene(SeparateModel):
 def serve_scene() -> None:
     """The life of the model's process."""
 
-    def load(words: list[str]) -> tuple[str, Callable[[Question], SceneReply | None]]:
+    def load(words: list[str]) -> tuple[tuple[str, bool], Callable[[Question], SceneReply | None]]:
         from policies.checkpoints import load_scene_model  # torch is imported in this process only
 
         name, device, threads, framing, max_tokens, frames = words
@@ -52,7 +53,8 @@ def serve_scene() -> None:
             what, about = question
             return cast("SceneReply | None", getattr(memory, what)(*([] if about is None else [about])))
 
-        return f"{model.name} is loaded. {getattr(model, 'about', '')}".strip(), answer
+        about = f"{model.name} is loaded. {getattr(model, 'about', '')}".strip()
+        return (about, model.grounds), answer
 
     serve(load, _failed)
 

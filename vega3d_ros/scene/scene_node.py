@@ -106,7 +106,7 @@ class SceneNode(CarefulLifecycleNode):
         self._views = Views(settings, judge_age, self.get_logger().info)
         self._worker = Worker(self._wake)
         self._subscribe(tf)
-        self.get_logger().info(f"{self._scene.greeting} It looks through {', '.join(settings.cameras)}.")
+        self.get_logger().info(f"{self._scene.about} It looks through {', '.join(settings.cameras)}.")
 
     def _subscribe(self, tf: tuple[tuple[Any, str, QoSProfile, bool], ...]) -> None:
         views, settings = self._views, self._settings
@@ -237,7 +237,7 @@ class SceneNode(CarefulLifecycleNode):
             worker.start(partial(scene.see, view), self._on_seen)
         elif asked is not None and not views.awaited(before_s):
             self._questions.popleft()
-            unplaced = views.unplaced() if asked.expression else ""
+            unplaced = views.unplaced() if asked.expression and scene.grounds else ""
             if unplaced:
                 self._answer(asked, None, unplaced)
                 self._wake()
