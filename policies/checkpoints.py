@@ -245,8 +245,8 @@ def load_scene_model(
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     check_device(device)
+    from policies.spatial.live.reasoner_scene import ReasonerScene
     from policies.spatial.reasoner import load_reasoner  # transformers is imported for those who need it
-    from policies.spatial.reasoner_scene import ReasonerScene
 
     reasoner = load_reasoner(name_or_path, device, framing="official" if framing == "auto" else framing)
     return ReasonerScene(reasoner, Path(name_or_path).name, max_tokens)

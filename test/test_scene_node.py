@@ -12,11 +12,11 @@ import pytest
 from geometry_msgs.msg import PoseStamped
 from scene_harness import HEIGHT, POSE, WIDTH, Camera, picture, scene_node
 from std_msgs.msg import String
-from tiny_checkpoints import spatial_folder
+from tiny_reasoner import write_tiny_reasoner
 from visualization_msgs.msg import Marker
 
 from policies.checkpoints import load_scene_model
-from policies.spatial.scene_memory import SceneMemory
+from policies.spatial.live.memory import SceneMemory
 from policies.types import SceneAnswer, SceneView
 from vega3d_ros.inference.process import children_of
 from vega3d_ros.ros import conversions
@@ -169,7 +169,7 @@ def test_a_model_that_breaks_hangs_or_dies_is_said_in_one_sentence() -> None:
 
 
 def test_a_published_checkpoint_answers_over_ros_what_it_answers_here(tmp_path: Path) -> None:
-    folder = spatial_folder(tmp_path / "checkpoint")
+    folder = write_tiny_reasoner(tmp_path / "checkpoint")
     images = [np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8) for seed in range(3)]
     memory = SceneMemory(load_scene_model(str(folder)), 2)
     for stamp, image in enumerate(images):

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import SPATIAL, spatial_folder
+from tiny_reasoner import CHECKPOINT, write_tiny_reasoner
 
 from policies import check_parity
 from policies.spatial import scene
@@ -22,7 +22,6 @@ from policies.spatial.scores import boxes, vsi
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden" / "spatial"
-CHECKPOINT = SPATIAL
 
 
 def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
@@ -31,7 +30,7 @@ def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return spatial_folder(tmp_path / "checkpoint")
+    return write_tiny_reasoner(tmp_path / "checkpoint")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_checkpoints import spatial_folder
+from tiny_reasoner import write_tiny_reasoner
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,7 +39,7 @@ def test_attention_is_counted_without_its_scores() -> None:
 
 @pytest.fixture
 def reasoner(tmp_path: Path) -> SpatialReasoner:
-    return load_reasoner(spatial_folder(tmp_path / "checkpoint"), dtype=torch.float32, pixels=None)
+    return load_reasoner(write_tiny_reasoner(tmp_path / "checkpoint"), dtype=torch.float32, pixels=None)
 
 
 def test_the_count_of_a_question_is_that_of_the_real_one(reasoner: SpatialReasoner) -> None:

@@ -17,7 +17,6 @@ from policies.types import Observation, RobotState
 from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
 
 GOLDEN = Path(__file__).parent / "golden" / "openvla_oft_tiny"
-SPATIAL = Path(__file__).parent / "golden" / "spatial" / "qwen_vega_tiny"
 HEAD, PROPRIO = "action_head--150000_checkpoint.pt", "proprio_projector--150000_checkpoint.pt"
 MILK = "pick up the milk"
 WIDTH = 32  # of the golden checkpoint's language model
@@ -33,19 +32,6 @@ def openvla_folder(path: Path) -> Path:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(path / "tokenizer.json"))
-    return path
-
-
-def spatial_folder(path: Path) -> Path:
-    """The golden Qwen2.5-VL with its generative branch, and a tokenizer of its own: a word is an id below 245."""
-    shutil.copytree(SPATIAL, path)
-    config = json.loads((path / "config.json").read_text())
-    special = ["<|im_start|>", "<|im_end|>", "<|pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(245)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(special)
-    tokenizer.save(str(path / "tokenizer.json"))
-    assert config["image_token_id"] == tokenizer.token_to_id("<|image_pad|>")
     return path
 
 

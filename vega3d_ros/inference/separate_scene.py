@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from policies.spatial.scene_memory import SceneMemory
+from policies.spatial.live.memory import SceneMemory
 from policies.types import SceneReply, SceneView, VegaError
 from vega3d_ros.inference.separate import SeparateModel, serve
 

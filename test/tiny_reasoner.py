@@ -1,0 +1,25 @@
+"""The tiny spatial-reasoning checkpoint of the golden vectors, with a tokenizer of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+CHECKPOINT = Path(__file__).parent / "golden" / "spatial" / "qwen_vega_tiny"
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+
+
+def write_tiny_reasoner(target: Path) -> Path:
+    """A copy of the checkpoint in `target`; a word is an id below 245."""
+    shutil.copytree(CHECKPOINT, target)
+    config = json.loads((target / "config.json").read_text())
+    words = {f"w{i}": i for i in range(245)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(target / "tokenizer.json"))
+    assert config["image_token_id"] == tokenizer.token_to_id("<|image_pad|>")
+    return target
