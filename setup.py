@@ -56,6 +56,7 @@ setup(
         "spatial": requirements("spatial"),
         "sim": requirements("sim"),
         "ray": requirements("ray"),
+        "franka": requirements("franka"),
         "ros-wheels": requirements("ros-wheels"),
         "test": requirements("test"),
     },
@@ -69,6 +70,7 @@ setup(
         "console_scripts": [
             "vega3d-bringup = vega3d_ros.bringup.bringup:main",
             "vega3d-check-robot = vega3d_ros.bringup.check_robot:main",
+            "vega3d-franka-driver = vega3d_ros.driver.franka_driver:main",
             "vega3d-policy-node = vega3d_ros.node.policy_node:main",
             "vega3d-replay = vega3d_ros.recording.replay:main",
             "vega3d-run-libero = sim.run_libero:main",

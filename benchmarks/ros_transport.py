@@ -59,7 +59,7 @@ class StillPolicy:
 
 
 @contextmanager
-def _environment(own_profile: bool) -> Iterator[dict[str, str]]:
+def domain_environment(own_profile: bool) -> Iterator[dict[str, str]]:
     """For child processes in a domain of their own, with the DDS profile of this package or the default one."""
     from sim.robot.ros_client import unused_domain
 
@@ -74,7 +74,7 @@ def _environment(own_profile: bool) -> Iterator[dict[str, str]]:
         yield environment
 
 
-def _child(role: str, environment: dict[str, str], *options: str) -> ChildProcess:
+def role_process(role: str, environment: dict[str, str], *options: str) -> ChildProcess:
     command = [sys.executable, "-m", "benchmarks.ros_transport", "--role", role, *options]
     return ChildProcess(role, command, environment=environment, on_line=None)
 
@@ -87,9 +87,9 @@ def images_between_processes(rate_hz: float, seconds: float, own_profile: bool =
     """
     pace = ("--rate", str(rate_hz), "--seconds", str(seconds))
     with (
-        _environment(own_profile) as environment,
-        _child("receiver", environment) as receiver,
-        _child("sender", environment, *pace) as sender,
+        domain_environment(own_profile) as environment,
+        role_process("receiver", environment) as receiver,
+        role_process("sender", environment, *pace) as sender,
     ):
         result = json.loads(receiver.wait_for_line("received", DEADLINE_S + seconds))
         result["sent"] = json.loads(sender.wait_for_line("sent", DEADLINE_S))["sent"]
@@ -157,11 +157,11 @@ def _receive() -> None:
 
 def discovery_s(own_profile: bool = True) -> list[float]:
     """s until a new process knows a publisher that has long been there, for `BIRTHS` processes.  Raises VegaError."""
-    with _environment(own_profile) as environment, _child("resident", environment) as resident:
+    with domain_environment(own_profile) as environment, role_process("resident", environment) as resident:
         resident.wait_for_line("there", DEADLINE_S)
         times = []
         for _ in range(BIRTHS):
-            with _child("newcomer", environment) as newcomer:
+            with role_process("newcomer", environment) as newcomer:
                 times.append(json.loads(newcomer.wait_for_line("known_s", DEADLINE_S))["known_s"])
                 newcomer.wait(DEADLINE_S)
     return times

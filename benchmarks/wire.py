@@ -193,6 +193,7 @@ def refused(rows: Rows, options: argparse.Namespace) -> None:
             _bring_up(judged)
             judged.bench.client.until(lambda: False, 2.0)
         rows.at_most(f"messages_outside_of_{judged.messages}_wild_policy", judged.outside, 0)
+        rows.information("latest_arrival_ms_after_its_stamp", judged.told["latest_ms"])
         rows.information("most_of_the_velocity_limit_on_the_wire", judged.told["velocity"])
         rows.information("most_of_the_acceleration_limit_on_the_wire", judged.told["acceleration"])
         if judged.first:

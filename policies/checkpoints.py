@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.nano.vocabulary import Vocabulary
-from policies.types import Policy, PolicySpec, SceneModel, VegaError
+from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
 
 HERE = Path(__file__).parent
 HASHED_NAMES = (
@@ -78,7 +78,12 @@ def for_suite(name: str, suite: str) -> str:
 
 
 def load_policy(
-    name_or_path: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on", suite: str | None = None
+    name_or_path: str,
+    device: str = "cpu",
+    threads: int = 1,
+    world_simulator: str = "on",
+    suite: str | None = None,
+    speed: SpeedOptions = AS_CONFIGURED,
 ) -> Policy:
     """A policy ready to act.
 
@@ -86,9 +91,9 @@ def load_policy(
     `owner/name`, or `module:Class` (called with no arguments).  threads: of torch; 1 makes actions independent of the
     number of cores.  world_simulator: what stands in for its tokens, one of WORLD_CONTROLS; where the policy has none,
     only "on".  suite: what is evaluated, for checkpoints with the statistics of several data sets; the same as `#suite`
-    behind the name.  Raises VegaError.
+    behind the name.  speed: in place of what its configuration says.  Raises VegaError.
     """
-    policy = _load(name_or_path, device, threads, suite)
+    policy = _load(name_or_path, device, threads, suite, speed)
     if world_simulator != "on":
         _control(policy, name_or_path, world_simulator)
     return policy
@@ -102,10 +107,12 @@ def _control(policy: Policy, name: str, world_simulator: str) -> None:
     world.control = world_simulator
 
 
-def _load(name_or_path: str, device: str, threads: int, suite: str | None) -> Policy:
+def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed: SpeedOptions) -> Policy:
     name_or_path, named = split_name(name_or_path)
     suite = suite if named is None else named
     if _is_class(name_or_path):
+        if speed != AS_CONFIGURED:
+            raise VegaError(f"The class '{name_or_path}' has no options for speed: leave them as configured.")
         return _from_class(name_or_path)
     import torch
 
@@ -117,12 +124,13 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None) -> Po
         from policies.openvla.policy import load_vega_openvla  # transformers is imported for those who need it
 
         # A hub id is what the policy is called, not the folder it was downloaded to.
-        return load_vega_openvla(folder, device, Path(name_or_path).name if _on_hub(name_or_path) else None, suite)
+        name = Path(name_or_path).name if _on_hub(name_or_path) else None
+        return load_vega_openvla(folder, device, name, suite, speed)
     if named is not None:
         raise VegaError(f"Policy '{name_or_path}' has no statistics to choose from: leave '#{named}' out.")
     from policies.nano.policy import load_vega_policy
 
-    return load_vega_policy(folder, device)
+    return load_vega_policy(folder, device, speed)
 
 
 def check_exists(name_or_path: str) -> None:

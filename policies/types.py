@@ -115,6 +115,29 @@ class PolicySpec:
 
 
 @dataclass(frozen=True)
+class SpeedOptions:
+    """What a policy gives for speed or memory, in place of what its configuration says; None: as that says.
+
+    refresh_every, refresh_change, stream: of its world simulator.  compiled: torch compiles the networks' blocks.
+    weights: "plain" or "int8".
+    """
+
+    refresh_every: int | None = None
+    refresh_change: float | None = None
+    stream: str | None = None
+    compiled: bool | None = None
+    weights: str | None = None
+
+    def given(self, *names: str) -> dict[str, int | float | str | bool]:
+        """Those of `names` that are not None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+AS_CONFIGURED = SpeedOptions()
+WORLD_SPEED = ("refresh_every", "refresh_change", "stream")
+
+
+@dataclass(frozen=True)
 class ActionChunk:
     """A policy's answer to one observation.
 

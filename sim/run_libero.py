@@ -19,6 +19,7 @@ from policies.types import VegaError
 from sim.evaluation.evaluate import add_options, check_options, evaluate
 from sim.evaluation.settings import EpisodeSettings
 from sim.results.evaluation import PROTOCOL, parse_tasks
+from sim.worlds.environment import VIEW_KINDS
 from sim.worlds.plus.libero_plus import DIMENSIONS, PlusBenchmark
 from sim.worlds.suites import PLUS, Benchmark, initial_states, list_tasks, load_suite, suites, task_instruction
 
@@ -41,6 +42,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dimension", help=f"of LIBERO-plus, one or several of {','.join(DIMENSIONS)} (default: all that can be built)"
     )
+    parser.add_argument(
+        "--perturb", default="", metavar="KINDS",
+        help=f"of {','.join(VIEW_KINDS)}: drawn for each episode from its seed, camera up to 10 cm and 10 degrees",
+    )  # fmt: skip
     add_options(parser)
     parser.set_defaults(trials=None)
     parser.add_argument("--list", action="store_true", help="list suites, their tasks, and policies, then stop")
@@ -73,6 +78,17 @@ def choose_tasks(args: argparse.Namespace, benchmark: Benchmark) -> list[int]:
     return parse_tasks(args.tasks or f"0-{count - 1}", count)
 
 
+def perturbed_kinds(args: argparse.Namespace) -> tuple[str, ...]:
+    """What --perturb asks for.  Raises VegaError."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in args.perturb.split(",") if kind.strip()))
+    unknown = [kind for kind in kinds if kind not in VIEW_KINDS]
+    if unknown:
+        raise VegaError(f"Nothing about a view is called '{unknown[0]}': --perturb takes {', '.join(VIEW_KINDS)}.")
+    if kinds and args.transport == "ros":
+        raise VegaError("Over ROS the views are the suite's own: leave --perturb out, or use --transport direct.")
+    return kinds
+
+
 def check_trials(args: argparse.Namespace, benchmark: Benchmark, tasks: Sequence[int]) -> None:
     """Raise VegaError if a task has fewer initial states than are asked for."""
     for task in tasks[:MANY]:  # the variants of LIBERO-plus all have their plain task's
@@ -102,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if not tasks:
         raise VegaError("None of the --tasks is of that --dimension: choose others.")
     check_options(args)
+    kinds = perturbed_kinds(args)
     check_trials(args, benchmark, tasks)
     if args.transport == "ros" and args.command == "eef":
         raise VegaError("The ROS interface carries joint commands: use --command joint with --transport ros.")
@@ -113,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     check_instructions(args.policy, [task_instruction(args.suite, benchmark, task) for task in tasks])
     settings = EpisodeSettings(
         args.suite, args.policy, args.transport, args.command, args.device, args.threads, video=args.video,
-        world_simulator=args.world_simulator
+        world_simulator=args.world_simulator, perturb=kinds,
     )
     return evaluate(args, settings, args.protocol, tasks, extra_fields(benchmark, tasks))
 

@@ -6,7 +6,8 @@ Listens to `<controller>/joint_trajectory`; publishes `joint_states` (sensor dat
 fault touches (reliable JointState: where the joints are, stamped with the time of the step).  As the controller of
 ros2_controllers does, it
 
-- starts a trajectory at its stamp, or on arrival where the stamp is 0, and refuses one that ends in the past;
+- starts a trajectory at its stamp, or on arrival where the stamp is 0, joins one whose first point is past at once, and
+  refuses one that ends in the past;
 - refuses one that ends in motion, lacks a joint, or whose times do not grow;
 - begins at the state it is commanding, replaces the trajectory under way, goes along cubics where velocities are given
   and along straight lines where they are not, and holds the end, from where its timeout would count;
@@ -125,12 +126,11 @@ class Driver(Node):
             raise ValueError(f"it ends in the past, or its times {times} do not grow")
         now_s = self.now_s()
         position, velocity = self.path.at(now_s)
-        points = [(late_s, position, velocity)]
+        points = [(late_s, position, velocity)] if late_s < times[0] else []
         for time_s, point in zip(times, message.points, strict=True):
             positions = np.array(point.positions)[order]
             velocities = np.array(point.velocities)[order] if len(point.velocities) else None
-            if time_s > late_s:
-                points.append((time_s, positions, velocities))
+            points.append((time_s, positions, velocities))
         last = points[-1][2]
         if last is not None and np.abs(last).max() > 1e-9:
             raise ValueError("it ends in motion")

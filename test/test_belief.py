@@ -52,7 +52,8 @@ def test_noise_lag_offset_and_lost_messages_are_believed(seed, share, lag, lost)
         (lambda s, q, v: (q + np.array([0.0, 0.5, 0.0]), v), "elbow went from"),
         (lambda s, q, v: (np.rad2deg(q), np.rad2deg(v)), "would be right in degrees"),
         (lambda s, q, v: (q + 20.0, v), "whose limits are"),
-        (lambda s, q, v: (q, -v), "check their sign"),
+        (lambda s, q, v: (q, -v), "check the sign of their velocities"),
+        (lambda s, q, v: (q, v - 0.8), "check their sign"),
         (lambda s, q, v: (q, 4.0 * v), "check their sign and unit"),
         (lambda s, q, v: (q, v + 50.0), "it can do 2.00"),
         (lambda s, q, v: (q if s % 2 else REST - 0.4, v), "went from"),
@@ -64,6 +65,16 @@ def test_what_no_arm_could_do_is_named_with_joint_numbers_and_remedy(change, say
     found = run(belief, 60, change, first=100)
     assert says in found and "~/start" in found and found.count(". ") == 0, found
     assert belief.rejected > 0
+
+
+def test_a_sign_that_was_wrong_from_the_start_is_told_within_a_tenth_of_a_second_of_motion() -> None:
+    belief = Belief(NAMES, LIMITS)
+    for step in range(100):
+        speed = min(0.3, 0.05 * max(0, step - 50))
+        q = REST + 0.3 * STEP_NS * 1e-9 * max(0, step - 53)
+        if belief.observe(step * STEP_NS, q, np.full(3, -speed)):
+            break
+    assert "check their sign" in belief.problem and step <= 60
 
 
 def test_degrees_are_noticed_from_the_first_message() -> None:

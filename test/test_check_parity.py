@@ -1,14 +1,15 @@
 """The golden vectors of the reference implementations, and that the comparison can fail."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from policies.check_parity import main
+from policies.measuring.mutations import undetected
+from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -16,7 +17,13 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.mark.parametrize(
     "folder, quantities",
     [
-        ("wan_tiny", ("noisy", "features_block2", "features_block4", "velocity", "sigma", "timestep")),
+        (
+            "wan_tiny",
+            (
+                *("noisy", "features_block2", "features_block4", "velocity", "sigma", "timestep"),
+                *("canvas", "latents", "features", "pooled", "token_gate", "channel_gate_raw", "weighted", "concat"),
+            ),
+        ),
         (
             "openvla_oft_tiny",
             (
@@ -29,6 +36,7 @@ GOLDEN = Path(__file__).parent / "golden"
                     "pixel_stats",
                     "actions_per_range",
                 ),
+                "ids",
                 *("policy_image_off_by_2", "policy_wrist_image_off_by_2", "env_actions_per_range", "gripper_signs"),
             ),
         ),
@@ -47,6 +55,9 @@ def test_golden_vectors_agree(folder, quantities, capsys):
     [
         ("wan_tiny", "cases.npz", "case1_features_block4", 2e-3),
         ("wan_tiny", "cases.npz", "case2_velocity", 2e-3),
+        ("wan_tiny", "world_cases.npz", "cropped_canvas", 1e-3),
+        ("wan_tiny", "world_cases.npz", "window_latents", 2e-3),
+        ("wan_tiny", "world_cases.npz", "square_pooled", 2e-3),
         ("openvla_oft_tiny", "cases.npz", "case0_vision_sample", 2e-3),
         ("openvla_oft_tiny", "cases.npz", "case1_actions", 2e-3),
         ("openvla_oft_tiny", "cases.npz", "case0_normalized_actions", 2e-3),
@@ -116,23 +127,33 @@ def test_inputs_that_do_not_fit_are_named(tmp_path, capsys):
     assert "do not fit their model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "condition_embedder.text_embedder.linear_1.bias",
-        "condition_embedder.text_embedder.linear_2.weight",
-        "blocks.0.attn2.to_k.weight",
-        "blocks.3.attn2.norm_k.weight",
-        "blocks.5.attn2.to_v.bias",
-        "blocks.5.ffn.net.2.bias",
-        "proj_out.bias",
-    ],
-)
-def test_one_wrong_tensor_of_wan_shows(name, tmp_path, capsys):
+@pytest.mark.parametrize("folder, limit", [("wan_tiny", 12), ("openvla_oft_tiny", 6)])
+def test_one_wrong_tensor_shows(folder, limit, tmp_path, capsys):
+    """`python -m policies.benchmark --rows mutations` tries every tensor."""
+    assert undetected(GOLDEN / folder, tmp_path, limit) == (limit, [])
+    assert not capsys.readouterr().out
+
+
+def test_what_nobody_compares_goes_unnoticed(tmp_path, capsys):
+    """The count of what was missed can be another than nought: here nothing looks at the VAE."""
     folder = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan")
-    path = next((folder / "transformer").glob("*.safetensors"))
-    weights = load_file(path)
-    changed = torch.zeros_like(weights[name]) if name.endswith("bias") else weights[name] * 1.02
-    save_file(weights | {name: changed}, path)
+    (folder / "world_cases.npz").unlink()
+    tried, missed = undetected(folder, tmp_path / "room", limit=9)
+    assert tried == 9 and missed and all(mutation.file.startswith("vae/") for mutation in missed)
+    assert f"not noticed: {missed[0].tensor} of {missed[0].file}" in capsys.readouterr().out
+    (folder / "prompt_case.npz").write_bytes(b"")
+    with pytest.raises(VegaError, match="no readable"):
+        undetected(folder, tmp_path / "other")
+
+
+def test_a_wrong_token_id_shows(tmp_path, capsys):
+    folder = shutil.copytree(
+        GOLDEN / "openvla_oft_tiny", tmp_path / "golden", ignore=shutil.ignore_patterns("*.npz", "*.py")
+    )
+    assert main([str(folder)]) == 0
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["prepend_scheme"] = "never"  # without the space in front, as other tokenizers begin
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    capsys.readouterr()
     assert main([str(folder)]) == 1
-    assert any("FAIL" in line and line.startswith("prompt20/") for line in capsys.readouterr().out.split("\n"))
+    assert "prompt0/ids" in capsys.readouterr().out

@@ -82,6 +82,32 @@ def test_a_closed_gate_is_the_gate_at_one(shipped: dict[str, FusedPolicy]) -> No
     assert gates and all((gate == 1).all() for gate in gates.values())
 
 
+@pytest.mark.parametrize(("name", "looks"), [("on", 2), ("noise", 2), ("off", 0)])
+def test_where_the_gate_is_closed_no_world_simulator_runs(
+    name: str, looks: int, shipped: dict[str, FusedPolicy]
+) -> None:
+    policy, ran = shipped[name], []
+    assert policy.world is not None
+    simulator = policy.world.simulator
+    parts = (simulator.encoder.encoder, simulator.trunk)  # one of each serves both cameras
+    hooks = [part.register_forward_pre_hook(lambda *_: ran.append(1)) for part in parts]
+    policy.reset()
+    policy.act(observation(policy, 5))
+    for hook in hooks:
+        hook.remove()
+    assert len(ran) == len(parts) * looks
+
+
+def test_without_a_look_it_decides_as_a_gate_at_one_over_all_tokens(shipped: dict[str, FusedPolicy]) -> None:
+    saturated = load_policy("vega-nano")
+    assert isinstance(saturated, FusedPolicy) and saturated.world is not None
+    with torch.no_grad():
+        saturated.world.fusion.gate.weight.zero_()
+        saturated.world.fusion.gate.bias.fill_(40.0)  # sigmoid(40) is 1 in float32
+    seen = observation(saturated, 6)
+    assert np.array_equal(saturated.act(seen).actions, shipped["off"].act(seen).actions)
+
+
 @pytest.mark.parametrize(
     ("policy", "control", "said"),
     [

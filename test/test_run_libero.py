@@ -26,7 +26,9 @@ from vega3d_ros.bringup.entries import parse_arguments
         (["--trials", "0"], "from 1 on"),
         (["--device", "cuda:7"], "cannot be used"),
         # Refused before a scene is built; the whole sentence, and what the policy knows.
-        (["--suite", "libero_goal", "--tasks", "1"], "'put the bowl on the stove' names nothing that this policy"),
+        (["--suite", "libero_goal", "--tasks", "1"], "'put the bowl on the stove' names 'bowl', which this policy"),
+        (["--perturb", "camera,wind"], "--perturb takes camera, light, texture"),
+        (["--perturb", "light", "--transport", "ros"], "leave --perturb out"),
         (["--suite", "libero_10"], "of 10 instructions are refused"),
         (["--output", "/proc/nowhere"], "cannot be written"),
     ],

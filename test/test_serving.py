@@ -98,7 +98,7 @@ def test_our_own_client_asks_our_own_server(url: str) -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"prompt": "juggle the chainsaws"}, "names nothing that this policy knows"),
+        ({"prompt": "juggle the chainsaws"}, "names 'juggle', which this policy does not know"),
         ({"prompt": 3}, "no prompt"),
         ({"observation/wrist_image": None}, "camera 'wrist'"),
         ({"observation/image": np.zeros((2, 224, 224, 3), np.uint8)}, "uint8 RGB"),

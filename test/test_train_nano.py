@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from recorded import make_dataset
 
-from policies.checkpoints import checkpoint_sha256, load_policy
+from policies.checkpoints import checkpoint_sha256, find_checkpoint, load_policy
 from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training import train_nano
 from policies.training import train_world_simulator as world_simulator
+from policies.training.curves import read_log
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
 from policies.types import Observation, RobotState, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator, WorldSimulatorConfig, save_world_simulator
 
-FRAMES = 6
-GRIDS = {"agentview": (18, 27), "wrist": (12, 12)}
+FRAMES = 18  # three episodes of six rows
+GRIDS = {"agentview": (20, 20), "wrist": (12, 12)}
 
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demos")
-    rng = np.random.default_rng(0)
-    steps = FRAMES * 4
-    np.savez(
-        folder / "demo_0.npz",
-        agentview=rng.integers(0, 255, (FRAMES, 168, 232, 3), dtype=np.uint8),
-        wrist=rng.integers(0, 255, (FRAMES, 96, 96, 3), dtype=np.uint8),
-        pixels=rng.uniform(90, 120, (FRAMES, 2, 2)).astype(np.float32),
-        frame_step=np.arange(FRAMES) * 4,
-        first_step=np.array([0]),
-        actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
-        eef_position=rng.uniform(-1, 1, (steps, 3)).astype(np.float32),
-        eef_quaternion=np.tile(np.float32([1, 0, 0, 0]), (steps, 1)),
-        gripper=rng.uniform(0, 0.04, (steps, 2)).astype(np.float32),
-        target_position=rng.uniform(-1, 1, (steps, 3)).astype(np.float32),
-        episode_end=np.full(steps, steps),
-        target=np.array(["milk"]),
-    )
-    return folder
+    return make_dataset(tmp_path_factory.mktemp("demos"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +45,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(demos: Path, output: Path, steps: int, *more: str) -> Path:
     sizes = ["--steps", str(steps), "--batch", "4", "--threads", "1", "--save-every", "1"]
-    train_nano.main(["--demos", str(demos), "--output", str(output), *sizes, *more])
+    train_nano.main(["--data", str(demos), "--output", str(output), *sizes, *more])
     return output
 
 
@@ -84,14 +72,12 @@ def test_what_training_writes_shows_its_gates(fused: Path) -> None:
     policy = load_policy(str(fused))
     chunk = policy.act(observation())
     assert {camera: gate.shape for camera, gate in chunk.gates.items()} == dict.fromkeys(GRIDS, IMAGE_SIZE)
-    top, left, bottom, right = CAMERAS["agentview"].crop or (0, 0, 0, 0)
-    seen = chunk.gates["agentview"][top:bottom, left:right]
-    assert len(np.unique(seen)) > 100
-    for gate in (seen, chunk.gates["wrist"]):
+    assert len(np.unique(chunk.gates["agentview"])) > 100
+    for gate in chunk.gates.values():
         assert 0 < gate.min() <= gate.max() < 1
-    assert chunk.gates["agentview"][:top].min() == 1
     assert chunk.world_age == 0
     assert {"world_simulator", "fusion"} <= set(chunk.timings_ms)
+    policy.reset()
     assert chunk.actions.tobytes() == policy.act(observation()).actions.tobytes()
 
 
@@ -104,6 +90,7 @@ def test_the_world_simulator_decides_with(fused: Path) -> None:
         simulator = policy.world.simulator_of(camera)
         simulator.config = replace(simulator.config, seed=1)
         simulator._noises.clear()
+    policy.reset()
     assert not np.array_equal(base, policy.act(observation()).actions)
 
 
@@ -120,14 +107,14 @@ def test_saving_and_loading_keeps_the_world_simulator(fused: Path, tmp_path: Pat
 
 
 def test_a_fused_policy_starts_from_a_plain_one(plain: Path, fused: Path, demos: Path, simulator: Path) -> None:
+    before = load_vega_policy(plain)
     fresh = train_nano.build_policy(
-        Demonstrations(sorted(demos.glob("*.npz"))),
-        "x",
+        SimpleNamespace(name="x", fusion="token_gate"),  # type: ignore[arg-type]
+        Demonstrations([demos], CAMERAS, plain),
+        before,
         LatentWorldSimulator.from_pretrained(simulator, dtype=torch.float32),
-        "token_gate",
-        plain,
     )
-    known = load_vega_policy(plain).state_dict()
+    known = before.state_dict()
     state = fresh.state_dict()
     assert all(torch.equal(state[key], value) for key, value in known.items())
     assert {key for key in state if key not in known} == {key for key in state if key.startswith("world.fusion")}
@@ -136,7 +123,7 @@ def test_a_fused_policy_starts_from_a_plain_one(plain: Path, fused: Path, demos:
 def test_tokens_come_from_the_cache_as_the_policy_would_see_them(demos: Path, simulator: Path, fused: Path) -> None:
     policy = load_vega_policy(fused)
     assert policy.world is not None
-    data = Demonstrations(sorted(demos.glob("*.npz")))
+    data = Demonstrations([demos], CAMERAS, fused)
     data.world_tokens = train_nano.CachedWorldTokens(policy.world, data, fused, 7)
     index = np.arange(FRAMES)
     rng = np.random.default_rng(0)
@@ -155,6 +142,92 @@ def test_it_goes_on_where_it_stopped(demos: Path, simulator: Path, plain: Path, 
     train(demos, tmp_path, 2, *options)
     assert torch.load(tmp_path / "training_state.pt", weights_only=True)["step"] == 2
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("world_tokens_*.npy")} == files
+
+
+def test_killed_at_any_moment_it_goes_on_with_the_losses_of_an_undisturbed_run(demos: Path, tmp_path: Path) -> None:
+    whole = train(demos, tmp_path / "whole", 6, "--hold-out", "3")
+    program = [
+        sys.executable, "-m", "policies.training.train_nano", "--data", str(demos),
+        "--output", str(tmp_path / "killed"), "--steps", "6", "--batch", "4", "--threads", "1", "--save-every", "2",
+        "--hold-out", "3",
+    ]  # fmt: skip
+    # Killed while it says that step 2 is logged and before its state is kept: that step is done again.
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    watchdog = threading.Timer(300, process.kill)
+    watchdog.start()
+    try:
+        said = next(line for line in process.stdout if line.startswith("held out"))
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait(60)
+    assert "action" in said
+    (tmp_path / "killed" / "log.jsonl").open("a").write('{"step": 4, "train": {"acti')  # a line cut off by a kill
+    train(demos, tmp_path / "killed", 6, "--hold-out", "3")
+    steps = {line["step"]: line for line in read_log(whole / "log.jsonl")}
+    resumed = read_log(tmp_path / "killed" / "log.jsonl")
+    assert resumed[-1]["step"] == 6
+    for line in resumed:
+        assert line["train"] == steps[line["step"]]["train"]
+        assert line["held_out"] == steps[line["step"]]["held_out"]
+    assert load_vega_policy(whole).act(observation()).actions.tobytes() == (
+        load_vega_policy(tmp_path / "killed").act(observation()).actions.tobytes()
+    )
+    assert (tmp_path / "killed" / "curves.png").stat().st_size > 1000
+
+
+def test_what_it_believed_goes_into_the_next_decision_until_another_task(plain: Path) -> None:
+    policy = load_vega_policy(plain)
+    with torch.no_grad():
+        assert policy.progress is not None
+        policy.progress.bias += 3.0
+        policy.trunk.proprio[0].weight[:, -1] += 1.0
+    first, second = policy.act(observation()).actions, policy.act(observation()).actions
+    assert not np.array_equal(first, second)
+    policy.reset()
+    np.testing.assert_array_equal(policy.act(observation()).actions, first)
+    policy.act(replace(observation(), instruction="put the bowl on the stove"))
+    np.testing.assert_array_equal(policy.act(observation()).actions, first)
+    with pytest.raises(VegaError, match="one at a time"):
+        policy.act_batch([observation(), observation()])
+
+
+def test_a_sentence_means_the_same_with_more_padding_and_not_the_same_in_another_order(plain: Path) -> None:
+    policy = load_vega_policy(plain)
+    ids = policy.vocabulary.encode("put the bowl on the stove")
+    with torch.inference_mode():
+        short, padded = policy.text(torch.tensor([ids])), policy.text(torch.tensor([[*ids, 0, 0, 0]]))
+        turned = policy.text(torch.tensor([policy.vocabulary.encode("put the stove on the bowl")]))
+    torch.testing.assert_close(short, padded, atol=1e-6, rtol=0)
+    assert (short - turned).abs().max() > 1e-3
+
+
+def test_a_new_policy_starts_warm_from_the_weights_that_fit(demos: Path, tmp_path: Path) -> None:
+    folder = train(demos, tmp_path, 1, "--warm-start", str(find_checkpoint("vega-nano-plain")), "--lr", "1e-9")
+    known, fresh = load_policy("vega-nano-plain"), load_vega_policy(folder)
+    key = "semantic_encoder.encoders.wrist.stem.0.weight"
+    torch.testing.assert_close(fresh.state_dict()[key], known.state_dict()[key], atol=1e-6, rtol=0)  # type: ignore[attr-defined]
+
+
+def test_a_teacher_of_language_places_words_and_stays_out_of_the_checkpoint(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Teacher:
+        def __call__(self, sentences: list[str]) -> np.ndarray:
+            rng = np.random.default_rng(len(sentences))
+            return rng.normal(size=(len(sentences), 384)).astype(np.float32)
+
+        def words(self, known: tuple[str, ...], dim: int) -> np.ndarray:
+            return np.arange(len(known) * dim, dtype=np.float32).reshape(len(known), dim) / 1000
+
+    monkeypatch.setattr(train_nano, "LanguageTeacher", Teacher)
+    folder = train(demos, tmp_path, 2, "--language-teacher")
+    policy = load_vega_policy(folder)
+    count = len(policy.vocabulary) - 1
+    np.testing.assert_array_equal(policy.text.embedding.weight[1:].detach(), Teacher().words(("",) * count, 64))
+    assert {"meaning", "action", "progress"} <= set(read_log(folder / "log.jsonl")[-1]["train"])
+    assert not any("meaning" in key for key in policy.state_dict())
 
 
 def test_refreshed_on_every_second_query_it_reports_its_age(fused: Path) -> None:
@@ -185,7 +258,8 @@ def test_what_cannot_be_written_or_read_is_said_in_one_sentence(
     demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    for demonstrations, output, text in ((demos, tmp_path / "file", "--output"), (tmp_path, tmp_path, "collect_demos")):
+    pairs = ((demos, tmp_path / "file", "--output"), (tmp_path, tmp_path, "collect_skills"))
+    for demonstrations, output, text in pairs:
         for main in (train_nano.main, world_simulator.main):
-            assert main(["--demos", str(demonstrations), "--output", str(output)]) == 2
+            assert main(["--data", str(demonstrations), "--output", str(output)]) == 2
             assert text in capsys.readouterr().err.splitlines()[-1]

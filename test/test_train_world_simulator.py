@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recorded import make_dataset
 
 from policies.training import train_world_simulator as training
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -14,27 +15,20 @@ from policies.world_simulator.simulator import LatentWorldSimulator
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demos")
-    rng = np.random.default_rng(0)
-    frames = {
-        "agentview": rng.integers(0, 255, (14, 150, 220, 3), dtype=np.uint8),
-        "wrist": rng.integers(0, 255, (14, 96, 96, 3), dtype=np.uint8),
-    }
-    # Two episodes of 6 and 8 frames, one frame every 4 steps.
-    np.savez(folder / "demo_0.npz", frame_step=np.arange(14) * 4, first_step=np.array([0, 24]), **frames)
-    return folder
+    """Episodes of 6 rows."""
+    return make_dataset(tmp_path_factory.mktemp("demos"), episodes=2)
 
 
 def arguments(demos: Path, output: Path, vae: int, transformer: int) -> list[str]:
     sizes = ["--batch", "1", "--threads", "1", "--save-every", "1", "--tap", "1"]
     steps = ["--vae-steps", str(vae), "--transformer-steps", str(transformer)]
-    return ["--demos", str(demos), "--output", str(output), *sizes, *steps]
+    return ["--data", str(demos), "--output", str(output), *sizes, *steps]
 
 
 def test_clips_stay_within_an_episode(demos: Path) -> None:
-    clips = training.Clips(demos)
-    for camera, shape in (("agentview", (96, 144)), ("wrist", (96, 96))):
-        assert [len(video) for video in clips.videos[camera]] == [6, 8]
+    clips = training.Clips([demos])
+    for camera, shape in (("agentview", (128, 128)), ("wrist", (96, 96))):
+        assert [len(video) for video in clips.videos[camera]] == [6, 6]
         batch = clips.batch(3, 5, np.random.default_rng(0), camera)
         assert batch.shape == (3, 3, 5, *shape)
         assert batch.min() >= -1 and batch.max() <= 1
@@ -52,9 +46,9 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     for name in ("reconstructions.png", "samples.png"):
         assert (tmp_path / "a" / name).stat().st_size > 1000
     simulator = LatentWorldSimulator.from_pretrained(tmp_path / "a" / "world_simulator")
-    frames = torch.randint(0, 255, (1, 1, 144, 216, 3), dtype=torch.uint8)
+    frames = torch.randint(0, 255, (1, 1, 160, 160, 3), dtype=torch.uint8)
     tokens = simulator(frames)
-    assert tokens.shape == (1, 216, 128)
+    assert tokens.shape == (1, 256, 128)
     assert torch.isfinite(tokens).all()
     assert torch.equal(tokens, simulator(frames))
 
@@ -74,5 +68,5 @@ def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.Monke
 
 
 def test_without_demonstrations_it_says_how_to_make_some(tmp_path: Path) -> None:
-    with pytest.raises(training.VegaError, match="collect_demos"):
-        training.Clips(tmp_path)
+    with pytest.raises(training.VegaError, match="collect_skills"):
+        training.Clips([tmp_path])

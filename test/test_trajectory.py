@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies.types import VegaError
-from sim.robot.trajectory import TrajectoryController
+from vega3d_ros.driver.trajectory import TrajectoryController
 from vega3d_ros.ros.conversions import duration_message, time_message
 
 HERE, STILL = np.array([0.0, 1.0, 0.04]), np.zeros(3)

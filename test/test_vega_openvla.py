@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from tiny_checkpoints import MILK, composed, observation, robot_state
 
-from policies.check_parity import read_cases
 from policies.checkpoints import load_policy
 from policies.files import weight_files
 from policies.files.tensor_sources import SafetensorsSource, stored_count
 from policies.openvla.preprocessing import axis_angle
 from policies.openvla.robots import libero_proprio
+from policies.parity.golden import read_cases
 from policies.types import ActionSpace, Observation, Policy, VegaError
 
 

@@ -159,8 +159,8 @@ def test_cameras_that_do_not_fit_are_refused(nano: VegaPolicy) -> None:
         nano.act(replace(base, images={"agentview": base.images["agentview"]}))
 
 
-@given(st.lists(st.sampled_from(["grab", "the", "milk", "Butter!", "?", "zzz"]), max_size=8))
-def test_unknown_words_do_not_change_the_ids(parts: list[str]) -> None:
+@given(st.lists(st.sampled_from(["grab", "the", "milk", "Butter!", "?", "gently"]), max_size=8))
+def test_words_that_name_nothing_do_not_change_the_ids(parts: list[str]) -> None:
     vocabulary = Vocabulary(("butter", "milk", "the"), ("milk", "butter"))
     known = [p for p in parts if p in ("the", "milk", "Butter!")]
     if any(p in ("milk", "Butter!") for p in parts):
@@ -168,6 +168,9 @@ def test_unknown_words_do_not_change_the_ids(parts: list[str]) -> None:
     else:
         with pytest.raises(VegaError):
             vocabulary.encode(" ".join(parts))
+    for named in ("banana", "zzz"):
+        with pytest.raises(VegaError, match=f"'{named}', which this policy does not know: use one of milk, butter"):
+            vocabulary.encode(" ".join([*parts, named]))
 
 
 @given(st.integers(0, 2**31))
@@ -181,7 +184,7 @@ def test_proprioception_holds_the_rotation_whatever_the_sign_of_the_quaternion(s
 
 def test_training_targets_put_the_soft_argmax_on_the_pixel() -> None:
     from policies.nano.layers import soft_argmax
-    from policies.training.train_nano import token_targets
+    from policies.training.learner import token_targets
 
     points = torch.tensor([[20.0, 33.0], [71.5, 100.25], [float("nan"), 3.0]])
     labels, valid = token_targets(points, (144, 216))

@@ -26,7 +26,8 @@ WORDS = ("In:", "Out:", "What", "action", "should", "the", "robot", "take", "to"
 
 def openvla_folder(path: Path) -> Path:
     """The golden checkpoint with a tokenizer of a few words."""
-    shutil.copytree(GOLDEN, path, ignore=shutil.ignore_patterns("*.npz", "state_dict_shapes.json"))
+    aside = shutil.ignore_patterns("*.npz", "*.py", "prompts.json", "state_dict_shapes.json")
+    shutil.copytree(GOLDEN, path, ignore=aside)
     tokenizer = Tokenizer(
         models.WordLevel({"<unk>": 0, "<s>": 1} | {word: 100 + i for i, word in enumerate(WORDS)}, unk_token="<unk>")
     )

@@ -9,6 +9,8 @@ the guard.  Half of the sequences meet a guard in mode `reject`, half in mode `c
 - `stop`: at speed, and then one refused command after the other, or none.
 
 Commands come at uneven times, as a busy machine sends them; what is measured is beside the path by up to the tolerance.
+Every second sequence leaves ahead, with a stamp, and reaches the controller at any time until it departs from its path.
+Now and then one is withdrawn that would come too late, or the arm is told to brake.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ HOSTILE = np.array([np.nan, np.inf, -np.inf, 1e300, -1e300, 100.0])
 MIDDLE = np.array([0.0, 0.2, 0.0, -2.0, 0.0, 2.2, 0.785])
 ROOM_M = 1e-6
 BOX_LOOKS = 8
+AHEAD_NS = 10_000_000
+SELDOM = 0.03
 
 
 @dataclass
@@ -71,6 +75,7 @@ class Sequence:
             Limits(limits.lower, limits.upper, limits.velocity, limits.acceleration), begin + away
         )
         self.time_ns = int(rng.integers(10**15))
+        guard.ahead_ns = int(rng.choice([0, AHEAD_NS]))
         lead, _ = guard.take_over(begin, np.zeros(kinematics.n), self.time_ns)
         assert lead is not None
         self._judge(lead)
@@ -86,13 +91,26 @@ class Sequence:
         decision = self.guard.check(positions, velocities, 1.0, self.time_ns)
         if not decision.rejected:
             self.judged.passed += 1
-            self._judge(decision)
+            if self.rng.random() < SELDOM:
+                self.guard.withdraw()
+            else:
+                self._judge(decision)
+                self._brake()
         self.time_ns += round(PERIOD_NS * self.rng.choice([1.0, 1.0, 1.0, 0.9, 1.1, 0.4, 1.7, 8.0]))
+
+    def _brake(self) -> None:
+        if self.rng.random() < SELDOM:
+            self.time_ns += self.guard.ahead_ns + int(self.rng.integers(PERIOD_NS))
+            braking = self.guard.brake(self.time_ns)
+            if braking is not None:
+                self._judge(braking)
+                self.time_ns += self.guard.ahead_ns
 
     def _judge(self, decision: GuardDecision) -> None:
         motion, judged = decision.motion, self.judged
         points = list(zip(motion.times_s[1:], motion.positions[1:], motion.velocities[1:], strict=True))
-        verdict = self.controller.take(motion.start_ns * 1e-9, points)
+        late_s = 1e-9 * int(self.rng.integers(self.guard.ahead_ns + 1))
+        verdict = self.controller.take(motion.start_ns * 1e-9 + late_s, points, late_s)
         judged.outside += verdict.outside
         judged.worst = judged.worst or Verdict()
         judged.worst.add(verdict)

@@ -32,6 +32,7 @@ DRIVER = Path(__file__).resolve().parents[2] / "test" / "driver_node.py"
 PARAMETERS: dict[str, Any] = {
     "clock_mode": "realtime",
     "committed": True,
+    "command_ahead_s": 0.01,
     "dry_run": False,
     "base_pose_topic": "",
     "safety.acceleration": [20.0],

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.clients import programs
+from benchmarks.clients.across import kilted
 from benchmarks.clients.environments import Environment, OutOfReach, python_312
 from benchmarks.rows import Rows
 from policies.checkpoints import load_policy
@@ -189,7 +190,7 @@ def lerobot(rows: Rows, folder: Path) -> None:
 
 
 CHECKS: dict[str, Callable[[Rows, Path], None]] = {
-    "openpi": openpi, "vla-eval": vla_eval, "bags": bags, "lerobot": lerobot
+    "openpi": openpi, "vla-eval": vla_eval, "bags": bags, "lerobot": lerobot, "kilted": kilted
 }  # fmt: skip
 
 

@@ -67,3 +67,38 @@ item = dataset[len(dataset) - 1]
 assert item["observation.images.agentview"].shape[0] == 3 and item["task"], item.keys()
 print(len(dataset))
 """
+
+# Somebody's camera driver under another ROS distribution; counts the frames of all cameras.
+SEND_IMAGES = """
+import array, os, sys, time
+import rclpy
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool
+count, rate, cameras = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+rclpy.init()
+node = rclpy.create_node("camera_driver")
+publishers = [node.create_publisher(Image, f"{camera}/image_raw", qos_profile_sensor_data) for camera in cameras]
+done = node.create_publisher(Bool, "done", 1)
+message = Image(height=480, width=640, encoding="rgb8", step=1920, data=array.array("B", os.urandom(921600)))
+deadline = time.monotonic() + 120
+while not all(publisher.get_subscription_count() for publisher in publishers):
+    assert time.monotonic() < deadline, "nobody subscribes"
+    rclpy.spin_once(node, timeout_sec=0.1)
+time.sleep(1)  # both sides know each other
+due = time.monotonic()
+for _ in range(count):
+    now = time.time_ns()
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(now, 10**9)
+    for publisher in publishers:
+        publisher.publish(message)
+    due += 1 / rate
+    time.sleep(max(0.0, due - time.monotonic()))
+deadline = time.monotonic() + 5
+done.publish(Bool(data=True))
+while done.get_subscription_count() and time.monotonic() < deadline:
+    rclpy.spin_once(node, timeout_sec=0.1)
+print(count * len(publishers))
+node.destroy_node()
+rclpy.shutdown()
+"""

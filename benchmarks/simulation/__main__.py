@@ -138,13 +138,14 @@ def compare_episodes(rows: Rows, ours: Build, base: Build, policy: str, rounds: 
 
 
 def compare_demonstrations(rows: Rows, ours: Build, base: Build, rounds: int) -> None:
-    """Demonstrations of the scripted expert; frames and actions have to be the same."""
+    """Demonstrations of each build's own expert, every fourth step drawn; time per demonstration that succeeded."""
     job = {"do": "demonstration", "suite": "libero_object", "task": 0}
     pairs = side_by_side(ours, base, [{**job, "seed": seed} for seed in range(rounds)])
-    rows.at_least(
-        f"demonstrations_equal_of_{rounds}", sum(own["kept"] == other["kept"] for own, other in pairs), rounds
-    )
-    rows.information("demonstrations_times_faster", times_faster(pairs))
+    kept = [sum(answer["kept"] for answer in answers) for answers in zip(*pairs, strict=True)]
+    spent = [sum(answer["cpu_s"] for answer in answers) for answers in zip(*pairs, strict=True)]
+    rows.at_least(f"demonstrations_kept_of_{rounds}", kept[0], 1)
+    if all(kept):
+        rows.information("demonstrations_times_faster", spent[1] / kept[1] / (spent[0] / kept[0]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The path that a position controller runs for each message, by its own interpolation from its own state.
 
-As joint_trajectory_controller of ros2_controllers does: a trajectory starts on arrival (stamp 0) from the state that
-the controller is commanding (`interpolate_from_desired_state`), goes along cubics where velocities are given and
-straight where they are not, and holds its end.  A message is judged by the whole of its path, also where a later one
-cuts it off.
+As joint_trajectory_controller of ros2_controllers does (6.9.0, `Trajectory::sample`): a trajectory starts at its stamp,
+or on arrival where that is 0; from the state that the controller is commanding (`interpolate_from_desired_state`) it
+goes to the first point, then from point to point, along cubics where velocities are given and straight where they are
+not, and holds its end.  One that arrives after the time of its first point is joined at once where it is by then,
+whatever the controller commanded before: that jump is outside every limit.  One that ends in the past is refused.  A
+message is judged by the whole of its path, also where a later one cuts it off.
 
 Imports NumPy alone.
 """
@@ -21,7 +23,8 @@ Array = NDArray[np.float64]
 # (seconds from the start, positions (n,), velocities (n,) or None)
 Point = tuple[float, Array, "Array | None"]
 VELOCITY_FACTOR, ACCELERATION_FACTOR = 1.1, 1.25
-ROOM_RAD = 1e-6
+ROOM_RAD, ROOM_RAD_S = 1e-6, 1e-4
+CYCLE_S = 1e-3  # of the controller, which passes over what is shorter in one step
 
 
 @dataclass(frozen=True)
@@ -62,23 +65,17 @@ def judge_cubic(p0: Array, v0: Array, p1: Array, v1: Array, seconds: float, limi
     k3 = -2.0 * (p1 - p0) + k1 + v1 * seconds
     speed = np.maximum(np.abs(v0), np.abs(v1))
     lowest, highest = np.minimum(p0, p1), np.maximum(p0, p1)
-    for joint in range(len(p0)):
-        if k3[joint] != 0.0:
-            s = -k2[joint] / (3.0 * k3[joint])
-            if 0.0 < s < 1.0:
-                peak = abs(k1[joint] + 2.0 * k2[joint] * s + 3.0 * k3[joint] * s * s) / seconds
-                speed[joint] = max(speed[joint], peak)
-        disc = k2[joint] ** 2 - 3.0 * k3[joint] * k1[joint]
-        if disc < 0.0:
-            continue
-        for sign in (-1.0, 1.0):
-            top = -k2[joint] + sign * np.sqrt(disc)
-            s = top / (3.0 * k3[joint]) if k3[joint] != 0.0 else np.nan
-            if k3[joint] == 0.0 and k2[joint] != 0.0:
-                s = -k1[joint] / (2.0 * k2[joint])
-            if 0.0 < s < 1.0:
-                place = p0[joint] + s * (k1[joint] + s * (k2[joint] + s * k3[joint]))
-                lowest[joint], highest[joint] = min(lowest[joint], place), max(highest[joint], place)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turn = -k2 / (3.0 * k3)
+        peak = np.abs(k1 + turn * (2.0 * k2 + 3.0 * turn * k3)) / seconds
+        speed = np.where((turn > 0.0) & (turn < 1.0), np.maximum(speed, peak), speed)
+        root = np.sqrt(k2**2 - 3.0 * k3 * k1)
+        tops = [(-k2 - root) / (3.0 * k3), (-k2 + root) / (3.0 * k3), -k1 / (2.0 * k2)]
+    tops[2] = np.where(k3 == 0.0, tops[2], np.nan)
+    for top in tops:
+        s = np.where((top > 0.0) & (top < 1.0), top, 0.0)
+        place = p0 + s * (k1 + s * (k2 + s * k3))
+        lowest, highest = np.minimum(lowest, place), np.maximum(highest, place)
     bend = np.maximum(np.abs(2.0 * k2), np.abs(2.0 * k2 + 6.0 * k3)) / seconds**2
     return Verdict(
         float(np.max(np.maximum(limits.lower - lowest, highest - limits.upper))),
@@ -96,6 +93,18 @@ def judge_line(p0: Array, v0: Array, p1: Array, seconds: float, limits: Limits) 
         float(np.max(beyond)),
         float(np.max(np.abs(rate) / limits.velocity)),
         float(np.max(bend / limits.acceleration)),
+    )
+
+
+def judge_instant(p0: Array, v0: Array, p1: Array, v1: Array, seconds: float, limits: Limits) -> Verdict:
+    """Less than a cycle: what its ends ask; the rounding of stamps to ns would bend the cubic between them."""
+    beyond = np.maximum(limits.lower - np.minimum(p0, p1), np.maximum(p0, p1) - limits.upper)
+    far = np.max(np.abs(p1 - p0 - 0.5 * seconds * (v0 + v1))) > ROOM_RAD
+    bend = np.maximum(0.0, np.abs(v1 - v0) - ROOM_RAD) / seconds
+    return Verdict(
+        float(np.max(beyond)),
+        float(np.max(np.maximum(np.abs(v0), np.abs(v1)) / limits.velocity)),
+        float("inf") if far else float(np.max(bend / limits.acceleration)),
     )
 
 
@@ -125,17 +134,30 @@ class Controller:
             return p0 + s * (k1 + s * (k2 + s * k3)), (k1 + s * (2.0 * k2 + 3.0 * s * k3)) / length
         return self.points[-1][1], np.zeros_like(self.positions)
 
-    def take(self, now_s: float, points: Sequence[Point]) -> Verdict:
-        """A trajectory arrives: its path from here, and what it asks."""
+    def take(self, now_s: float, points: Sequence[Point], begun_s: float = 0.0) -> Verdict:
+        """A trajectory arrives that began `begun_s` ago by its stamp: its path from here, and what it asks."""
         start, rate = self.state(now_s)
-        self.start_s, self.points = now_s, [(0.0, start, rate), *points]
+        if points[-1][0] < begun_s:
+            return Verdict()  # refused: it goes on as it was
+        self.start_s, self.points = now_s - begun_s, list(points)
         verdict = Verdict()
+        if points[0][0] > begun_s:
+            self.points.insert(0, (begun_s, start, rate))
+        else:
+            joined, speed = self.state(now_s)
+            if np.max(np.abs(joined - start)) > ROOM_RAD or np.max(np.abs(speed - rate)) > ROOM_RAD_S:
+                verdict.add(Verdict(0.0, np.inf, np.inf))
+            # Only what is still to come is run.
+            passed = max(index for index, point in enumerate(points) if point[0] <= begun_s)
+            self.points = [(begun_s, joined, speed), *points[passed + 1 :]]
         for (t0, p0, v0), (t1, p1, v1) in zip(self.points, self.points[1:], strict=False):
             before = np.zeros_like(p0) if v0 is None else v0
             if not (np.isfinite(p1).all() and (v1 is None or np.isfinite(v1).all()) and t1 > t0):
                 return Verdict(np.inf, np.inf, np.inf)
             if v1 is None:
                 verdict.add(judge_line(p0, before, p1, t1 - t0, self.limits))
+            elif t1 - t0 < CYCLE_S:
+                verdict.add(judge_instant(p0, before, p1, v1, t1 - t0, self.limits))
             else:
                 verdict.add(judge_cubic(p0, before, p1, v1, t1 - t0, self.limits))
         last = self.points[-1][2]

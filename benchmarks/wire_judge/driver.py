@@ -4,7 +4,8 @@
 
 The arm follows what the controller commands with a lag; `joint_states` (100 Hz, sensor data) tell of it with an offset
 and noise; `~/truth` (reliable JointState) tells without.  `~/judged` (std_msgs/String, JSON, latched): messages judged,
-how many are outside, the worst of each kind (`controller.Verdict`), and the first that was outside, since the start.
+how many are outside, the worst of each kind (`controller.Verdict`), the first that was outside, and how long after its
+stamp the latest came, since the start.
 
 Parameters: joint_names, home; lower, upper, velocity, acceleration of each (0 velocity: not judged, a finger);
 mimic_joints: as the last of joint_names; controller; offset_rad, lag_s, noise_rad.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from typing import Any
 
@@ -37,6 +39,7 @@ from benchmarks.wire_judge.controller import Controller, Limits, Verdict, points
 
 STEP_S = 0.01
 GLITCH_S = 0.06
+PRIORITY = 50
 FAULTS = ("", "lost", "nan", "renamed", "frozen", "back", "glitch", "degrees", "second", "offset", "wrong_sign")
 
 
@@ -65,6 +68,8 @@ class UnkindDriver(Node):
         self.position, self.velocity = home.copy(), np.zeros_like(home)
         self.fault, self.fault_s = "", 0.0
         self.messages = self.outside = 0
+        self.latest_ms = 0.0
+        self.simulated = bool(self.get_parameter("use_sim_time").value)
         self.worst, self.first = Verdict(), ""
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.states = self.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
@@ -73,7 +78,7 @@ class UnkindDriver(Node):
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.truth = self.create_publisher(JointState, "~/truth", 100)
         self.judged = self.create_publisher(String, "~/judged", latched)
-        self.create_subscription(JointTrajectory, topic, self.on_command, 10)
+        self.create_subscription(JointTrajectory, topic, self.on_command, 10)  # type: ignore[arg-type]
         self.create_subscription(String, "~/fault", self.on_fault, 10)
         self.create_timer(STEP_S, self.step, clock=self.steady)
 
@@ -93,16 +98,25 @@ class UnkindDriver(Node):
         if self.fault == "second":
             self.second = self.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
 
-    def on_command(self, message: JointTrajectory) -> None:
+    def on_command(self, message: JointTrajectory, info: dict[str, int]) -> None:
         self.messages += 1
         points = points_of(message, self.names)
-        now_s = self.now_s()
-        verdict = Verdict(math.inf, math.inf, math.inf) if points is None else self.controller.take(now_s, points)
+        clock_ns = self.get_clock().now().nanoseconds
+        # A controller's own thread has it when the middleware has, however late Python gets to it.
+        late_s = 0.0 if self.simulated else max(0.0, (clock_ns - info["received_timestamp"]) / 1e9)
+        stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+        begun_s = (clock_ns - stamp_ns) / 1e9 - late_s if stamp_ns else 0.0
+        verdict = Verdict(math.inf, math.inf, math.inf)
+        if points is not None:
+            verdict = self.controller.take(self.now_s() - late_s, points, begun_s)
+            if stamp_ns:
+                self.latest_ms = max(self.latest_ms, 1e3 * begun_s)
         self.worst.add(verdict)
         if verdict.outside:
             self.outside += 1
-            self.first = self.first or f"message {self.messages}: {verdict}"
+            self.first = self.first or f"message {self.messages}, {1e3 * begun_s:.1f} ms after its stamp: {verdict}"
         told = {"messages": self.messages, "outside": self.outside, "first": self.first, **vars(self.worst)}
+        told["latest_ms"] = self.latest_ms
         self.judged.publish(String(data=json.dumps(told)))
 
     def step(self) -> None:
@@ -153,8 +167,17 @@ class UnkindDriver(Node):
         return state
 
 
+def take_priority() -> None:
+    """Of real time, as ros2_control_node does: a controller that gets no processor gets its commands late."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    except OSError as error:
+        print(f"driver: no real-time priority ({error.strerror}), so delays of its own are judged too", flush=True)
+
+
 def main() -> int:
     """Entry point; returns the exit status."""
+    take_priority()  # before the middleware makes its threads, which inherit it
     rclpy.init()
     executor = SingleThreadedExecutor()
     try:

@@ -34,9 +34,16 @@ def read_json(path: Path) -> dict:
     return value
 
 
+LATER = {"later": True}  # metadata of a field that older files lack: left out at its default, so that they stay equal
+
+
 def write_config(path: Path, config: Any, indent: int = 2, **marks: Any) -> None:
     """Write a dataclass as a JSON object; marks: what stands before its fields, such as the kind of the file."""
-    path.write_text(json.dumps(marks | asdict(config), indent=indent) + "\n", encoding="utf-8")
+    values = asdict(config)
+    for field in fields(config):
+        if field.metadata.get("later") and values[field.name] == field.default:
+            del values[field.name]
+    path.write_text(json.dumps(marks | values, indent=indent) + "\n", encoding="utf-8")
 
 
 def read_config(kind: type[C], values: Mapping[str, Any], path: Path) -> C:

@@ -1,7 +1,7 @@
 """What stands in for the world simulator's tokens, to see whether a policy uses them: standing controls.
 
     on          the tokens as they are
-    off         the gate is closed to them: what the policy sees is the semantic stream alone
+    off         the gate is closed to them: what the policy sees is the semantic stream alone, and no simulator runs
     noise       Gaussian noise
     shuffled    the tokens of the frame, in another order
     untrained   what a simulator of the same shape says whose weights were drawn at random
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +26,6 @@ from policies.world_simulator.simulator import LatentWorldSimulator
 
 SEED = 0
 EPSILON = 1e-6
-
-Look = Callable[[LatentWorldSimulator, Tensor], Tensor]
 
 
 def check_control(name: str) -> None:
@@ -47,10 +44,15 @@ class WorldControl:
             fusion.check_closable()
         self._untrained: dict[int, LatentWorldSimulator] = {}
 
+    @property
+    def closed(self) -> bool:
+        """Nothing generative comes through: there is nothing to look at."""
+        return self.name == "off"
+
     def look(self, simulator: LatentWorldSimulator, frames: Tensor) -> Tensor:
-        """f_gen (B, N, G) of frames (B, T, H, W, 3), or what stands in for it."""
+        """f_gen (B, N, G) of frames (B, T, H, W, 3), or what stands in for it; not to be asked where `closed`."""
         tokens = simulator(frames)
-        if self.name in ("on", "off"):
+        if self.name == "on":
             return tokens
         if self.name in ("noise", "shuffled"):
             generators = [_generator(video) for video in frames]

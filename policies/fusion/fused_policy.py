@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -162,6 +162,11 @@ class FusedPolicy(nn.Module, ABC, Generic[I]):
     @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder from which `policies.checkpoints.load_policy` makes this policy again."""
+
+
+def no_world_simulator(policy: str, options: Iterable[str]) -> VegaError:
+    """For options that are a world simulator's, of which a policy has none."""
+    return VegaError(f"Policy {policy} has no world simulator: leave {next(iter(options))} as configured.")
 
 
 def write_policy(folder: Path, config: PolicyConfig, weights: Mapping[str, Tensor] | None) -> None:

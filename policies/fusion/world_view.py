@@ -3,7 +3,8 @@
     frames of a camera ─► LatentWorldSimulator (on that camera's canvas) ─► f_gen ─┐
                                                                           f_sem ─┴► fusion ─► tokens, gate
 
-One video generator serves all cameras, and one fusion too, as in VEGA-3D; a camera has its own canvas and grid.
+One video generator serves all cameras, and one fusion too, as in VEGA-3D; a camera has its own canvas and grid.  Where
+it looks at windows, each camera has a stream, so that only frames which have come since the last query are encoded.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from policies.fusion.controls import WorldControl
 from policies.fusion.gated_fusion import Fusion
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
-from policies.world_simulator.stream import TokenRefresh
+from policies.world_simulator.stream import TokenRefresh, WindowStream
 
+STREAMS = ("off", "joint", "causal")
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -49,15 +51,23 @@ class WorldView(nn.Module):
         cameras: Mapping[str, CameraView],
         fusion: Fusion,
         refresh_every: int = 1,
+        refresh_change: float = 0.0,
+        stream: str = "off",
     ) -> None:
+        """refresh_every, refresh_change: see `TokenRefresh`.  stream: how windows are looked at, one of STREAMS."""
         super().__init__()
+        if stream not in STREAMS:
+            raise VegaError(f"A stream '{stream}' is unknown: choose one of {', '.join(STREAMS)}.")
         self.fusion = fusion
         self.cameras = dict(cameras)
         self._simulators = {
             camera: simulator.looking(canvas=view.canvas, grid=view.grid, view=view.view)
             for camera, view in cameras.items()
         }
-        self._refresh: TokenRefresh[dict[str, Tensor]] = TokenRefresh(refresh_every)
+        self._refresh: TokenRefresh[dict[str, Tensor]] = TokenRefresh(refresh_every, refresh_change)
+        self._streams: dict[str, WindowStream] = {}
+        if stream != "off" and simulator.config.mode == "window":
+            self._streams = {camera: WindowStream(own, stream) for camera, own in self._simulators.items()}
         self._control = WorldControl("on", fusion)
 
     @property
@@ -77,10 +87,10 @@ class WorldView(nn.Module):
 
     def check_memoryless(self, policy: str) -> None:
         """Raise VegaError if tokens of earlier queries are used again: such a policy serves one episode at a time."""
-        if self._refresh.every > 1:
+        if self._refresh.every > 1 or self._streams:
             raise VegaError(
                 f"Policy {policy} reuses what it saw at earlier queries of an episode, so it serves one at a time: set "
-                "refresh_every to 1, or leave --share-policy out."
+                "refresh_every to 1 and stream to off, or leave --share-policy out."
             )
 
     def simulator_of(self, camera: str) -> LatentWorldSimulator:
@@ -89,20 +99,37 @@ class WorldView(nn.Module):
     def reset(self) -> None:
         """A new episode: tokens are computed at the next query, whatever their age."""
         self._refresh.reset()
+        for stream in self._streams.values():
+            stream.reset()
 
     def look(self, frames: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
         """f_gen of every camera and its age in queries, 0 unless the simulator runs on every n-th query only.
 
-        frames: camera -> (B, T, H, W, 3) uint8 RGB, oldest first.  Returns camera -> (B, rows * columns, G).
+        frames: camera -> (B, T, H, W, 3) uint8 RGB, oldest first.  Returns camera -> (B, rows * columns, G); nothing
+        where the gate is closed, and nothing is computed then.
         """
-        return self._refresh(lambda: self.tokens(frames))
+        if self._control.closed:
+            return {}, 0
+        newest = {camera: frames[camera][0, -1] for camera in self.cameras if camera in frames}
+        # What stands in for the tokens is made of whole windows.
+        if not self._streams or self._control.name != "on":
+            return self._refresh(lambda: self.tokens(frames), newest)
+        self._check(frames)
+        for camera, stream in self._streams.items():
+            stream.see(frames[camera])
+        news = any(stream.news for stream in self._streams.values())
+        return self._refresh(lambda: {c: stream.tokens() for c, stream in self._streams.items()}, newest, news)
+
+    def _check(self, frames: Mapping[str, Tensor]) -> None:
+        for camera in self.cameras:
+            if camera not in frames:
+                raise VegaError(f"The world simulator needs camera '{camera}', which is missing: give its frames.")
 
     def tokens(self, frames: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """f_gen of every camera, computed now; cameras that are seen alike go through the simulator together."""
+        self._check(frames)
         alike: dict[tuple[object, ...], list[str]] = {}
         for camera, view in self.cameras.items():
-            if camera not in frames:
-                raise VegaError(f"The world simulator needs camera '{camera}', which is missing: give its frames.")
             alike.setdefault((view, tuple(frames[camera].shape)), []).append(camera)
         found: dict[str, Tensor] = {}
         for names in alike.values():
@@ -120,7 +147,7 @@ class WorldView(nn.Module):
         """
         sizes = [f_sem[camera].shape[1] for camera in self.cameras]
         semantic = torch.cat([f_sem[camera] for camera in self.cameras], dim=1)
-        if self._control.name == "off":
+        if self._control.closed:
             fused, gate = self.fusion.closed(semantic)
         else:
             fused, gate = self.fusion(semantic, torch.cat([f_gen[camera] for camera in self.cameras], dim=1))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from policies.files.json_config import read_config, read_json, write_config
-from policies.fusion.fused_policy import CONFIG_FILE
-from policies.types import ActionSpace, PolicySpec
+from policies.files.json_config import LATER, read_config, read_json, write_config
+from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
+from policies.types import WORLD_SPEED, ActionSpace, PolicySpec, SpeedOptions, VegaError
 
 POSE_NUMBERS = 9  # of the tool in the proprioception: position, two columns of the rotation
 
@@ -46,23 +47,27 @@ class WorldViewConfig:
     """The world simulator of a policy and how it enters.
 
     source: folder relative to the checkpoint, or a hub id.  canvas: camera -> (rows, columns) px.  fusion: a name that
-    `gated_fusion.build_fusion` knows.  refresh_every: the simulator runs on every n-th query.  stride: distance of
-    two frames of a window in control periods, if the simulator looks at a window.
+    `gated_fusion.build_fusion` knows.  refresh_every: the simulator runs on every n-th query, or earlier where a
+    picture changes by refresh_change levels of 255, if that is not 0.  stride: distance of two frames of a window in
+    control periods, if the simulator looks at a window; stream: how, one of `fusion.world_view.STREAMS`.
     """
 
     source: str
     canvas: dict[str, tuple[int, int]]
     fusion: str = "token_gate"
     refresh_every: int = 1
+    refresh_change: float = 0.0
     stride: int = 1
+    stream: str = "joint"
 
 
 @dataclass(frozen=True)
 class VegaConfig:
     """Everything about a small VegaPolicy except its weights.
 
-    words, things: the vocabulary and what it can name.  proprio_mean/std: of (eef position, two columns of the eef
-    rotation, finger openings), base frame, m.  world_simulator: None where the policy has none.
+    words, things: the vocabulary and what it can name.  text_encoder: "bag" (of words) or "sequence".  remembers:
+    whether the policy is told how far it believed to be when it decided last.  proprio_mean/std: of (eef position, two
+    columns of the eef rotation, finger openings), base frame, m.  world_simulator: None where the policy has none.
     """
 
     name: str
@@ -74,6 +79,8 @@ class VegaConfig:
     action_space: ActionSpace = field(default_factory=lambda: ActionSpace("eef_delta"))
     chunk_length: int = 8
     open_loop_horizon: int = 8
+    text_encoder: Literal["bag", "sequence"] = field(default="bag", metadata=LATER)
+    remembers: bool = field(default=False, metadata=LATER)
     text_dim: int = 64
     channels: int = 64
     encoder_blocks: int = 1
@@ -93,6 +100,16 @@ class VegaConfig:
             image_sizes={name: camera.image_size for name, camera in self.cameras.items()},
             fingers=len(self.proprio_mean) - POSE_NUMBERS,
         )
+
+    def with_speed(self, speed: SpeedOptions) -> VegaConfig:
+        """With these options in place of its own.  VegaError for one that a small policy does not have."""
+        if elsewhere := speed.given("compiled", "weights"):
+            raise VegaError(f"Policy {self.name} is a small one: leave {next(iter(elsewhere))} as configured.")
+        if not (world := speed.given(*WORLD_SPEED)):
+            return self
+        if self.world_simulator is None:
+            raise no_world_simulator(self.name, world)
+        return replace(self, world_simulator=replace(self.world_simulator, **world))  # type: ignore[arg-type]
 
     def save(self, folder: Path) -> None:
         write_config(folder / CONFIG_FILE, self, indent=1)

@@ -26,6 +26,30 @@ class BagOfWords(nn.Module):
         return self.mlp(self.embedding(ids).sum(dim=1) / count * 2.0)
 
 
+class SentenceEncoder(nn.Module):
+    """Words in their order: embeddings, each seen with its neighbours, and an attended mean; (B, L) ids -> (B, dim)."""
+
+    def __init__(self, words: int, dim: int, neighbours: int = 2) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, dim, padding_idx=0)
+        self.near = nn.ModuleList(nn.Conv1d(dim, dim, 3, padding=1) for _ in range(neighbours))
+        self.weight = nn.Linear(dim, 1)
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        here = (ids > 0)[:, :, None]
+        x = self.embedding(ids)
+        for conv in self.near:
+            # Masked each time: a sentence means the same with more padding behind it.
+            x = (x + F.gelu(conv(x.mT).mT)) * here
+        weight = self.weight(x).masked_fill(~here, -torch.inf).softmax(dim=1)
+        return self.mlp((weight * x).sum(dim=1) * 2.0)
+
+
+# By their names in a checkpoint's config.
+TEXT_ENCODERS: dict[str, type[BagOfWords] | type[SentenceEncoder]] = {"bag": BagOfWords, "sequence": SentenceEncoder}
+
+
 class FilmBlock(nn.Module):
     """Residual block of two 3x3 convolutions whose normalised features are scaled and shifted by the instruction."""
 

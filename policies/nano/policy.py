@@ -11,15 +11,24 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
 from policies.nano.config import CameraConfig, VegaConfig
-from policies.nano.layers import BagOfWords, L1Head, SemanticEncoder, Trunk
+from policies.nano.layers import TEXT_ENCODERS, L1Head, SemanticEncoder, Trunk
 from policies.nano.vocabulary import Vocabulary
-from policies.types import FloatArray, Image, Observation, PolicySpec, RobotState, VegaError
+from policies.types import (
+    AS_CONFIGURED,
+    FloatArray,
+    Image,
+    Observation,
+    PolicySpec,
+    RobotState,
+    SpeedOptions,
+    VegaError,
+)
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 PROPRIO_DIM = 11
@@ -53,23 +62,29 @@ def proprioception(position: FloatArray, quaternion: FloatArray, gripper: FloatA
 
 
 class Decision(NamedTuple):
-    """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target."""
+    """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target.
+
+    progress (B,): share of the task that the policy believes done, in [0, 1], if it remembers that.
+    """
 
     actions: Tensor
     hidden: Tensor
     grounding: dict[str, dict[str, Tensor]]
+    progress: Tensor | None
 
 
 @dataclass(frozen=True)
 class NanoInputs:
     """A batch as tensors.
 
-    frames: camera -> (B, T, H, W, 3) uint8.  text: (B, D).  proprio: (B, 11), not normalised.
+    frames: camera -> (B, T, H, W, 3) uint8.  text: (B, D).  proprio: (B, 11), not normalised.  progress: (B,) believed
+    at the last decision.
     """
 
     frames: dict[str, Tensor]
     text: Tensor
     proprio: Tensor
+    progress: Tensor
 
 
 class VegaPolicy(FusedPolicy[NanoInputs]):
@@ -87,7 +102,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             name: (camera.output_size[0] // SemanticEncoder.stride, camera.output_size[1] // SemanticEncoder.stride)
             for name, camera in config.cameras.items()
         }
-        self.text = BagOfWords(len(self.vocabulary), config.text_dim)
+        self.text = TEXT_ENCODERS[config.text_encoder](len(self.vocabulary), config.text_dim)
         self.semantic_encoder = SemanticEncoder(
             tuple(config.cameras), config.channels, config.text_dim, config.encoder_blocks
         )
@@ -96,12 +111,14 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             grids,
             config.channels,
             config.text_dim,
-            PROPRIO_DIM,
+            PROPRIO_DIM + config.remembers,
             config.keypoints,
             config.trunk_width,
             config.trunk_layers,
         )
         self.head = L1Head(config.trunk_width, config.chunk_length, config.action_space.dim)
+        self.progress = nn.Linear(config.trunk_width, 1) if config.remembers else None
+        self._believed, self._task = 0.0, ""
         self.register_buffer("proprio_mean", torch.tensor(config.proprio_mean), persistent=False)
         self.register_buffer("proprio_std", torch.tensor(config.proprio_std), persistent=False)
 
@@ -119,24 +136,32 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         return next(self.parameters()).device
 
     def forward(
-        self, images: Mapping[str, Tensor], ids: Tensor, proprio: Tensor, f_gen: Mapping[str, Tensor] | None = None
-    ) -> Decision:
+        self, images: Mapping[str, Tensor], ids: Tensor, proprio: Tensor, progress: Tensor,
+        f_gen: Mapping[str, Tensor] | None = None,
+    ) -> Decision:  # fmt: skip
         """The way of training.  images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11), not normalised.
 
-        f_gen: camera -> (B, N, G), what `self.world` saw, needed where there is a world simulator.
+        progress: (B,) believed before.  f_gen: camera -> (B, N, G), what `self.world` saw, needed where there is a
+        world simulator.
         """
         text = self.text(ids)
         tokens = self.semantic_encoder(images, text)
         if self.world is not None:
             assert f_gen is not None, "a policy with a world simulator needs its tokens"
             tokens, _ = self.world.fuse(tokens, f_gen)
-        return self._decision(tokens, text, proprio)
+        return self._decision(tokens, text, proprio, progress)
 
-    def _decision(self, tokens: Mapping[str, Tensor], text: Tensor, proprio: Tensor) -> Decision:
-        hidden, grounding = self.trunk(tokens, text, (proprio - self.proprio_mean) / self.proprio_std)
-        return Decision(self.head(hidden), hidden, grounding)
+    def _decision(self, tokens: Mapping[str, Tensor], text: Tensor, proprio: Tensor, progress: Tensor) -> Decision:
+        body = (proprio - self.proprio_mean) / self.proprio_std
+        if self.progress is None:
+            hidden, grounding = self.trunk(tokens, text, body)
+            return Decision(self.head(hidden), hidden, grounding, None)
+        hidden, grounding = self.trunk(tokens, text, torch.cat([body, 2 * progress[:, None] - 1], dim=1))
+        return Decision(self.head(hidden), hidden, grounding, self.progress(hidden).squeeze(1).sigmoid())
 
     def prepare(self, observations: Sequence[Observation]) -> NanoInputs:
+        if self.config.remembers:
+            self._turn_to(observations)
         words = [self.vocabulary.encode(observation.instruction) for observation in observations]
         longest = max(map(len, words))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in words], device=self.device)
@@ -147,14 +172,32 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             for name, camera in self.config.cameras.items()
         }
         proprio = torch.from_numpy(np.stack([_proprio(o.state) for o in observations])).float()
-        return NanoInputs(frames, self.text(ids), proprio.to(self.device))
+        believed = torch.full((len(observations),), self._believed, device=self.device)
+        return NanoInputs(frames, self.text(ids), proprio.to(self.device), believed)
+
+    def _turn_to(self, observations: Sequence[Observation]) -> None:
+        """Another instruction is another task, of which nothing is done yet.  Raises VegaError for several episodes."""
+        if len(observations) > 1:
+            raise VegaError(
+                f"Policy {self.config.name} remembers how far it is in an episode, so it serves one at a time: leave "
+                "--share-policy out."
+            )
+        if observations[0].instruction != self._task:
+            self._believed, self._task = 0.0, observations[0].instruction
+
+    def reset(self) -> None:
+        super().reset()
+        self._believed, self._task = 0.0, ""
 
     def see(self, inputs: NanoInputs) -> dict[str, Tensor]:
         newest = {name: video[:, -1].permute(0, 3, 1, 2) for name, video in inputs.frames.items()}
         return self.semantic_encoder({name: image.float() / 127.5 - 1.0 for name, image in newest.items()}, inputs.text)
 
     def decide(self, inputs: NanoInputs, tokens: Mapping[str, Tensor]) -> FloatArray:
-        actions = self._decision(tokens, inputs.text, inputs.proprio).actions.double().cpu().numpy()
+        decision = self._decision(tokens, inputs.text, inputs.proprio, inputs.progress)
+        if decision.progress is not None:
+            self._believed = float(decision.progress[0])
+        actions = decision.actions.double().cpu().numpy()
         if self.config.action_space.kind == "eef_delta":
             actions[..., :6] = np.clip(actions[..., :6], -1.0, 1.0)
         actions[..., -1] = np.where(actions[..., -1] > 0, 1.0, -1.0)
@@ -173,9 +216,11 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
                 self.world.simulator.save_pretrained(target)
 
 
-def load_vega_policy(folder: Path, device: torch.device | str = "cpu") -> VegaPolicy:
+def load_vega_policy(
+    folder: Path, device: torch.device | str = "cpu", speed: SpeedOptions = AS_CONFIGURED
+) -> VegaPolicy:
     """The small policy in a folder.  Raises VegaError on a missing or corrupt file."""
-    config = VegaConfig.load(folder)
+    config = VegaConfig.load(folder).with_speed(speed)
     simulator = None
     if config.world_simulator is not None:
         source = config.world_simulator.source
@@ -202,9 +247,8 @@ def build_world_view(
     if missing := sorted(set(grids) - set(world.canvas)):
         raise VegaError(f"The world simulator of policy {config.name} has no canvas for '{missing[0]}': add one.")
     cameras = {name: CameraView(world.canvas[name], grid) for name, grid in grids.items()}
-    return WorldView(
-        simulator, cameras, build_fusion(world.fusion, config.channels, simulator.dim), world.refresh_every
-    )
+    fusion = build_fusion(world.fusion, config.channels, simulator.dim)
+    return WorldView(simulator, cameras, fusion, world.refresh_every, world.refresh_change, world.stream)
 
 
 def _proprio(state: RobotState) -> FloatArray:

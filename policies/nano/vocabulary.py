@@ -1,4 +1,4 @@
-"""From a sentence to word ids: a bag of the words a checkpoint knows."""
+"""From a sentence to word ids: the words that a checkpoint knows, and a refusal by name of what it does not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,34 @@ from collections.abc import Sequence
 
 from policies.types import VegaError, check_instruction
 
+# Words that name nothing a robot could mix up: grammar, courtesy, manner, verbs of handling, and the scene itself.
+_FILLERS = """
+a an the this that these those my your our its it them they both all one ones which who whose what there here s t and or
+then next after before while now first finally also so as too again once until when with without using of from to at by
+for in into inside within on onto upon over atop off out up down away along across through is are be being been was were
+will would can could should shall may might must do does did have has had need needs want wants like let go goes please
+kindly thanks thank you i me we us robot task job pick picks take takes grab grabs get gets lift lifts fetch choose find
+locate reach grasp hold bring move moves put puts place places placing placed set sets drop leave lay lays deposit
+position relocate transfer carry shift stow picking taking grabbing putting moving lifting located sitting standing
+lying resting positioned found make sure start proceed begin try ensure retrieve collect select pull push slide open
+close shut turn switch rotate table tabletop desk floor counter surface scene workspace side spot area gripper hand arm
+given specified intended desired target nearby currently just only
+"""
+
 
 def words(text: str) -> list[str]:
     """Lower-case words of a sentence."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
+FILLERS = frozenset(words(_FILLERS))
+
+
 class Vocabulary:
     """The words of a checkpoint, id 0 being padding, and those among them that name things.
 
-    Words it does not know are left out; a sentence that names no known thing is refused, since the policy could only
-    guess what to take.
+    Fillers it does not know are left out.  A sentence with any other unknown word is refused, and so is one that names
+    no known thing: the policy could only guess what to take.
     """
 
     def __init__(self, known: Sequence[str], things: Sequence[str]) -> None:
@@ -30,7 +47,14 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the known words, in order.  Raises VegaError on an empty, endless or unanswerable instruction."""
-        found = [word for word in words(check_instruction(text)) if word in self._ids]
+        said = words(check_instruction(text))
+        unknown = [word for word in said if word not in self._ids and word not in FILLERS and not word.endswith("ly")]
+        if unknown:
+            raise VegaError(
+                f"The instruction '{text.strip()}' names '{unknown[0]}', which this policy does not know: use one of "
+                f"{', '.join(self.things)}."
+            )
+        found = [word for word in said if word in self._ids]
         if not self._thing_words.intersection(found):
             raise VegaError(
                 f"The instruction '{text.strip()}' names nothing that this policy knows: use one of "

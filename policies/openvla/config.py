@@ -7,22 +7,23 @@ Wan stay where they are and are named by folder (relative to this one, or absolu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from policies.files.json_config import read_config, read_json, write_config
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
-from policies.fusion.fused_policy import CONFIG_FILE
+from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
 from policies.openvla.preprocessing import action_width
 from policies.openvla.robots import platform
 from policies.openvla.statistics import Choice, choose, read_statistics
-from policies.types import VegaError
+from policies.types import WORLD_SPEED, SpeedOptions, VegaError
 from policies.world_simulator.prompt import PROMPT_FILE
 from policies.world_simulator.simulator import CONFIG_FILE as WORLD_CONFIG_FILE
 from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
 
 POLICY_TYPE = "openvla"  # by which load_policy knows these folders, as by `model_type` the published ones
 DTYPES = ("bfloat16", "float32")
+WEIGHTS = ("plain", "int8")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class WorldPart:
 
     source: a Wan folder in diffusers layout, or a hub id.  prompt_embedding: a file, default that in the Wan folder.
     tap, noise_index, shift, seed, canvas (rows, columns px), mode, window, framing: see WorldSimulatorConfig.
-    stride: control periods between two frames of a window.  refresh_every: it runs on every n-th query.
+    stride: control periods between two frames of a window.  stream: how windows are looked at: "joint" and "causal"
+    encode only what has come since the last query (see `WorldStream`), "off" encodes every window whole.
+    refresh_every: it runs on every n-th query.  refresh_change: 0, or the change of a picture, in levels of 255, at
+    which it runs earlier.
     fusion: a name that `gated_fusion.build_fusion` knows.  unchanged_start: with the learned residual that starts at
     0, so that an untrained fusion leaves OpenVLA-OFT as it is, bit for bit.
     """
@@ -46,8 +50,10 @@ class WorldPart:
     mode: str = "per_frame"
     window: int = 17
     stride: int = 1
+    stream: str = "joint"
     framing: str = "registered"
     refresh_every: int = 1
+    refresh_change: float = 0.0
     fusion: str = "token_gate"
     unchanged_start: bool = True
 
@@ -61,6 +67,8 @@ class VegaOpenVLAConfig:
     the checkpoint's order.
     open_loop_horizon: actions executed before the next query when the world waits; None for the whole chunk.
     chunk_length, normalization: only where the checkpoint does not say them.  attention: kernel of the language model.
+    compiled: torch compiles every block at its first call, which takes minutes once.  weights: "plain", or "int8" for
+    those of the blocks (see `acceleration`).
     synchronise_stages: on a GPU each stage is waited for, so that it is timed alone; false lets stages overlap.
     world_simulator: None for OpenVLA-OFT alone.
     """
@@ -75,6 +83,8 @@ class VegaOpenVLAConfig:
     normalization: str | None = None
     attention: str = "sdpa"
     dtype: str = "bfloat16"
+    compiled: bool = False
+    weights: str = "plain"
     synchronise_stages: bool = True
     world_simulator: WorldPart | None = None
 
@@ -84,9 +94,21 @@ class VegaOpenVLAConfig:
             raise VegaError(f"Cameras {list(self.cameras)} cannot be told apart: name each image's camera once.")
         if self.dtype not in DTYPES:
             raise VegaError(f"The dtype '{self.dtype}' is unknown: choose one of {list(DTYPES)}.")
+        if self.weights not in WEIGHTS:
+            raise VegaError(f"Weights '{self.weights}' are unknown: choose one of {list(WEIGHTS)}.")
 
     def save(self, folder: Path) -> None:
         write_config(folder / CONFIG_FILE, self, policy_type=POLICY_TYPE)
+
+    def with_speed(self, speed: SpeedOptions) -> VegaOpenVLAConfig:
+        """With these options in place of its own.  VegaError for one of a world simulator where there is none."""
+        own = speed.given("compiled", "weights")
+        world = speed.given(*WORLD_SPEED)
+        if not world:
+            return replace(self, **own)  # type: ignore[arg-type]
+        if self.world_simulator is None:
+            raise no_world_simulator(self.name, world)
+        return replace(self, world_simulator=replace(self.world_simulator, **world), **own)  # type: ignore[arg-type]
 
 
 def read_policy_config(folder: Path) -> VegaOpenVLAConfig:

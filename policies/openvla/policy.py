@@ -27,6 +27,7 @@ from policies.files.weight_files import check_free
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
+from policies.openvla.acceleration import compile_blocks, quantise
 from policies.openvla.checkpoint import open_checkpoint
 from policies.openvla.config import (
     VegaOpenVLAConfig,
@@ -47,7 +48,15 @@ from policies.openvla.preprocessing import (
 )
 from policies.openvla.robots import platform
 from policies.openvla.statistics import choose
-from policies.types import FloatArray, Observation, PolicySpec, VegaError, check_instruction
+from policies.types import (
+    AS_CONFIGURED,
+    FloatArray,
+    Observation,
+    PolicySpec,
+    SpeedOptions,
+    VegaError,
+    check_instruction,
+)
 from policies.world_simulator import transformer as wan_transformer
 from policies.world_simulator import vae as wan_vae
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -172,7 +181,11 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
 
 
 def load_vega_openvla(
-    folder: Path, device: torch.device | str = "cpu", name: str | None = None, suite: str | None = None
+    folder: Path,
+    device: torch.device | str = "cpu",
+    name: str | None = None,
+    suite: str | None = None,
+    speed: SpeedOptions = AS_CONFIGURED,
 ) -> VegaOpenVLA:
     """The policy in a folder of `save_pretrained`, or in a published OpenVLA-OFT checkpoint's.
 
@@ -180,7 +193,7 @@ def load_vega_openvla(
     which of them is used is told on the terminal, unless the configuration says it.  Raises VegaError for a missing or
     damaged file, and before anything is loaded if it does not fit on `device`.
     """
-    config = read_policy_config(folder)
+    config = read_policy_config(folder).with_speed(speed)
     if config.openvla == "." and name is not None:
         config = replace(config, name=name)
     dtype = getattr(torch, config.dtype)
@@ -199,6 +212,11 @@ def load_vega_openvla(
         normalization=config.normalization,
         attention=config.attention,
     )
+    simulator = None if world is None else world.simulator
+    if config.weights == "int8":
+        quantise(model, simulator)
+    if config.compiled:
+        compile_blocks(model, simulator)
     return VegaOpenVLA(config, model, world, suite)
 
 
@@ -249,4 +267,4 @@ def load_world_view(
     read_weights(fusion, folder, "fusion")
     fusion = fusion.to(device, dtype).eval().requires_grad_(False)
     views = {camera: CameraView(part.canvas, grid, SEMANTIC_VIEW) for camera in config.cameras}
-    return WorldView(simulator, views, fusion, part.refresh_every)
+    return WorldView(simulator, views, fusion, part.refresh_every, part.refresh_change, part.stream)

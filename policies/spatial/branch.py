@@ -113,9 +113,7 @@ def load_branch(
     )
     merger = GenerativeMerger(config.merger, simulator.dim, config.merger_hidden, dim)
     _load(merger, _part(stored, "generative_merger."), folder)
-    fusion = build_branch_fusion(
-        config.fusion, dim, heads=config.heads, dropout=config.dropout, layers=config.layers
-    )
+    fusion = build_branch_fusion(config.fusion, dim, heads=config.heads, dropout=config.dropout, layers=config.layers)
     _load(fusion, fusion_state(fusion, _part(stored, "generative_fusion.")), folder)
     branch = GenerativeBranch(simulator, merger.to(device, dtype), fusion.to(device, dtype), framing, origin)
     return branch.eval().requires_grad_(False)

@@ -1,9 +1,11 @@
-"""Demonstrations in memory, and batches of them (arrays as `sim/demonstrations/collect_demos.py` writes them)."""
+"""Demonstrations from LeRobot v3 datasets, and batches of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,29 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.nano.config import CameraConfig
-from policies.nano.policy import proprioception
+from policies.nano.policy import prepare_image, proprioception
 from policies.nano.vocabulary import Vocabulary
-from policies.training.stored_views import AGENTVIEW_CROP, WRIST_SIZE
-from policies.training.wordings import instruction
-from policies.types import VegaError
+from policies.training.recordings import Recording
+from policies.training.wordings import paraphrase
+from policies.types import ActionSpace, VegaError
 
 IMAGE_SIZE = (256, 256)
-STORED_ORIGIN = AGENTVIEW_CROP[:2]
 CAMERAS = {
-    "agentview": CameraConfig(IMAGE_SIZE, crop=(60, 32, 204, 248)),
-    "wrist": CameraConfig(IMAGE_SIZE, resize=(WRIST_SIZE, WRIST_SIZE)),
+    "agentview": CameraConfig(IMAGE_SIZE, resize=(160, 160)),
+    "wrist": CameraConfig(IMAGE_SIZE, resize=(96, 96)),
 }
-CANVAS = {"agentview": (96, 144), "wrist": (96, 96)}  # px on which the world simulator sees each of them
-SHIFT = {"agentview": 2, "wrist": 3}
-PER_FRAME = ("agentview", "wrist", "pixels", "frame_step")
-PER_STEP = ("actions", "eef_position", "eef_quaternion", "gripper", "target_position", "episode_end")
+CANVAS = {"agentview": (128, 128), "wrist": (96, 96)}  # px on which the world simulator sees each of them
+SPACE = ActionSpace("eef_delta")
+SHIFT = 3  # px of the encoder's pictures
+WORDINGS = 12  # of every sentence
+PROPRIO_NOISE = np.array([1e-3] * 3 + [3e-3] * 6 + [3e-4] * 2, np.float32)
+PROGRESS_NOISE, PROGRESS_LOST = 0.08, 0.15  # what the policy believed: standard deviation, and how often it is 0
 
 
 @dataclass
 class Batch:
     """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11); actions (B, chunk, 7).
 
-    points: camera -> (B, 2) row and column of the grasp point in encoder pixels, NaN where outside; target (B, 3) m.
+    points: camera -> (B, 2) row and column of what the teacher headed for in encoder pixels, target: (B, 3) the same in
+    the base frame, m, NaN where that is outside or not recorded.  before, progress: (B,) share of the task that was
+    done at the last decision and is now.  meaning: (B, n) of the sentence, as a teacher of language has it, if any.
     f_gen: camera -> (B, N, G), the world simulator's tokens, where there is one.
     """
 
@@ -45,7 +50,20 @@ class Batch:
     actions: Tensor
     points: dict[str, Tensor]
     target: Tensor
+    before: Tensor
+    progress: Tensor
+    meaning: Tensor | None = None
     f_gen: dict[str, Tensor] | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """On another device."""
+
+        def moved(value: Tensor | dict[str, Tensor] | None) -> Tensor | dict[str, Tensor] | None:
+            if isinstance(value, dict):
+                return {name: tensor.to(device) for name, tensor in value.items()}
+            return None if value is None else value.to(device)
+
+        return Batch(**{f.name: moved(getattr(self, f.name)) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
 
 
 class WorldTokens(Protocol):
@@ -56,94 +74,164 @@ class WorldTokens(Protocol):
         ...
 
 
+@dataclass
+class Wordings:
+    """How each sentence may be put.  texts: all of them; of[sentence]: positions of its own, itself first."""
+
+    texts: list[str] = field(default_factory=list)
+    of: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, sentences: Sequence[str], seed: int = 0) -> Wordings:
+        found = cls()
+        rng = np.random.default_rng(seed)
+        for sentence in dict.fromkeys(sentences):
+            own = list(dict.fromkeys([sentence, *(paraphrase(sentence, rng) for _ in range(WORDINGS - 1))]))
+            found.of[sentence] = list(range(len(found.texts), len(found.texts) + len(own)))
+            found.texts += own
+        return found
+
+
 class Demonstrations:
-    """All frames of a folder of demonstrations."""
+    """All rows of some datasets, one frame of each camera in a row.
 
-    def __init__(self, paths: Sequence[Path], chunk_length: int = 8) -> None:
-        if not paths:
-            raise VegaError(
-                "There are no demonstrations: make some with "
-                "`python -m sim.demonstrations.collect_demos --output data/demos`."
-            )
-        arrays: dict[str, list[NDArray[np.generic]]] = {key: [] for key in (*PER_FRAME, *PER_STEP, "target_name")}
-        steps = 0
-        for path in paths:
-            with np.load(path) as file:
-                for key in (*PER_FRAME, *PER_STEP):
-                    offset = steps if key in ("frame_step", "episode_end") else 0
-                    arrays[key].append(file[key] + offset if offset else file[key])
-                episode = np.searchsorted(file["first_step"], file["frame_step"], side="right") - 1
-                arrays["target_name"].append(file["target"][episode])
-                steps += len(file["actions"])
-        self.data = {key: np.concatenate(value) for key, value in arrays.items()}
-        self.chunk_length = chunk_length
-        at = self.data["frame_step"]
-        self.proprio = proprioception(
-            self.data["eef_position"][at], self.data["eef_quaternion"][at], self.data["gripper"][at]
-        ).astype(np.float32)
-        ends = self.data["episode_end"][at]
-        index = np.minimum(at[:, None] + np.arange(chunk_length), ends[:, None] - 1)
-        self.chunks = self.data["actions"][index]
+    cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  Raises VegaError for a
+    dataset without these cameras or with another robot's numbers.
+    """
 
+    def __init__(
+        self, folders: Sequence[Path], cameras: Mapping[str, CameraConfig], cache: Path,
+        space: ActionSpace = SPACE, chunk_length: int = 8,
+    ) -> None:  # fmt: skip
+        if not folders:
+            raise VegaError("There are no demonstrations: give LeRobot v3 datasets as --data.")
+        self.cameras = dict(cameras)
+        self.meanings: NDArray[np.float32] | None = None
         self.world_tokens: WorldTokens | None = None
+        recordings = [Recording(folder) for folder in folders]
+        parts = [_numbers(recording, space, chunk_length) for recording in recordings]
+        self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "episode"}
+        firsts = np.cumsum([0, *(len(recording.episodes) for recording in recordings)])
+        self.episode = np.concatenate([part["episode"] + first for part, first in zip(parts, firsts, strict=False)])
+        self.sentences = [sentence for recording in recordings for sentence in recording.instructions()]
+        self.wordings = Wordings.make(self.sentences)
+        cache.mkdir(parents=True, exist_ok=True)
+        self.frames_of = {
+            name: [_decoded(recording, name, camera, cache) for recording in recordings]
+            for name, camera in self.cameras.items()
+        }
+        self._first_row = np.cumsum([0, *map(len, recordings)])
 
     def __len__(self) -> int:
-        return len(self.chunks)
+        return len(self.episode)
+
+    def split(self, hold_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows to learn from, and rows of every `hold_out`-th episode (none for 0)."""
+        held = self.episode % hold_out == hold_out - 1 if hold_out else np.zeros(len(self), bool)
+        return np.flatnonzero(~held), np.flatnonzero(held)
 
     def frames(
         self, camera: str, index: NDArray[np.int64], rng: np.random.Generator, *, augment: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """What the encoder sees of frames `index`, (B, H, W, 3), and the grasp point there in px, (B, 2).
+        """What the encoder sees of rows `index`, (B, H, W, 3), and the teacher's point there in px, (B, 2).
 
-        With `augment` each is shifted by up to SHIFT[camera] px.
+        With `augment` each is shifted by up to SHIFT px.
         """
-        most = SHIFT[camera]
-        shifts = rng.integers(-most, most + 1, (len(index), 2)) if augment else np.zeros((len(index), 2), int)
-        height, width = CAMERAS[camera].output_size
-        stored = self.data[camera]
+        config = self.cameras[camera]
+        height, width = config.output_size
         views = np.empty((len(index), height, width, 3), np.uint8)
-        if camera == "agentview":
-            top, left, _, _ = CAMERAS[camera].crop or (0, 0, 0, 0)
-            origin = np.array([top, left]) + shifts
-            for view, frame, (y, x) in zip(views, index, origin - STORED_ORIGIN, strict=True):
-                view[:] = stored[frame, y : y + height, x : x + width]
-            return views, self.data["pixels"][index, 0] - origin
-        padded = np.pad(stored[index], ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
-        for view, frame, (y, x) in zip(views, padded, shifts + most, strict=True):
-            view[:] = frame[y : y + height, x : x + width]
-        scale = height / IMAGE_SIZE[0]
-        return views, (self.data["pixels"][index, 1] + 0.5) * scale - 0.5 - shifts
+        most = SHIFT if augment else 0
+        shifts = rng.integers(-most, most + 1, (len(index), 2))
+        part = np.searchsorted(self._first_row, index, side="right") - 1
+        for view, row, where, (y, x) in zip(views, index, part, shifts + most, strict=True):
+            stored = self.frames_of[camera][where][row - self._first_row[where]]
+            padded = np.pad(stored, ((most, most), (most, most), (0, 0)), mode="edge") if most else stored
+            view[:] = padded[y : y + height, x : x + width]
+        top, left, bottom, right = config.crop or (0, 0, *config.image_size)
+        scale = np.array([height / (bottom - top), width / (right - left)])
+        points = (self.data[f"pixel.{camera}"][index] - [top, left] + 0.5) * scale - 0.5 - shifts
+        return views, points
 
     def batch(
         self, index: NDArray[np.int64], vocabulary: Vocabulary, rng: np.random.Generator, *, augment: bool
     ) -> Batch:
-        """Frames `index`, each with a wording drawn from `rng`, shifted and recoloured if `augment`."""
+        """Rows `index`; with `augment` shifted, recoloured, in another wording, and unsure of what was believed."""
         images, points = {}, {}
-        for camera in CAMERAS:
+        for camera in self.cameras:
             views, at = self.frames(camera, index, rng, augment=augment)
             images[camera] = recolour(torch.from_numpy(views), rng, augment)
             points[camera] = torch.from_numpy(at.astype(np.float32))
-        ids = [self._words(str(name), vocabulary, rng, augment) for name in self.data["target_name"][index]]
+        options = [self.wordings.of[self.sentences[row]] for row in index]
+        said = np.array([own[int(rng.integers(len(own)))] if augment else own[0] for own in options])
+        ids = [self._words(self.wordings.texts[text], vocabulary, rng, augment) for text in said]
         longest = max(map(len, ids))
-        proprio = self.proprio[index]
+        proprio, before = self.data["proprio"][index], self.data["before"][index]
         if augment:
-            proprio = proprio + rng.normal(0, 1, proprio.shape).astype(np.float32) * np.r_[
-                [1e-3] * 3, [3e-3] * 6, [3e-4] * 2
-            ].astype(np.float32)
+            proprio = proprio + rng.normal(0, 1, proprio.shape).astype(np.float32) * PROPRIO_NOISE
+            before = np.clip(before + rng.normal(0, PROGRESS_NOISE, before.shape), 0, 1)
+            before = np.where(rng.random(before.shape) < PROGRESS_LOST, 0.0, before)
         return Batch(
             images=images,
             ids=torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids]),
             proprio=torch.from_numpy(proprio),
-            actions=torch.from_numpy(self.chunks[index]),
+            actions=torch.from_numpy(self.data["actions"][index]),
             points=points,
-            target=torch.from_numpy(self.data["target_position"][self.data["frame_step"][index]]),
+            target=torch.from_numpy(self.data["target"][index]),
+            before=torch.from_numpy(before.astype(np.float32)),
+            progress=torch.from_numpy(self.data["progress"][index]),
+            meaning=None if self.meanings is None else torch.from_numpy(self.meanings[said]),
             f_gen=self.world_tokens.batch(index, rng, augment=augment) if self.world_tokens else None,
         )
 
-    def _words(self, target: str, vocabulary: Vocabulary, rng: np.random.Generator, augment: bool) -> list[int]:
-        ids = vocabulary.encode(instruction(target, rng))
+    def _words(self, text: str, vocabulary: Vocabulary, rng: np.random.Generator, augment: bool) -> list[int]:
+        ids = vocabulary.encode(text)
         kept = [i for i in ids if not augment or rng.random() > 0.03]
         return kept or ids
+
+
+def _numbers(recording: Recording, space: ActionSpace, chunk_length: int) -> dict[str, NDArray[np.generic]]:
+    """What is learned from each row, pictures apart."""
+    steps = recording.actions(space.dim, space.rate_hz)
+    count, per_row = steps.shape[:2]
+    flat = steps.reshape(count * per_row, -1)
+    begins, ends, episode = (np.empty(count, np.int64) for _ in range(3))
+    for number, span in enumerate(recording.episodes):
+        rows = slice(span.begin, span.end)
+        begins[rows], ends[rows], episode[rows] = span.begin, span.end, number
+    at = np.arange(count)
+    chunk = np.minimum(at[:, None] * per_row + np.arange(chunk_length), ends[:, None] * per_row - 1)
+    position, quaternion, fingers = recording.arm()
+    columns, unknown = recording.columns, np.full((count, 3), np.nan)
+    base = columns.get("robot.base", np.zeros((count, 7)))[:, :3]
+    progress = columns.get("teacher.progress", np.zeros((count, 1)))[:, 0]
+    last = np.maximum(at - max(chunk_length // per_row, 1), begins)
+    numbers = {
+        "actions": flat[chunk],
+        "proprio": proprioception(position, quaternion, fingers),
+        "target": columns["teacher.point"] - base if "teacher.point" in columns else unknown,
+        "progress": progress,
+        "before": progress[last],
+    }
+    for camera in recording.cameras:
+        pixel = columns.get(f"teacher.pixel.{camera}", unknown[:, :2])
+        numbers[f"pixel.{camera}"] = np.where(pixel < 0, np.nan, pixel)
+    return {key: value.astype(np.float32) for key, value in numbers.items()} | {"episode": episode}
+
+
+def _decoded(recording: Recording, name: str, camera: CameraConfig, cache: Path) -> NDArray[np.uint8]:
+    """(rows, H, W, 3) of one camera in the policy's size, from a file in `cache` that is made once."""
+    digest = hashlib.sha256(repr((name, camera)).encode())
+    for path in sorted((recording.folder / "data").rglob("*.parquet")):
+        digest.update(path.read_bytes())
+    path = cache / f"frames_{name}_{digest.hexdigest()[:12]}.npy"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        frames = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(recording), *camera.output_size, 3))
+        for row, picture in recording.pictures(name):
+            frames[row] = prepare_image(picture, camera, name)
+        frames.flush()  # type: ignore[attr-defined]
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
 def recolour(image: Tensor, rng: np.random.Generator, augment: bool) -> Tensor:

@@ -1,7 +1,7 @@
-"""Train a small VegaPolicy on demonstrations: `python -m policies.training.train_nano`.
+"""Train a small VegaPolicy on LeRobot v3 datasets: `python -m policies.training.train_nano --data DATASET ...`.
 
-L1 on chunks of actions; beside it, where the grasp point is: per camera as a map over its tokens, and in the base
-frame from the trunk.  The average of the weights (EMA) is what is saved.  Resumes from its last checkpoint.
+The average of the weights (EMA) is what is saved.  Goes on from its last checkpoint after any end, a kill included,
+with the losses that an undisturbed run has.  `accelerate launch -m policies.training.train_nano ...` uses several GPUs.
 """
 
 from __future__ import annotations
@@ -13,207 +13,269 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from numpy.typing import NDArray
+from torch import nn
 
 from policies.checkpoints import is_openvla
 from policies.files.command_line import command, command_parser, results_folder
 from policies.fusion.gated_fusion import fusion_names
 from policies.nano.config import VegaConfig, WorldViewConfig
-from policies.nano.layers import SemanticEncoder
+from policies.nano.layers import TEXT_ENCODERS
 from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.nano.vocabulary import Vocabulary
-from policies.training.dataset import CAMERAS, CANVAS, Batch, Demonstrations
+from policies.training.curves import LOG, draw, read_log
+from policies.training.dataset import CAMERAS, CANVAS, Demonstrations
+from policies.training.language_teacher import LanguageTeacher
+from policies.training.learner import Learner
 from policies.training.optimisation import save_state, set_learning_rate
 from policies.training.wordings import vocabulary
 from policies.training.world_tokens import CachedWorldTokens
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
-GROUNDING_WEIGHT, POINT_WEIGHT, TARGET_WEIGHT = 0.03, 0.2, 0.5
-
-
-class Learner(nn.Module):
-    """The policy and the heads that exist in training only."""
-
-    def __init__(self, policy: VegaPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-        self.target = nn.Linear(policy.config.trunk_width, 3)
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        actions, hidden, grounding = self.policy(batch.images, batch.ids, batch.proprio, batch.f_gen)
-        action = F.l1_loss(actions.float(), batch.actions)
-        target = F.l1_loss(self.target(hidden.float()), batch.target)
-        maps, points = torch.zeros(()), torch.zeros(())
-        for camera, seen in grounding.items():
-            labels, valid = token_targets(batch.points[camera], CAMERAS[camera].output_size)
-            nll = -(labels * seen["map"].log_softmax(dim=-1)).sum(dim=-1)
-            maps = maps + (nll * valid).sum() / valid.sum().clamp(min=1)
-            size = torch.tensor(CAMERAS[camera].output_size) / SemanticEncoder.stride
-            cell = (batch.points[camera].nan_to_num() + 0.5) / SemanticEncoder.stride - 0.5
-            goal = cell / (size - 1) * 2 - 1
-            points = points + ((seen["point"] - goal).abs().sum(-1) * valid).sum() / valid.sum().clamp(min=1)
-            points = points + 0.1 * F.binary_cross_entropy_with_logits(seen["presence"].float(), valid)
-        total = action + GROUNDING_WEIGHT * maps + POINT_WEIGHT * points + TARGET_WEIGHT * target
-        parts = {"action": action, "map": maps, "point": points, "target_m": target}
-        return total, {key: float(value.detach()) for key, value in parts.items()}
-
-
-def token_targets(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(B, 2) pixels -> ((B, rows * cols) bilinear weights over the four nearest tokens, (B,) 1 where inside)."""
-    rows, cols = size[0] // SemanticEncoder.stride, size[1] // SemanticEncoder.stride
-    inside = torch.isfinite(points).all(1) & (points >= 0).all(1) & (points < torch.tensor(size)).all(1)
-    cell = ((points.nan_to_num() + 0.5) / SemanticEncoder.stride - 0.5).clamp(min=0)
-    y, x = cell[:, 0].clamp(max=rows - 1), cell[:, 1].clamp(max=cols - 1)
-    y0, x0 = y.floor().long().clamp(max=rows - 2), x.floor().long().clamp(max=cols - 2)
-    fy, fx = y - y0, x - x0
-    labels = torch.zeros(len(points), rows * cols)
-    for dy, dx, weight in ((0, 0, (1 - fy) * (1 - fx)), (0, 1, (1 - fy) * fx), (1, 0, fy * (1 - fx)), (1, 1, fy * fx)):
-        labels.scatter_add_(1, ((y0 + dy) * cols + x0 + dx)[:, None], weight[:, None])
-    return labels, inside.float()
+STATE_FILE = "training_state.pt"
+TOLD_EVERY = 50  # steps
 
 
 def build_policy(
-    demos: Demonstrations, name: str, simulator: LatentWorldSimulator | None, fusion: str, init: Path | None
+    args: argparse.Namespace, demos: Demonstrations, known: VegaPolicy | None, simulator: LatentWorldSimulator | None
 ) -> VegaPolicy:
-    """A new policy; with `init` all weights that it shares with that checkpoint are taken from there."""
-    words, things = vocabulary()
-    mean, std = demos.proprio.mean(axis=0), demos.proprio.std(axis=0)
+    """A new policy; all weights that it shares with `known` are taken from there."""
+    world = WorldViewConfig("world_simulator", CANVAS, args.fusion) if simulator else None
+    if known is not None:
+        policy = VegaPolicy(dataclasses.replace(known.config, name=args.name, world_simulator=world), simulator)
+        shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}
+        policy.load_state_dict(shared | {k: v for k, v in policy.state_dict().items() if k.startswith("world.")})
+        return policy
+    words, things = vocabulary([*demos.wordings.of, *further_sentences(args.sentences)])
+    mean, std = demos.data["proprio"].mean(axis=0), demos.data["proprio"].std(axis=0)
     config = VegaConfig(
-        name=name,
+        name=args.name,
         cameras=CAMERAS,
         words=words,
         things=things,
         proprio_mean=tuple(round(float(v), 6) for v in mean),
         proprio_std=tuple(round(float(max(v, 0.01)), 6) for v in std),
-        world_simulator=WorldViewConfig("world_simulator", CANVAS, fusion) if simulator else None,
+        text_encoder=args.text_encoder,
+        remembers=args.remember,
+        encoder_blocks=args.encoder_blocks,
+        world_simulator=world,
     )
-    if init is None:
-        return VegaPolicy(config, simulator)
-    if is_openvla(init):
-        raise VegaError(f"The policy in {init} has the full size: start from one that this command trained.")
-    known = load_vega_policy(init)
-    config = dataclasses.replace(known.config, name=name, world_simulator=config.world_simulator)
     policy = VegaPolicy(config, simulator)
-    shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}
-    policy.load_state_dict(shared | {k: v for k, v in policy.state_dict().items() if k.startswith("world.")})
+    if args.warm_start is not None:
+        take_what_fits(policy, load_vega_policy(args.warm_start))
     return policy
 
 
-def evaluate(learner: Learner, demos: Demonstrations, words: Vocabulary, limit: int = 1024) -> dict[str, float]:
-    """Mean of every part of the loss over frames of `demos`, without augmentation."""
+def further_sentences(path: Path | None) -> list[str]:
+    """Lines of a text file.  Raises VegaError where it cannot be read."""
+    if path is None:
+        return []
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise VegaError(f"The sentences in {path} cannot be read ({error}): give a text file, one a line.") from error
+
+
+def take_what_fits(policy: VegaPolicy, known: VegaPolicy) -> None:
+    """Weights of the same name and shape, but for words, which mean something else there."""
+    own = policy.state_dict()
+    shared = {
+        key: value
+        for key, value in known.state_dict().items()
+        if key in own and own[key].shape == value.shape and not key.startswith("text.embedding")
+    }
+    policy.load_state_dict(own | shared)
+
+
+def learn_language(policy: VegaPolicy, demos: Demonstrations, fresh: bool) -> None:
+    """Let a teacher say what every wording means, and where single words lie, for words that nobody demonstrates."""
+    teacher = LanguageTeacher()
+    demos.meanings = teacher(demos.wordings.texts)
+    embedding = policy.text.embedding
+    if fresh:
+        with torch.no_grad():
+            embedding.weight[1:] = torch.from_numpy(teacher.words(policy.vocabulary.known, policy.config.text_dim))
+    # Fixed, so that a word without a demonstration stays where its relatives are.
+    embedding.weight.requires_grad_(False)
+
+
+def evaluate(
+    learner: Learner, demos: Demonstrations, rows: NDArray[np.int64], words: Vocabulary, device: torch.device,
+    limit: int = 1024,
+) -> dict[str, float]:  # fmt: skip
+    """Mean of every part of the loss over some of `rows`, without augmentation."""
     rng = np.random.default_rng(0)
-    index = rng.permutation(len(demos))[:limit]
+    index = rng.permutation(rows)[:limit]
     learner.eval()
     with torch.inference_mode():
         results = [
-            learner.loss(demos.batch(part, words, rng, augment=False))[1]
+            learner(demos.batch(part, words, rng, augment=False).to(device))[1]
             for part in np.array_split(index, max(len(index) // 128, 1))
         ]
     learner.train()
-    return {key: float(np.mean([r[key] for r in results])) for key in results[0]}
+    return {key: float(np.mean([float(r[key]) for r in results])) for key in results[0]}
+
+
+class Training:
+    """One training: its parts, and the state that survives a kill."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        cpu = not torch.cuda.is_available()
+        parts = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(mixed_precision="bf16", cpu=cpu, kwargs_handlers=[parts])
+        known = None
+        if args.init is not None:
+            if is_openvla(args.init):
+                raise VegaError(f"The policy in {args.init} has the full size: start from one trained by this command.")
+            known = load_vega_policy(args.init)
+        cameras = CAMERAS if known is None else known.config.cameras
+        with self.accelerator.main_process_first():
+            self.demos = Demonstrations(args.data, cameras, args.output)
+        self.rows, self.held_out = self.demos.split(args.hold_out)
+        simulator = None
+        if args.world_simulator:
+            simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
+        policy = build_policy(args, self.demos, known, simulator)
+        if args.language_teacher:
+            learn_language(policy, self.demos, known is None)
+        if policy.world is not None:
+            self.demos.world_tokens = CachedWorldTokens(policy.world, self.demos, args.output, args.seed)
+        self.words = policy.vocabulary
+        self.learner = Learner(policy).to(self.accelerator.device)
+        self.average = copy.deepcopy(self.learner)
+        trained = [p for p in self.learner.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
+        self.step, self.seconds, self.running = 0, 0.0, dict[str, float]()
+        self._read_back(optimizer)
+        self.prepared, self.optimizer = self.accelerator.prepare(self.learner, optimizer)
+
+    def _read_back(self, optimizer: torch.optim.Optimizer) -> None:
+        path, log = self.args.output / STATE_FILE, self.args.output / LOG
+        if path.exists():
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.accelerator.device)
+            self.learner.load_state_dict(state["learner"])
+            self.average.load_state_dict(state["ema"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+        if self.accelerator.is_main_process:
+            # What was logged after the last checkpoint is done again.
+            log.write_text("".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
+
+    def run(self) -> None:
+        args, demos = self.args, self.demos
+        parameters = sum(p.numel() for p in self.learner.policy.parameters())
+        self.say(
+            f"{parameters / 1e6:.2f} M parameters, {len(self.rows)} rows, {len(self.held_out)} held out, "
+            f"{len(demos.wordings.of)} sentences, from step {self.step} of {args.steps}"
+        )
+        start, before = time.monotonic() - self.seconds, self.step
+        while self.step < args.steps:
+            self.running = self.optimise()
+            self.seconds = time.monotonic() - start
+            if self.step % TOLD_EVERY == 0:
+                left = self.seconds / self.step * (args.steps - self.step)
+                text = " ".join(f"{key} {value:.4f}" for key, value in self.running.items())
+                pace = self.step * args.batch * self.accelerator.num_processes / self.seconds
+                self.say(f"{self.step}/{args.steps} {text} | {pace:.0f} rows/s, {left / 60:.1f} min left")
+            if (self.step % args.save_every == 0 or self.step == args.steps) and self.accelerator.is_main_process:
+                self.save()
+        if before == args.steps:
+            self.say("Nothing is left to do: give more --steps, or another --output.")
+
+    def optimise(self) -> dict[str, float]:
+        """One step; the parts of the loss, averaged over the last fifty or so."""
+        args, learner = self.args, self.learner
+        # Of the step alone, so that a training that goes on sees what it would have seen.
+        rng = np.random.default_rng([args.seed, self.step, self.accelerator.process_index])
+        set_learning_rate(self.optimizer, self.step, args.steps, args.lr, warm_up=300, floor=0.02)
+        rows = self.rows[rng.integers(len(self.rows), size=args.batch)]
+        batch = self.demos.batch(rows, self.words, rng, augment=True).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            loss, parts = self.prepared(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(0.999, self.step / (self.step + 19))
+        with torch.no_grad():
+            for average, new in zip(self.average.parameters(), learner.parameters(), strict=True):
+                average.lerp_(new, 1 - decay)
+        return {key: 0.98 * self.running.get(key, float(v)) + 0.02 * float(v) for key, v in parts.items()}
+
+    def save(self) -> None:
+        """The policy, the log and its picture, and last the state from which a training goes on."""
+        args = self.args
+        line: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 1), "train": self.running}
+        if len(self.held_out):
+            rows, device = self.held_out, self.accelerator.device
+            line["held_out"] = evaluate(self.average, self.demos, rows, self.words, device)
+            self.say("held out: " + " ".join(f"{key} {value:.4f}" for key, value in line["held_out"].items()))
+        with (args.output / LOG).open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        self.average.policy.save_pretrained(args.output)
+        draw(args.output)
+        save_state(
+            args.output / STATE_FILE,
+            {
+                "learner": self.learner.state_dict(),
+                "ema": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "running": self.running,
+            },
+        )
+
+    def say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
 
 
 def train(args: argparse.Namespace) -> None:
+    if min(args.steps, args.batch, args.threads, args.save_every) < 1 or args.hold_out < 0:
+        raise VegaError("--steps, --batch, --threads and --save-every count something: give numbers from 1 on.")
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     results_folder(args.output)
-    paths = sorted(args.demos.glob("*[0-9].npz"))
-    held_out = [p for p in paths if p.stem.endswith(f"block{args.holdout_block}")]
-    demos = Demonstrations([p for p in paths if p not in held_out])
-    validation = Demonstrations(held_out) if held_out else demos
-    simulator = None
-    if args.world_simulator:
-        simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
-    policy = build_policy(demos, args.name, simulator, args.fusion, args.init)
-    if policy.world is not None:
-        for part in (demos,) if validation is demos else (demos, validation):
-            part.world_tokens = CachedWorldTokens(policy.world, part, args.output, args.seed)
-    learner = Learner(policy)
-    ema = copy.deepcopy(learner)
-    words = policy.vocabulary
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
-    state_path = args.output / "training_state.pt"
-    first, spent = 0, 0.0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        learner.load_state_dict(state["learner"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, spent = state["step"], state["seconds"]
-    parameters = sum(p.numel() for p in policy.parameters())
-    print(
-        f"{parameters / 1e6:.2f} M parameters, {len(demos)} frames, {len(validation)} held out, from step {first}",
-        flush=True,
-    )
-    start = time.monotonic() - spent
-    running: dict[str, float] = {}
-    for step in range(first, args.steps):
-        rng = np.random.default_rng([args.seed, step])
-        set_learning_rate(optimizer, step, args.steps, args.lr, warm_up=300, floor=0.02)
-        batch = demos.batch(rng.integers(len(demos), size=args.batch), words, rng, augment=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, parts = learner.loss(batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        decay = min(0.999, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for average, new in zip(ema.parameters(), learner.parameters(), strict=True):
-                average.lerp_(new, 1 - decay)
-        running = {key: 0.98 * running.get(key, value) + 0.02 * value for key, value in parts.items()}
-        done = step + 1
-        if done % 50 == 0:
-            seconds = time.monotonic() - start
-            left = seconds / done * (args.steps - done)
-            text = " ".join(f"{key} {value:.4f}" for key, value in running.items())
-            print(
-                f"{done}/{args.steps} {text} | {done * args.batch / seconds:.0f} samples/s, {left / 60:.1f} min left",
-                flush=True,
-            )
-        if done % args.save_every == 0 or done == args.steps:
-            held = evaluate(ema, validation, words)
-            line = {"step": done, "seconds": round(time.monotonic() - start, 1), "train": running, "held_out": held}
-            with (args.output / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print("held out:", " ".join(f"{key} {value:.4f}" for key, value in held.items()), flush=True)
-            ema.policy.save_pretrained(args.output)
-            save_state(
-                state_path,
-                {
-                    "learner": learner.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": done,
-                    "seconds": time.monotonic() - start,
-                },
-            )
-    print(json.dumps(dataclasses.asdict(policy.config))[:200])
+    Training(args).run()
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m policies.training.train_nano", __doc__, paragraphs=2)
-    parser.add_argument("--demos", type=Path, default=Path("data/demos"), help="folder of demonstrations")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")
     parser.add_argument("--name", default="vega-nano", help="of the policy")
     parser.add_argument("--init", type=Path, help="checkpoint folder to start from")
+    parser.add_argument("--warm-start", type=Path, help="checkpoint whose weights a new policy takes where they fit")
+    parser.add_argument(
+        "--sentences", type=Path, help="text file of what a new policy will be told later, besides those in --data"
+    )
+    parser.add_argument("--text-encoder", default="sequence", choices=sorted(TEXT_ENCODERS), help="of a new policy")
+    parser.add_argument("--encoder-blocks", type=int, default=1, help="of each camera's encoder of a new policy")
+    parser.add_argument(
+        "--remember", action=argparse.BooleanOptionalAction, default=True,
+        help="tell a new policy how far it believed to be when it decided last",
+    )  # fmt: skip
+    parser.add_argument("--language-teacher", action="store_true", help="learn what sentences mean from MiniLM")
     parser.add_argument("--world-simulator", type=Path, help="folder of a world simulator, to be fused in")
     parser.add_argument("--fusion", default="token_gate", choices=fusion_names(), help="how tokens meet")
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
-    parser.add_argument("--batch", type=int, default=128, help="chunks per step")
+    parser.add_argument("--batch", type=int, default=128, help="rows per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
-    parser.add_argument(
-        "--holdout-block", type=int, default=-1, help="block of the demonstrations that is not trained on; -1: none"
-    )
+    parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="learn nothing from every N-th episode")
     train(parser.parse_args(argv))
     return 0
 

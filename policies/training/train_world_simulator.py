@@ -3,18 +3,16 @@
 Two stages with diffusers' own classes in small sizes, both resumable: a causal video VAE (L1 reconstruction and a
 little KL), then a diffusion transformer on its latents by flow matching (velocity = noise - data), with one learned
 stand-in for the empty prompt.  Writes reconstructions.png and samples.png to look at, and a folder that
-`LatentWorldSimulator.from_pretrained` loads.  Clips are consecutive frames of demonstrations
-(`sim/demonstrations/collect_demos.py`).
+`LatentWorldSimulator.from_pretrained` loads.  Clips are consecutive frames of LeRobot v3 datasets.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from policies.files.command_line import command, command_parser, results_folder
+from policies.nano.policy import prepare_image
 from policies.training.dataset import CAMERAS, CANVAS
 from policies.training.optimisation import save_state, set_learning_rate
+from policies.training.recordings import Recording
 from policies.types import VegaError
 from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
 
@@ -38,6 +38,7 @@ KL_WEIGHT = 1e-6
 SHIFT = 5.0  # of Wan's schedule: most of the training sits at high noise
 SAMPLE_STEPS = 30
 CLIP_FRAMES = 5
+MARGIN = 6  # px that clips are larger than the canvas, so that crops differ
 
 
 def small_vae() -> AutoencoderKLWan:
@@ -71,25 +72,24 @@ def small_transformer() -> WanTransformer3DModel:
 
 
 class Clips:
-    """Crops of consecutive frames from a folder of demonstrations, in the size in which the policy will see them.
+    """Crops of consecutive frames of LeRobot datasets, in the size in which the policy will see them.
 
     batch(n, frames) -> (n, 3, frames, *CANVAS[camera]) in [-1, 1], of one camera drawn from `rng`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        paths = sorted(folder.glob("*[0-9].npz"))
-        if not paths:
-            raise VegaError(
-                f"There are no demonstrations in {folder}: make some with `python -m sim.demonstrations.collect_demos`."
-            )
+    def __init__(self, folders: Sequence[Path]) -> None:
         self.videos: dict[str, list[NDArray[np.uint8]]] = {camera: [] for camera in CANVAS}
-        for path in paths:
-            with np.load(path) as file:
-                episode = np.searchsorted(file["first_step"], file["frame_step"], side="right")
-                cuts = np.flatnonzero(np.diff(episode)) + 1
-                for camera, videos in self.videos.items():
-                    frames = _scaled(file[camera], CANVAS[camera][0] / CAMERAS[camera].output_size[0])
-                    videos += [v for v in np.split(frames, cuts) if len(v) >= CLIP_FRAMES]
+        for recording in map(Recording, folders):
+            for camera, (rows, columns) in CANVAS.items():
+                size = (columns + MARGIN, rows + MARGIN)
+                frames = [
+                    cv2.resize(prepare_image(picture, CAMERAS[camera], camera), size, interpolation=cv2.INTER_AREA)
+                    for _, picture in recording.pictures(camera)
+                ]
+                cuts = [slice(episode.begin, episode.end) for episode in recording.episodes]
+                self.videos[camera] += [np.stack(frames[c]) for c in cuts if c.stop - c.start >= CLIP_FRAMES]
+        if not len(self):
+            raise VegaError(f"No episode has {CLIP_FRAMES} frames: give longer recordings as --data.")
 
     def __len__(self) -> int:
         return sum(map(len, self.videos.values()))
@@ -103,14 +103,6 @@ class Clips:
             at, y, x = (rng.integers(n - k + 1) for n, k in zip(video.shape, (frames, rows, columns), strict=False))
             clip[:] = video[at : at + frames, y : y + rows, x : x + columns]
         return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
-
-
-def _scaled(frames: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """(T, H, W, 3), smaller by area averaging."""
-    if factor == 1:
-        return frames
-    size = (math.ceil(frames.shape[2] * factor), math.ceil(frames.shape[1] * factor))
-    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
 def vae_loss(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
@@ -207,7 +199,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     results_folder(args.output)
-    clips = Clips(args.demos)
+    clips = Clips(args.data)
     vae, generator = small_vae(), Generator()
     print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
 
@@ -252,7 +244,7 @@ def _millions(module: nn.Module) -> str:
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m policies.training.train_world_simulator", __doc__, paragraphs=2)
-    parser.add_argument("--demos", type=Path, default=Path("data/demos"), help="folder of demonstrations")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
     parser.add_argument("--output", type=Path, default=Path("outputs/world_simulator"), help="folder to write")
     parser.add_argument("--vae-steps", type=int, default=3000, help="optimisation steps of the video VAE")
     parser.add_argument("--transformer-steps", type=int, default=4000, help="optimisation steps of the transformer")

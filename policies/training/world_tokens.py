@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256
 from policies.fusion.world_view import WorldView
-from policies.training.dataset import CAMERAS, Demonstrations, recolour
+from policies.training.dataset import Demonstrations, recolour
 
 VARIANTS = 2
 BLOCK = 32  # frames at a time
@@ -27,7 +27,7 @@ class CachedWorldTokens:
 
     def __init__(self, world: WorldView, demos: Demonstrations, folder: Path, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._world = world
+        self._world, self._cameras = world, demos.cameras
         self._sizes: dict[str, tuple[int, int]] = {}
         self._tokens: dict[str, list[NDArray[np.float16]]] = {}
         assert world.simulator.folder is not None
@@ -69,11 +69,14 @@ class CachedWorldTokens:
             drawn = rng.integers(VARIANTS, size=len(index)) if augment else np.zeros(len(index), int)
             tokens = np.stack([variants[v][i] for v, i in zip(drawn, index, strict=True)])
             simulator = self._world.simulator_of(camera)
-            frame = CAMERAS[camera].output_size
+            frame = self._cameras[camera].output_size
             pooled[camera] = simulator.pool(torch.from_numpy(tokens).float()[:, None], frame)[:, 0]
         return pooled
 
 
 def _fingerprint(demos: Demonstrations, camera: str) -> str:
     """Tells one set of demonstrations from another, from some of its pixels."""
-    return hashlib.sha256(np.ascontiguousarray(demos.data[camera][::97]).tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for frames in demos.frames_of[camera]:
+        digest.update(np.ascontiguousarray(frames[::97]).tobytes())
+    return digest.hexdigest()

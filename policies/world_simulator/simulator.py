@@ -192,10 +192,16 @@ class LatentWorldSimulator(nn.Module):
             self._noises[key] = drawn.transpose(0, 1)[None].to(latents.device)
         return self._noises[key]
 
+    def noised(self, latents: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Latents (B, C, T, h, w) with the noise that latent frames `first` and later of a window have."""
+        count = latents.shape[2]
+        whole = latents.new_empty(()).expand(1, latents.shape[1], first + count, *latents.shape[3:])
+        return add_noise(latents, self.noise(whole)[:, :, first:], self.sigma)
+
     @torch.no_grad()
     def tokens(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, T, h, w) without noise -> the tapped block's output (B, T, rows, columns, D)."""
-        features = self.trunk(add_noise(latents, self.noise(latents), self.sigma))[0]
+        features = self.trunk(self.noised(latents))[0]
         time, rows, columns = (n // p for n, p in zip(latents.shape[2:], self.trunk.patch_size, strict=True))
         return features.unflatten(1, (time, rows, columns))
 
@@ -206,9 +212,9 @@ class LatentWorldSimulator(nn.Module):
         spot = place((frame[0], frame[1]), self.config.canvas, "registered")
         return pool_registered(tokens, spot, self.token_px, self.config.grid, self.config.view)
 
-    def open_stream(self) -> WorldStream:
-        """A stream of frames that remembers what it has encoded."""
-        return WorldStream(self)
+    def open_stream(self, attention: str = "joint") -> WorldStream:
+        """A stream of frames that remembers what it has encoded; attention: see `WorldStream`."""
+        return WorldStream(self, attention)
 
     @classmethod
     def from_pretrained(

@@ -7,7 +7,8 @@ with the same empty prompt.  Everything that depends only on those is computed o
   projections of attention and MLP;
 - prompt attention: keys and values of the prompt are constants.  Its padding rows (511 of 512 for the
   empty prompt) are one row repeated n times, which softmax cannot tell from that row with log n added
-  to its score, so one remains.
+  to its score, so one remains.  What comes out is a sum of so many constant vectors, each already through
+  the output projection: a matrix of heads x rows columns takes that projection's place.
 
 Both are algebra: the features are those of the plain network up to rounding.  Blocks behind the tap
 do not exist here.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,34 @@ class WanTrunk(nn.Module):
                 found[i] = x
         return [found[i] for i in wanted]
 
+    def remember(
+        self, latents: torch.Tensor, memory: TrunkMemory | None, kept: int
+    ) -> tuple[torch.Tensor, TrunkMemory]:
+        """The last block's output for `latents`, which see what came before them, and a memory of `kept` latent frames.
+
+        Without a memory as `forward`; with one, a frame costs itself alone.  Frames before it do not see it, which
+        `forward` on all of them lets them do.  VegaError where Wan's positions in time are used up.
+        """
+        self._check(latents)
+        start = 0 if memory is None else memory.frames
+        if start + latents.shape[2] > self.positions_in_time:
+            raise VegaError(f"A stream has at most {self.positions_in_time} latent frames: start it again.")
+        x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2).contiguous()
+        rotation = self._rotation(latents, start)
+        per_frame = x.shape[1] // latents.shape[2]
+        seen = []
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, FoldedBlock)
+            x, keys, values = block.extend(x, rotation, None if memory is None else memory.seen[i])
+            first = max(keys.shape[2] - kept * per_frame, 0)
+            seen.append((keys[:, :, first:], values[:, :, first:]))
+        return x, TrunkMemory(tuple(seen), start + latents.shape[2])
+
+    @property
+    def positions_in_time(self) -> int:
+        """Latent frames that Wan's rotary table can tell apart."""
+        return int(self.config.rope_max_seq_len)
+
     def velocity(self, latents: torch.Tensor) -> torch.Tensor:
         """The network's own output (B, C, T, H, W): noise minus data.  Needs all blocks and `head`."""
         if self.head is None:
@@ -101,22 +131,47 @@ class WanTrunk(nn.Module):
                 "canvas whose sides are multiples of the VAE's stride times the patch."
             )
 
-    def _rotation(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin (1, tokens, 1, head / 2) float32 for this grid, computed once per size."""
+    def _rotation(self, latents: torch.Tensor, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin (1, tokens, 1, head / 2) float32 for this grid, computed once per size.
+
+        start: place of the first latent frame in time.
+        """
         key = (*latents.shape[2:], latents.device)
         if key not in self._rotations:
             cos, sin = self.rope(latents)
             # Every angle stands twice, for the two halves of a rotated pair.
             self._rotations[key] = cos[..., ::2].float().contiguous(), sin[..., 1::2].float().contiguous()
-        return self._rotations[key]
+        cos, sin = self._rotations[key]
+        if start == 0:
+            return cos, sin
+        # Only the first angles of a token are those of its time.
+        count, angles = latents.shape[2] // self.patch_size[0], self.rope.t_dim // 2
+        later = []
+        for table, values, first in ((self.rope.freqs_cos, cos, 0), (self.rope.freqs_sin, sin, 1)):
+            moved = values.unflatten(1, (count, -1)).clone()
+            moved[..., :angles] = table[start : start + count, first : self.rope.t_dim : 2].float()[:, None, None]
+            later.append(moved.flatten(1, 2))
+        return later[0], later[1]
+
+
+@dataclass(frozen=True)
+class TrunkMemory:
+    """Of every block the keys (rotated) and values (B, heads, tokens, d) of the last latent frames.
+
+    frames: seen so far.  Never changed in place.
+    """
+
+    seen: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    frames: int
 
 
 class FoldedBlock(nn.Module):
     """One Wan block with its modulation and prompt folded in.  (B, N, D) -> (B, N, D)."""
 
     prompt_k: torch.Tensor
-    prompt_v: torch.Tensor
     prompt_bias: torch.Tensor
+    prompt_out: torch.Tensor
+    prompt_out_bias: torch.Tensor
 
     def __init__(
         self, block: WanTransformerBlock, modulation: torch.Tensor, text: torch.Tensor, log_counts: torch.Tensor
@@ -136,10 +191,14 @@ class FoldedBlock(nn.Module):
         self.norm2 = (
             _norm(block.norm2.weight, block.norm2.bias, dtype) if isinstance(block.norm2, nn.LayerNorm) else None
         )
-        self.cross_q, self.cross_norm_q, self.cross_out = cross.to_q, cross.norm_q, cross.to_out[0]
+        self.cross_q, self.cross_norm_q = cross.to_q, cross.norm_q
+        values = self._split(cross.to_v(text)[None])[0].float()  # (heads, n, d)
+        out = cross.to_out[0].weight.detach().float().unflatten(1, (self.heads, -1))  # (D, heads, d)
+        projected = torch.einsum("chd,hnd->chn", out, values).flatten(1).to(dtype)
         self.register_buffer("prompt_k", self._split(cross.norm_k(cross.to_k(text))[None]), persistent=False)
-        self.register_buffer("prompt_v", self._split(cross.to_v(text)[None]), persistent=False)
         self.register_buffer("prompt_bias", log_counts[None, None, None], persistent=False)
+        self.register_buffer("prompt_out", projected, persistent=False)
+        self.register_buffer("prompt_out_bias", cross.to_out[0].bias.detach(), persistent=False)
         self.norm3 = _norm(1 + scale3, shift3, dtype)
         self.ffn_in = block.ffn.net[0].proj
         self.ffn_out = _gated(block.ffn.net[2], gate3)
@@ -151,20 +210,31 @@ class FoldedBlock(nn.Module):
         return F.layer_norm(x, x.shape[-1:], weight_bias[0], weight_bias[1], self.eps)
 
     def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.extend(x, rotation, None)[0]
+
+    def extend(
+        self,
+        x: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        past: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (B, N, D) that also sees the keys and values of `past`; and the keys and values of both, past first."""
         q, k, v = self.qkv(self._layer_norm(x, self.norm1)).chunk(3, dim=-1)
         q = _rotate(self.norm_q(q).unflatten(-1, (self.heads, -1)), *rotation).transpose(1, 2)
         k = _rotate(self.norm_k(k).unflatten(-1, (self.heads, -1)), *rotation).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(q, k, self._split(v))
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        v = self._split(v)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
         q = self._split(self.cross_norm_q(self.cross_q(x if self.norm2 is None else self._layer_norm(x, self.norm2))))
         # Written out: with one or two keys the fused kernels cost more than they save.
         # In float32, because bf16 has no log(511) to better than a hundredth.
         scores = (q @ self.prompt_k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + self.prompt_bias
-        attended = scores.softmax(-1).to(q.dtype) @ self.prompt_v
-        x = x + self.cross_out(attended.transpose(1, 2).flatten(2))
+        shares = scores.softmax(-1).to(x.dtype).transpose(1, 2).flatten(2)
+        x = x + F.linear(shares, self.prompt_out, self.prompt_out_bias)
 
-        return x + self.ffn_out(F.gelu(self.ffn_in(self._layer_norm(x, self.norm3)), approximate="tanh"))
+        return x + self.ffn_out(F.gelu(self.ffn_in(self._layer_norm(x, self.norm3)), approximate="tanh")), k, v
 
 
 class FoldedHead(nn.Module):

@@ -5,6 +5,10 @@
 Each episode has a layout, a view (camera, light, colours of surfaces) and a wording of its own, and bursts of noise in
 what is executed, never in what is recorded (DART, Laskey et al. 2017).  An episode that the suite's own success test
 does not accept is thrown away.  Episodes that exist are not made again, so an interrupted run goes on.
+
+With `--policy CHECKPOINT` that policy acts first, for a random part of each episode, and the skills take over and show
+the way back from what it made of it: a round of DAgger (Ross et al. 2011) in which the teacher drives what it labels
+(HG-DAgger, Kelly et al. 2019).  Train on the new dataset beside the old ones.
 """
 
 from __future__ import annotations
@@ -17,31 +21,47 @@ from typing import Any
 
 import numpy as np
 
+from policies.checkpoints import check_exists, check_instructions, load_policy
 from policies.files.command_line import command, command_parser, results_folder
+from policies.training.wordings import paraphrase
+from policies.types import Policy
 from sim.demonstrations.arrangements import lay_out
-from sim.demonstrations.collect_demos import TAPES, Bursts
-from sim.demonstrations.paraphrases import paraphrase
+from sim.demonstrations.disturbances import Bursts, Driver
+from sim.demonstrations.labels import COLUMNS, labels
 from sim.demonstrations.skills.expert import SkillExpert
 from sim.demonstrations.try_skills import add_options, chosen_tasks
-from sim.demonstrations.views import KINDS, Views
+from sim.demonstrations.views import Views
 from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
+from sim.worlds.environment import VIEW_KINDS
 from sim.worlds.libero_env import LiberoEnvironment
 from sim.worlds.suites import list_tasks
 
 AFTER_SUCCESS = 8
 MOST_TRIES = 4
+TAPES = "tapes"
+DRIVEN = 0.6  # of an episode's steps, the most that a policy drives before the skills take over
 
 
-def collect_episode(environment: LiberoEnvironment, views: Views, rng: np.random.Generator, tape_at: Path) -> bool:
-    """One demonstration, kept if the task's own success test accepts it.  Deterministic in `rng`."""
+def collect_episode(
+    environment: LiberoEnvironment, views: Views, rng: np.random.Generator, tape_at: Path, every: int = 1,
+    policy: Policy | None = None,
+) -> bool:  # fmt: skip
+    """One demonstration, kept if the task's own success test accepts it.  Deterministic in `rng`.
+
+    policy: acts first, for a while; what is recorded is how the skills go on from there.
+    """
     lay_out(environment, rng)
-    views.draw([kind for kind in KINDS if rng.random() < 0.7], rng)
+    views.draw([kind for kind in VIEW_KINDS if rng.random() < 0.7], rng)
+    text = paraphrase(environment.instruction, rng)
+    driven = int(rng.integers(round(DRIVEN * environment.max_steps)))
+    if policy is not None and drive(environment, policy, text, driven):
+        return False
     expert, noise = SkillExpert(environment), Bursts(rng)
-    tape = EpisodeTape(environment, EEF_ACTION_NAMES, paraphrase(environment.instruction, rng))
+    tape = EpisodeTape(environment, EEF_ACTION_NAMES, text, every=every, columns=COLUMNS)
     left = AFTER_SUCCESS
     for _ in range(environment.max_steps):
         action = expert.action()
-        tape.step(action, {})
+        tape.step(action, {}, labels(environment, expert) if tape.begins_row else {})
         if environment.step_eef(noise(action)) or left < AFTER_SUCCESS:
             left -= 1
         if left == 0:
@@ -50,18 +70,27 @@ def collect_episode(environment: LiberoEnvironment, views: Views, rng: np.random
     return False
 
 
-def collect_task(suite: str, task: int, episodes: int, seed: int, tapes: Path) -> tuple[int, int, int]:
+def drive(environment: LiberoEnvironment, policy: Policy, text: str, steps: int) -> bool:
+    """Let a policy act; True where it has solved the task, so that there is nothing to show."""
+    driver = Driver(environment, policy, text)
+    return any(driver.step() for _ in range(steps))
+
+
+def collect_task(
+    suite: str, task: int, episodes: int, seed: int, every: int, tapes: Path, name: str | None = None
+) -> tuple[int, int, int]:
     """Make what is missing of one task; (task, episodes made, episodes tried)."""
     missing = [i for i in range(episodes) if not tape_path(tapes, task, i).is_file()]
     made = tried = 0
     if missing:
         environment = LiberoEnvironment(suite, task)
         views = Views(environment)
+        policy = None if name is None else load_policy(name)
         for episode in missing:
             for attempt in range(MOST_TRIES):
                 tried += 1
                 rng = np.random.default_rng([seed, task, episode, attempt])
-                if collect_episode(environment, views, rng, tape_path(tapes, task, episode)):
+                if collect_episode(environment, views, rng, tape_path(tapes, task, episode), every, policy):
                     made += 1
                     break
         environment.close()
@@ -76,14 +105,19 @@ def _work(job: tuple[Any, ...]) -> tuple[int, int, int]:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.collect_skills", __doc__)
     add_options(parser, "libero_goal", 7, 2)
+    parser.add_argument("--every", type=int, default=1, help="control steps in a row of the dataset, drawn once")
+    parser.add_argument("--policy", help="checkpoint that acts first in every episode (a round of DAgger)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the dataset and of its parts")
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
+    if args.policy is not None:
+        check_exists(args.policy)
+        check_instructions(args.policy, [names[task] for task in tasks])
     dataset = args.output / "dataset"
     check_target(dataset, resume=True)
     results_folder(args.output)
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
-    jobs = [(args.suite, task, args.episodes, args.seed, tapes) for task in tasks]
+    jobs = [(args.suite, task, args.episodes, args.seed, args.every, tapes, args.policy) for task in tasks]
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
         for done, (task, made, tried) in enumerate(pool.imap_unordered(_work, jobs), 1):

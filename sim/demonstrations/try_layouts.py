@@ -1,85 +1,82 @@
-"""Success on random layouts and targets, for tuning.
+"""Success of a policy on random layouts of a suite, for tuning.
 
-    python -m sim.demonstrations.try_layouts --policy outputs/vega_nano
+    python -m sim.demonstrations.try_layouts --policy outputs/vega_nano --suite libero_goal --episodes 5
 
 The official initial states are the test set and are left alone.  Layouts are drawn as for demonstrations, with another
-seed; the wording is LIBERO's.
+seed; the wording is the suite's.  What a training's folder is asked for is added to its success.jsonl.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
-from policies.checkpoints import load_policy
+from policies.checkpoints import check_instructions, load_policy
 from policies.files.command_line import command, command_parser
-from policies.training.wordings import libero_sentence
-from policies.types import Observation, Policy
-from sim.demonstrations.layouts import place_randomly, things
-from sim.demonstrations.scripted_expert import ScriptedExpert
+from policies.training.curves import LOG, SUCCESS, draw, read_log
+from policies.types import Policy
+from sim.demonstrations.arrangements import lay_out
+from sim.demonstrations.disturbances import Driver
+from sim.demonstrations.skills.expert import SkillExpert
+from sim.demonstrations.try_skills import add_options, chosen_tasks
 from sim.results.evaluation import wilson_95
-from sim.worlds.frames import FrameWindow
 from sim.worlds.libero_env import LiberoEnvironment
-from sim.worlds.suites import load_suite
-from vega3d_ros.control.chunk_scheduler import LockstepQueue
-
-MAX_STEPS = 280
+from sim.worlds.suites import list_tasks
 
 
-def attempt(environment: LiberoEnvironment, policy: Policy, target: str) -> tuple[bool, float]:
-    """One episode from the present layout: solved?, and the least horizontal distance (m) of TCP and grasp point."""
-    judge = ScriptedExpert(environment, target)
-    text = libero_sentence(target.rsplit("_", 1)[0])
-    policy.reset()
-    queue, frames = LockstepQueue(policy.spec), FrameWindow(policy.spec)
-    nearest = np.inf
-    for step in range(MAX_STEPS):
-        if frames.needed(step):
-            frames.add(step, {camera: environment.render(camera) for camera in policy.spec.cameras})
-        if queue.empty:
-            state = environment.state()
-            queue.submit(policy.act(Observation(frames.images(step), state, text, state.stamp_ns)))
-        environment.step_eef(queue.pop().action)
-        nearest = min(nearest, float(np.linalg.norm(judge.tcp[:2] - judge.grasp_point[:2])))
-        if judge.solved:
+def attempt(environment: LiberoEnvironment, policy: Policy) -> tuple[bool, float]:
+    """One episode from the present layout: solved?, and the least distance (m) of the TCP from what is taken first."""
+    expert = SkillExpert(environment)
+    driver, nearest, goal = Driver(environment, policy, environment.instruction), np.inf, expert.attention
+    for _ in range(environment.max_steps):
+        if driver.step():
             return True, nearest
+        nearest = min(nearest, float(np.linalg.norm(expert.scene.tcp - goal)))
     return False, nearest
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = command_parser("python -m sim.demonstrations.try_layouts", __doc__, paragraphs=3)
+    parser = command_parser("python -m sim.demonstrations.try_layouts", __doc__)
     parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, or module:Class")
-    parser.add_argument("--suite", default="libero_object", help="suite whose scenes are used")
-    parser.add_argument("--episodes", type=int, default=3, help="per scene")
-    parser.add_argument("--seed", type=int, default=1001, help="of layouts and targets")
+    add_options(parser, "libero_object", 1001)
     args = parser.parse_args(argv)
+    tasks, names = chosen_tasks(args), list_tasks(args.suite)
+    check_instructions(args.policy, [names[task] for task in tasks])
     policy = load_policy(args.policy)
     won: Counter[str] = Counter()
     tried: Counter[str] = Counter()
-    for task in range(load_suite(args.suite).n_tasks):
-        rng = np.random.default_rng([args.seed, task])
+    for task in tasks:
         environment = LiberoEnvironment(args.suite, task)
-        done = 0
-        while done < args.episodes:
-            kind = place_randomly(environment, rng)
-            if kind is None:
-                continue
-            done += 1
-            target = str(rng.choice(things(environment)))
-            solved, nearest = attempt(environment, policy, target)
+        for episode in range(args.episodes):
+            kind = lay_out(environment, np.random.default_rng([args.seed, task, episode]))
+            solved, nearest = attempt(environment, policy)
             for key in (kind, "all"):
                 won[key] += solved
                 tried[key] += 1
-            outcome = "solved" if solved else f"not solved, came within {100 * nearest:.1f} cm"
-            print(f"scene {task} {kind}: {target} {outcome}", flush=True)
+            outcome = "solved" if solved else f"not solved, came within {100 * nearest:.1f} cm of the first thing"
+            print(f"task {task} {kind}: {outcome}", flush=True)
         environment.close()
     for key in sorted(tried):
         low, high = wilson_95(won[key], tried[key])
         print(f"{key}: {won[key]} of {tried[key]} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")
+    note(Path(args.policy), args.suite, won["all"], tried["all"])
     return 0
+
+
+def note(folder: Path, suite: str, solved: int, tried: int) -> None:
+    """Add a line to the success of a training, if `folder` is one, and draw its curves again."""
+    log = read_log(folder / LOG)
+    if not log:
+        return
+    line = {"step": log[-1]["step"], "suite": suite, "solved": solved, "tried": tried}
+    with (folder / SUCCESS).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(draw(folder))
 
 
 if __name__ == "__main__":

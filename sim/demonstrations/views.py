@@ -10,9 +10,9 @@ import numpy as np
 
 from policies.types import VegaError
 from sim.demonstrations.skills.scene import turn
+from sim.worlds.environment import VIEW_KINDS
 from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
 
-KINDS = ("camera", "light", "texture")
 MOVED, TURNED = 0.10, np.deg2rad(10.0)  # most that the fixed camera is moved and turned
 BRIGHTNESS, SHIFTED = (0.6, 1.4), 0.5  # of the lights: factor, m
 TINT = 0.25  # most that a colour of a surface is scaled by
@@ -33,12 +33,12 @@ class Views:
         """Change what `kinds` name, the rest as built; what was drawn.  Raises VegaError for a kind unknown."""
         wanted = list(kinds)
         for kind in wanted:
-            if kind not in KINDS:
-                raise VegaError(f"Nothing about a view is called '{kind}': choose among {', '.join(KINDS)}.")
+            if kind not in VIEW_KINDS:
+                raise VegaError(f"Nothing about a view is called '{kind}': choose among {', '.join(VIEW_KINDS)}.")
         for name, values in self._built.items():
             getattr(self._model, name)[:] = values
         self._model.vis.headlight.diffuse[:] = self._headlight
-        drawn = {kind: getattr(self, f"_{kind}")(rng) for kind in KINDS if kind in wanted}
+        drawn = {kind: getattr(self, f"_{kind}")(rng) for kind in VIEW_KINDS if kind in wanted}
         mujoco.mj_camlight(self._model, self._data)
         return drawn
 

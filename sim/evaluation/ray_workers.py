@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from policies.types import VegaError
-from sim.evaluation.settings import EpisodeSettings
-from sim.evaluation.workers import ATTEMPTS, Runner, Shard, run_episode
+from sim.evaluation.settings import EpisodeSettings, Runner
+from sim.evaluation.workers import ATTEMPTS, Shard
 from sim.results.evaluation import EpisodeRecord
 
 CONNECT_S = 30
@@ -75,8 +75,7 @@ def run_on_ray(
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, VegaError) else error from None
             except ray.exceptions.RayError as error:
-                record = EpisodeRecord(number, left.pop(0), False, 0, settings.seed, _died(error), 0.0, "", "")
-                on_record(record)
+                on_record(settings.lost(number, left.pop(0), _died(error)))
                 del running[stream]
                 if left:
                     again = submit(Shard(number, tuple(left)))
@@ -145,7 +144,7 @@ def _work(settings: EpisodeSettings, shard: Shard) -> Iterator[Finished]:
     runner, folder = _runner(replace(settings, folder=None))
     node = str(ray.get_runtime_context().get_node_id())
     for trial in shard.trials:
-        record = run_episode(runner, shard.task, trial, settings.seed)
+        record = settings.run_trial(runner, shard.task, trial)
         yield Finished(record, _take(Path(folder.name)), node)
 
 

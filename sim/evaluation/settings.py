@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from policies.checkpoints import for_suite
 from policies.types import Policy
 from sim.evaluation.open_policy import open_policy
 from sim.evaluation.shared_policy import Place, SharedPolicy
-from sim.evaluation.workers import Runner
+from sim.results.evaluation import EpisodeRecord
+from sim.worlds.episode import EpisodeResult
 
 SEED = 0  # env.seed(0), once per task, as in the reference
 TAPES = "tapes"
+
+
+class Runner(Protocol):
+    """Runs single episodes; `latencies_ms` grows by one number with each decision of the policy."""
+
+    latencies_ms: list[float]
+
+    def run(self, task: int, trial: int) -> EpisodeResult: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,12 @@ class EpisodeSettings:
     video: bool = False
     record: bool = False
     world_simulator: str = "on"
+    perturb: tuple[str, ...] = ()
     shared: Place | None = None
+
+    @property
+    def unit(self) -> str:
+        return "episode"
 
     @property
     def policy_for_suite(self) -> str:
@@ -53,7 +71,7 @@ class EpisodeSettings:
             return DirectEpisodes(
                 self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
                 pictures=self.folder and self.folder / "pictures", video=self.video,
-                tapes=self.folder / TAPES if self.folder and self.record else None,
+                tapes=self.folder / TAPES if self.folder and self.record else None, perturb=self.perturb,
             )  # fmt: skip
         from sim.robot.ros_episodes import RosEpisodes
 
@@ -63,3 +81,18 @@ class EpisodeSettings:
             self.suite, name, device=self.device, threads=self.threads, camera_every=camera_every,
             world_simulator=self.world_simulator,
         )  # fmt: skip
+
+    def run_trial(self, runner: Runner, task: int, trial: int) -> EpisodeRecord:
+        """One episode and what is written about it."""
+        begun, queries = time.monotonic(), len(runner.latencies_ms)
+        result = runner.run(task, trial)
+        return EpisodeRecord(
+            task=task, trial=trial, success=result.success, steps=result.steps, seed=self.seed, error=result.error,
+            wall_s=round(time.monotonic() - begun, 2), actions_sha256=result.actions_sha256,
+            states_sha256=result.states_sha256, perturbed=dict(result.perturbed),
+            latency_ms=tuple(round(value, 2) for value in runner.latencies_ms[queries:]),
+        )  # fmt: skip
+
+    def lost(self, task: int, trial: int, error: str) -> EpisodeRecord:
+        """What is written about an episode in which processes died."""
+        return EpisodeRecord(task, trial, False, 0, self.seed, error, 0.0, "", "")

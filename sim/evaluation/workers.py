@@ -1,7 +1,7 @@
-"""Episodes in several processes: blocks of trials of a task, handed to whoever is free.
+"""Episodes or questions in several processes: blocks of trials of a task, handed to whoever is free.
 
 A trial depends on nothing that ran before it (sim/worlds/libero_env.py), so the results are the same whatever the
-number of workers and the order.
+number of workers and the order.  Of questions a task is a scene and a trial a question about it.
 """
 
 from __future__ import annotations
@@ -10,39 +10,36 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from policies.types import VegaError
-from sim.results.evaluation import EpisodeRecord
-from sim.worlds.episode import EpisodeResult
 
 ATTEMPTS = 3
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 
 
-class Runner(Protocol):
-    """Runs single episodes; `latencies_ms` grows by one number with each decision of the policy."""
-
-    latencies_ms: list[float]
-
-    def run(self, task: int, trial: int) -> EpisodeResult: ...
-
-    def close(self) -> None: ...
-
-
-class Settings(Protocol):
-    """What a worker needs to know; can be pickled."""
+class Settings(Protocol[R_co]):
+    """What a worker needs to know; can be pickled.  unit: what a trial is called."""
 
     @property
-    def seed(self) -> int: ...
+    def unit(self) -> str: ...
 
-    def build(self) -> Runner:
-        """Load policy and simulator.  Raises VegaError."""
+    def build(self) -> Any:
+        """What runs trials, with a method `close`: policy and simulator loaded.  Raises VegaError."""
+        ...
+
+    def run_trial(self, runner: Any, task: int, trial: int) -> R_co:
+        """Run one trial; what is written about it."""
+        ...
+
+    def lost(self, task: int, trial: int, error: str) -> R_co:
+        """What is written about a trial in which workers died."""
         ...
 
 
@@ -71,40 +68,28 @@ def make_shards(tasks: Sequence[int], trials: int, workers: int, done: Collectio
     return shards
 
 
-def run_episode(runner: Runner, task: int, trial: int, seed: int) -> EpisodeRecord:
-    """One episode and what is written about it."""
-    begun, queries = time.monotonic(), len(runner.latencies_ms)
-    result = runner.run(task, trial)
-    return EpisodeRecord(
-        task=task, trial=trial, success=result.success, steps=result.steps, seed=seed, error=result.error,
-        wall_s=round(time.monotonic() - begun, 2), actions_sha256=result.actions_sha256,
-        states_sha256=result.states_sha256,
-        latency_ms=tuple(round(value, 2) for value in runner.latencies_ms[queries:]),
-    )  # fmt: skip
-
-
-def run_here(settings: Settings, shards: Sequence[Shard], on_record: Callable[[EpisodeRecord], None]) -> None:
+def run_here(settings: Settings[R], shards: Sequence[Shard], on_record: Callable[[R], None]) -> None:
     """Run all shards in this process.  Raises VegaError."""
     runner = settings.build()
     try:
         for shard in shards:
             for trial in shard.trials:
-                on_record(run_episode(runner, shard.task, trial, settings.seed))
+                on_record(settings.run_trial(runner, shard.task, trial))
     finally:
         runner.close()
 
 
 def run_in_workers(
-    settings: Settings,
+    settings: Settings[R],
     shards: Sequence[Shard],
     workers: int,
-    on_record: Callable[[EpisodeRecord], None],
+    on_record: Callable[[R], None],
     on_start: Callable[[int], None] = lambda pid: None,
 ) -> None:
     """Run all shards in `workers` processes.
 
-    on_record: called in this thread with each finished episode.  on_start: with the process id of each worker.
-    A worker that dies is replaced and goes on with the rest of its shard; an episode at which workers died three times
+    on_record: called in this thread with each finished trial.  on_start: with the process id of each worker.
+    A worker that dies is replaced and goes on with the rest of its shard; a trial at which workers died three times
     is recorded as an error.  Raises VegaError if a worker cannot be built.
     """
     pool = _Pool(settings, shards, on_record, on_start)
@@ -119,7 +104,7 @@ def run_in_workers(
 
 
 class _Worker:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings[Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs, settings), daemon=True)
@@ -130,12 +115,12 @@ class _Worker:
         self.trials: deque[int] = deque()  # not yet reported, the first is being run
 
 
-class _Pool:
+class _Pool(Generic[R]):
     def __init__(
         self,
-        settings: Settings,
+        settings: Settings[R],
         shards: Sequence[Shard],
-        on_record: Callable[[EpisodeRecord], None],
+        on_record: Callable[[R], None],
         on_start: Callable[[int], None],
     ) -> None:
         self.settings, self.on_record, self.on_start = settings, on_record, on_start
@@ -155,10 +140,10 @@ class _Pool:
         except (EOFError, OSError):
             self._replace(worker)
             return
-        if isinstance(message, EpisodeRecord):
+        if not isinstance(message, str):
             worker.trials.popleft()
             self.on_record(message)
-        elif isinstance(message, str) and message:
+        elif message:
             raise VegaError(message)
         worker.ready = True
         if not worker.trials:
@@ -183,7 +168,7 @@ class _Pool:
             self.unborn += 1
             if self.unborn >= ATTEMPTS:
                 raise VegaError(
-                    f"Worker processes end while they load the policy (exit status {status}): "
+                    f"Worker processes end while they load their model (exit status {status}): "
                     "give fewer --workers, or try without to see why."
                 )
         if worker.trials:
@@ -196,8 +181,8 @@ class _Pool:
         self.deaths[worker.task, trial] += 1
         if self.deaths[worker.task, trial] >= ATTEMPTS:
             worker.trials.popleft()
-            error = f"{ATTEMPTS} worker processes died in this episode (exit status {status})."
-            self.on_record(EpisodeRecord(worker.task, trial, False, 0, self.settings.seed, error, 0.0, "", ""))
+            error = f"{ATTEMPTS} worker processes died in this {self.settings.unit} (exit status {status})."
+            self.on_record(self.settings.lost(worker.task, trial, error))
         if worker.trials:
             self.shards.appendleft(Shard(worker.task, tuple(worker.trials)))
 
@@ -215,7 +200,7 @@ class _Pool:
             worker.process.join(10)
 
 
-def _work(connection: Connection, settings: Settings) -> None:
+def _work(connection: Connection, settings: Settings[Any]) -> None:
     """The life of a worker: say that it is ready (or why not), then take shards until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -228,7 +213,7 @@ def _work(connection: Connection, settings: Settings) -> None:
         connection.send("")
         while (shard := connection.recv()) is not None:
             for trial in shard.trials:
-                connection.send(run_episode(runner, shard.task, trial, settings.seed))
+                connection.send(settings.run_trial(runner, shard.task, trial))
     except (EOFError, OSError):
         return
     finally:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from policies.types import VegaError
-from sim.results.evaluation import SUMMARY_FILE, interval, percent, wilson_95
+from sim.results.evaluation import interval, percent, wilson_95
 from sim.results.film import strip_path, video_path
 from sim.results.paired import compare_pair
 from sim.results.perturbations import dimensions, shifts
 from sim.results.report_style import data_url, document, facts_table, section, table, write_document
+from sim.results.result_files import SUMMARY_FILE
 
 REPORT_FILE = "report.html"
 SHOWN_FAILURES = 24

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ STATS_STRIDE = 4  # of the pixels that statistics look at
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
+COLUMN, NAMES = "column/", "names/"  # in a tape, before the name of a further column
 Stats = dict[str, NDArray[Any]]
 
 
@@ -46,17 +48,50 @@ def camera_path(tape: Path, camera: str) -> Path:
 
 
 class EpisodeTape:
-    """Everything of one episode: each step's pictures, state and action.  Draws what the policy did not look at."""
+    """Everything of one episode: pictures, states and actions.  Draws what the policy did not look at.
 
-    def __init__(self, environment: Environment, action_names: Sequence[str], instruction: str = "") -> None:
-        self._environment, self._action_names = environment, tuple(action_names)
+    every: control steps in a row of the dataset: its pictures and state are those of the first of them, its action is
+        theirs, one after the other (the last row's is filled up with the last action).
+    columns: what else a row has: name -> names of its numbers.
+    """
+
+    def __init__(
+        self, environment: Environment, action_names: Sequence[str], instruction: str = "", *, every: int = 1,
+        columns: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self._environment, self._action_names, self._every = environment, tuple(action_names), every
         self._instruction = instruction or environment.instruction
         self._frames: dict[str, list[Image]] = {camera: [] for camera in environment.cameras}
         self._states: list[FloatArray] = []
         self._actions: list[FloatArray] = []
+        self._column_names = {name: tuple(parts) for name, parts in columns.items()}
+        self._columns: dict[str, list[FloatArray]] = {name: [] for name in columns}
+        if every < 1 or round(1 / environment.control_period_s) % every:
+            raise VegaError(
+                f"Rows of {every} control steps have no whole rate at {1 / environment.control_period_s:.0f} Hz: give "
+                "a number that divides it."
+            )
 
-    def step(self, action: FloatArray, drawn: Mapping[str, Image]) -> None:
-        """Call before the action is executed.  drawn: camera -> (H, W, 3) pictures of this moment that exist."""
+    @property
+    def begins_row(self) -> bool:
+        """Whether the next step is the first of a row."""
+        return len(self._actions) % self._every == 0
+
+    def step(
+        self, action: FloatArray, drawn: Mapping[str, Image],
+        columns: Mapping[str, FloatArray] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        """Call before the action is executed.
+
+        drawn: camera -> (H, W, 3) pictures of this moment that exist.  columns: the further columns' numbers; of the
+        first step of a row only.
+        """
+        begins_row = self.begins_row
+        self._actions.append(np.array(action, dtype=float))
+        if not begins_row:
+            return
+        for name, values in self._columns.items():
+            values.append(np.array(columns[name], dtype=float))
         environment = self._environment
         for camera, frames in self._frames.items():
             frames.append(drawn[camera] if camera in drawn else environment.render(camera))
@@ -65,7 +100,6 @@ class EpisodeTape:
             {}, state, self._instruction, state.stamp_ns, environment.base_position, environment.base_quaternion
         )
         self._states.append(libero_proprio(observation))
-        self._actions.append(np.array(action, dtype=float))
 
     def keep(self, path: Path, success: bool) -> None:
         """Write the tape.  Raises VegaError where that fails."""
@@ -73,16 +107,22 @@ class EpisodeTape:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fps = round(1 / self._environment.control_period_s)
+            fps = round(1 / self._environment.control_period_s) // self._every
+            actions = [*self._actions, *self._actions[-1:] * (-len(self._actions) % self._every)]
+            names = list(self._action_names)
+            if self._every > 1:
+                names = [f"{name}_{step}" for step in range(self._every) for name in self._action_names]
             for camera, frames in self._frames.items():
                 write_video(camera_path(path, camera), frames, fps, keyframe_every=KEYFRAME_EVERY)
             stats = {f"stats/{c}/{k}": v for c, frames in self._frames.items() for k, v in image_stats(frames).items()}
+            more = {f"{COLUMN}{name}": np.array(values) for name, values in self._columns.items()}
+            more |= {f"{NAMES}{name}": np.array(parts) for name, parts in self._column_names.items()}
             partial = path.with_name(f".{path.stem}.partial.npz")
             np.savez(
-                partial, state=np.array(self._states), action=np.array(self._actions), success=success, fps=fps,
-                instruction=self._instruction, action_names=np.array(self._action_names),
+                partial, state=np.array(self._states), action=np.reshape(actions, (len(self._states), -1)),
+                success=success, fps=fps, instruction=self._instruction, action_names=np.array(names),
                 cameras=np.array(list(self._frames)), size=np.array(next(iter(self._frames.values()))[0].shape),
-                **stats,  # type: ignore[arg-type]
+                **stats, **more,  # type: ignore[arg-type]
             )  # fmt: skip
             partial.replace(path)
         except OSError as error:
@@ -200,6 +240,7 @@ def _columns(tape: Mapping[str, Any], episode: int, begin: int, task: int, fps: 
         "episode_index": np.full(count, episode),
         "index": np.arange(begin, begin + count),
         "task_index": np.full(count, task),
+        **{k.removeprefix(COLUMN): v.astype(np.float32) for k, v in tape.items() if k.startswith(COLUMN)},
     }
 
 
@@ -224,6 +265,7 @@ def _info(
         "video.is_depth_map": False, "video.fps": fps, "video.channels": size[2], "has_audio": False,
     }  # fmt: skip
     names = {"observation.state": list(STATE_NAMES), "action": [str(name) for name in tape["action_names"]]}
+    names |= {k.removeprefix(NAMES): [str(name) for name in v] for k, v in tape.items() if k.startswith(NAMES)}
     features: dict[str, Any] = {
         f"observation.images.{camera}": {
             "dtype": "video", "shape": size, "names": ["height", "width", "channels"], "info": video,

@@ -33,10 +33,10 @@ from trajectory_msgs.msg import JointTrajectory
 from policies.types import VegaError
 from sim.robot import sim_parameters
 from sim.robot.robot_topics import RobotTopics
-from sim.robot.trajectory import TrajectoryController
 from sim.worlds.episode import DigestedEnvironment, Episode
 from sim.worlds.joint_target import JointTarget, joint_target
 from sim.worlds.libero_env import FINGER_NAMES, JOINT_NAMES, LiberoEnvironment
+from vega3d_ros.driver.trajectory import TrajectoryController
 from vega3d_ros.ros.dds import apply_defaults
 from vega3d_ros.ros.node_help import answer_help
 from vega3d_ros.ros.node_process import SPIN_S, asked_to_end, end_ros, may_end_at_once, start_ros

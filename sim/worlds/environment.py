@@ -7,6 +7,8 @@ from typing import Protocol
 from policies.types import FloatArray, Image, RobotState
 from sim.worlds.camera_model import CameraModel
 
+VIEW_KINDS = ("camera", "light", "texture")  # what of a view can be drawn anew for an episode
+
 
 class Environment(Protocol):
     """A task on a simulated arm, stepped one control period at a time.  Single-threaded.

@@ -6,7 +6,10 @@ The same class serves `sim_node` and the direct evaluation, so that two runs can
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +30,8 @@ class EpisodeResult:
 
     steps: control periods executed.  error: empty, or one sentence; an episode with an error says nothing about the
     policy.  actions_sha256: over the commands in order, each as float64 positions (rad), velocities (rad/s) and gripper
-    sign, or as the float64 eef_delta action; states_sha256: over the simulator's state after each step.
+    sign, or as the float64 eef_delta action, after what was drawn of a perturbed view; states_sha256: over the
+    simulator's state after each step.  perturbed: what was drawn of the view; empty for the suite's own.
     """
 
     success: bool
@@ -35,6 +39,7 @@ class EpisodeResult:
     error: str
     actions_sha256: str
     states_sha256: str
+    perturbed: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,6 +62,10 @@ class Fingerprint:
         """Add one eef_delta action as float64."""
         self._actions.update(np.asarray(action, dtype=np.float64).tobytes())
 
+    def perturbed(self, drawn: Mapping[str, Any]) -> None:
+        """Add what was drawn of a perturbed view, before any command."""
+        self._actions.update(json.dumps(drawn, sort_keys=True).encode())
+
     def state(self, state: bytes) -> None:
         """Add the simulator's state after a step."""
         self._states.update(state)
@@ -71,15 +80,20 @@ class Fingerprint:
 
 
 class Episode:
-    """A trial under way.  The environment has been reset to it.  Single-threaded."""
+    """A trial under way.  The environment has been reset to it.  Single-threaded.
 
-    def __init__(self, environment: DigestedEnvironment) -> None:
-        self.environment = environment
+    perturbed: what was drawn of the view, where that is not the suite's own.
+    """
+
+    def __init__(self, environment: DigestedEnvironment, perturbed: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.environment, self.perturbed = environment, perturbed
         self.steps = 0
         self.success = False
         self.error = ""
         self.over = False
         self._fingerprint = Fingerprint()
+        if perturbed:
+            self._fingerprint.perturbed(perturbed)
 
     def step(self, positions: FloatArray, velocities: FloatArray, gripper: float) -> bool:
         """Execute one command for one control period; True once the episode is over.
@@ -114,4 +128,5 @@ class Episode:
             error=self.error,
             actions_sha256=self._fingerprint.actions_sha256,
             states_sha256=self._fingerprint.states_sha256,
+            perturbed=dict(self.perturbed),
         )

@@ -52,6 +52,7 @@ from vega3d_ros.ros.dds import check_discovery, check_middleware
 MAX_DOMAIN = 232
 ARGUMENTS = (
     ROBOT,
+    Argument("driver", "none", "franka: also start franka_driver, for a Franka FR3 without ros2_control; or none."),
     Argument("policy", "vega-nano", "Policy: a name in policies, or the path of a checkpoint folder."),
     Argument("instruction", "", "What the robot shall do; empty: the simulated task's own sentence, or none yet."),
     USE_SIM_TIME,
@@ -110,7 +111,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
 
     files = (robot_file(arguments["robot"]), *policy_files(arguments["policy"]))
     # What is wrong with them is said before anything starts.
-    check_described({name: value for path in files for name, value in read_robot_file(path).items()})
+    values = {name: value for path in files for name, value in read_robot_file(path).items()}
+    check_described(values)
     table = [
         NodeEntry(
             name="policy_node",
@@ -129,6 +131,9 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
             simulated_robot(arguments, clock_mode, (("instruction", "task_instruction"),) if instruction else ())
         )
 
+    if choice(arguments, "driver", ("none", "franka")) == "franka":
+        table.append(_franka_driver(arguments["robot"], values))
+
     if record:
         bag = str(Path(arguments["bag"]).expanduser().absolute()) if arguments["bag"] else ""
         if bag and Path(bag).exists():
@@ -146,6 +151,18 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     if simulated:
         more["start_services"] = START_SERVICES
     return (*table, manager(table, arguments, **more))
+
+
+def _franka_driver(robot: str, values: Mapping[str, Any]) -> NodeEntry:
+    """The driver of a Franka, by the robot's own file (its parameters by full name).  Raises VegaError."""
+    for name, what in (
+        ("franka.address", "the robot's host name or IP address"),
+        ("robot_description", "the path of its URDF, as franka_driver publishes none"),
+    ):
+        if not values.get(name):
+            raise VegaError(f"driver:=franka needs {name} in the file of robot:={robot}: give {what}.")
+    name = "franka_driver"
+    return NodeEntry(name, name, "vega3d_ros.driver.franka_driver", parameter_files=(robot_file(robot),))
 
 
 def _viewers(simulated: bool, use_sim_time: bool) -> list[NodeEntry]:

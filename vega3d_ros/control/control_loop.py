@@ -28,7 +28,8 @@ from vega3d_ros.control.chunk_scheduler import LockstepQueue
 from vega3d_ros.control.control_law import ImpedanceLaw
 from vega3d_ros.control.guard.limits import combine_limits
 from vega3d_ros.control.guard.motion import Motion
-from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard, Zone
+from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.zones import Zone
 from vega3d_ros.control.kinematics import Kinematics
 
 
@@ -49,8 +50,9 @@ class JointCommand:
     positions (n,) rad, velocities (n,) rad/s; gripper > 0 closes, < 0 opens, 0 keeps.
     rejected: names of the safety rules that the intended command broke; the arm then goes on along the path under way,
     to rest, and keeps the gripper.  touched: names of the rules that altered it (clamp mode).
-    motion: the whole path from now to rest, None without a guard.  lead: this is no action of the policy, but the
-    controller is led to the beginning of the path, and has the motion's time for it.
+    motion: the whole path from now to rest, None without a guard.  lead: this is no action of the policy; the
+    controller is led to the beginning of the path, and has the motion's time for it, or to rest.
+    begin_ns: when the motion begins, on the clock of stamps; 0: on arrival.
     """
 
     stamp_ns: int
@@ -63,6 +65,7 @@ class JointCommand:
     touched: tuple[str, ...] = ()
     motion: Motion | None = None
     lead: bool = False
+    begin_ns: int = 0
 
 
 class CommandMaker:
@@ -231,16 +234,19 @@ def next_command(
     action: FloatArray,
     time_ns: int,
     timings_ms: Mapping[str, float],
+    begin_ns: int = 0,
 ) -> JointCommand:
     """The command of one action after the guard; without one only what is not finite is refused.
 
-    time_ns: now, on the clock of the guard's path.  Raises VegaError where the arm left the path.
+    time_ns: now, on the clock of the guard's path; begin_ns: see JointCommand.  Raises VegaError where the arm left the
+    path.
     """
     gripper = float(action[-1])
     if guard is not None:
         start = guard.start(sample.positions, sample.velocities, time_ns)
         positions, velocities = maker.targets(*start, action)
-        return command_of(guard.check(positions, velocities, gripper, time_ns), sample, maker.period_s, timings_ms)
+        decision = guard.check(positions, velocities, gripper, time_ns)
+        return command_of(decision, sample, maker.period_s, timings_ms, begin_ns=begin_ns)
     positions, velocities = maker.targets(sample.positions, sample.velocities, action)
     if np.isfinite(positions).all() and np.isfinite(velocities).all() and np.isfinite(gripper):
         return JointCommand(sample.stamp_ns, positions, velocities, gripper, maker.period_s, timings_ms)
@@ -256,6 +262,7 @@ def command_of(
     period_s: float,
     timings_ms: Mapping[str, float],
     lead: bool = False,
+    begin_ns: int = 0,
 ) -> JointCommand:
     """What the guard decided, as the answer to `sample`."""
     rejected, touched = (decision.rules, ()) if decision.rejected else ((), decision.rules)
@@ -270,4 +277,5 @@ def command_of(
         touched=touched,
         motion=decision.motion,
         lead=lead,
+        begin_ns=begin_ns,
     )

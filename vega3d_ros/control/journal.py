@@ -6,10 +6,12 @@ An event is a name and fields; times are stamps in ns, arrays are SI as in `cont
     discard                                               the queue is dropped: stop, fault or new instruction
     query    query, sample_ns, frames_ns, instruction, base_position, base_quaternion     the policy is asked
     chunk    query, latency_s, actions (H, dim) or null, error                            its answer is taken over
-    tick     sample_ns, time_ns, sample, command or null                                  one control period
+    tick     sample_ns, time_ns, begin_ns, sample, command or null                        one control period
+    withdraw                                              the command of the last tick came too late to be sent
+    brake    time_ns, begin_ns                            the path is left for the quickest braking
     sample: positions, velocities, gripper_positions of the joint state
     command: positions, velocities, gripper, rejected, touched (names of the guard's rules), lead (see JointCommand)
-    time_ns: now, on the clock of the commanded path
+    time_ns: now, on the clock of the commanded path; begin_ns: the stamp of a trajectory that carries one, else 0
 
 NumPy only, no ROS.
 """
@@ -47,15 +49,22 @@ def query_fields(loop: ControlLoop, sample_ns: int, frames: FrameSet, instructio
     }
 
 
-def tick_fields(sample: JointSample, command: JointCommand | None, time_ns: int) -> dict[str, Any]:
+def tick_fields(
+    sample: JointSample, command: JointCommand | None, time_ns: int, begin_ns: int = 0
+) -> dict[str, Any]:
     """One control period: the joint state it used, and the command it made."""
     measured = {
         "positions": sample.positions.tolist(),
         "velocities": sample.velocities.tolist(),
         "gripper_positions": sample.gripper_positions.tolist(),
     }
-    command_made = command_fields(command)
-    return {"sample_ns": sample.stamp_ns, "time_ns": time_ns, "sample": measured, "command": command_made}
+    return {
+        "sample_ns": sample.stamp_ns,
+        "time_ns": time_ns,
+        "begin_ns": begin_ns,
+        "sample": measured,
+        "command": command_fields(command),
+    }
 
 
 def command_fields(command: JointCommand | None) -> dict[str, Any] | None:

@@ -144,10 +144,13 @@ class Realtime:
         self._maker.reset()
         self.journal("discard")
 
-    def tick(self, sample: JointSample, instruction: str, time_ns: int | None = None) -> JointCommand | None:
+    def tick(
+        self, sample: JointSample, instruction: str, time_ns: int | None = None, begin_ns: int = 0
+    ) -> JointCommand | None:
         """The command of this control period; None: nothing new is commanded, and `waiting_for` says why.
 
-        time_ns: now, on the clock on which the controller carries commands out; None: the sample's stamp.
+        time_ns: now, on the clock on which the controller carries commands out; None: the sample's stamp.  begin_ns:
+        the same on the clock of stamps, 0 where commands carry none.
         Sets `new_chunk` to the answer that was taken over in this period, else None.  Raises VegaError
         if the queue has been empty for too long, if the arm left the commanded path, if too many commands were refused
         in a row, or whatever the policy raised.
@@ -158,10 +161,10 @@ class Realtime:
         self.waiting_for = "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
-        lead, wait = self._take_over(sample, time_ns)
+        lead, wait = self._take_over(sample, time_ns, begin_ns)
         item = None if wait else self.scheduler.pop()
         if item is None:
-            self.journal("tick", **tick_fields(sample, lead, time_ns))
+            self.journal("tick", **tick_fields(sample, lead, time_ns, begin_ns))
             if wait:
                 self.waiting_for = wait
                 return lead
@@ -174,22 +177,39 @@ class Realtime:
             return None
         self.waiting_for = ""
         guard = self.loop.guard
-        command = next_command(guard, self._maker, sample, item.action, time_ns, {})
+        command = next_command(guard, self._maker, sample, item.action, time_ns, {}, begin_ns)
         if guard is not None and guard.rejected_in_a_row >= guard.limits.max_rejections:
             raise VegaError(
                 f"The guard refused {guard.rejected_in_a_row} commands in a row ({', '.join(command.rejected)}): the "
                 "policy does not fit these limits; see safety in the robot's YAML, then call ~/start again."
             )
-        self.journal("tick", **tick_fields(sample, command, time_ns))
+        self.journal("tick", **tick_fields(sample, command, time_ns, begin_ns))
         return command
 
-    def _take_over(self, sample: JointSample, time_ns: int) -> tuple[JointCommand | None, str]:
+    def withdraw(self) -> None:
+        """The command of the last tick does not leave, since it would come too late: the arm is on the path before."""
+        if self.loop.guard is not None:
+            self.loop.guard.withdraw()
+        self._maker.reset()
+        self.journal("withdraw")
+
+    def brake(self, sample: JointSample, time_ns: int, begin_ns: int = 0) -> JointCommand | None:
+        """The command that brings the arm to rest as soon as the limits allow, None where its path does so already."""
+        decision = None if self.loop.guard is None else self.loop.guard.brake(time_ns)
+        if decision is None:
+            return None
+        self.journal("brake", time_ns=time_ns, begin_ns=begin_ns)
+        return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns)
+
+    def _take_over(self, sample: JointSample, time_ns: int, begin_ns: int) -> tuple[JointCommand | None, str]:
         """Once an action waits: what leads the controller to the beginning of the path, and why it waits still."""
         guard = self.loop.guard
         if guard is None or not self.scheduler.remaining:
             return None, ""
         decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns)
-        return (None if decision is None else command_of(decision, sample, self.period_s, {}, lead=True)), wait
+        if decision is None:
+            return None, wait
+        return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns), wait
 
     def close(self, timeout_s: float) -> bool:
         """End the worker; False if the policy is still computing after `timeout_s`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import cast
 
-from policies.types import ActionChunk, Observation, PolicySpec, VegaError
+from policies.types import AS_CONFIGURED, ActionChunk, Observation, PolicySpec, SpeedOptions, VegaError
 from vega3d_ros.inference.separate import SeparateModel, serve
 
 BEGIN = "from vega3d_ros.inference.separate_policy import serve_policy; serve_policy()"
@@ -14,11 +16,19 @@ BEGIN = "from vega3d_ros.inference.separate_policy import serve_policy; serve_po
 class SeparatePolicy(SeparateModel):
     """A `policies.types.Policy` whose process is another; see `SeparateModel`.
 
-    name, device, threads, world_simulator: as for `policies.checkpoints.load_policy`.
+    name, device, threads, world_simulator, speed: as for `policies.checkpoints.load_policy`.
     """
 
-    def __init__(self, name: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on") -> None:
-        super().__init__(BEGIN, (name, device, str(threads), world_simulator), "policy", "policy_node")
+    def __init__(
+        self,
+        name: str,
+        device: str = "cpu",
+        threads: int = 1,
+        world_simulator: str = "on",
+        speed: SpeedOptions = AS_CONFIGURED,
+    ) -> None:
+        words = (name, device, str(threads), world_simulator, json.dumps(asdict(speed)))
+        super().__init__(BEGIN, words, "policy", "policy_node")
         assert isinstance(self.greeting, PolicySpec)
         self.spec = self.greeting
 
@@ -35,8 +45,9 @@ def serve_policy() -> None:
     def load(words: list[str]) -> tuple[PolicySpec, Callable[[Observation | None], object]]:
         from policies.checkpoints import load_policy  # torch is imported in this process only
 
-        name, device, threads, world_simulator = words
-        policy = load_policy(name, device, int(threads), world_simulator)
+        name, device, threads, world_simulator, options = words
+        speed = SpeedOptions(**json.loads(options))
+        policy = load_policy(name, device, int(threads), world_simulator, speed=speed)
 
         def answer(question: Observation | None) -> ActionChunk | None:
             if question is not None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from policies.types import VegaError
-from vega3d_ros.control.control_loop import JointCommand
+from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.node.node_report import Condition
@@ -17,6 +17,8 @@ from vega3d_ros.topics.inputs import Inputs
 from vega3d_ros.topics.node_outputs import Outputs
 
 LONGEST_MS = 60_000.0
+# Of the time by which a command leaves ahead, what it may have lost before it is sent; the rest is for its way.
+LOST = 0.5
 
 
 class Commander:
@@ -25,6 +27,7 @@ class Commander:
     strict: in `realtime`, every problem while the arm moves is a fault.  now_ns: the node's clock.  latency_clock:
     whether the stamps of images are of that clock and real time; a simulated one says nothing about our latency.
     committed: commands carry their path to rest with them, on the controller's clock; else each answers a joint state.
+    ahead_ns: they leave so long before they depart from the path under way, and carry a stamp; 0: they carry none.
     """
 
     def __init__(
@@ -37,11 +40,13 @@ class Commander:
         now_ns: Callable[[], int],
         latency_clock: bool,
         committed: bool = False,
+        ahead_ns: int = 0,
     ) -> None:
         self._condition, self._inputs, self._runner, self._outputs = condition, inputs, runner, outputs
         self._strict, self._now_ns, self._latency_clock = strict, now_ns, latency_clock
-        self._committed = committed
+        self._committed, self._ahead_ns = committed, ahead_ns
         self._last_answer: JointCommand | None = None
+        self._last_sample: JointSample | None = None
 
     def forget(self) -> None:
         """The last answer is not repeated any more."""
@@ -92,7 +97,7 @@ class Commander:
                 raise VegaError(problem)
             return
         assert inputs.sample is not None
-        command = runner.tick(inputs.sample, inputs.instruction or "", self._path_ns())
+        command = runner.tick(inputs.sample, inputs.instruction or "", *self._now())
         answer = runner.new_chunk
         if answer is not None and answer.chunk is not None:
             self._condition.latencies.add_all(answer.chunk.timings_ms)
@@ -103,15 +108,48 @@ class Commander:
         if command is not None:
             self._send(command)
 
-    def _path_ns(self) -> int | None:
-        """Now for the commanded path: on a clock that nobody sets, where the controller's is not a simulated one."""
+    def silent(self) -> str:
+        """strict, while the arm moves: which input has become too old, '' if none has."""
+        return self._inputs.stale(self._now_ns()) if self._strict and self._condition.moving else ""
+
+    def brake(self) -> None:
+        """Commanding ends while the arm may move: it leaves its path for the quickest braking.
+
+        Not where somebody else commands it too, or nobody listens: then its controller may not be on our path.
+        """
+        runner, sample = self._runner, self._last_sample
+        if not (self._committed and self._condition.moving and isinstance(runner, Realtime) and sample is not None):
+            return
+        if self._outputs.unheard or self._outputs.rivals():
+            return
+        time_ns, begin_ns = self._now()
+        command = runner.brake(sample, time_ns or 0, begin_ns)
+        if command is not None:
+            self._outputs.publish(command, sample)
+
+    def _now(self) -> tuple[int | None, int]:
+        """Now for the commanded path: on a clock that nobody sets, where the controller's is not a simulated one; and
+        on the clock of stamps, 0 where commands carry none."""
         if not self._committed:
-            return None
-        return time.monotonic_ns() if self._latency_clock else self._now_ns()
+            return None, 0
+        if not self._latency_clock:
+            return self._now_ns(), 0
+        return time.monotonic_ns(), self._now_ns() if self._ahead_ns else 0
+
+    def _too_late(self, command: JointCommand) -> bool:
+        if not self._ahead_ns or command.lead or command.rejected or command.motion is None:
+            return False
+        return time.monotonic_ns() - command.motion.start_ns > LOST * self._ahead_ns
 
     def _send(self, command: JointCommand) -> None:
         assert self._inputs.sample is not None
+        if self._too_late(command) and isinstance(self._runner, Realtime):
+            # The controller might get it when it has left the path already; the one under way leads to rest.
+            self._runner.withdraw()
+            self._condition.counts["commands_late"] += 1
+            return
         self._outputs.publish(command, self._inputs.sample)
+        self._last_sample = self._inputs.sample
         self._condition.counts["commands"] += 1
         self._condition.moving = True
         self._condition.refused_in_a_row = self._condition.refused_in_a_row + 1 if command.rejected else 0

@@ -36,10 +36,17 @@ def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
     """The policy: here where the world waits for it, a `SeparatePolicy` where it does not.  Raises VegaError."""
     arguments = (parameters.policy, parameters.device, parameters.threads, parameters.world_simulator)
     if parameters.clock_mode == "realtime":
-        return SeparatePolicy(*arguments)
+        return SeparatePolicy(*arguments, parameters.speed)
     from policies.checkpoints import load_policy  # torch is imported here and not before
 
-    return load_policy(*arguments)
+    return load_policy(*arguments, speed=parameters.speed)
+
+
+def ahead_ns(node: Node, parameters: node_parameters.NodeParameters) -> int:
+    """How long before its departure a command leaves.  Simulated clocks go in steps, and positions carry no stamp."""
+    simulated = bool(node.get_parameter("use_sim_time").value)
+    stamped = parameters.committed and parameters.command_interface != "forward_position"
+    return round(1e9 * parameters.command_ahead_s) if stamped and not simulated else 0
 
 
 def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
@@ -62,6 +69,7 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         policy, kinematics, parameters.home, parameters.safety, parameters.safety_mode, committed, zones
     )
     guard.pace = parameters.body.pace(kinematics, guard.limits, body)
+    guard.ahead_ns = ahead_ns(node, parameters)
     if body is not None:
         left_out = f"; not {', '.join(body.unwatched)}, which touch anyway" if body.unwatched else ""
         node.get_logger().info(f"The arm's body is watched: {body.pairs} pairs{left_out}.")

@@ -24,7 +24,6 @@ apply_defaults()  # before rclpy reads the environment
 from geometry_msgs.msg import PoseStamped  # noqa: E402
 from rclpy.clock import Clock, ClockType  # noqa: E402
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -38,21 +37,21 @@ from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  
 from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
 from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E402
-from vega3d_ros.node.node_setup import build, open_policy  # noqa: E402
+from vega3d_ros.node.node_setup import ahead_ns, build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
 from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
-from vega3d_ros.ros.diagnostics import Level, Reporter, say  # noqa: E402
+from vega3d_ros.ros.diagnostics import Level, say  # noqa: E402
 from vega3d_ros.ros.node_help import answer_help  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
-from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
 from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
+from vega3d_ros.topics.reporter import Reporter  # noqa: E402
+from vega3d_ros.topics.subscriptions import subscribe  # noqa: E402
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-WATCH_PERIOD_S = 0.1
+WATCH_PERIOD_S, SILENCE_PERIOD_S = 0.1, 0.01
 CLOSE_S = 2.0
 
 
@@ -68,7 +67,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._runner: Lockstep | Realtime | None = None
         self._outputs: Outputs | None = None
         self._listeners: list[Any] = []
-        self._watch: Any = None
+        self._watches: list[Any] = []
         self._condition = Condition()
         self._said = ""
         self._joined_s = time.monotonic()
@@ -113,21 +112,8 @@ class PolicyNode(CarefulLifecycleNode):
         spec = parts.runner.loop.policy.spec
         self._period_s = 1.0 / spec.action_space.rate_hz
         self._set_base()
-        self._subscribe(cameras)
+        self._listeners = subscribe(self, self, parameters, cameras, self._condition.qos_problems)
         self.get_logger().info(f"Policy {spec.name} is loaded; it looks at {', '.join(spec.cameras)}.")
-
-    def _subscribe(self, cameras: dict[str, node_parameters.CameraParameters]) -> None:
-        def listen(kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile) -> None:
-            events = subscription_events(self, topic, self._condition.qos_problems)
-            self._listeners.append(self.create_subscription(kind, topic, callback, qos, event_callbacks=events))
-
-        for name, camera in cameras.items():
-            kind = CompressedImage if camera.compressed else ImageMessage
-            listen(kind, camera.topic, partial(self._on_image, name), qos_profile_sensor_data)
-        listen(JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data)
-        listen(String, "instruction", self._on_instruction, LATCHED)
-        if self._parameters_read.base_pose_topic:
-            listen(PoseStamped, self._parameters_read.base_pose_topic, self._on_base_pose, LATCHED)
 
     def _activate(self) -> None:
         parameters = self._parameters_read
@@ -137,16 +123,20 @@ class PolicyNode(CarefulLifecycleNode):
         assert self._runner is not None and self._inputs is not None
         self._runner.journal = self._outputs.note
         own_clock = not self.get_parameter("use_sim_time").value
+        self._guard.ahead_ns = ahead_ns(self, parameters)
         self._commander = Commander(
             self._condition, self._inputs, self._runner, self._outputs, self._is_strict, self._now_ns, own_clock,
-            committed=self._guard.committed,
+            committed=self._guard.committed, ahead_ns=self._guard.ahead_ns,
         )  # fmt: skip
-        self._reporter = Reporter(self, parameters.hardware_id, self._on_diagnostics)
+        self._reporter = Reporter(self, parameters.hardware_id, self._inputs.topics, self._on_diagnostics)
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
         # A simulated clock that stands still must not silence the supervision.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._vigilance = Vigilance(self, parameters, self._period_s)
-        self._watch = self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=steady)
+        self._watches = [
+            self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=steady),
+            self.create_timer(SILENCE_PERIOD_S, self._on_silence, clock=steady),
+        ]
         if not self._lockstep:
             self._control_timer = ControlTimer(
                 self, self._period_s, parameters.control_priority, self._on_control_timer
@@ -158,8 +148,9 @@ class PolicyNode(CarefulLifecycleNode):
         self._stop()
         if self._control_timer is not None:
             self._control_timer.destroy()
+        while self._watches:
+            self.destroy_timer(self._watches.pop())
         if self._vigilance is not None:
-            self.destroy_timer(self._watch)
             self._vigilance.destroy()
         self._control_timer = self._vigilance = None
         if self._runner is not None:
@@ -237,6 +228,8 @@ class PolicyNode(CarefulLifecycleNode):
         self._condition.running = True
 
     def _stop(self) -> None:
+        if self._condition.running and self._commander is not None and self.context.ok():
+            self._commander.brake()
         self._condition.running = False
         self._drop_queue()
         if self._outputs is not None:
@@ -369,6 +362,13 @@ class PolicyNode(CarefulLifecycleNode):
         problem = self._vigilance.problem(self._condition.moving) or self._outputs.rivals()
         if problem:
             self._fail(problem)
+
+    def _on_silence(self) -> None:
+        """Between two control periods too, since the arm goes on meanwhile."""
+        if self._condition.running and self._commander is not None and not self._lockstep:
+            silent = self._commander.silent()
+            if silent:
+                self._fail(silent)
 
     def _on_diagnostics(self) -> None:
         if self._runner is None or self._inputs is None or self._reporter is None:

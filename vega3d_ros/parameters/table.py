@@ -102,6 +102,27 @@ _POLICY = (
         99,
     ),
 )
+# What the policy gives for speed or memory, in place of what its configuration says.
+SPEED = (
+    Row("speed.refresh_every", "whole", 0, "The world simulator runs on every n-th query; 0: as configured.", 0, 1000),
+    Row(
+        "speed.refresh_change",
+        "number",
+        -1.0,
+        "Change of a picture, in levels of 255, at which it runs earlier; 0: none, negative: as configured.",
+        -1.0,
+        255.0,
+    ),
+    Row(
+        "speed.stream",
+        "text",
+        "auto",
+        "How the world simulator looks at windows; auto: as configured.",
+        choices=("auto", "off", "joint", "causal"),
+    ),
+    Row("speed.compiled", "text", "auto", "Compile the policy's networks.", choices=("auto", "on", "off")),
+    Row("speed.weights", "text", "auto", "Precision of the policy's weights.", choices=("auto", "plain", "int8")),
+)
 _ARM = (
     Row("hardware_id", "text", "arm", "Name of this robot in /diagnostics."),
     Row(
@@ -187,7 +208,16 @@ _REAL_ARM = (
         "committed",
         "flag",
         True,
-        "Trajectories start on arrival and end at rest, so that a driver stops by itself when this node dies.",
+        "Trajectories end at rest, so that a driver stops by itself when this node dies.",
+    ),
+    Row(
+        "command_ahead_s",
+        "number",
+        0.0,
+        "committed: a trajectory carries a stamp, and leaves so long before it departs from the one under way, so that "
+        "it does not matter when it comes until then; 0: no stamp, it starts on arrival.",
+        0.0,
+        0.05,
     ),
     Row("forward_position.rate_hz", "number", 100.0, "forward_position: rate of the commands, Hz.", 20.0, 1000.0),
     Row("forward_position.jerk", "numbers", None, "forward_position: jerk limits, rad/s^3.", 0.0, 1e5, above=True),
@@ -206,7 +236,7 @@ BODY = (
     Row("approach.condition_stop", "number", 0.0, "Condition number at which it stops; 0: never.", 0.0, 1e4),
     Row("approach.joint_margin", "number", 0.0, "Nearer to a joint's limit it slows down, rad.", 0.0, 1.0, "rad"),
 )
-ROWS = (*_POLICY, *_ARM, *_REAL_ARM, *SAFETY, *BODY)
+ROWS = (*_POLICY, *SPEED, *_ARM, *_REAL_ARM, *SAFETY, *BODY)
 _ALIKE = ("device", "threads", "hardware_id", "max_skew_s", "max_age_s")
 # Of scene_node, beside those that both nodes have.
 SCENE_ROWS = (
@@ -225,6 +255,29 @@ SCENE_ROWS = (
     Row("scene.world_frame", "text", "world", "Frame in which objects are placed."),
     Row("scene.tf", "flag", False, "Take from tf where the cameras stand; needs the package tf2_msgs."),
     Row("scene.answer_timeout_s", "number", 120.0, "A model that answers nothing for longer has failed.", 0.1, 3600.0),
+)
+# Of franka_driver (driver/), which reads them from the same file.
+FRANKA = (
+    Row("franka.address", "text", "", "Host name or IP address of the robot's control box."),
+    Row(
+        "franka.realtime",
+        "text",
+        "enforce",
+        "enforce: a real-time kernel and the right to its priorities are required; ignore: for a simulator.",
+        choices=("enforce", "ignore"),
+    ),
+    Row(
+        "franka.fraction",
+        "number",
+        0.5,
+        "Of the robot's limits of velocity, acceleration and jerk, within which the arm follows its path.",
+        0.05,
+        0.9,
+    ),
+    Row("franka.rate_hz", "number", 200.0, "Rate of joint_states, Hz.", 100.0, 1000.0),
+    Row("franka.collision_torque", "number", 20.0, "External torque at which the robot stops, Nm.", 1.0, 100.0),
+    Row("franka.collision_force", "number", 20.0, "External force at which the robot stops, N.", 1.0, 100.0),
+    Row("franka.hand", "flag", True, "There is a Franka Hand, moved by the gripper's topic."),
 )
 # cameras.<camera>.<name>
 CAMERA_ROWS = (
@@ -270,4 +323,4 @@ def _camera_row(name: str) -> Row | None:
 
 
 _OF_A_CAMERA = (*CAMERA_ROWS, *SCENE_CAMERA_ROWS)
-_BY_NAME = {row.name: row for row in (*ROWS, *SCENE_ROWS, SIM_TIME)}
+_BY_NAME = {row.name: row for row in (*ROWS, *SCENE_ROWS, *FRANKA, SIM_TIME)}

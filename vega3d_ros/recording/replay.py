@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 from policies.checkpoints import checkpoint_sha256, load_policy  # noqa: E402
 from policies.files.command_line import command_parser  # noqa: E402
 from policies.types import VegaError  # noqa: E402
+from vega3d_ros.control.control_loop import JointSample  # noqa: E402
 from vega3d_ros.node.node_setup import Parts, build  # noqa: E402
 from vega3d_ros.recording.recording_node import parameter_node  # noqa: E402
 from vega3d_ros.recording.replay_bag import Bag  # noqa: E402
@@ -59,7 +60,13 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
                 build(
                     node,
                     parameters,
-                    load_policy(parameters.policy, parameters.device, parameters.threads, parameters.world_simulator),
+                    load_policy(
+                        parameters.policy,
+                        parameters.device,
+                        parameters.threads,
+                        parameters.world_simulator,
+                        speed=parameters.speed,
+                    ),
                 ),
             )
         finally:
@@ -82,6 +89,8 @@ def _headline(bag: Bag, values: dict[str, Any]) -> list[str]:
 
 
 def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> list[str]:
+    if bag.info["parameters"].get("use_sim_time"):
+        parts.guard.ahead_ns = 0
     decisions = Decisions(parts.runner, parameters)
     together = parameters.clock_mode == "lockstep"
     samples = bag.samples(joint_reader(parameters, parts.runner.loop.kinematics.continuous, together))
@@ -91,13 +100,10 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
         event = decided.event
         if event["event"] == "start":
             memory.reset()
-        if event["event"] != "tick":
+        if event["event"] not in ("tick", "brake"):
             decisions.feed(event, frames=frames)
             continue
-        known = samples.get(event["sample_ns"], [])
-        # A driver whose stamps stand still sends several of one stamp: the one that was used, if it is there.
-        used = [s for s in known if s.positions.tolist() == event["sample"]["positions"]] or known
-        command = decisions.feed(event, sample=used[0] if used else None)
+        command = decisions.feed(event, sample=_used_sample(event, samples))
         if command is not None and parameters.command_interface == "joint_trajectory":
             sample = decisions.last_sample
             gripper = gripper_position(memory, parameters, command, sample)
@@ -114,6 +120,13 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
         heard, expected = list(bag.trajectories(topic)), [messages[i] for messages in made if i < len(messages)]
         lines.append(_compare_wire(topic, heard, expected, bag.decisions[-1].time_ns))
     return lines
+
+
+def _used_sample(event: Mapping[str, Any], samples: Mapping[int, Sequence[JointSample]]) -> JointSample | None:
+    known = samples.get(event.get("sample_ns", -1), [])
+    # A driver whose stamps stand still sends several of one stamp: the one that was used, if it is there.
+    used = [s for s in known if s.positions.tolist() == event["sample"]["positions"]] or known
+    return used[0] if used else None
 
 
 def _compare_wire(

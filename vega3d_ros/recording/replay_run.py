@@ -205,6 +205,10 @@ class Decisions:
             self._period.append(event)
         elif name == "chunk":
             self._period.append(event)
+        elif name == "withdraw":
+            self._realtime.withdraw()
+        elif name == "brake":
+            return self._realtime.brake(self.last_sample, event["time_ns"], event["begin_ns"])
         else:
             return self._tick(event, sample)
         return None
@@ -231,7 +235,7 @@ class Decisions:
         instruction = next((e["instruction"] for e in self._period if e["event"] == "query"), "")
         chunks = [e for e in self._period if e["event"] == "chunk"]
         try:
-            command = self._run_again(sample, instruction, chunks, event.get("time_ns"))
+            command = self._run_again(sample, instruction, chunks, event.get("time_ns"), event.get("begin_ns", 0))
         except VegaError as error:
             raise Difference(f"at {sample.stamp_ns} ns: {str(error).rstrip('.')}") from error
         self._period.clear()
@@ -239,8 +243,14 @@ class Decisions:
         self._compare(event, command)
         return command
 
+    @property
+    def _realtime(self) -> Realtime:
+        if not isinstance(self._runner, Realtime):
+            raise Difference("the arm's path was changed between two joint states, which lockstep does not know")
+        return self._runner
+
     def _run_again(
-        self, sample: JointSample, instruction: str, chunks: list[Event], time_ns: int | None
+        self, sample: JointSample, instruction: str, chunks: list[Event], time_ns: int | None, begin_ns: int
     ) -> JointCommand | None:
         if isinstance(self._runner, Lockstep):
             if self._runner.loop.needs_images and self._frames.next is None:
@@ -250,7 +260,7 @@ class Decisions:
             return self._runner.answer(instruction)
         for chunk in chunks:
             self._worker.deliver(chunk)
-        command = self._runner.tick(sample, instruction, time_ns)
+        command = self._runner.tick(sample, instruction, time_ns, begin_ns)
         if self._worker.next_number is not None:
             raise Difference("the policy was asked then and is not now")
         return command

@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from vega3d_ros.ros.conversions import time_message
-
-PERIOD_S = 1.0
-_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Level(IntEnum):
@@ -121,24 +115,6 @@ def diagnostic_array(statuses: Iterable[Status], node_name: str, hardware_id: st
         item.values = [KeyValue(key=key, value=str(value)) for key, value in status.values.items()]
         message.status.append(item)
     return message
-
-
-class Reporter:
-    """`/diagnostics`: calls `make` once a second, which builds a report and hands it to `publish`."""
-
-    def __init__(self, node: Node, hardware_id: str, make: Callable[[], None]) -> None:
-        self._node, self._hardware_id = node, hardware_id
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", _QOS)
-        # A steady clock: a simulated one that stands still must not silence the supervision.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(PERIOD_S, make, clock=steady)
-
-    def publish(self, statuses: Iterable[Status], now_ns: int) -> None:
-        self._publisher.publish(diagnostic_array(statuses, self._node.get_name(), self._hardware_id, now_ns))
-
-    def destroy(self) -> None:
-        self._node.destroy_timer(self._timer)
-        self._node.destroy_publisher(self._publisher)
 
 
 def say(logger: Any, level: Level, sentence: str, waiting: bool) -> None:

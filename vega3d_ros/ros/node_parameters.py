@@ -12,7 +12,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from policies.types import FloatArray, VegaError
+from policies.types import FloatArray, SpeedOptions, VegaError
 from vega3d_ros.control.chunk_scheduler import MergeMode
 from vega3d_ros.parameters.body_settings import BodySettings
 from vega3d_ros.parameters.table import CAMERA_ROWS, QOS_OVERRIDES, ROWS, SAFETY, Row
@@ -40,6 +40,7 @@ class NodeParameters:
     device: str
     threads: int
     world_simulator: str
+    speed: SpeedOptions
     clock_mode: str
     autostart: bool
     hardware_id: str
@@ -73,6 +74,7 @@ class NodeParameters:
     dry_run: bool
     command_interface: str
     committed: bool
+    command_ahead_s: float
     forward_rate_hz: float
     forward_jerk: FloatArray
     body: BodySettings
@@ -112,6 +114,7 @@ def read(node: Node) -> NodeParameters:
         device=get("device"),
         threads=get("threads"),
         world_simulator=get("world_simulator"),
+        speed=_speed(get),
         clock_mode=get("clock_mode"),
         autostart=get("autostart"),
         hardware_id=get("hardware_id"),
@@ -145,6 +148,7 @@ def read(node: Node) -> NodeParameters:
         dry_run=get("dry_run"),
         command_interface=get("command_interface"),
         committed=get("committed"),
+        command_ahead_s=get("command_ahead_s"),
         forward_rate_hz=get("forward_position.rate_hz"),
         forward_jerk=_array(get("forward_position.jerk")),
         body=BodySettings.read(get),
@@ -166,6 +170,18 @@ def read(node: Node) -> NodeParameters:
     if not parameters.controller:
         raise VegaError("Parameter controller is empty: name the joint trajectory controller of the arm.")
     return parameters
+
+
+def _speed(get: Any) -> SpeedOptions:
+    """What is not to be as the policy's configuration says."""
+    change = get("speed.refresh_change")
+    texts = {name: None if get(f"speed.{name}") == "auto" else get(f"speed.{name}") for name in ("stream", "weights")}
+    return SpeedOptions(
+        refresh_every=get("speed.refresh_every") or None,
+        refresh_change=None if change < 0 else change,
+        compiled={"auto": None, "on": True, "off": False}[get("speed.compiled")],
+        **texts,
+    )
 
 
 def _check(get: Any) -> None:

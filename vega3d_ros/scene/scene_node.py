@@ -34,7 +34,7 @@ from vega3d_ros.inference.separate_scene import SeparateScene  # noqa: E402
 from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
-from vega3d_ros.ros.diagnostics import Latencies, Level, Reporter, say  # noqa: E402
+from vega3d_ros.ros.diagnostics import Latencies, Level, say  # noqa: E402
 from vega3d_ros.ros.node_help import answer_help  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
@@ -44,6 +44,7 @@ from vega3d_ros.scene.report import Condition, report  # noqa: E402
 from vega3d_ros.scene.tf_topics import tf_topics  # noqa: E402
 from vega3d_ros.scene.views import Views  # noqa: E402
 from vega3d_ros.scene.worker import Done, Worker  # noqa: E402
+from vega3d_ros.topics.reporter import Reporter  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 QUESTIONS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
@@ -141,7 +142,7 @@ class SceneNode(CarefulLifecycleNode):
         self._questions.clear()
         self._forget, self._condition.frames = True, ()
         self._outputs = Outputs(self, self._settings.world_frame, self._condition.qos_problems)
-        self._reporter = Reporter(self, self._settings.hardware_id, self._on_diagnostics)
+        self._reporter = Reporter(self, self._settings.hardware_id, self._views.inputs.topics, self._on_diagnostics)
         for topic, expression in (("~/question", False), ("~/expression", True)):
             self._hearers.append(self._listen(String, topic, partial(self._on_question, expression), QUESTIONS))
         # A simulated clock that stands still must not silence the supervision.

@@ -51,6 +51,11 @@ class CameraInputs:
         # camera -> the last picture, and how many frames have repeated it
         self._pictures: dict[str, tuple[Image, int]] = {}
 
+    @property
+    def topics(self) -> dict[str, str]:
+        """Camera -> its topic."""
+        return {name: camera.topic for name, camera in self._cameras.items()}
+
     def clear(self, not_before_ns: int | None = None) -> None:
         """Forget frames, and refuse those stamped before `not_before_ns`."""
         for buffer in {id(buffer): buffer for buffer in self._buffers.values()}.values():

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray
@@ -30,6 +31,7 @@ from vega3d_ros.topics.trajectories import trajectories
 
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 BRAKING_DEADLINE_S = 1.0
+HEARD = Duration(seconds=0.1)
 DRY_RUN = "~/dry_run/"
 # Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
 RECORDERS = ("recorder", "rosbag2_recorder")
@@ -122,11 +124,15 @@ class Audience:
 class TrajectoryWriter:
     """`<controller>/joint_trajectory`, and the gripper's own where it has a controller of its own.
 
-    Committed, a trajectory starts on arrival (stamp 0: a controller refuses one that ends in the past) and has a second
-    point at which the arm has braked: joint_trajectory_controller counts its timeout from the end of the trajectory,
-    and by default refuses one that ends in motion (ros2_controllers, parameter
+    Committed, a trajectory goes on to where the arm has braked: joint_trajectory_controller counts its timeout from the
+    end of the trajectory, and by default refuses one that ends in motion (ros2_controllers, parameter
     allow_nonzero_velocity_at_trajectory_end).  A refused command sends nothing: the braking that belongs to it left
     with the command before.
+
+    Without `command_ahead_s` it starts on arrival, stamp 0, and every delay shifts it against the one before.  With it
+    the trajectory is stamped and begins with the rest of the one before: that controller goes from the state it has to
+    the first point, which on the same cubic is no detour.  One that comes after its first points is joined where it is
+    by then, with a jump; so the node does not send what has become late.
     """
 
     own_publishers, own_clients = 1, 0
@@ -157,6 +163,8 @@ class TrajectoryWriter:
 
     def destroy(self) -> None:
         for publisher in self._publishers:
+            if self._node.context.ok():
+                publisher.wait_for_all_acked(HEARD)  # what was said last, the braking, must not be lost with it
             self._node.destroy_publisher(publisher)
 
 

@@ -32,8 +32,8 @@ def trajectories(command: JointCommand, gripper: float, parameters: NodeParamete
 
 
 def _commit(message: JointTrajectory, command: JointCommand, parameters: NodeParameters) -> None:
-    """Puts the whole motion into the message, which then starts on arrival: every point up to rest."""
-    message.header.stamp = conversions.time_message(0)
+    """Puts the whole motion into the message, every point up to rest; where its stamp is 0 it starts on arrival."""
+    message.header.stamp = conversions.time_message(command.begin_ns)
     motion = command.motion
     assert motion is not None, "only a guarded loop commands a real arm"
     (given,) = message.points

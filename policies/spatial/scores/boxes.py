@@ -25,6 +25,13 @@ def overlap(one: ArrayLike, other: ArrayLike) -> float:
     return float(shared / (a[1].prod() + b[1].prod() - shared + EPSILON))
 
 
+def as_bfloat16(box: ArrayLike) -> NDArray[np.float64]:
+    """Numbers rounded to bfloat16, to the nearest and then to even, as the reference's predicted boxes are."""
+    bits = np.asarray(box, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
 def accuracy(pairs: Sequence[tuple[ArrayLike, ArrayLike]], threshold: float) -> float:
     """Per cent of (predicted, true) boxes that overlap by at least `threshold` (ScanRefer's Acc@0.25 and @0.5)."""
     return 100.0 * float(np.mean([overlap(one, other) >= threshold for one, other in pairs]))

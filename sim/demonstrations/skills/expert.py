@@ -44,6 +44,12 @@ class SkillExpert:
         self.goal = [list(p) for p in (goal or environment.env.parsed_problem["goal_state"])]
         self._steps = ordered(self.scene, self.goal)
         self._skill: Skill | None = None
+        self._met = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps towards the goal that are done, in [0, 1]; never falls."""
+        return 1.0 if self.solved else self._met / len(self._steps)
 
     @property
     def solved(self) -> bool:
@@ -64,8 +70,9 @@ class SkillExpert:
         return self._skill
 
     def _next(self) -> Skill:
-        for predicate in self._steps:
+        for index, predicate in enumerate(self._steps):
             if not self.scene.holds(predicate):
+                self._met = max(self._met, index)
                 return skill_for(self.scene, predicate)
         return skill_for(self.scene, self._steps[-1])
 

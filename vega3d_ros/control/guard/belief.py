@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.types import FloatArray
 from vega3d_ros.control.guard.limits import GuardLimits
@@ -20,7 +21,13 @@ MARGIN_RAD = 0.02
 BEYOND_RAD = 0.1
 FASTER = 1.2  # than the joint's limit
 # Velocities are compared with differences over a window, since noise spoils single ones and filters delay them.
-WINDOW_S, DIFFERENT, DELAY_S = 0.25, 0.35, 0.06
+WINDOW_S, DIFFERENT, DELAY_S, CONTRADICTS_RAD = 0.25, 0.35, 0.06, 0.012
+APART_S = 0.0125  # half of it
+# Of velocities, rad/s, beside what the acceleration allows between two joint states.
+NOISE_RAD_S, MIRRORED = 0.1, 0.35
+# Differences of positions over so long may go against the velocities, both faster than that, for less than what filters
+# delay and a bit.
+SPAN_S, SLOW_RAD_S, OPPOSED_S = 0.04, 0.05, 0.08
 # Good joint states in a row after which they are believed again.
 PATIENCE = 10
 # Of publishers: how often the numbers of messages may go back within so long.
@@ -52,6 +59,7 @@ class Belief:
         self._window: deque[tuple[int, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]] = deque()
         self._number: int | None = None
         self._switched_ns: deque[int] = deque(maxlen=SWITCHES)
+        self._agreed_ns: NDArray[np.int64] | None = None  # of each joint, the last time
 
     def observe(self, stamp_ns: int, positions: FloatArray, velocities: FloatArray, number: int | None = None) -> str:
         """Take a joint state, stamps not falling; returns `problem`.
@@ -62,12 +70,15 @@ class Belief:
             self._two_publishers(stamp_ns, number)
             or self._impossible(positions, velocities)
             or self._jumped(stamp_ns, positions)
+            or self._mirrored(stamp_ns, velocities)
+            or self._opposed(stamp_ns, positions, velocities)
             or self._contradicts(stamp_ns, positions, velocities)
         )
         if wrong:
             self.problem, self._good = wrong, 0
             self.rejected += 1
             self._window.clear()
+            self._agreed_ns = None
         self._remember(stamp_ns, positions, velocities)
         if not wrong and self.problem:
             self._good += 1
@@ -117,6 +128,39 @@ class Belief:
             "second publisher (ros2 topic info -v joint_states) or a broken encoder, then call ~/start again."
         )
 
+    def _mirrored(self, stamp_ns: int, velocities: FloatArray) -> str:
+        if not self._window:
+            return ""
+        before_ns, _, before = self._window[-1][:3]
+        seconds = (stamp_ns - before_ns) * 1e-9
+        change = np.abs(velocities - before)
+        far = change - self._acceleration * seconds - NOISE_RAD_S
+        far = np.where(np.abs(velocities + before) < MIRRORED * 0.5 * change, far, 0.0)
+        joint = int(np.argmax(far))
+        if far[joint] <= 0.0:
+            return ""
+        return (
+            f"{self._names[joint]} went from {before[joint]:.2f} to {velocities[joint]:.2f} rad/s within "
+            f"{1e3 * seconds:.0f} ms by joint_states: check the sign of their velocities, then call ~/start again."
+        )
+
+    def _opposed(self, stamp_ns: int, positions: FloatArray, velocities: FloatArray) -> str:
+        then = next((e for e in reversed(self._window) if stamp_ns - e[0] >= SPAN_S * 1e9), None)
+        if then is None or self._agreed_ns is None or stamp_ns - then[0] > 2.0 * SPAN_S * 1e9:
+            self._agreed_ns = np.full(len(positions), stamp_ns)
+            return ""
+        rate = (positions - then[1]) / ((stamp_ns - then[0]) * 1e-9)
+        against = (rate * velocities < 0.0) & (np.minimum(np.abs(rate), np.abs(velocities)) > SLOW_RAD_S)
+        self._agreed_ns[~against] = stamp_ns
+        since_s = (stamp_ns - self._agreed_ns) * 1e-9
+        joint = int(np.argmax(since_s))
+        if since_s[joint] < OPPOSED_S:
+            return ""
+        return (
+            f"{self._names[joint]} moves at {rate[joint]:.2f} rad/s by its positions in joint_states, and at "
+            f"{velocities[joint]:.2f} by its velocities: check their sign, then call ~/start again."
+        )
+
     def _contradicts(self, stamp_ns: int, positions: FloatArray, velocities: FloatArray) -> str:
         if not self._window:
             return ""
@@ -124,7 +168,8 @@ class Belief:
         way, length, unknown = self._integrated(stamp_ns, velocities)
         first_ns, first, first_rate, first_way, first_length, first_unknown = self._window[0]
         moved, meant, length = positions - first, way - first_way, length - first_length
-        room = DIFFERENT * np.maximum(length, np.abs(moved)) + DELAY_S * np.abs(velocities - first_rate) + MARGIN_RAD
+        room = DIFFERENT * np.maximum(length, np.abs(moved)) + DELAY_S * np.abs(velocities - first_rate)
+        room += CONTRADICTS_RAD
         far = np.abs(moved - meant) - room - (unknown - first_unknown)
         joint = int(np.argmax(far))
         if far[joint] <= 0.0:
@@ -152,7 +197,7 @@ class Belief:
         last_ns, _, last, way, length, unknown = self._window[-1]
         half = 0.5e-9 * (stamp_ns - last_ns)
         # Between two joint states that are far apart the velocity may have been another altogether.
-        unseen = self._acceleration * half**2
+        unseen = self._acceleration * half**2 * (half > APART_S)
         return way + half * (last + velocities), length + half * (np.abs(last) + np.abs(velocities)), unknown + unseen
 
     def _remember(self, stamp_ns: int, positions: FloatArray, velocities: FloatArray) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 from policies.types import FloatArray
 
 # Controllers want the times of a trajectory's points to differ; below this a joint that creeps would be stopped dead.
-SHORTEST_BRAKING_S = 0.02
+SHORTEST_BRAKING_S = 0.01
+# Points closer together than this are one.
+APART_NS = 1000
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,17 @@ class Motion:
         )
         return cubic.at(since - float(self.times_s[index]))
 
+    def between(self, begin_ns: int, end_ns: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What it is from one time to a later one: times_s from `begin_ns`, positions, velocities, as of a Motion; the
+        ends and its own points between them."""
+        knots = self.start_ns + np.rint(1e9 * self.times_s).astype(np.int64)
+        inside = (knots > begin_ns + APART_NS) & (knots < end_ns - APART_NS)
+        ends = [self.at(begin_ns), self.at(end_ns)]
+        times_s = np.array([0, *(knots[inside] - begin_ns), end_ns - begin_ns]) * 1e-9
+        positions = np.vstack([ends[0][0], self.positions[inside], ends[1][0]])
+        velocities = np.vstack([ends[0][1], self.velocities[inside], ends[1][1]])
+        return times_s, positions, velocities
+
 
 class Cubic:
     """q(t) = q0 + v0 t + b t^2 + c t^3 from (q0, v0) to (q1, v1) in `seconds`; arrays of any one shape."""
@@ -54,6 +67,12 @@ class Cubic:
         """Positions and velocities."""
         s = seconds
         return self.q0 + s * (self.v0 + s * (self.b + s * self.c)), self.v0 + s * (2.0 * self.b + 3.0 * s * self.c)
+
+    def along(self, times_s: FloatArray) -> FloatArray:
+        """Positions (m, n) at times (m,)."""
+        s = times_s[:, None]
+        positions: FloatArray = self.q0 + s * (self.v0 + s * (self.b + s * self.c))
+        return positions
 
     def largest_acceleration(self) -> FloatArray:
         """It changes linearly, so one of the ends has it."""

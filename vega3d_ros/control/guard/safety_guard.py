@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.guard.limits import ArmModel, GuardLimits
 from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking
+from vega3d_ros.control.guard.zones import Pace, Workspace, Zone, looks
 
 BoolArray = NDArray[np.bool_]
 RULES = ("finite", "shape", "position", "velocity", "acceleration", "workspace", "rate")
 # Room for rounding between computing a bound and comparing with it; far below what an encoder resolves.
 EPSILON = 1e-9
 SHARE = 1.0 + 1e-9
-# Times at which the tool's place is looked at, and the room for its bow between two of them: a t^2 / 8 at 100 m/s^2.
-LOOK_S, LOOK_ROOM_M, MOST_LOOKS = 0.0125, 0.002, 16
 # An arm that moves faster is not taken over.
 REST_RAD_S = 0.05
 HALVINGS = 8
@@ -51,44 +50,6 @@ class GuardDecision:
     motion: Motion
 
 
-class Zone(Protocol):
-    """A region that the arm must not leave.  rule: the name under which it is counted.
-
-    allows: whether all of the configurations (m, n) rad, taken closely along a path, are in it.
-    """
-
-    rule: str
-
-    def allows(self, configurations: FloatArray) -> bool: ...
-
-
-class Pace(Protocol):
-    """Slows steps down before they lead into trouble.
-
-    scaled: the step that is taken instead of that from q, v to goal, goal_v (n,) within period_s.
-    """
-
-    def scaled(
-        self, q: FloatArray, v: FloatArray, goal: FloatArray, goal_v: FloatArray, period_s: float
-    ) -> tuple[FloatArray, FloatArray]: ...
-
-
-class Workspace:
-    """The tool stays in a box: lower, upper (3,) m in the base frame."""
-
-    rule = "workspace"
-
-    def __init__(self, arm: ArmModel, lower: FloatArray, upper: FloatArray) -> None:
-        self._arm, self._lower, self._upper = arm, lower + LOOK_ROOM_M, upper - LOOK_ROOM_M
-
-    def allows(self, configurations: FloatArray) -> bool:
-        for q in configurations:
-            tool, _ = self._arm.tip_pose(q)
-            if np.any(tool < self._lower) or np.any(tool > self._upper):
-                return False
-        return True
-
-
 class SafetyGuard:
     """Judges commands, and keeps the path of those that passed.  Not thread-safe.
 
@@ -98,6 +59,10 @@ class SafetyGuard:
     for a simulated driver that begins each point at the state it has (the measured one), and counts as braking over a
     whole period at least.  zones: beside the box of the limits.  pace: slows commands down before they are judged, None
     for none; may be set later.  counts: interventions per rule since the start.
+
+    ahead_ns: committed, a command leaves so long before its path departs from the one under way; may be set later.
+    Whenever the controller takes it over until then, it goes along the very path that was judged; with 0 that is so
+    only if it takes it over at once.
 
     Of each command: `take_over` (until it says nothing more), `start`, `check`, with one time_ns for all three.
     """
@@ -122,6 +87,7 @@ class SafetyGuard:
         self.checked = self.rejected_in_a_row = 0
         self._arm, self._period, self._given = arm, period_s, tuple(zones)
         self._period_ns = round(1e9 * period_s)
+        self.ahead_ns = 0
         self.pace: Pace | None = None
         self._zones: list[Zone] = list(zones)
         if limits.workspace_lower is not None and limits.workspace_upper is not None:
@@ -133,6 +99,8 @@ class SafetyGuard:
         self._ready_ns: int | None = None
         self._measured: tuple[FloatArray, FloatArray] | None = None
         self._from: tuple[FloatArray, FloatArray] | None = None
+        self._before: tuple[Motion | None, int | None] = (None, None)  # the last command that passed
+        self._astray = False
 
     def with_limits(self, **changes: Any) -> SafetyGuard:
         """A fresh guard whose limits differ in the given fields of GuardLimits."""
@@ -143,6 +111,7 @@ class SafetyGuard:
     def reset(self) -> None:
         """Take the arm over anew before the next command: at activation, after a stop, at a new episode."""
         self._ready_ns = self._last_ns = self._from = None
+        self._astray = False
         self.rejected_in_a_row = 0
         if not self.committed:
             self._motion = None
@@ -181,7 +150,8 @@ class SafetyGuard:
     def start(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[FloatArray, FloatArray]:
         """Positions (n,) rad and velocities (n,) rad/s from which the next command is to be computed.
 
-        Committed: those of the path, which no measurement disturbs; else those measured, from which that driver goes.
+        Committed: those of the path where the command will depart from it, which no measurement disturbs; else those
+        measured, from which that driver goes.
         Raises VegaError where the arm is further from the path than the tolerance, or was not taken over.
         """
         self._measured = (measured, rate)
@@ -190,15 +160,18 @@ class SafetyGuard:
                 raise VegaError("The arm was not taken over before its first command: report this with the log.")
             self._from = (measured.copy(), rate.copy())
             return self._from
-        self._from = self._path_at(self._motion, time_ns)
-        off = np.abs(measured - self._from[0])
+        here = self._path_at(self._motion, time_ns)
+        off = np.abs(measured - here[0])
         far = _first(~(off <= self._tolerance))
         if far is not None:
+            self._astray = True
             raise VegaError(
                 f"{self._arm.joint_names[far]} is at {measured[far]:.3f} rad, {off[far]:.3f} rad from where it was "
                 f"commanded (safety.tracking_tolerance {self._tolerance[far]:g}): see what holds the arm or shifts its "
                 "joint_states, then call ~/start again."
             )
+        ahead = self.committed and self.ahead_ns
+        self._from = self._path_at(self._motion, time_ns + self.ahead_ns) if ahead else here
         return self._from if self.committed else self._measured
 
     def check(
@@ -237,15 +210,51 @@ class SafetyGuard:
                 position, velocity = clamped
         self._count(broken)
         self.rejected_in_a_row = 0
+        self._before = (self._motion, self._last_ns)
         self._last_ns = time_ns
         rest, seconds = braking(position, velocity, self.limits.acceleration, self._shortest_s)
-        self._motion = Motion(
-            time_ns,
-            np.array([0.0, self._period, self._period + seconds]),
-            np.array([self._from[0], position, rest]),
-            np.array([self._from[1], velocity, np.zeros(n)]),
-        )
+        points = [(self._period, position, velocity), (self._period + seconds, rest, np.zeros(n))]
+        self._motion = self._departing(time_ns, points)
         return GuardDecision(position, velocity, float(gripper), False, broken, self._motion)
+
+    def withdraw(self) -> None:
+        """The command that passed last does not leave: the path is the one before it."""
+        self._motion, self._last_ns = self._before
+
+    def brake(self, time_ns: int) -> GuardDecision | None:
+        """The path under way is left for the quickest braking along the limits; None where it brakes as soon by itself.
+
+        None too where that braking would lead out of the limits, and where the arm is known to be beside the path.
+        """
+        motion = self._motion
+        if not self.committed or motion is None or self._astray or self._ready_ns is None:
+            return None
+        begin_ns = time_ns + self.ahead_ns
+        if begin_ns >= motion.start_ns + round(1e9 * motion.times_s[-2]):
+            return None
+        self._from = q, v = motion.at(begin_ns)
+        rest, seconds = braking(q, v, self.limits.acceleration, self._shortest_s)
+        out = np.any(rest < self.limits.lower - EPSILON) or np.any(rest > self.limits.upper + EPSILON)
+        still = np.zeros_like(rest)
+        path = Cubic(q, v, rest, still, seconds)
+        if out or not all(zone.allows(path.along(looks(seconds))) for zone in self._zones):
+            return None
+        self._motion = self._departing(time_ns, [(seconds, rest, still)])
+        return GuardDecision(rest, still, 0.0, False, (), self._motion)
+
+    def _departing(self, time_ns: int, points: Sequence[tuple[float, FloatArray, FloatArray]]) -> Motion:
+        """From now on: the path under way until a command departs from it, and then its points."""
+        assert self._from is not None
+        begin_s = 1e-9 * self.ahead_ns if self.committed else 0.0
+        times_s, positions, velocities = np.zeros(1), self._from[0][None], self._from[1][None]
+        if begin_s and self._motion is not None:
+            times_s, positions, velocities = self._motion.between(time_ns, time_ns + self.ahead_ns)
+        return Motion(
+            time_ns,
+            np.array([*times_s, *(begin_s + seconds for seconds, _, _ in points)]),
+            np.vstack([positions, *(q for _, q, _ in points)]),
+            np.vstack([velocities, *(v for _, _, v in points)]),
+        )
 
     def _path_at(self, motion: Motion, time_ns: int) -> tuple[FloatArray, FloatArray]:
         if self.committed:
@@ -269,7 +278,8 @@ class SafetyGuard:
                 time_ns, np.array([0.0, seconds]), np.array([q, rest]), np.array([v, np.zeros_like(v)])
             )
         assert self._motion is not None
-        positions, velocities = self._motion.at(time_ns + self._period_ns)
+        ahead_ns = self.ahead_ns if self.committed else 0
+        positions, velocities = self._motion.at(time_ns + ahead_ns + self._period_ns)
         return GuardDecision(positions, velocities, 0.0, True, rules, self._motion)
 
     def _count(self, rules: tuple[str, ...]) -> None:
@@ -323,8 +333,7 @@ class SafetyGuard:
         cubic = Cubic(*self._from, position, velocity, self._period)
         rest, seconds = braking(position, velocity, self.limits.acceleration, self._shortest_s)
         brake = Cubic(position, velocity, rest, np.zeros_like(rest), seconds)
-        looks = [cubic.at(t)[0] for t in _looks(self._period)] + [brake.at(t)[0] for t in _looks(seconds)]
-        return zone.allows(np.array(looks))
+        return zone.allows(np.vstack([cubic.along(looks(self._period)), brake.along(looks(seconds))]))
 
     def _clamp(self, position: FloatArray, velocity: FloatArray) -> tuple[FloatArray, FloatArray] | None:
         """A command near it and within all limits: on the way to braking, joint by joint and then together; or None."""
@@ -361,11 +370,6 @@ class SafetyGuard:
                 break
         candidate = between(inside)
         return None if inside == 0.0 and self._broken(*candidate) else candidate
-
-
-def _looks(seconds: float) -> FloatArray:
-    count = min(MOST_LOOKS, max(1, int(np.ceil(seconds / LOOK_S - EPSILON))))
-    return np.linspace(seconds / count, seconds, count)
 
 
 def _first(which: BoolArray) -> int | None:

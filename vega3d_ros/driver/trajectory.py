@@ -1,8 +1,8 @@
 """What a joint_trajectory_controller makes of a trajectory: what it refuses, in its words, and where the joints are.
 
 Source: ros2_controllers 6.9, joint_trajectory_controller (`validate_trajectory_msg`, `Trajectory::sample`), with its
-default parameters: a trajectory replaces the one under way at once and begins at the measured state.  NumPy only but
-for the message.  Times are seconds on the controller's clock.
+default parameters: a trajectory replaces the one under way at once, and begins at the state that `accept` is given.
+NumPy only but for the message.  Times are seconds on the controller's clock.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class TrajectoryController:
         self._knots = [Knot(0.0, np.array(positions, dtype=np.float64))]
 
     def accept(self, message: JointTrajectory, now_s: float, positions: FloatArray, velocities: FloatArray) -> None:
-        """Take over a trajectory; positions, velocities (n,): the measured state.  Raises VegaError with its words."""
+        """Take over a trajectory; positions, velocities (n,): where it begins, the measured state or, with
+        `interpolate_from_desired_state`, that of `at`.  Raises VegaError with its words."""
         names = list(message.joint_names)
         start_s = stamp_ns(message.header.stamp) / 1e9
         self._check(message, names, start_s, now_s)
@@ -81,15 +82,31 @@ class TrajectoryController:
             if time_s > now_s or point is message.points[-1]:
                 self._knots.append(knot)
 
+    @property
+    def end_s(self) -> float:
+        """When the trajectory ends."""
+        return self._knots[-1].time_s
+
     def at(self, now_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Positions (n,), velocities (n,) and which joints the trajectory names (n,); at last the end, at rest."""
-        for first, second in zip(self._knots, self._knots[1:], strict=False):
-            if now_s < second.time_s:
-                return *_between(first, second, now_s), self._named
         last = self._knots[-1]
-        moving = last.velocities is not None and abs(now_s - last.time_s) < 1e-9
-        velocities = last.velocities if moving else np.zeros_like(last.positions)
-        return last.positions, velocities, self._named  # type: ignore[return-value]
+        if last.velocities is not None and abs(now_s - last.time_s) < 1e-9:
+            return last.positions, last.velocities, self._named
+        positions, velocities = self.along(np.array([now_s]))
+        return positions[0], velocities[0], self._named
+
+    def along(self, times_s: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Positions and velocities (m, n) at the times (m,), which grow; at rest from the end on."""
+        positions = np.tile(self._knots[-1].positions, (len(times_s), 1))
+        velocities = np.zeros_like(positions)
+        begin = 0
+        for first, second in zip(self._knots, self._knots[1:], strict=False):
+            end = int(np.searchsorted(times_s, second.time_s))
+            if end > begin:
+                here = slice(begin, end)
+                positions[here], velocities[here] = _between(first, second, times_s[here])
+                begin = end
+        return positions, velocities
 
     def _check(self, message: JointTrajectory, names: list[str], start_s: float, now_s: float) -> None:
         if not self._partial and not self._required <= set(names):
@@ -140,7 +157,7 @@ def _seconds(point: JointTrajectoryPoint) -> float:
     return float(point.time_from_start.sec) + 1e-9 * float(point.time_from_start.nanosec)
 
 
-def _between(first: Knot, second: Knot, now_s: float) -> tuple[FloatArray, FloatArray]:
+def _between(first: Knot, second: Knot, times_s: FloatArray) -> tuple[FloatArray, FloatArray]:
     """On the polynomial of least degree that has all that both ends give: linear, cubic or quintic."""
     seconds = second.time_s - first.time_s
     ends = [[first.positions, second.positions]]
@@ -150,19 +167,16 @@ def _between(first: Knot, second: Knot, now_s: float) -> tuple[FloatArray, Float
             break
         ends.append(pair)
     degree = 2 * len(ends) - 1
-    rows, wanted = [], []
-    for order, pair in enumerate(ends):
-        for time_s, values in zip((0.0, seconds), pair, strict=True):
-            rows.append(_powers(time_s, degree, order))
-            wanted.append(values)
+    wanted = [values for pair in ends for values in pair]
+    rows = [_powers(np.array([t]), degree, order)[0] for order in range(len(ends)) for t in (0.0, seconds)]
     coefficients = np.linalg.solve(np.array(rows), np.array(wanted))
-    since = max(0.0, now_s - first.time_s)
+    since = np.maximum(0.0, times_s - first.time_s)
     return _powers(since, degree, 0) @ coefficients, _powers(since, degree, 1) @ coefficients
 
 
-def _powers(t: float, degree: int, order: int) -> FloatArray:
-    """Row r with r @ coefficients = the derivative of that order, at t, of the polynomial sum c_k t^k."""
-    row = np.zeros(degree + 1)
+def _powers(t: FloatArray, degree: int, order: int) -> FloatArray:
+    """Row i r with r @ coefficients = the derivative of that order, at t[i], of the polynomial sum c_k t^k."""
+    rows = np.zeros((len(t), degree + 1))
     for k in range(order, degree + 1):
-        row[k] = np.prod(np.arange(k - order + 1, k + 1)) * t ** (k - order)
-    return row
+        rows[:, k] = np.prod(np.arange(k - order + 1, k + 1)) * t ** (k - order)
+    return rows

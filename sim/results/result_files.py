@@ -1,0 +1,140 @@
+"""What a run writes: one line per finished episode or question, and a summary that is valid at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from policies.types import VegaError
+
+SUMMARY_FILE = "summary.json"
+
+
+class Record(Protocol):
+    """A dataclass about one episode or question; with an `error` it says nothing about the policy or model."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def error(self) -> str: ...
+
+    @property
+    def key(self) -> tuple[int, int]: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class ResultFiles(ABC, Generic[R]):
+    """Keeps the records of a run and `summary.json` in `folder`; raises VegaError when they cannot be written.
+
+    header: the summary's own fields (suite, policy, transport, command, protocol, versions, ...).
+    resume: keep the records that an earlier run with the same header has put there, except those with an error, which
+        are to be repeated; what an older version did not write into its header is not compared.
+    One writer a folder, as long as it lives.
+    """
+
+    records_file = "episodes.jsonl"
+    unit = "episode"
+
+    def __init__(self, folder: Path, header: dict[str, Any], *, resume: bool = False) -> None:
+        self.folder, self.header = folder, header
+        self.records: list[R] = []
+        self._lock = self._claim()
+        self._earlier_s = 0.0
+        self._start = time.monotonic()
+        if resume:
+            self._read_back()
+        self._write(folder / self.records_file, "".join(json.dumps(asdict(r)) + "\n" for r in self.records))
+        self.write_summary()
+
+    def add(self, record: R) -> None:
+        """Put a finished record on disk."""
+        self.records.append(record)
+        try:
+            with (self.folder / self.records_file).open("a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._failure(error) from error
+        self.write_summary()
+
+    @property
+    def wall_s(self) -> float:
+        """Of this run and those that it goes on with."""
+        return round(self._earlier_s + time.monotonic() - self._start, 2)
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; records by their keys, in whatever order they came."""
+        return {**self.header, **self.figures()}
+
+    @abstractmethod
+    def figures(self) -> dict[str, Any]:
+        """What the summary says besides its header, the wall time included."""
+
+    @abstractmethod
+    def read_record(self, fields: dict[str, Any]) -> R:
+        """A line of the records' file.  Raises TypeError or ValueError for one that is none."""
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        os.close(self._lock)
+
+    def _claim(self) -> int:
+        lock = -1
+        try:
+            lock = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if lock >= 0:
+                os.close(lock)
+            raise VegaError(
+                f"The folder {self.folder} is being written by another run: wait for it or give another --output."
+            ) from error
+        return lock
+
+    def _read_back(self) -> None:
+        path = self.folder / SUMMARY_FILE
+        if not path.is_file():
+            return
+        try:
+            found = json.loads(path.read_text())
+            lines = (self.folder / self.records_file).read_text().splitlines(keepends=True)
+            # A line without its end was cut off by the kill: that one is repeated.
+            records = [self.read_record(json.loads(line)) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError, TypeError) as error:
+            raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
+        for name, value in self.header.items():
+            if found.get(name, value) != value:
+                raise VegaError(
+                    f"The run in {self.folder} has {name} {found.get(name)}, this one {value}: "
+                    "give another --output, or the options of that run."
+                )
+        self.records = list({r.key: r for r in records if not r.error}.values())
+        self._earlier_s = float(found.get("wall_s", 0.0))
+
+    def write_summary(self) -> None:
+        self._write(self.folder / SUMMARY_FILE, json.dumps(self.summary(), indent=1) + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        # Written beside and renamed: a full disk or a kill leaves the last valid file.
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_text(text)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> VegaError:
+        return VegaError(
+            f"Results cannot be written to {self.folder} ({error.strerror}): make room there; "
+            f"the {max(len(self.records) - 1, 0)} {self.unit}s before are kept."
+        )
