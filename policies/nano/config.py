@@ -56,9 +56,9 @@ class WorldViewConfig:
     canvas: dict[str, tuple[int, int]]
     fusion: str = "token_gate"
     refresh_every: int = 1
-    refresh_change: float = 0.0
+    refresh_change: float = field(default=0.0, metadata=LATER)
     stride: int = 1
-    stream: str = "joint"
+    stream: str = field(default="joint", metadata=LATER)
 
 
 @dataclass(frozen=True)
