@@ -98,11 +98,11 @@ class Camera:
         self.depth.publish(message)
 
     def show(self, image: np.ndarray, depth_m: np.ndarray | None = None) -> None:
-        """Send a picture (with its depth) until one more was seen."""
-        before = self.value("frames_seen")
+        """Send a picture (with its depth) until one more was seen; sent twice, it is seen once, by its stamp."""
+        before, stamp = self.value("frames_seen"), time.time_ns()
 
         def send() -> None:
-            stamp = self.send(image)
+            self.send(image, stamp)
             if depth_m is not None:
                 self.send_depth(depth_m, stamp)
 
@@ -155,7 +155,7 @@ class Camera:
 def scene_node(model: str, depth: bool = False, **parameters: Any) -> Iterator[tuple[Camera, ChildProcess]]:
     """A camera and a scene_node process in a domain of their own; `__` in a parameter's name stands for a dot."""
     domain = unused_domain()
-    given = {"scene.model": model, "scene.every_s": 0.0, "max_age_s": 10.0, "cameras.eye.topic": "eye/image_raw"}
+    given = {"scene.model": model, "scene.every_s": 0.0, "max_age_s": DEADLINE_S, "cameras.eye.topic": "eye/image_raw"}
     if depth:
         given |= {f"cameras.eye.{name}_topic": f"eye/{name}" for name in ("depth", "camera_info", "pose")}
     given |= {key.replace("__", "."): value for key, value in parameters.items()}
