@@ -34,7 +34,9 @@ def report(
 ) -> tuple[Level, str, list[Status]]:
     """Level and sentence of the whole, and every status for /diagnostics."""
     level, sentence = _judge(condition, views, now_ns)
-    values = {"model": settings.model, "frames_kept": len(condition.frames), **counts(condition.counts)}
+    newest_ns = condition.frames[-1][1] if condition.frames else ""
+    values = {"model": settings.model, "frames_kept": len(condition.frames), "newest_frame_ns": newest_ns}
+    values |= counts(condition.counts)
     statuses = [Status("scene", level, sentence, values)]
     now_s = time.monotonic()
     for name in settings.cameras:
