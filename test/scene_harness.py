@@ -159,7 +159,7 @@ class Camera:
 def scene_node(model: str, depth: bool = False, **parameters: Any) -> Iterator[tuple[Camera, ChildProcess]]:
     """A camera and a scene_node process in a domain of their own; `__` in a parameter's name stands for a dot."""
     domain = unused_domain()
-    given = {"scene.model": model, "scene.frames": 1, "scene.every_s": 0.0, "max_age_s": DEADLINE_S}
+    given = {"scene.model": model, "scene.frames": 1, "scene.every_s": 0.0, "max_age_s": 10.0}
     given["cameras.eye.topic"] = "eye/image_raw"
     if depth:
         given |= {f"cameras.eye.{name}_topic": f"eye/{name}" for name in ("depth", "camera_info", "pose")}
