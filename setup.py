@@ -74,6 +74,7 @@ setup(
             "vega3d-policy-node = vega3d_ros.node.policy_node:main",
             "vega3d-replay = vega3d_ros.recording.replay:main",
             "vega3d-run-libero = sim.run_libero:main",
+            "vega3d-scene-node = vega3d_ros.scene.scene_node:main",
             "vega3d-serve = policies.serving.serve:main",
             "vega3d-sim-node = sim.robot.sim_node:main",
         ]

@@ -2,60 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
-from launch.event_handlers import OnProcessExit
-from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
-
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from policies.types import VegaError
-from vega3d_ros.bringup.bringup import ARGUMENTS, NodeEntry, environment_of, node_table, strict_files
-from vega3d_ros.bringup.preflight import check_launch_words
-
-# Parameter files as they were understood; it goes with this process.
-FOLDER = tempfile.TemporaryDirectory(prefix="vega3d-")
-
-
-def end_everything(event: ProcessExited, context: LaunchContext) -> None:
-    """Every process is needed: one that ends by itself ends the launch, with a status that says so."""
-    if not context.is_shutdown:
-        raise RuntimeError(f"{event.process_name} ended with status {event.returncode}, so everything was stopped.")
-
-
-def node_actions(entry: NodeEntry, folder: Path) -> list[LaunchDescriptionEntity]:
-    node = Node(
-        package=entry.package,
-        executable=entry.executable,
-        name=entry.name,
-        parameters=[*map(str, strict_files(entry, folder)), dict(entry.parameters)],
-        remappings=list(entry.remappings),
-        arguments=list(entry.words),
-        output="screen",
-        emulate_tty=True,
-    )
-    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=end_everything)), node]
-
-
-def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    arguments = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    try:
-        check_launch_words(context.argv, [argument.name for argument in ARGUMENTS])
-        os.environ.update(environment_of(arguments))
-        table = node_table(arguments)
-    except VegaError as error:
-        # The launch system shows this sentence and ends with status 1.
-        raise RuntimeError(str(error)) from None
-    return [action for entry in table for action in node_actions(entry, Path(FOLDER.name))]
+from launch import LaunchDescription
+from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
+from vega3d_ros.bringup.launching import launch_description
 
 
 def generate_launch_description() -> LaunchDescription:
-    declared = [
-        DeclareLaunchArgument(argument.name, default_value=argument.default, description=argument.description)
-        for argument in ARGUMENTS
-    ]
-    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+    return launch_description(ARGUMENTS, node_table)

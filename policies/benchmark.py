@@ -5,6 +5,7 @@ on a CPU) and prints a table of latencies, then rows `name value threshold ok|FA
 
 Memory in the table: on a GPU the peak while the line ran, on a CPU the weights.  `--full-size` runs one query
 of the full-size policy in bf16 on a CPU, with weights that take no memory, and gives what it adds to them at most.
+`--rows spatial` counts what spatial reasoning of the full size computes and holds, without computing it.
 `--rows mutations` changes every tensor of the golden checkpoints, one at a time, and counts what check_parity misses.
 """
 
@@ -26,6 +27,7 @@ from policies.measuring.benchmark_meter import Meter
 from policies.measuring.benchmark_models import FULL, REDUCED, full_size_weights_gb
 from policies.measuring.latencies import EFFECTS, MEMORY_GB, measure_all, measure_full_size
 from policies.measuring.mutations import undetected
+from policies.measuring.spatial_size import measure_spatial
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).resolve().parent.parent / "test" / "golden"
@@ -60,7 +62,12 @@ def mutations(meter: Meter, options: argparse.Namespace) -> None:
     meter.at_most("mutations_that_check_parity_misses", missed, 0)
 
 
-ROWS = {"latencies": latencies, "mutations": mutations}
+def spatial(meter: Meter, options: argparse.Namespace) -> None:
+    """Questions about scenes at full size, counted on the meta device."""
+    measure_spatial(meter)
+
+
+ROWS = {"latencies": latencies, "mutations": mutations, "spatial": spatial}
 
 
 def device_name(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Finding and loading policies by name, folder or class."""
+"""Finding and loading policies, and models that answer questions about scenes, by name, folder or class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.nano.vocabulary import Vocabulary
-from policies.types import AS_CONFIGURED, Policy, PolicySpec, SpeedOptions, VegaError
+from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
 
 HERE = Path(__file__).parent
 HASHED_NAMES = (
@@ -72,7 +72,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 def for_suite(name: str, suite: str) -> str:
     """The policy's name with `#suite` behind it, where its actions depend on the suite that is evaluated."""
     policy, chosen = split_name(name)
-    if chosen is not None or not suite.startswith("libero") or (":" in name and not Path(name).exists()):
+    if chosen is not None or not suite.startswith("libero") or _is_class(name):
         return name
     return f"{policy}#{suite}" if is_openvla(find_checkpoint(policy)) else name
 
@@ -110,7 +110,7 @@ def _control(policy: Policy, name: str, world_simulator: str) -> None:
 def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed: SpeedOptions) -> Policy:
     name_or_path, named = split_name(name_or_path)
     suite = suite if named is None else named
-    if ":" in name_or_path and not Path(name_or_path).exists():
+    if _is_class(name_or_path):
         if speed != AS_CONFIGURED:
             raise VegaError(f"The class '{name_or_path}' has no options for speed: leave them as configured.")
         return _from_class(name_or_path)
@@ -135,8 +135,7 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed
 
 def check_exists(name_or_path: str) -> None:
     """Raise VegaError where there is no such policy; a hub id and a class are looked for by whoever loads them."""
-    is_class = ":" in name_or_path and not Path(name_or_path).exists()
-    if not is_class and not _on_hub(name_or_path):
+    if not _is_class(name_or_path) and not _on_hub(name_or_path):
         find_checkpoint(name_or_path)
 
 
@@ -175,7 +174,7 @@ def is_openvla(folder: Path) -> bool:
 def statistics_key(name_or_path: str) -> str | None:
     """The data set whose statistics a policy's actions are in, None where there is no choice; VegaError without one."""
     name, suite = split_name(name_or_path)
-    if ":" in name and not Path(name).exists():
+    if _is_class(name):
         return None
     folder = find_checkpoint(name)
     if not is_openvla(folder):
@@ -204,7 +203,7 @@ def checkpoint_sha256(name_or_path: str) -> str:
     Of a policy composed of published parts those count too, wherever they lie.
     """
     name_or_path, _ = split_name(name_or_path)
-    if ":" in name_or_path and not Path(name_or_path).exists():
+    if _is_class(name_or_path):
         return ""
     folder = find_checkpoint(name_or_path)
     digest = hashlib.sha256()
@@ -231,14 +230,62 @@ def _parts_elsewhere(folder: Path) -> list[Path]:
     return part_files(folder)
 
 
+def load_scene_model(
+    name_or_path: str, device: str = "cpu", threads: int = 1, framing: str = "auto", max_tokens: int = 16
+) -> SceneModel:
+    """A model that answers questions about frames.
+
+    name_or_path: a folder or a hub id `owner/name` of a spatial-reasoning checkpoint or a plain Qwen2.5-VL, or
+    `module:Class` (called with no arguments).  framing: of a published checkpoint's world simulator, "official" (what
+    "auto" is for them) or "registered".  max_tokens: of an answer.  Raises VegaError.
+    """
+    if _is_class(name_or_path):
+        model = _call_class(name_or_path, "scene model")
+        if not isinstance(model, SceneModel):
+            raise VegaError(
+                f"The class '{name_or_path}' is no scene model: it needs name, grounds, timings_ms, see, answer, "
+                "ground and forget."
+            )
+        return model
+    check_scene_model(name_or_path)
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    check_device(device)
+    from policies.spatial.live.reasoner_scene import ReasonerScene
+    from policies.spatial.reasoner import load_reasoner  # transformers is imported for those who need it
+
+    reasoner = load_reasoner(name_or_path, device, framing="official" if framing == "auto" else framing)
+    return ReasonerScene(reasoner, Path(name_or_path).name, max_tokens)
+
+
+def check_scene_model(name_or_path: str) -> None:
+    """Raise VegaError where there is no such model; a hub id and a class are looked for by whoever loads them."""
+    if _is_class(name_or_path) or Path(name_or_path).expanduser().is_dir() or _on_hub(name_or_path):
+        return
+    raise VegaError(
+        f"There is no scene model '{name_or_path}': give the folder of a spatial-reasoning checkpoint or of a "
+        "Qwen2.5-VL, a hub id owner/name, or module:Class."
+    )
+
+
+def _is_class(name: str) -> bool:
+    return ":" in name and not Path(name).exists()
+
+
 def _from_class(name: str) -> Policy:
-    module_name, _, class_name = name.partition(":")
-    try:
-        policy: Any = getattr(importlib.import_module(module_name), class_name)()
-    except (ImportError, AttributeError) as error:
-        raise VegaError(
-            f"The policy '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH."
-        ) from error
+    policy = _call_class(name, "policy")
     if not isinstance(policy, Policy) or not isinstance(policy.spec, PolicySpec):
         raise VegaError(f"The class '{name}' is no policy: it needs spec (a PolicySpec), act(observation) and reset().")
     return policy
+
+
+def _call_class(name: str, what: str) -> Any:
+    module_name, _, class_name = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)()
+    except (ImportError, AttributeError) as error:
+        raise VegaError(
+            f"The {what} '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH."
+        ) from error

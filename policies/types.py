@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ FloatArray = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
 MAX_INSTRUCTION_CHARS = 512
+MAX_QUESTION_CHARS = 4096
 # What can stand in for a world simulator's tokens; `fusion/controls.py` says what each is.
 WORLD_CONTROLS = ("on", "off", "noise", "shuffled", "untrained", "vae")
 
@@ -182,6 +183,97 @@ class BatchPolicy(Policy, Protocol):
         Raises VegaError where the policy remembers something of its episode between queries.
         """
         ...
+
+
+@dataclass(frozen=True)
+class SceneView:
+    """A camera's frame, for questions about a scene, and where its pixels lie as far as that is known.
+
+    image: (H, W, 3) uint8 RGB at `stamp_ns`.
+    depth: (H, W) float32 m along the optical axis, of the same pixels, NaN where nothing was measured; or None.
+    intrinsics: (3, 3) px, or None.
+    camera_to_world: (4, 4) the optical frame (x right, y down, z into the picture) in the world frame, m; or None.
+    """
+
+    camera: str
+    stamp_ns: int
+    image: Image
+    depth: NDArray[np.float32] | None = None
+    intrinsics: FloatArray | None = None
+    camera_to_world: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class SceneAnswer:
+    """A sentence, a word, a number or a letter; confidence in [0, 1], of the model itself."""
+
+    text: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """An axis-parallel box in the world frame: centre (3,) m, size (3,) m; confidence in [0, 1]."""
+
+    centre: FloatArray
+    size: FloatArray
+    confidence: float
+
+
+@runtime_checkable
+class SceneModel(Protocol):
+    """Anything that answers questions about frames.  Used from one thread at a time.
+
+    What `see` returns is the model's own; `answer` and `ground` get several of it, in the order in which it was seen.
+    Every method raises VegaError on what it cannot use.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def grounds(self) -> bool:
+        """Whether it places objects at all, in the world frame."""
+        ...
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """Stages of the last call -> milliseconds."""
+        ...
+
+    def see(self, view: SceneView) -> Any: ...
+
+    def answer(self, seen: Sequence[Any], question: str) -> SceneAnswer: ...
+
+    def ground(self, seen: Sequence[Any], expression: str) -> SceneObject | None:
+        """The object that an expression means, None where the model finds that there is none."""
+        ...
+
+    def forget(self) -> None:
+        """Drop whatever is kept of what was seen."""
+        ...
+
+
+@dataclass(frozen=True)
+class SceneReply:
+    """What became of a view, a question or an expression.
+
+    frames: (camera, stamp_ns) of every frame that it rests on, in the order in which they were seen.
+    """
+
+    value: SceneAnswer | SceneObject | None
+    frames: tuple[tuple[str, int], ...]
+    timings_ms: Mapping[str, float]
+
+
+def check_question(text: str) -> str:
+    """Return the question stripped of outer white space, or raise VegaError."""
+    text = text.strip()
+    if not text:
+        raise VegaError("The question is empty: ask for instance 'How far is the milk from the basket?'.")
+    if len(text) > MAX_QUESTION_CHARS:
+        raise VegaError(f"The question has {len(text)} characters: shorten it to {MAX_QUESTION_CHARS}.")
+    return text
 
 
 def check_instruction(text: str) -> str:

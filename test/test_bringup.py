@@ -15,8 +15,9 @@ import pytest
 
 from policies.types import VegaError
 from sim.robot.ros_client import unused_domain
-from vega3d_ros.bringup import bringup
-from vega3d_ros.bringup.bringup import NodeEntry, node_table, parse_arguments, run_table
+from vega3d_ros.bringup import bringup, scene
+from vega3d_ros.bringup.bringup import ARGUMENTS, node_table, run_table
+from vega3d_ros.bringup.entries import NodeEntry, parse_arguments
 from vega3d_ros.inference.process import ChildProcess, children_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +25,7 @@ DEADLINE_S = 240.0
 
 
 def table_of(*words: str) -> dict[str, NodeEntry]:
-    return {entry.name: entry for entry in node_table(parse_arguments(words))}
+    return {entry.name: entry for entry in node_table(parse_arguments(words, ARGUMENTS))}
 
 
 def is_running(pid: int) -> bool:
@@ -75,6 +76,26 @@ def test_users_instruction_replaces_that_of_the_simulated_task() -> None:
     table = table_of("instruction:= pick up the milk ")
     assert table["startup_manager"].parameters["instruction"] == "pick up the milk"
     assert [source for source, _ in table["sim_node"].remappings] == ["instruction"]
+
+
+def test_scene_node_is_started_beside_the_policy_or_with_the_cameras_alone(tmp_path: Path) -> None:
+    assert "scene_node" not in table_of()
+    beside = table_of("scene:=true", "scene_model:=tiny_scene:RedScene")
+    assert set(beside) == {"policy_node", "scene_node", "sim_node", "startup_manager"}
+    assert beside["scene_node"].parameters == {"use_sim_time": True, "scene.model": "tiny_scene:RedScene"}
+    assert beside["scene_node"].parameter_files[0].name == "libero.yaml"
+    assert beside["startup_manager"].parameters["lifecycle_nodes"] == ["policy_node", "scene_node"]
+
+    words = parse_arguments(["robot:=libero", f"scene_model:={tmp_path}", "task:=3"], scene.ARGUMENTS)
+    alone = {entry.name: entry for entry in scene.scene_table(words)}
+    assert set(alone) == {"scene_node", "sim_node", "startup_manager"}
+    assert (alone["sim_node"].parameters["clock_mode"], alone["sim_node"].parameters["task"]) == ("realtime", 3)
+    blind = tmp_path / "arm.yaml"
+    blind.write_text("/**: {ros__parameters: {controller: arm}}\n")
+    with pytest.raises(VegaError, match=f"{blind} names no camera"):
+        scene.scene_table({**words, "robot": str(blind)})
+    with pytest.raises(VegaError, match="no scene model 'nobody'"):
+        scene.scene_table({**words, "scene_model": "nobody"})
 
 
 def test_recording_begins_between_configuration_and_activation() -> None:
@@ -272,9 +293,10 @@ def test_bringup_makes_the_policy_move_the_simulated_arm_and_ends_with_ctrl_c() 
 
 ALONE = """
 import os, threading
-from vega3d_ros.bringup.bringup import NodeEntry, environment_of, parse_arguments, run_table
+from vega3d_ros.bringup.bringup import ARGUMENTS, environment_of, run_table
+from vega3d_ros.bringup.entries import NodeEntry, parse_arguments
 table = (NodeEntry("startup_manager", "", "vega3d_ros.bringup.startup_manager"),)
-environment = {**os.environ, **environment_of(parse_arguments([]))}
+environment = {**os.environ, **environment_of(parse_arguments([], ARGUMENTS))}
 run_table(table, environment, threading.Event())
 """
 

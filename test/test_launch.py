@@ -14,7 +14,9 @@ import pytest
 from conftest import Installation
 
 from sim.robot.ros_client import unused_domain
-from vega3d_ros.bringup.bringup import ARGUMENTS, describe_arguments
+from vega3d_ros.bringup import scene
+from vega3d_ros.bringup.bringup import ARGUMENTS
+from vega3d_ros.bringup.entries import describe_arguments
 from vega3d_ros.inference.process import ChildProcess, children_of
 
 pytest.importorskip("launch_ros", reason="the launch system is not installed")
@@ -46,12 +48,20 @@ def run_launch(environment: dict[str, str], folder: Path, *words: str) -> subpro
 def test_launch_file_and_bringup_describe_the_same_arguments(environment: dict[str, str], tmp_path: Path) -> None:
     shown = run_launch(environment, tmp_path, "--show-args")
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.split() == describe_arguments().split()
+    assert shown.stdout.split() == describe_arguments(ARGUMENTS).split()
     helped = subprocess.run(
         ["vega3d-bringup", "--help"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S
     )
     assert shown.stdout.strip() in helped.stdout
     assert all(f"'{argument.name}'" in shown.stdout for argument in ARGUMENTS)
+
+
+def test_the_launch_file_of_the_scene_describes_its_arguments(environment: dict[str, str], tmp_path: Path) -> None:
+    command = ["ros2", "launch", "vega3d_ros", "scene.launch.py", "--show-args"]
+    shown = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    assert shown.stdout.split() == describe_arguments(scene.ARGUMENTS).split()
 
 
 def test_unknown_robot_ends_the_launch_with_the_sentence(environment: dict[str, str], tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ import vega3d_ros
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_PACKAGES = ("vega3d_ros", "policies", "sim", "benchmarks")
-EXECUTABLES = {"franka_driver", "policy_node", "recorder", "sim_node", "startup_manager", "vega3d-bringup"}
+EXECUTABLES = {
+    "franka_driver", "policy_node", "recorder", "scene_node", "sim_node", "startup_manager", "vega3d-bringup",
+}  # fmt: skip
 # Name under which a distribution is imported -> its name on the index, where they differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",

@@ -14,7 +14,8 @@ import yaml
 from policies.types import VegaError
 from sim.robot.ros_client import unused_domain
 from vega3d_ros.bringup import bringup, viewer
-from vega3d_ros.bringup.bringup import node_command, node_table, parse_arguments
+from vega3d_ros.bringup.bringup import ARGUMENTS, node_command, node_table
+from vega3d_ros.bringup.entries import parse_arguments
 from vega3d_ros.bringup.preflight import check_launch_words
 from vega3d_ros.inference.process import ChildProcess
 
@@ -60,7 +61,7 @@ def test_rviz_is_started_with_our_file_and_a_publisher_of_the_arms_links(tmp_pat
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
-    table = {entry.name: entry for entry in node_table(parse_arguments(["rviz:=true"]))}
+    table = {entry.name: entry for entry in node_table(parse_arguments(["rviz:=true"], ARGUMENTS))}
     shown = yaml.safe_load(Path(table["rviz2"].words[1]).read_text())["Visualization Manager"]["Displays"]
     assert {"agentview/image_raw", "wrist/image_raw"} <= {d.get("Topic", {}).get("Value") for d in shown}
     assert table["robot_state_publisher"].parameters["robot_description"].startswith("<?xml")

@@ -10,7 +10,8 @@ import pytest
 from policies.types import VegaError
 from sim import demo
 from sim.run_libero import main
-from vega3d_ros.bringup.bringup import node_table, parse_arguments
+from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
+from vega3d_ros.bringup.entries import parse_arguments
 
 
 @pytest.mark.parametrize(
@@ -72,5 +73,5 @@ def test_an_instruction_that_the_policy_does_not_know_is_told_whole_and_before_a
     assert demo.main(["--suite", "libero_spatial", "--task", "4", "--output", str(tmp_path / "demo")]) == 1
     assert f"'{sentence}'" in capsys.readouterr().err
     with pytest.raises(VegaError, match="open the pod bay doors"):
-        node_table(parse_arguments(["instruction:=open the pod bay doors"]))
-    node_table(parse_arguments(["instruction:=take the milk"]))
+        node_table(parse_arguments(["instruction:=open the pod bay doors"], ARGUMENTS))
+    node_table(parse_arguments(["instruction:=take the milk"], ARGUMENTS))

@@ -17,7 +17,7 @@ from tiny_reasoner import CHECKPOINT, write_tiny_reasoner
 from policies import check_parity
 from policies.spatial import scene
 from policies.spatial.frames import crop_frame
-from policies.spatial.reasoner import SpatialReasoner, load_reasoner
+from policies.spatial.reasoner import ASSISTANT, SYSTEM, SpatialReasoner, load_reasoner
 from policies.spatial.scores import boxes, vsi
 from policies.types import VegaError
 
@@ -67,12 +67,28 @@ def test_an_answer_is_the_same_again_and_after_another_question(reasoner: Spatia
 
 def test_frames_that_were_read_are_not_read_again(reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
-    run = reasoner._run
-    monkeypatch.setattr(reasoner, "_run", lambda *args: (lengths.append(args[0].shape[1]), run(*args))[1])
-    seen = [reasoner.see(frame(seed)) for seed in (1, 2)]
-    reasoner.ask(seen, "w5 ?", max_tokens=1)
-    reasoner.ask(seen, "w6 ?", max_tokens=1)
-    assert lengths[0] > len(seen[0].tokens) and max(lengths[1:]) < 10
+    hidden = reasoner._hidden
+    monkeypatch.setattr(reasoner, "_hidden", lambda *args: (lengths.append(args[0].shape[1]), hidden(*args))[1])
+    seen = [reasoner.see(frame(seed)) for seed in (1, 2, 3)]
+    places = len(seen[0].tokens) + 2
+    reasoner.ask(seen[:2], "w5 ?", max_tokens=1)
+    assert lengths.count(places) == 2
+    for frames, read in ((seen[:2], 0), (seen, 1), (seen[:1], 0), ([seen[0], seen[2]], 1)):
+        lengths.clear()
+        reasoner.ask(frames, "w6 ?", max_tokens=1)
+        assert lengths.count(places) == read and sum(lengths) < read * places + 10
+
+
+def test_frames_read_one_after_another_are_read_as_in_one_piece(reasoner: SpatialReasoner) -> None:
+    seen = [reasoner.see(frame(1)), reasoner.see(frame(2, 100, 70))]
+    answer = reasoner.answer(seen, "w5 w6 ?", max_tokens=4)
+    text = [SYSTEM, *("<|vision_start|>" + "<|image_pad|>" * len(one.tokens) + "<|vision_end|>" for one in seen)]
+    ids = reasoner.tokenizer.encode("".join(text) + "w5 w6 ?" + ASSISTANT, add_special_tokens=False).ids
+    found = reasoner.continue_ids(torch.tensor([ids]), seen, 4)
+    assert answer.text == reasoner._decode(found).strip()
+    logits, _ = reasoner.logits(torch.tensor([[*ids, *found]]), seen)
+    logs = [logits[0, len(ids) - 1 + i].log_softmax(0)[token] for i, token in enumerate(found)]
+    assert answer.confidence == pytest.approx(float(torch.stack(logs).mean().exp()), rel=1e-4)
 
 
 def test_registered_framing_reads_the_rows_that_the_official_one_cuts_away(folder: Path) -> None:

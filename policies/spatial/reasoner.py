@@ -3,8 +3,9 @@
     frame ─► Qwen's vision tower = f_sem ─┐
          └─► GenerativeBranch = f_gen ────┴► fused tokens, kept ─► language model: frames, kept ─► question ─► answer
 
-A frame is encoded once, when it comes; the language model reads the frames once, and a second question about the same
-frames only reads the question.  Greedy, with fixed noise: the same frames and question give the same answer.
+A frame is encoded once, when it comes; the language model reads each frame once, and a second question about the same
+frames only reads the question.  Greedy, with fixed noise, and one frame at a time: the same frames and question give
+the same answer, whatever was asked before.
 
 Source: VEGA-3D, arXiv 2603.19235, and its branch spatial-reasoning (ca64583).
 """
@@ -12,6 +13,7 @@ Source: VEGA-3D, arXiv 2603.19235, and its branch spatial-reasoning (ca64583).
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +26,13 @@ from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditiona
 
 from policies.files.json_config import read_json
 from policies.files.weight_files import resolve_folder
+from policies.fusion.fused_policy import StageClock
 from policies.spatial.branch import GenerativeBranch, load_branch
 from policies.spatial.config import read_branch
 from policies.spatial.frames import EVALUATION_PIXELS, Patches, crop_frame, to_patches
-from policies.types import Image, VegaError
+from policies.types import Image, SceneAnswer, VegaError, check_question
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt")
-MAX_QUESTION_CHARS = 4096
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
 IMAGE_TYPE = 1  # what transformers calls an image's tokens
@@ -46,12 +48,20 @@ class FrameTokens:
 
 @dataclass
 class _Prefix:
-    """What the language model remembers of frames it has read; `frames` are told apart by identity."""
+    """What the language model remembers of frames it has read; `frames` are told apart by identity.
 
-    frames: tuple[FrameTokens, ...]
+    ends: (length, next position) of the sequence before the first frame and after each.
+    """
+
+    frames: list[FrameTokens]
     cache: DynamicCache
-    length: int
-    position: int
+    ends: list[tuple[int, int]]
+
+    def rewind(self) -> None:
+        """Forget what was read after the last frame."""
+        surplus = self.cache.get_seq_length() - self.ends[-1][0]
+        if surplus > 0:
+            self.cache.crop(-surplus)  # transformers takes no other number
 
 
 class SpatialReasoner:
@@ -67,6 +77,7 @@ class SpatialReasoner:
         self.model, self.branch, self.folder, self._pixels = model, branch, folder, pixels
         self._tokenizer: Tokenizer | None = None
         self._prefix: _Prefix | None = None
+        self.timings_ms: dict[str, float] = {}  # stages of the last `see` or `answer`
         config = model.config
         self._image, self._start, self._end = (
             config.image_token_id,
@@ -79,13 +90,18 @@ class SpatialReasoner:
     @torch.inference_mode()
     def see(self, frame: Image) -> FrameTokens:
         """Encode a camera's (H, W, 3) uint8 RGB frame; about 2 MB at 7B."""
+        clock = StageClock(self.model.device, True)
         picture = crop_frame(frame)
         patches = to_patches(picture, self._pixels)
-        f_sem = self.semantic([patches])[0]
-        if self.branch is None:
-            return FrameTokens(f_sem, patches.grid)
-        pictures = torch.from_numpy(picture.copy())[None]
-        return FrameTokens(self.branch(pictures, patches.grid, f_sem[None])[0], patches.grid)
+        clock.lap("preprocess")
+        tokens = self.semantic([patches])[0]
+        clock.lap("semantic_encoder")
+        if self.branch is not None:
+            pictures = torch.from_numpy(picture.copy())[None]
+            tokens = self.branch(pictures, patches.grid, tokens[None])[0]
+            clock.lap("world_simulator_and_fusion")
+        self.timings_ms = clock.laps
+        return FrameTokens(tokens, patches.grid)
 
     @torch.inference_mode()
     def semantic(self, patches: Sequence[Patches]) -> list[torch.Tensor]:
@@ -94,20 +110,25 @@ class SpatialReasoner:
         grid = torch.tensor([[1, *p.grid] for p in patches], device=self.model.device)
         return list(self.model.model.get_image_features(values, grid).pooler_output)
 
-    @torch.inference_mode()
     def ask(self, frames: Sequence[FrameTokens], question: str, max_tokens: int = 16) -> str:
         """Answer a question about frames, oldest first.  Raises VegaError for a question that cannot be asked."""
-        question = question.strip()
-        if not question:
-            raise VegaError("The question is empty: ask for instance 'How far is the milk from the basket?'.")
-        if len(question) > MAX_QUESTION_CHARS:
-            raise VegaError(f"The question has {len(question)} characters: shorten it to {MAX_QUESTION_CHARS}.")
+        return self.answer(frames, question, max_tokens).text
+
+    @torch.inference_mode()
+    def answer(self, frames: Sequence[FrameTokens], question: str, max_tokens: int = 16) -> SceneAnswer:
+        """`ask`, with the geometric mean of the chosen tokens' probabilities as confidence."""
+        question = check_question(question)
         if not frames:
             raise VegaError("There is no frame to look at yet: wait for the camera.")
-        prefix = self._read(tuple(frames))
+        clock = StageClock(self.model.device, True)
+        prefix = self._read(frames)
+        clock.lap("read_frames")
         ids = self.tokenizer.encode(question + ASSISTANT, add_special_tokens=False).ids
-        answer = self._decode(self._greedy(torch.tensor([ids], device=self.model.device), prefix, max_tokens))
-        return answer.strip()
+        found, logs = self._greedy(torch.tensor([ids], device=self.model.device), prefix, max_tokens)
+        answer = SceneAnswer(self._decode(found).strip(), math.exp(sum(logs) / max(1, len(logs))))
+        clock.lap("answer")
+        self.timings_ms = clock.laps
+        return answer
 
     def forget(self) -> None:
         """Drop what was read of frames."""
@@ -125,36 +146,48 @@ class SpatialReasoner:
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _read(self, frames: tuple[FrameTokens, ...]) -> _Prefix:
-        """The language model's memory of these frames, read now unless they were read last time."""
+    def _read(self, frames: Sequence[FrameTokens]) -> _Prefix:
+        """The language model's memory of these frames; those it read last time, from the first on, it remembers."""
         known = self._prefix
-        if (
-            known is None
-            or len(known.frames) != len(frames)
-            or any(a is not b for a, b in zip(known.frames, frames, strict=True))
-        ):
-            ids = self.tokenizer.encode(SYSTEM, add_special_tokens=False).ids
-            for frame in frames:
-                ids += [self._start, *[self._image] * len(frame.tokens), self._end]
+        if known is None:
             cache = DynamicCache(config=self.model.config.get_text_config())
-            _, position = self.logits(torch.tensor([ids], device=self.model.device), frames, cache)
-            known = self._prefix = _Prefix(frames, cache, len(ids), position)
+            ids = self.tokenizer.encode(SYSTEM, add_special_tokens=False).ids
+            self._prefix = known = _Prefix([], cache, [])
+            self._append(known, ids, [])
+        same = [a is b for a, b in zip(known.frames, frames, strict=False)]
+        kept = same.index(False) if False in same else len(same)
+        del known.frames[kept:], known.ends[kept + 1 :]
+        known.rewind()
+        for frame in frames[kept:]:
+            self._append(known, [self._start, *[self._image] * len(frame.tokens), self._end], [frame])
+            known.frames.append(frame)
         return known
+
+    def _append(self, prefix: _Prefix, ids: Sequence[int], frames: Sequence[FrameTokens]) -> None:
+        """Read on: ids with the frames' tokens in their places."""
+        length, position = prefix.ends[-1] if prefix.ends else (0, 0)
+        embedded, positions = self._embedded(torch.tensor([list(ids)], device=self.model.device), frames)
+        self._hidden(embedded, positions + position, prefix.cache)
+        prefix.ends.append((length + len(ids), position + int(positions.max()) + 1))
 
     @torch.inference_mode()
     def logits(
         self, ids: torch.Tensor, frames: Sequence[FrameTokens], cache: DynamicCache | None = None
     ) -> tuple[torch.Tensor, int]:
         """Logits (1, L, V) of a sequence (1, L) with the frames' tokens in their places, and the next position."""
+        embedded, positions = self._embedded(ids, frames)
+        return self.model.lm_head(self._hidden(embedded, positions, cache)), int(positions.max()) + 1
+
+    def _embedded(self, ids: torch.Tensor, frames: Sequence[FrameTokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the language model reads, (1, L, D), and positions (3, 1, L) from 0."""
         kinds = (ids == self._image).int() * IMAGE_TYPE
-        positions = self.positions(ids, frames)
         embedded = self.model.get_input_embeddings()(ids)
         if frames:
             tokens = torch.cat([frame.tokens for frame in frames]).to(embedded)
             if int(kinds.sum()) != len(tokens):
                 raise VegaError(f"{int(kinds.sum())} places do not take the frames' {len(tokens)} tokens.")
             embedded = embedded.masked_scatter((kinds == IMAGE_TYPE)[..., None], tokens)
-        return self._run(embedded, positions, cache), int(positions.max()) + 1
+        return embedded, self.positions(ids, frames)
 
     def positions(self, ids: torch.Tensor, frames: Sequence[FrameTokens]) -> torch.Tensor:
         """(3, 1, L): time, row and column of every token of a sequence (1, L), for Qwen's rotary embedding."""
@@ -162,40 +195,48 @@ class SpatialReasoner:
         grid = torch.tensor([[1, *frame.grid] for frame in frames], device=ids.device) if frames else None
         return self.model.model.get_rope_index(ids, kinds, image_grid_thw=grid)[0]
 
-    def _run(self, embedded: torch.Tensor, positions: torch.Tensor, cache: DynamicCache | None) -> torch.Tensor:
-        hidden = self.model.model.language_model(
+    def _hidden(self, embedded: torch.Tensor, positions: torch.Tensor, cache: DynamicCache | None) -> torch.Tensor:
+        return self.model.model.language_model(
             inputs_embeds=embedded, position_ids=positions, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
-        return self.model.lm_head(hidden)
 
-    def _greedy(self, ids: torch.Tensor, prefix: _Prefix, max_tokens: int) -> list[int]:
-        """Token ids of the answer to `ids` (1, L) after the prefix, without the one that ends it."""
-        position = prefix.position
+    def _greedy(self, ids: torch.Tensor, prefix: _Prefix, max_tokens: int) -> tuple[list[int], list[float]]:
+        """Token ids of the answer to `ids` (1, L) after the prefix, without the one that ends it; log probabilities."""
+        _, position = prefix.ends[-1]
         found: list[int] = []
+        logs: list[float] = []
         try:
             while len(found) < max_tokens:
                 places = position + torch.arange(ids.shape[1], device=ids.device)
-                logits = self._run(self.model.get_input_embeddings()(ids), places.expand(3, 1, -1), prefix.cache)
+                embedded = self.model.get_input_embeddings()(ids)
+                hidden = self._hidden(embedded, places.expand(3, 1, -1), prefix.cache)
                 position += ids.shape[1]
-                best = int(logits[0, -1].argmax())
+                best, log = self._best(self.model.lm_head(hidden[:, -1]))
+                logs.append(log)
                 if best in self._stops:
                     break
                 found.append(best)
                 ids = torch.tensor([[best]], device=ids.device)
         finally:
-            prefix.cache.crop(prefix.length - prefix.cache.get_seq_length())
-        return found
+            prefix.rewind()
+        return found, logs
+
+    @staticmethod
+    def _best(logits: torch.Tensor) -> tuple[int, float]:
+        """The token to which logits (1, V) give most, and its log probability."""
+        best = int(logits[0].argmax())
+        return best, float(logits[0].float().log_softmax(0)[best])
 
     @torch.inference_mode()
     def continue_ids(self, ids: torch.Tensor, frames: Sequence[FrameTokens], max_tokens: int) -> list[int]:
         """Greedy continuation of a whole sequence (1, L)."""
         cache = DynamicCache(config=self.model.config.get_text_config())
         logits, position = self.logits(ids, frames, cache)
-        first = int(logits[0, -1].argmax())
+        first, _ = self._best(logits[:, -1])
         if first in self._stops or max_tokens < 1:
             return []
-        prefix = _Prefix(tuple(frames), cache, ids.shape[1], position)
-        return [first, *self._greedy(torch.tensor([[first]], device=ids.device), prefix, max_tokens - 1)]
+        prefix = _Prefix(list(frames), cache, [(ids.shape[1], position)])
+        return [first, *self._greedy(torch.tensor([[first]], device=ids.device), prefix, max_tokens - 1)[0]]
 
 
 def load_reasoner(

@@ -14,75 +14,61 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from policies.checkpoints import check_instructions
-from policies.files.command_line import command_parser
 from policies.types import VegaError, check_instruction
 from vega3d_ros.bringup import viewer
-from vega3d_ros.bringup.preflight import check_policy, check_task, check_words
+from vega3d_ros.bringup.entries import (
+    DOMAIN,
+    ROBOT,
+    SIMULATED_ROBOTS,
+    START_SERVICES,
+    STARTUP_TIMEOUT,
+    TASK,
+    USE_SIM_TIME,
+    Argument,
+    NodeEntry,
+    choice,
+    command_words,
+    integer,
+    manager,
+    parse_arguments,
+    robot_file,
+    simulated_robot,
+    wants_sim_time,
+)
+from vega3d_ros.bringup.preflight import check_policy, check_task
+from vega3d_ros.bringup.scene import SCENE_ONLY, scene_entry
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
 from vega3d_ros.parameters.arm_check import check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
 from vega3d_ros.ros.dds import check_discovery, check_middleware
 
-SIMULATED_ROBOTS = ("libero",)
 MAX_DOMAIN = 232
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One `name:=value` argument of the launch file and of vega3d-bringup."""
-
-    name: str
-    default: str
-    description: str
-
-
 ARGUMENTS = (
-    Argument("robot", "libero", "Robot: a name in config/robots, or the path of a parameter file of your own."),
+    ROBOT,
     Argument("driver", "none", "franka: also start franka_driver, for a Franka FR3 without ros2_control; or none."),
     Argument("policy", "vega-nano", "Policy: a name in policies, or the path of a checkpoint folder."),
     Argument("instruction", "", "What the robot shall do; empty: the simulated task's own sentence, or none yet."),
-    Argument("use_sim_time", "auto", "true, false, or auto: true with a simulated robot."),
+    USE_SIM_TIME,
     Argument("clock_mode", "auto", "lockstep, realtime, or auto: lockstep with a simulated robot, else as configured."),
-    Argument("suite", "libero_object", "LIBERO suite (simulated robot only)."),
-    Argument("task", "0", "Number of the task in the suite (simulated robot only)."),
-    Argument("trial", "0", "Number of the official initial state (simulated robot only)."),
+    *TASK,
     Argument("device", "auto", "Torch device of the policy, such as cpu or cuda:0; auto: as configured, else cpu."),
     Argument("threads", "auto", "Torch threads of the policy; auto: as configured, else 1."),
     Argument("world_simulator", "auto", "on, off, noise, shuffled, untrained or vae; auto: as configured, else on."),
     Argument("record", "false", "true: write inputs, decisions and commands into a rosbag2 bag (MCAP)."),
     Argument("bag", "", "Folder of the new bag; empty: vega3d-bag-<time> in the working directory."),
+    Argument("scene", "false", "true: scene_node too, which answers questions about what the cameras see."),
+    *SCENE_ONLY,
     Argument("rviz", "false", "true: RViz, and robot_state_publisher for a simulated robot; they must be installed."),
-    Argument("domain", "", "ROS domain, 0 to 232; empty: that of the environment variable ROS_DOMAIN_ID."),
-    Argument("startup_timeout_s", "120", "Seconds after which a start-up that is not complete is given up."),
+    DOMAIN,
+    STARTUP_TIMEOUT,
 )
-
-
-@dataclass(frozen=True)
-class NodeEntry:
-    """One process.
-
-    executable: its name in lib/<package>, for `ros2 run` and the launch system; module: the same as
-    `python -m`, for vega3d-bringup, or a path where the package is not ours.  parameters override
-    parameter_files.  lifecycle: configured and activated by the startup manager.  words: further arguments.
-    """
-
-    name: str
-    executable: str
-    module: str
-    package: str = "vega3d_ros"
-    lifecycle: bool = False
-    parameter_files: tuple[Path, ...] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    remappings: tuple[tuple[str, str], ...] = ()
-    words: tuple[str, ...] = ()
 
 
 def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
@@ -94,14 +80,13 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     instruction = check_instruction(arguments["instruction"]) if arguments["instruction"] else ""
     if instruction:
         check_instructions(arguments["policy"], [instruction])
-    clock_mode = _choice(arguments, "clock_mode", ("auto", "lockstep", "realtime"))
+    clock_mode = choice(arguments, "clock_mode", ("auto", "lockstep", "realtime"))
     if clock_mode == "auto" and simulated:
         clock_mode = "lockstep"
-    use_sim_time = _choice(arguments, "use_sim_time", ("auto", "true", "false"))
 
     policy: dict[str, Any] = {
         "policy": arguments["policy"],
-        "use_sim_time": simulated if use_sim_time == "auto" else use_sim_time == "true",
+        "use_sim_time": wants_sim_time(arguments),
         # A simulated arm hurts nobody; a real one begins to move only at the service ~/start.
         "autostart": simulated,
     }
@@ -112,15 +97,15 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     if arguments["device"] != "auto":
         policy["device"] = arguments["device"]
     if arguments["threads"] != "auto":
-        policy["threads"] = _integer(arguments, "threads", 1)
+        policy["threads"] = integer(arguments, "threads", 1)
     if arguments["world_simulator"] != "auto":
         policy["world_simulator"] = arguments["world_simulator"]
 
     check_policy(arguments["policy"], arguments["device"])
     if simulated:
-        check_task(arguments["suite"], _integer(arguments, "task", 0))
+        check_task(arguments["suite"], integer(arguments, "task", 0))
 
-    record = _choice(arguments, "record", ("true", "false")) == "true"
+    record = choice(arguments, "record", ("true", "false")) == "true"
     if arguments["bag"] and not record:
         raise VegaError("bag:= names a folder but nothing is recorded: add record:=true, or leave it out.")
 
@@ -138,24 +123,15 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
             parameters=policy,
         )
     ]
+    if choice(arguments, "scene", ("true", "false")) == "true":
+        table.append(scene_entry(arguments, files[0], bool(policy["use_sim_time"])))
     if simulated:
+        # The user's sentence takes the place of the task's own.
         table.append(
-            NodeEntry(
-                name="sim_node",
-                executable="sim_node",
-                module="sim.robot.sim_node",
-                parameters={
-                    "suite": arguments["suite"],
-                    "task": _integer(arguments, "task", 0),
-                    "trial": _integer(arguments, "trial", 0),
-                    "clock_mode": clock_mode,
-                },
-                # The user's sentence takes the place of the task's own.
-                remappings=(("instruction", "task_instruction"),) if instruction else (),
-            )
+            simulated_robot(arguments, clock_mode, (("instruction", "task_instruction"),) if instruction else ())
         )
 
-    if _choice(arguments, "driver", ("none", "franka")) == "franka":
+    if choice(arguments, "driver", ("none", "franka")) == "franka":
         table.append(_franka_driver(arguments["robot"], values))
 
     if record:
@@ -164,28 +140,17 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
             raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
         table.append(NodeEntry("recorder", "recorder", "vega3d_ros.recording.recording_node", parameters={"bag": bag}))
 
-    if _choice(arguments, "rviz", ("true", "false")) == "true":
+    if choice(arguments, "rviz", ("true", "false")) == "true":
         table += _viewers(simulated, bool(policy["use_sim_time"]))
 
-    manager: dict[str, Any] = {
-        "lifecycle_nodes": [entry.name for entry in table if entry.lifecycle],
-        "timeout_s": _seconds(arguments, "startup_timeout_s"),
-    }
+    more: dict[str, Any] = {}
     if instruction:
-        manager["instruction"] = instruction
+        more["instruction"] = instruction
     if record:
-        manager["configured_services"] = ["recorder/start"]
+        more["configured_services"] = ["recorder/start"]
     if simulated:
-        manager["start_services"] = ["sim_node/reset", "sim_node/run"]
-    table.append(
-        NodeEntry(
-            name="startup_manager",
-            executable="startup_manager",
-            module="vega3d_ros.bringup.startup_manager",
-            parameters=manager,
-        )
-    )
-    return tuple(table)
+        more["start_services"] = START_SERVICES
+    return (*table, manager(table, arguments, **more))
 
 
 def _franka_driver(robot: str, values: Mapping[str, Any]) -> NodeEntry:
@@ -217,22 +182,10 @@ def environment_of(arguments: Mapping[str, str]) -> dict[str, str]:
     variables = {LAUNCHER: str(os.getpid())}  # nodes end with whoever started them
     if not arguments["domain"]:
         return variables
-    domain = _integer(arguments, "domain", 0)
+    domain = integer(arguments, "domain", 0)
     if domain > MAX_DOMAIN:
         raise VegaError(f"domain:={domain} is not a ROS domain: give a number from 0 to {MAX_DOMAIN}.")
     return {**variables, "ROS_DOMAIN_ID": str(domain)}
-
-
-def robot_file(robot: str) -> Path:
-    """Parameter file of a robot given by name or path.  Raises VegaError that lists what exists."""
-    folder = share_folder() / "config" / "robots"
-    named = folder / f"{robot}.yaml"
-    if "/" not in robot and named.is_file():
-        return named
-    if robot.endswith((".yaml", ".yml")) and Path(robot).is_file():
-        return Path(robot).absolute()
-    known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    raise VegaError(f"There is no robot '{robot}': choose one of {known}, or give the path of a parameter file.")
 
 
 def strict_files(entry: NodeEntry, folder: Path) -> list[Path]:
@@ -248,12 +201,6 @@ def policy_files(policy: str) -> tuple[Path, ...]:
     """Parameter file of a policy, where one is shipped; whether the policy exists, policy_node says."""
     path = share_folder() / "config" / "policies" / f"{policy}.yaml"
     return (path,) if "/" not in policy and path.is_file() else ()
-
-
-def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARGUMENTS) -> dict[str, str]:
-    """`name:=value` words -> every argument with its text.  Raises VegaError on an unknown name."""
-    values = {argument.name: argument.default for argument in arguments}
-    return values | check_words(words, tuple(values))
 
 
 def node_command(entry: NodeEntry, folder: Path) -> list[str]:
@@ -310,57 +257,14 @@ def _obituary(child: ChildProcess) -> str:
     return f"{child.name} ended with {how}, so everything was stopped; its last words: {last}"
 
 
-def _choice(arguments: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
-    value = arguments[name].lower()
-    if value not in choices:
-        raise VegaError(f"{name}:={arguments[name]} is not possible: choose one of {', '.join(choices)}.")
-    return value
-
-
-def _integer(arguments: Mapping[str, str], name: str, lowest: int) -> int:
-    text = arguments[name]
-    if not (text.isascii() and text.isdigit()) or int(text) < lowest:
-        raise VegaError(f"{name}:={text} is not possible: give a whole number, {lowest} or more.")
-    return int(text)
-
-
-def _seconds(arguments: Mapping[str, str], name: str) -> float:
-    try:
-        seconds = float(arguments[name])
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < 1e6:
-        raise VegaError(f"{name}:={arguments[name]} is not possible: give a number of seconds above 0.")
-    return seconds
-
-
-def describe_arguments(arguments: Sequence[Argument] = ARGUMENTS) -> str:
-    """The list of arguments, in the form in which `ros2 launch --show-args` prints it."""
-    lines = ["Arguments (pass arguments as '<name>:=<value>'):"]
-    for argument in arguments:
-        lines += ["", f"    '{argument.name}':", f"        {argument.description}"]
-        lines += [f"        (default: '{argument.default}')"]
-    return "\n".join(lines)
-
-
-def command_words(
-    program: str, doc: str, argv: Sequence[str] | None, arguments: Sequence[Argument] = ARGUMENTS
-) -> list[str]:
-    """The `name:=value` words of a command line; --help is answered with all of them."""
-    usage, epilog = f"{program} [-h] [name:=value ...]", describe_arguments(arguments)
-    parser = command_parser(program, doc, usage=usage, epilog=epilog)
-    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="see below")
-    return list(parser.parse_args(argv).arguments)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-bringup; returns the exit status."""
     doc = "Start a robot's nodes without the launch system; Ctrl-C ends them."
-    words = command_words("vega3d-bringup", doc, argv)
+    words = command_words("vega3d-bringup", doc, argv, ARGUMENTS)
     try:
         check_middleware()
         check_discovery()
-        arguments = parse_arguments(words)
+        arguments = parse_arguments(words, ARGUMENTS)
         table = node_table(arguments)
         environment = {**os.environ, **environment_of(arguments)}
         stop = threading.Event()

@@ -33,8 +33,8 @@ from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
 from policies.types import ActionSpace, FloatArray, PolicySpec, VegaError  # noqa: E402
-from vega3d_ros.bringup.bringup import Argument, command_words, parse_arguments, robot_file  # noqa: E402
 from vega3d_ros.bringup.controller_check import ASKED, judge  # noqa: E402
+from vega3d_ros.bringup.entries import Argument, command_words, parse_arguments, robot_file  # noqa: E402
 from vega3d_ros.control.body.body import Body  # noqa: E402
 from vega3d_ros.control.guard.limits import combine_limits  # noqa: E402
 from vega3d_ros.control.kinematics import Kinematics  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 from policies.checkpoints import check_device, check_exists
 from policies.types import VegaError
 
-LAUNCH_FILE = "manipulation.launch.py"
+LAUNCH_FILES = ("manipulation.launch.py", "scene.launch.py")
 NEAR = 0.6
 
 
@@ -31,9 +31,9 @@ def check_words(words: Iterable[str], names: Sequence[str]) -> dict[str, str]:
 def check_launch_words(words: Iterable[str], names: Sequence[str]) -> None:
     """`check_words` for `ros2 launch`, which lets unknown names through.
 
-    Only where our own launch file was asked for: one that includes it has arguments of its own.
+    Only where a launch file of ours was asked for: one that includes it has arguments of its own.
     """
-    if any(Path(word).name == LAUNCH_FILE for word in sys.argv):
+    if any(Path(word).name in LAUNCH_FILES for word in sys.argv):
         check_words((word for word in words if ":=" in word), names)
 
 

@@ -57,6 +57,7 @@ class FrameBuffer:
         in one sample are never further apart than this.
     max_age_ns: frames older than this on arrival are dropped as late; None where the sender's
         clock is not ours (a simulator that waits for us).
+    service: of the node, after which a camera may have another size.
     capacity: frames kept per camera; by default enough for the window at 120 frames a second.
     drops: (camera, reason) -> count.  Reasons: late, before_start, out_of_order, stamp_jumped_back,
         wrong_size, wrong_encoding, overwritten (left the ring without having been in a sample),
@@ -71,6 +72,7 @@ class FrameBuffer:
         max_skew_ns: int = 60_000_000,
         max_age_ns: int | None = None,
         capacity: int | None = None,
+        service: str = "~/start",
     ) -> None:
         if not cameras or len(set(cameras)) != len(cameras):
             raise VegaError(f"The cameras {list(cameras)} are empty or not distinct: name each camera once.")
@@ -85,6 +87,7 @@ class FrameBuffer:
         self.stride_ns = stride_ns
         self.max_skew_ns = max_skew_ns
         self.max_age_ns = max_age_ns
+        self._service = service
         self.capacity = capacity or max(8, window, span_ns * 120 // 1_000_000_000 + 1)
         if self.capacity < window:
             raise VegaError(f"A ring of {self.capacity} frames cannot hold a window of {window}: raise the capacity.")
@@ -119,7 +122,7 @@ class FrameBuffer:
             self._drop(camera, "wrong_size")
             raise VegaError(
                 f"Camera '{camera}' changed from {_size(ring[-1].image)} to {_size(image)}: keep the size while the "
-                "policy runs, or call ~/start again."
+                f"node is active, or call {self._service} again."
             )
         if len(ring) == self.capacity:
             self._forget(camera, [ring.pop(0)], "overwritten")

@@ -120,6 +120,31 @@ def _nearest_of_256(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
+def depth_from_raw(
+    data: Any, height: int, width: int, step: int, encoding: str, big_endian: bool, camera: str
+) -> NDArray[np.float32]:
+    """(H, W) float32 m of a raw depth image (REP 118: 16UC1 in mm, 32FC1 in m), NaN where nothing was measured.
+
+    Raises VegaError.
+    """
+    kinds = {"16UC1": ("u2", 1e-3), "mono16": ("u2", 1e-3), "32FC1": ("f4", 1.0)}
+    if encoding not in kinds:
+        raise VegaError(
+            f"The depth of camera '{camera}' has encoding '{encoding[:32]}': publish 16UC1 (mm) or 32FC1 (m)."
+        )
+    kind, metres = kinds[encoding]
+    pixel = np.dtype((">" if big_endian else "<") + kind)
+    if height == 0 or width == 0 or step < width * pixel.itemsize or len(data) != height * step:
+        raise VegaError(
+            f"The depth of camera '{camera}' has {len(data)} bytes for {width}x{height} {encoding} with rows of {step} "
+            "bytes: correct its driver."
+        )
+    rows = np.frombuffer(data, dtype=np.uint8).reshape(height, step)[:, : width * pixel.itemsize]
+    depth = np.ascontiguousarray(rows).view(pixel).astype(np.float32) * np.float32(metres)
+    depth[~(np.isfinite(depth) & (depth > 0.0))] = np.nan
+    return depth
+
+
 def from_compressed(data: bytes, form: str, camera: str) -> Image:
     """(H, W, 3) uint8 RGB of a JPEG or PNG.  Raises DamagedImage where the decoder so much as warns.
 

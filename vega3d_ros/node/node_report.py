@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from vega3d_ros.control.body.approach import Approach
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
-from vega3d_ros.ros.diagnostics import Latencies, Level, Status, counts, diagnostic_array
+from vega3d_ros.ros.diagnostics import Latencies, Level, Status, counts
 from vega3d_ros.topics.inputs import JOINTS, Inputs
-from vega3d_ros.topics.neighbours import Neighbours
 from vega3d_ros.topics.node_outputs import Outputs
 
-DIAGNOSTICS_PERIOD_S = 1.0
-_DIAGNOSTICS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # A world in lockstep may stand still for good reasons; after this long it is worth saying.
 LOCKSTEP_PATIENCE_S = 1.0
 
@@ -45,34 +35,6 @@ class Condition:
     counts: Counter[str] = field(default_factory=Counter)
     latencies: Latencies = field(default_factory=Latencies)
     qos_problems: dict[str, str] = field(default_factory=dict)
-
-
-class Reporter:
-    """`/diagnostics`: calls `make` once a second, which builds a report and hands it to `publish`.
-
-    topics: of the cameras; one whose pictures come another way than they should is told in the log.
-    """
-
-    def __init__(self, node: Node, hardware_id: str, topics: dict[str, str], make: Callable[[], None]) -> None:
-        self._node, self._hardware_id = node, hardware_id
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", _DIAGNOSTICS)
-        # A steady clock: a simulated one that stands still must not silence the supervision.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(DIAGNOSTICS_PERIOD_S, make, clock=steady)
-        self._neighbours = Neighbours(node, topics)
-        self._tell_news()
-
-    def publish(self, statuses: Iterable[Status], now_ns: int) -> None:
-        self._publisher.publish(diagnostic_array(statuses, self._node.get_name(), self._hardware_id, now_ns))
-        self._tell_news()
-
-    def _tell_news(self) -> None:
-        for sentence in self._neighbours.news():
-            self._node.get_logger().warning(sentence)
-
-    def destroy(self) -> None:
-        self._node.destroy_timer(self._timer)
-        self._node.destroy_publisher(self._publisher)
 
 
 def report(
@@ -116,17 +78,6 @@ def _body(runner: Lockstep | Realtime, inputs: Inputs) -> list[Status]:
         return [Status("body", Level.OK, "Nothing slows the arm.", values)]
     where = f" ({values['nearest']}, {values['distance_m']} m)" if slowed.why == "body" and nearest else ""
     return [Status("body", Level.WARN, f"Slowed to {slowed.factor:.0%} by {slowed.why}{where}.", values)]
-
-
-def say(logger: Any, level: Level, sentence: str, waiting: bool) -> None:
-    """Log what /diagnostics says, in the severity it deserves; waiting for a first input is no error."""
-    # Three statements: rclpy ties a severity to the line that logs.
-    if waiting:
-        logger.info(f"Waiting: {sentence}")
-    elif level is Level.ERROR:
-        logger.error(sentence)
-    else:
-        logger.warning(sentence)
 
 
 def is_waiting(condition: Condition, inputs: Inputs) -> bool:

@@ -36,22 +36,22 @@ from vega3d_ros.inference.realtime import Realtime  # noqa: E402
 from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
-from vega3d_ros.node.node_report import Condition, Reporter, is_waiting, report, say  # noqa: E402
+from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E402
 from vega3d_ros.node.node_setup import ahead_ns, build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
 from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
-from vega3d_ros.ros.diagnostics import Level  # noqa: E402
+from vega3d_ros.ros.diagnostics import Level, say  # noqa: E402
 from vega3d_ros.ros.node_help import answer_help  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
 from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
+from vega3d_ros.topics.reporter import Reporter  # noqa: E402
 from vega3d_ros.topics.subscriptions import subscribe  # noqa: E402
 
-WATCH_PERIOD_S = 0.1
-SILENCE_PERIOD_S = 0.01
+WATCH_PERIOD_S, SILENCE_PERIOD_S = 0.1, 0.01
 CLOSE_S = 2.0
 
 

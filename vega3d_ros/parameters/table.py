@@ -1,4 +1,4 @@
-"""Every parameter of policy_node: kind, default, range, description.  docs/interfaces.md says the same in prose.
+"""Every parameter of policy_node and scene_node: kind, default, range, description; docs/interfaces.md has the prose.
 
 Ranges are what an arm on a table can be, so that degrees, millimetres and slips of a digit are refused.
 """
@@ -15,6 +15,7 @@ Kind = Literal["text", "flag", "whole", "number", "texts", "numbers"]
 CLOCK_MODES = ("lockstep", "realtime")
 AFTER_PROBLEM = ("wait", "deactivate")
 COMMAND_INTERFACES = ("joint_trajectory", "forward_position", "follow_joint_trajectory")
+FRAMINGS = ("auto", "registered", "official")
 TWO_TURNS = 12.6  # rad, the range of the widest joints of arms
 
 
@@ -236,6 +237,25 @@ BODY = (
     Row("approach.joint_margin", "number", 0.0, "Nearer to a joint's limit it slows down, rad.", 0.0, 1.0, "rad"),
 )
 ROWS = (*_POLICY, *SPEED, *_ARM, *_REAL_ARM, *SAFETY, *BODY)
+_ALIKE = ("device", "threads", "hardware_id", "max_skew_s", "max_age_s")
+# Of scene_node, beside those that both nodes have.
+SCENE_ROWS = (
+    *(row for row in ROWS if row.name in _ALIKE),
+    Row(
+        "scene.model",
+        "text",
+        "vega-nano-spatial",
+        "Name of a scene model, folder or hub id of a checkpoint, or module:Class.",
+    ),
+    Row("scene.framing", "text", "auto", "How its world simulator sees a frame.", choices=FRAMINGS),
+    Row("scene.max_tokens", "whole", 16, "Tokens of an answer at most.", 1, 512),
+    Row("scene.cameras", "texts", None, "Cameras of the robot that are looked through; empty: all."),
+    Row("scene.frames", "whole", 8, "So many frames, the newest, are kept and answered from.", 1, 256),
+    Row("scene.every_s", "number", 1.0, "Distance of two kept frames of a camera, s.", 0.0, 3600.0),
+    Row("scene.world_frame", "text", "world", "Frame in which objects are placed."),
+    Row("scene.tf", "flag", False, "Take from tf where the cameras stand; needs the package tf2_msgs."),
+    Row("scene.answer_timeout_s", "number", 120.0, "A model that answers nothing for longer has failed.", 0.1, 3600.0),
+)
 # Of franka_driver (driver/), which reads them from the same file.
 FRANKA = (
     Row("franka.address", "text", "", "Host name or IP address of the robot's control box."),
@@ -274,6 +294,12 @@ CAMERA_ROWS = (
         10_000,
     ),
 )
+# The same, of scene_node only.
+SCENE_CAMERA_ROWS = (
+    Row("depth_topic", "text", "", "Depth of camera '{camera}', registered to its picture; empty: none."),
+    Row("camera_info_topic", "text", "", "CameraInfo of camera '{camera}'; empty: none."),
+    Row("pose_topic", "text", "", "PoseStamped of camera '{camera}' in the world frame, optical axes; empty: none."),
+)
 # Declared by rclpy itself, or left to it.
 SIM_TIME = Row("use_sim_time", "flag", False, "Take the time from /clock.", fixed=False)
 QOS_OVERRIDES = "qos_overrides."
@@ -286,14 +312,15 @@ def row_of(name: str) -> Row | None:
 
 def known_names(cameras: tuple[str, ...] = ()) -> list[str]:
     """Full names of all parameters; those of the cameras for each of `cameras`."""
-    return [*_BY_NAME, *(f"cameras.{camera}.{row.name}" for camera in cameras for row in CAMERA_ROWS)]
+    return [*_BY_NAME, *(f"cameras.{camera}.{row.name}" for camera in cameras for row in _OF_A_CAMERA)]
 
 
 def _camera_row(name: str) -> Row | None:
     parts = name.split(".")
     if len(parts) != 3 or parts[0] != "cameras" or not parts[1]:
         return None
-    return next((row for row in CAMERA_ROWS if row.name == parts[2]), None)
+    return next((row for row in _OF_A_CAMERA if row.name == parts[2]), None)
 
 
-_BY_NAME = {row.name: row for row in (*ROWS, *FRANKA, SIM_TIME)}
+_OF_A_CAMERA = (*CAMERA_ROWS, *SCENE_CAMERA_ROWS)
+_BY_NAME = {row.name: row for row in (*ROWS, *SCENE_ROWS, *FRANKA, SIM_TIME)}

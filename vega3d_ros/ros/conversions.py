@@ -12,7 +12,7 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, JointState
 from sensor_msgs.msg import Image as ImageMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -43,6 +43,20 @@ def image_array(message: ImageMessage, camera: str) -> Image:
     """(H, W, 3) uint8 RGB of a raw image; which encodings are taken, and why not all, says `images.py`."""
     size = int(message.height), int(message.width), int(message.step)
     return images.from_raw(message.data, *size, message.encoding, bool(message.is_bigendian), camera)
+
+
+def depth_array(message: ImageMessage, camera: str) -> NDArray[np.float32]:
+    """(H, W) float32 m of a raw depth image, NaN where nothing was measured."""
+    size = int(message.height), int(message.width), int(message.step)
+    return images.depth_from_raw(message.data, *size, message.encoding, bool(message.is_bigendian), camera)
+
+
+def intrinsics(message: CameraInfo, camera: str) -> FloatArray:
+    """(3, 3) px of a calibration.  Raises VegaError for a camera that was not calibrated."""
+    matrix = np.array(message.k, dtype=np.float64).reshape(3, 3)
+    if not np.all(np.isfinite(matrix)) or matrix[0, 0] <= 0.0 or matrix[1, 1] <= 0.0:
+        raise VegaError(f"The camera_info of camera '{camera}' has no focal length: calibrate the camera.")
+    return matrix
 
 
 def compressed_image_array(message: CompressedImage, camera: str) -> Image:
@@ -194,13 +208,13 @@ class GripperMemory:
         return measured if self._last is None else self._last
 
 
-def base_pose(message: PoseStamped) -> tuple[FloatArray, FloatArray]:
-    """Position (3,) m and unit quaternion (4,) xyzw of the base frame in the world frame."""
+def base_pose(message: PoseStamped, what: str = "base_pose") -> tuple[FloatArray, FloatArray]:
+    """Position (3,) m and unit quaternion (4,) xyzw of the base frame in the world frame, or of something else."""
     p, q = message.pose.position, message.pose.orientation
     position = np.array([p.x, p.y, p.z], dtype=np.float64)
     quaternion = np.array([q.x, q.y, q.z, q.w], dtype=np.float64)
     if not (np.all(np.isfinite(position)) and abs(np.linalg.norm(quaternion) - 1.0) < 1e-3):
-        raise VegaError("base_pose is not a finite position with a unit quaternion: correct its publisher.")
+        raise VegaError(f"{what} is not a finite position with a unit quaternion: correct its publisher.")
     return position, quaternion
 
 

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -114,3 +115,14 @@ def diagnostic_array(statuses: Iterable[Status], node_name: str, hardware_id: st
         item.values = [KeyValue(key=key, value=str(value)) for key, value in status.values.items()]
         message.status.append(item)
     return message
+
+
+def say(logger: Any, level: Level, sentence: str, waiting: bool) -> None:
+    """Log what /diagnostics says, in the severity it deserves; waiting for a first input is no error."""
+    # Three statements: rclpy ties a severity to the line that logs.
+    if waiting:
+        logger.info(f"Waiting: {sentence}")
+    elif level is Level.ERROR:
+        logger.error(sentence)
+    else:
+        logger.warning(sentence)

@@ -87,7 +87,12 @@ def declare(node: Node) -> None:
 
     rclpy raises where a value given at start-up has the wrong type or is out of range.
     """
-    for row in ROWS:
+    declare_rows(node, ROWS)
+
+
+def declare_rows(node: Node, rows: Sequence[Row]) -> None:
+    """Declare parameters with these rows."""
+    for row in rows:
         declare_row(node, row, row.name)
 
 
@@ -207,9 +212,9 @@ def read_camera(node: Node, camera: str) -> CameraParameters:
     )
 
 
-def declare_camera(node: Node, camera: str) -> None:
-    """Declare the parameters of one camera of the policy."""
-    for row in CAMERA_ROWS:
+def declare_camera(node: Node, camera: str, rows: Sequence[Row] = CAMERA_ROWS) -> None:
+    """Declare the parameters of one camera."""
+    for row in rows:
         declare_row(node, row, f"cameras.{camera}.{row.name}", camera)
 
 
@@ -219,9 +224,14 @@ def declare_all(node: Node) -> None:
     declare_camera(node, "<camera>")
 
 
+def given_cameras(node: Node) -> set[str]:
+    """Names of the cameras of which the node was given parameters."""
+    return {name.split(".")[1] for name in node._parameter_overrides if name.startswith("cameras.")}
+
+
 def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParameters]:
     """The parameters of all cameras of a policy.  Raises VegaError if the node was given cameras, but not this one."""
-    given = {name.split(".")[1] for name in node._parameter_overrides if name.startswith("cameras.")}
+    given = given_cameras(node)
     for camera in cameras:
         if given and camera not in given and given - set(cameras):
             near = difflib.get_close_matches(camera, sorted(given - set(cameras)), 1, 0.0)
@@ -233,7 +243,7 @@ def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParamete
 
 
 def declare_row(node: Node, row: Row, name: str, camera: str = "") -> None:
-    """Declare one parameter by its row of the table."""
+    """Declare one parameter; camera: whose it is, to be named in what is said of it."""
     descriptor = ParameterDescriptor(
         description=row.description.format(camera=camera) if camera else row.description,
         read_only=row.fixed,
@@ -254,7 +264,7 @@ def declare_row(node: Node, row: Row, name: str, camera: str = "") -> None:
 
 
 def getter(node: Node):  # type: ignore[no-untyped-def]
-    """get(name): the value of a parameter, None where it was never given one."""
+    """Name -> value of a declared parameter, None where it has none."""
 
     def get(name: str):  # type: ignore[no-untyped-def]
         # get_parameter raises for an array that was declared by type alone and never set.

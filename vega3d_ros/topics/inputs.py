@@ -12,21 +12,19 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-import numpy as np
 from geometry_msgs.msg import PoseStamped
-from sensor_msgs.msg import CompressedImage, JointState
-from sensor_msgs.msg import Image as ImageMessage
+from sensor_msgs.msg import JointState
 
-from policies.types import FloatArray, Image, VegaError, check_instruction
-from vega3d_ros.control import images
+from policies.types import FloatArray, VegaError, check_instruction
 from vega3d_ros.control.control_loop import JointSample
-from vega3d_ros.control.frame_buffer import FrameBuffer, Pushed
+from vega3d_ros.control.frame_buffer import FrameBuffer
 from vega3d_ros.control.guard.belief import Belief
 from vega3d_ros.control.stamps import StampWatch
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.diagnostics import Stream
 from vega3d_ros.ros.joint_states import FingerMap, JointReader
 from vega3d_ros.ros.node_parameters import CameraParameters, NodeParameters
+from vega3d_ros.topics.camera_inputs import CameraInputs
 
 JOINTS, INSTRUCTION, BASE_POSE = "joint_states", "instruction", "base_pose"
 INSTRUCTIONS_PER_S = 5
@@ -34,11 +32,10 @@ INSTRUCTIONS_PER_S = 5
 LOCKSTEP_SILENCE_S = 1.0
 
 
-class Inputs:
+class Inputs(CameraInputs):
     """The newest good value of every input, and what was wrong with the bad ones.
 
-    belief: says which joint states cannot be true.  judge_age: compare stamps with our own clock; off where the world
-    waits for us.  say: tells the user what is no problem.
+    belief: says which joint states cannot be true.
     """
 
     def __init__(
@@ -52,18 +49,13 @@ class Inputs:
         judge_age: bool,
         say: Callable[[str], object] = print,
     ) -> None:
-        self._reader, self._fingers, self._say = reader, fingers, say
+        buffers = dict.fromkeys(cameras, buffer)
+        super().__init__(cameras, buffers, parameters.max_skew_s, parameters.max_age_s, judge_age, say)
+        self._reader, self._fingers = reader, fingers
         self._parameters = parameters
-        self._cameras = cameras
-        self._judge_age = judge_age
-        self._max_skew_ns = round(parameters.max_skew_s * 1e9)
-        self._max_age_ns = round(parameters.max_age_s * 1e9)
         self.buffer, self.belief = buffer, belief
-        self.streams = {name: Stream() for name in (*cameras, JOINTS, INSTRUCTION, BASE_POSE)}
-        self.watches = {name: StampWatch() for name in (*cameras, JOINTS)}
-        # Why the last message of an input was dropped, where one alone is no problem.
-        self._dropped: dict[str, Callable[[], str]] = {}
-        self._told: set[str] = set()
+        self.streams |= {name: Stream() for name in (JOINTS, INSTRUCTION, BASE_POSE)}
+        self.watches[JOINTS] = StampWatch()
         self.drops: Counter[str] = Counter()
         self._changes_s: deque[float] = deque(maxlen=INSTRUCTIONS_PER_S + 1)
         self.sample: JointSample | None = None
@@ -72,90 +64,16 @@ class Inputs:
         if not parameters.base_pose_topic:
             self.base = (parameters.base_position, parameters.base_quaternion)
         self._not_before_ns: int | None = None
-        # camera -> the last picture, and how many frames have repeated it
-        self._pictures: dict[str, tuple[Image, int]] = {}
-
-    @property
-    def topics(self) -> dict[str, str]:
-        """Camera -> its topic."""
-        return {name: camera.topic for name, camera in self._cameras.items()}
 
     def clear(self, not_before_ns: int | None = None) -> None:
         """Forget frames and joint states, and refuse those stamped before `not_before_ns`."""
-        self.buffer.clear(not_before_ns)
+        super().clear(not_before_ns)
         self._not_before_ns = not_before_ns
         self._changes_s.clear()
         self.sample = None
         self._reader.clear()
-        self._dropped.clear()
         self.belief.reset()
-        for name in (*self._cameras, JOINTS):
-            self.streams[name].problem = ""
-
-    def on_image(self, camera: str, message: ImageMessage | CompressedImage, now_ns: int) -> str:
-        """Take a frame; returns a sentence if the camera's clock was set back, else ''."""
-        stream = self.streams[camera]
-        stream.arrived()
-        try:
-            if isinstance(message, CompressedImage):
-                image = conversions.compressed_image_array(message, camera)
-            else:
-                image = conversions.image_array(message, camera)
-                self._tell_conversion(camera, message.encoding)
-        except images.DamagedImage as error:
-            self.buffer.reject(camera, "damaged")
-            self._drop(camera, str(error))
-            return ""
-        except VegaError as error:
-            self.buffer.reject(camera, "wrong_encoding")
-            stream.problem = str(error)
-            return ""
-        wanted = self._cameras[camera]
-        if wanted.height not in (0, image.shape[0]) or wanted.width not in (0, image.shape[1]):
-            self.buffer.reject(camera, "wrong_size")
-            stream.problem = (
-                f"Camera '{camera}' sends {image.shape[1]}x{image.shape[0]} instead of {wanted.width}x{wanted.height}: "
-                "set its driver, or correct the size in the robot's YAML."
-            )
-            return ""
-        if wanted.max_identical and self._repeats(camera, image) > wanted.max_identical:
-            self.buffer.reject(camera, "frozen")
-            stream.problem = (
-                f"Camera '{camera}' repeats one picture: restart it, or set its max_identical to 0 if it is simulated."
-            )
-            return ""
-        stamp = conversions.stamp_ns(message.header.stamp)
-        self._from_the_past(camera, stamp, now_ns)
-        if self._from_the_future(stamp, now_ns):
-            self.buffer.reject(camera, "future")
-            stream.problem = self.watches[camera].sentence(_name(camera))
-            return ""
-        previous = self.buffer.newest_ns(camera)
-        try:
-            pushed = self.buffer.push(camera, stamp, image, now_ns if self._judge_age else None)
-        except VegaError as error:
-            stream.problem = str(error)
-            return ""
-        if pushed is not Pushed.DROPPED:
-            stream.problem = ""
-            self._dropped.pop(camera, None)
-        if pushed is Pushed.JUMPED_BACK and previous is not None:
-            return _jump_sentence(f"camera '{camera}'", previous - stamp)
-        return ""
-
-    def _tell_conversion(self, camera: str, encoding: str) -> None:
-        if camera not in self._told and not images.is_native(encoding):
-            self._told.add(camera)
-            self._say(
-                f"Camera '{camera}' sends {encoding}, which is converted here: set its driver to rgb8 to save time."
-            )
-
-    def _repeats(self, camera: str, image: Image) -> int:
-        """How many frames in a row have shown the very pixels of the one before them; real sensors have noise."""
-        last, count = self._pictures.get(camera, (None, 0))
-        count = count + 1 if last is not None and np.array_equal(last, image) else 0
-        self._pictures[camera] = (image, count)
-        return count
+        self.streams[JOINTS].problem = ""
 
     def on_joint_state(
         self, message: JointState, now_ns: int, number: int | None = None
@@ -198,7 +116,7 @@ class Inputs:
                 self.drops["joint_states_out_of_order"] += 1
                 return None, ""
             self.drops["joint_states_stamp_jumped_back"] += 1
-            jump = _jump_sentence("joint_states", back_ns)
+            jump = self._jump_sentence(JOINTS, back_ns)
             self.belief.reset()
         stream.problem = self.belief.observe(sample.stamp_ns, sample.positions, sample.velocities, number)
         self._dropped.pop(JOINTS, None)
@@ -259,68 +177,9 @@ class Inputs:
             return "There is no instruction: publish a sentence on the topic 'instruction'."
         return ""
 
-    def stale(self, now_ns: int, now_s: float | None = None) -> str:
-        """Which input has been silent, or stamped too long ago, for longer than max_age_s; '' if none.
-
-        Both clocks are asked: a frozen driver repeats old stamps, and a stopped simulated clock ages nothing.
-        """
-        now_s = time.monotonic() if now_s is None else now_s
-        stamps = {camera: self.buffer.newest_ns(camera) for camera in self._cameras}
-        stamps[JOINTS] = self.sample.stamp_ns if self.sample is not None else None
-        limit_s = self._parameters.max_age_s
-        for name, stamp in stamps.items():
-            arrived_s = self.streams[name].age_s(now_s)
-            age_s = float("inf") if stamp is None else max(arrived_s, (now_ns - stamp) / 1e9)
-            if age_s <= limit_s:
-                continue
-            if name in self._dropped and arrived_s <= limit_s:
-                return self._dropped[name]()
-            if stamp is None:
-                return f"{_name(name)} has not sent anything usable yet: start its driver or correct the topic."
-            return f"{_name(name)} has been silent for {age_s:.2f} s: check its driver, or raise max_age_s."
-        return ""
-
-    def drifting(self) -> str:
-        """A sentence on the first input whose stamps drift against this node's clock or run ahead of it, else ''."""
-        for name, watch in self.watches.items():
-            if (
-                self._judge_age
-                and watch.growth
-                and (watch.offset_s < -0.002 or watch.offset_s > self._max_skew_ns / 1e9)
-            ):
-                return watch.sentence(_name(name))
-        return ""
+    def _newest(self) -> dict[str, int | None]:
+        return {**super()._newest(), JOINTS: self.sample.stamp_ns if self.sample is not None else None}
 
     @property
     def _silence_s(self) -> float:
         return self._parameters.max_age_s if self._judge_age else LOCKSTEP_SILENCE_S
-
-    def _drop(self, name: str, sentence: str) -> None:
-        """Remember why a message was dropped; it is a problem once nothing better comes for `max_age_s`."""
-        if self._judge_age:
-            self._dropped[name] = lambda: sentence
-        else:
-            self.streams[name].problem = sentence
-
-    def _from_the_past(self, name: str, stamp: int, now_ns: int) -> bool:
-        if not self._judge_age:
-            return False
-        watch = self.watches[name]
-        watch.seen(stamp, now_ns, time.monotonic())
-        late = now_ns - stamp > self._max_age_ns
-        if late:
-            self.streams[name].problem = ""  # it can be read, and what is wrong with it is told below
-        if late and (not watch.repeats or not stamp):
-            self._dropped[name] = lambda: watch.sentence(_name(name))
-        return late
-
-    def _from_the_future(self, stamp: int, now_ns: int) -> bool:
-        return self._judge_age and stamp - now_ns > self._max_age_ns
-
-
-def _name(name: str) -> str:
-    return name if name == JOINTS else f"Camera '{name}'"
-
-
-def _jump_sentence(what: str, back_ns: int) -> str:
-    return f"The stamps of {what} jumped back by {back_ns / 1e9:.2f} s: check the clock, then call ~/start again."

@@ -1,0 +1,162 @@
+"""What `vega3d-bringup` and the launch files start: the arguments they take, and the processes these make.
+
+Neither ROS nor torch is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from policies.files.command_line import command_parser
+from policies.types import VegaError
+from vega3d_ros.bringup.preflight import check_words
+from vega3d_ros.control.resources import share_folder
+
+SIMULATED_ROBOTS = ("libero",)
+START_SERVICES = ["sim_node/reset", "sim_node/run"]  # of the simulated robot, once the others are active
+Remappings = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One `name:=value` argument of the launch file and of vega3d-bringup."""
+
+    name: str
+    default: str
+    description: str
+
+
+ROBOT = Argument("robot", "libero", "Robot: a name in config/robots, or the path of a parameter file of your own.")
+USE_SIM_TIME = Argument("use_sim_time", "auto", "true, false, or auto: true with a simulated robot.")
+TASK = (
+    Argument("suite", "libero_object", "LIBERO suite (simulated robot only)."),
+    Argument("task", "0", "Number of the task in the suite (simulated robot only)."),
+    Argument("trial", "0", "Number of the official initial state (simulated robot only)."),
+)
+DOMAIN = Argument("domain", "", "ROS domain, 0 to 232; empty: that of the environment variable ROS_DOMAIN_ID.")
+STARTUP_TIMEOUT = Argument(
+    "startup_timeout_s", "120", "Seconds after which a start-up that is not complete is given up."
+)
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One process.
+
+    executable: its name in lib/<package>, for `ros2 run` and the launch system; module: the same as
+    `python -m`, for vega3d-bringup, or a path where the package is not ours.  parameters override
+    parameter_files.  lifecycle: configured and activated by the startup manager.  words: further arguments.
+    """
+
+    name: str
+    executable: str
+    module: str
+    package: str = "vega3d_ros"
+    lifecycle: bool = False
+    parameter_files: tuple[Path, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    remappings: Remappings = ()
+    words: tuple[str, ...] = ()
+
+
+def simulated_robot(arguments: Mapping[str, str], clock_mode: str, remappings: Remappings = ()) -> NodeEntry:
+    """The simulated robot in the scene that suite, task and trial name."""
+    return NodeEntry(
+        name="sim_node",
+        executable="sim_node",
+        module="sim.robot.sim_node",
+        parameters={
+            "suite": arguments["suite"],
+            "task": integer(arguments, "task", 0),
+            "trial": integer(arguments, "trial", 0),
+            "clock_mode": clock_mode,
+        },
+        remappings=remappings,
+    )
+
+
+def manager(table: Sequence[NodeEntry], arguments: Mapping[str, str], **more: Any) -> NodeEntry:
+    """What brings the others up.  more: parameters of it."""
+    return NodeEntry(
+        name="startup_manager",
+        executable="startup_manager",
+        module="vega3d_ros.bringup.startup_manager",
+        parameters={
+            "lifecycle_nodes": [entry.name for entry in table if entry.lifecycle],
+            "timeout_s": seconds(arguments, "startup_timeout_s"),
+            **more,
+        },
+    )
+
+
+def wants_sim_time(arguments: Mapping[str, str]) -> bool:
+    """Whether the nodes take their time from /clock."""
+    use_sim_time = choice(arguments, "use_sim_time", ("auto", "true", "false"))
+    return arguments["robot"] in SIMULATED_ROBOTS if use_sim_time == "auto" else use_sim_time == "true"
+
+
+def robot_file(robot: str) -> Path:
+    """Parameter file of a robot given by name or path.  Raises VegaError that lists what exists."""
+    folder = share_folder() / "config" / "robots"
+    named = folder / f"{robot}.yaml"
+    if "/" not in robot and named.is_file():
+        return named
+    if robot.endswith((".yaml", ".yml")) and Path(robot).is_file():
+        return Path(robot).absolute()
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise VegaError(f"There is no robot '{robot}': choose one of {known}, or give the path of a parameter file.")
+
+
+def choice(arguments: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """The text of an argument that has to be one of these, in lower case.  Raises VegaError."""
+    value = arguments[name].lower()
+    if value not in choices:
+        raise VegaError(f"{name}:={arguments[name]} is not possible: choose one of {', '.join(choices)}.")
+    return value
+
+
+def integer(arguments: Mapping[str, str], name: str, lowest: int) -> int:
+    """The whole number that an argument gives, `lowest` or more.  Raises VegaError."""
+    text = arguments[name]
+    if not (text.isascii() and text.isdigit()) or int(text) < lowest:
+        raise VegaError(f"{name}:={text} is not possible: give a whole number, {lowest} or more.")
+    return int(text)
+
+
+def seconds(arguments: Mapping[str, str], name: str) -> float:
+    """The number of seconds above 0 that an argument gives.  Raises VegaError."""
+    try:
+        seconds = float(arguments[name])
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < 1e6:
+        raise VegaError(f"{name}:={arguments[name]} is not possible: give a number of seconds above 0.")
+    return seconds
+
+
+def parse_arguments(words: Sequence[str], arguments: Sequence[Argument]) -> dict[str, str]:
+    """`name:=value` words -> every argument with its text.  Raises VegaError on an unknown name."""
+    values = {argument.name: argument.default for argument in arguments}
+    return values | check_words(words, tuple(values))
+
+
+def describe_arguments(arguments: Sequence[Argument]) -> str:
+    """The list of arguments, in the form in which `ros2 launch --show-args` prints it."""
+    lines = ["Arguments (pass arguments as '<name>:=<value>'):"]
+    for argument in arguments:
+        lines += ["", f"    '{argument.name}':", f"        {argument.description}"]
+        lines += [f"        (default: '{argument.default}')"]
+    return "\n".join(lines)
+
+
+def command_words(
+    program: str, doc: str, argv: Sequence[str] | None, arguments: Sequence[Argument]
+) -> list[str]:
+    """The `name:=value` words of a command line; --help is answered with all of them."""
+    usage, epilog = f"{program} [-h] [name:=value ...]", describe_arguments(arguments)
+    parser = command_parser(program, doc, usage=usage, epilog=epilog)
+    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="see below")
+    return list(parser.parse_args(argv).arguments)

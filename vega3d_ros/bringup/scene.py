@@ -1,0 +1,75 @@
+"""What answers questions about a scene: scene_node beside a policy, or with the robot's cameras alone.
+
+`scene_table` is for `launch/scene.launch.py`; beside a policy `vega3d-bringup scene:=true` starts the same node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from policies.checkpoints import check_device, check_scene_model
+from policies.types import VegaError
+from vega3d_ros.bringup.entries import (
+    DOMAIN,
+    ROBOT,
+    SIMULATED_ROBOTS,
+    START_SERVICES,
+    STARTUP_TIMEOUT,
+    TASK,
+    USE_SIM_TIME,
+    Argument,
+    NodeEntry,
+    integer,
+    manager,
+    robot_file,
+    simulated_robot,
+    wants_sim_time,
+)
+from vega3d_ros.bringup.preflight import check_task
+from vega3d_ros.parameters.robot_file import read_robot_file
+
+SCENE_ONLY = (
+    Argument("scene_model", "auto", "Scene model: a name, a checkpoint's folder or hub id; auto: as configured."),
+    Argument("scene_device", "auto", "Torch device of the scene model; auto: as configured, else cpu."),
+)
+ARGUMENTS = (ROBOT, *SCENE_ONLY, USE_SIM_TIME, *TASK, DOMAIN, STARTUP_TIMEOUT)
+
+
+def scene_entry(arguments: Mapping[str, str], robot: Path, use_sim_time: bool) -> NodeEntry:
+    """scene_node with the cameras of a robot's file.  Raises VegaError on a model or a device that is not there."""
+    given = read_robot_file(robot, "scene_node")
+    parameters: dict[str, Any] = {"use_sim_time": use_sim_time}
+    if not any(name.startswith("cameras.") for name in given):
+        raise VegaError(f"The robot's file {robot} names no camera: add 'cameras', or leave scene_node out.")
+    if arguments["scene_model"] != "auto":
+        parameters["scene.model"] = arguments["scene_model"]
+        check_scene_model(arguments["scene_model"])
+    if arguments["scene_device"] != "auto":
+        parameters["device"] = arguments["scene_device"]
+        if arguments["scene_device"] != "cpu":
+            check_device(arguments["scene_device"])  # imports torch, which cpu needs not
+    return NodeEntry(
+        name="scene_node",
+        executable="scene_node",
+        module="vega3d_ros.scene.scene_node",
+        lifecycle=True,
+        parameter_files=(robot,),
+        parameters=parameters,
+    )
+
+
+def scene_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
+    """The processes to run for these arguments (every name of ARGUMENTS with its text), without a policy.
+
+    A simulated robot stands still, and its time goes on by itself.  Raises VegaError on a value that cannot work.
+    """
+    simulated = arguments["robot"] in SIMULATED_ROBOTS
+    if simulated:
+        check_task(arguments["suite"], integer(arguments, "task", 0))
+    table = [scene_entry(arguments, robot_file(arguments["robot"]), wants_sim_time(arguments))]
+    if simulated:
+        table.append(simulated_robot(arguments, "realtime"))
+    more = {"start_services": START_SERVICES} if simulated else {}
+    return (*table, manager(table, arguments, **more))

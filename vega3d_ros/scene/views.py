@@ -1,0 +1,262 @@
+"""Frames worth keeping, with what is known of where their pixels lie: depth, calibration, and the camera's pose.
+
+A camera's frame is *due* once `scene.every_s` have passed since the one before.  What belongs to it may come later than
+the picture itself, and is waited for; what then is missing is told in one sentence, and the frame is seen without it.
+All methods run in the executor's thread; stamps are nanoseconds, arrival times seconds of time.monotonic().
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, TransformStamped
+from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import Image as ImageMessage
+
+from policies.types import FloatArray, SceneView, VegaError
+from vega3d_ros.control.frame_buffer import FrameBuffer
+from vega3d_ros.control.frame_tree import FrameTree, pose_matrix
+from vega3d_ros.ros import conversions
+from vega3d_ros.scene.settings import SceneSettings
+from vega3d_ros.topics.camera_inputs import CameraInputs
+
+PATIENCE_S = 0.5  # for what belongs to a picture and comes after it
+
+
+@dataclass
+class _Camera:
+    """What is known of a camera.
+
+    due: the frame that is to be seen next, as far as it is complete; it arrived at arrived_s.  placed: the last frame
+    that was seen had a pose.  problem: what it was seen without, and why.  refused: kind of message -> what is wrong
+    with the last one.
+    """
+
+    frame_id: str = ""
+    taken_ns: int | None = None
+    due: SceneView | None = None
+    arrived_s: float = 0.0
+    calibration: tuple[FloatArray, tuple[int, int]] | None = None
+    pose: FloatArray | None = None
+    placed: bool = False
+    problem: str = ""
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Views:
+    """The cameras' inputs, and the views made of them.
+
+    judge_age: compare stamps with our own clock.  patience_s: how long a picture waits for what belongs to it.
+    """
+
+    def __init__(
+        self, settings: SceneSettings, judge_age: bool, say: Callable[[str], object], patience_s: float = PATIENCE_S
+    ) -> None:
+        self._settings, self._patience_s, self._judge_age = settings, patience_s, judge_age
+        skew_ns, age_ns = round(settings.max_skew_s * 1e9), round(settings.max_age_s * 1e9)
+
+        def buffer(stream: str) -> FrameBuffer:
+            age = age_ns if judge_age else None
+            return FrameBuffer((stream,), max_skew_ns=skew_ns, max_age_ns=age, service="~/forget")
+
+        self._pictures = {name: buffer(name) for name in settings.cameras}
+        self._depths = {name: buffer(_depth(name)) for name in settings.cameras if settings.places[name].depth}
+        self.inputs = CameraInputs(
+            settings.cameras, self._pictures, settings.max_skew_s, settings.max_age_s, judge_age, say, "~/forget"
+        )
+        self.tree = FrameTree()
+        self._cameras = {name: _Camera() for name in settings.cameras}
+        self.jump = ""
+
+    def clear(self) -> None:
+        """Forget every frame; the next one of each camera is due."""
+        self.inputs.clear()
+        for buffer in self._depths.values():
+            buffer.clear()
+        self.tree.clear()
+        self.jump = ""
+        for camera in self._cameras.values():
+            camera.taken_ns = camera.due = None
+            camera.placed, camera.problem = False, ""
+
+    def drops(self, name: str) -> dict[str, int]:
+        """Why frames of a camera were dropped, and how often."""
+        buffers = [self._pictures[name], *([self._depths[name]] if name in self._depths else [])]
+        drops = [(stream, why, count) for buffer in buffers for (stream, why), count in sorted(buffer.drops.items())]
+        return {f"{'depth_' * (stream != name)}{why}": count for stream, why, count in drops}
+
+    def problem(self, name: str) -> str:
+        """What is wrong with a camera's pictures, or else with what belongs to them."""
+        return self.inputs.streams[name].problem or self._cameras[name].problem
+
+    def unplaced(self) -> str:
+        """Why no object can be placed, '' where the newest frame of a camera has a pose."""
+        if any(camera.placed for camera in self._cameras.values()):
+            return ""
+        told = next((camera.problem for camera in self._cameras.values() if camera.problem), "")
+        return told or (
+            "It is not known where the cameras stand: set scene.tf, or a camera's pose_topic, and wait for a frame."
+        )
+
+    # Inputs
+
+    def on_image(self, name: str, message: ImageMessage | CompressedImage, now_ns: int) -> None:
+        camera, buffer = self._cameras[name], self._pictures[name]
+        before = buffer.newest_ns(name)
+        jump = self.inputs.on_image(name, message, now_ns)
+        stamp = buffer.newest_ns(name)
+        if jump:  # what is held belongs to another time
+            self.jump, camera.taken_ns, camera.due = jump, None, None
+            self.tree.clear()
+        if stamp is None or stamp == before or camera.due is not None:
+            return
+        camera.frame_id = message.header.frame_id.lstrip("/")
+        if camera.taken_ns is None or stamp - camera.taken_ns >= round(self._settings.every_s * 1e9):
+            newest = buffer.sample(stamp)
+            assert newest is not None, "it has just come"
+            camera.due, camera.arrived_s = SceneView(name, stamp, newest.images[name][0]), time.monotonic()
+
+    def on_depth(self, name: str, message: ImageMessage, now_ns: int) -> None:
+        try:
+            depth: Any = conversions.depth_array(message, name)
+            stamp = conversions.stamp_ns(message.header.stamp)
+            self._depths[name].push(_depth(name), stamp, depth, now_ns if self._judge_age else None)
+            self._cameras[name].refused.pop("depth", None)
+        except VegaError as error:
+            self._depths[name].reject(_depth(name), "unusable")
+            self._cameras[name].refused["depth"] = str(error)
+
+    def on_info(self, name: str, message: CameraInfo) -> None:
+        camera = self._cameras[name]
+        try:
+            camera.calibration = conversions.intrinsics(message, name), (int(message.height), int(message.width))
+            camera.refused.pop("camera_info", None)
+        except VegaError as error:
+            camera.calibration = None
+            camera.refused["camera_info"] = str(error)
+
+    def on_pose(self, name: str, message: PoseStamped) -> None:
+        """A pose holds until the next one comes."""
+        camera = self._cameras[name]
+        try:
+            if message.header.frame_id != self._settings.world_frame:
+                raise VegaError(
+                    f"The pose of camera '{name}' is given in '{message.header.frame_id}' and not in "
+                    f"'{self._settings.world_frame}': correct its publisher, or scene.world_frame."
+                )
+            camera.pose = pose_matrix(*conversions.base_pose(message, f"The pose of camera '{name}'"))
+            camera.refused.pop("pose", None)
+        except VegaError as error:
+            camera.pose = None
+            camera.refused["pose"] = str(error)
+
+    def on_tf(self, transforms: Iterable[TransformStamped], fixed: bool) -> str:
+        """Take transforms; a sentence on the last that is none."""
+        problem = ""
+        for one in transforms:
+            to, turn = one.transform.translation, one.transform.rotation
+            try:
+                self.tree.take(
+                    one.header.frame_id.lstrip("/"),
+                    one.child_frame_id.lstrip("/"),
+                    conversions.stamp_ns(one.header.stamp),
+                    np.array([to.x, to.y, to.z]),
+                    np.array([turn.x, turn.y, turn.z, turn.w]),
+                    fixed,
+                )
+            except VegaError as error:
+                problem = str(error)
+        return problem
+
+    # Views
+
+    def next(self, before_s: float = float("inf")) -> SceneView | None:
+        """The oldest view that is due and complete, or has waited long enough, of those that came before `before_s`."""
+        now_s = time.monotonic()
+        due = [(camera.arrived_s, name) for name, camera in self._cameras.items() if camera.due is not None]
+        for arrived_s, name in sorted(due):
+            if arrived_s < before_s and self._complete(name, now_s - arrived_s >= self._patience_s):
+                camera = self._cameras[name]
+                view, camera.due = camera.due, None
+                assert view is not None
+                camera.taken_ns, camera.placed = view.stamp_ns, view.camera_to_world is not None
+                return view
+        return None
+
+    def awaited(self, before_s: float) -> bool:
+        """Whether a frame that came before `before_s` waits for what belongs to it."""
+        return any(camera.due is not None and camera.arrived_s < before_s for camera in self._cameras.values())
+
+    def _complete(self, name: str, patient_enough: bool) -> bool:
+        """Add what belongs to the frame that is due; False if more of it may come."""
+        camera, missing = self._cameras[name], ""
+        finders: tuple[tuple[str, Callable[[str, SceneView], Any]], ...] = (
+            ("depth", self._find_depth),
+            ("intrinsics", self._find_intrinsics),
+            ("camera_to_world", self._find_pose),
+        )
+        for part, find in finders:
+            view = camera.due
+            if view is not None and getattr(view, part) is None:
+                try:
+                    found: dict[str, Any] = {part: find(name, view)}
+                    camera.due = replace(view, **found)
+                except VegaError as error:
+                    missing = missing or str(error)
+        if missing and not patient_enough:
+            return False
+        camera.problem = missing
+        return True
+
+    def _find_depth(self, name: str, view: SceneView) -> Any:
+        buffer = self._depths.get(name)
+        if buffer is None:
+            return None
+        found = buffer.sample(view.stamp_ns)
+        if found is None:
+            raise VegaError(self._cameras[name].refused.get("depth") or buffer.waiting_for)
+        depth = found.images[_depth(name)][0]
+        _check_size("depth", name, depth.shape, view, "register the depth to the picture (depth_image_proc)")
+        return depth
+
+    def _find_intrinsics(self, name: str, view: SceneView) -> FloatArray | None:
+        topic, camera = self._settings.places[name].camera_info, self._cameras[name]
+        if not topic:
+            return None
+        if camera.calibration is None:
+            told = f"No camera_info of camera '{name}' has come on '{topic}': start what publishes it."
+            raise VegaError(camera.refused.get("camera_info") or told)
+        matrix, size = camera.calibration
+        _check_size("camera_info", name, size, view, "publish that of the same picture")
+        return matrix
+
+    def _find_pose(self, name: str, view: SceneView) -> FloatArray | None:
+        camera, settings = self._cameras[name], self._settings
+        if topic := settings.places[name].pose:
+            if camera.pose is None:
+                told = f"No pose of camera '{name}' has come on '{topic}': publish it, latched."
+                raise VegaError(camera.refused.get("pose") or told)
+            return camera.pose
+        if not settings.tf:
+            return None
+        if not camera.frame_id:
+            raise VegaError(f"Camera '{name}' names no frame in its header: set the frame_id of its driver.")
+        return self.tree.lookup(settings.world_frame, camera.frame_id, view.stamp_ns)
+
+
+def _depth(name: str) -> str:
+    """What the stream of a camera's depth is called."""
+    return f"{name} depth"
+
+
+def _check_size(what: str, name: str, size: tuple[int, ...], view: SceneView, remedy: str) -> None:
+    height, width = view.image.shape[:2]
+    if tuple(size) != (height, width):
+        raise VegaError(
+            f"Camera '{name}' has {what} of {size[1]}x{size[0]} and pictures of {width}x{height}: {remedy}, or correct "
+            f"its {what}_topic."
+        )
