@@ -1,4 +1,4 @@
-"""Faster, or smaller, at the price of bits: compiled blocks, and weights in eight bits.
+"""Faster, or smaller, at the price of bits: kernels made for the device, and weights in eight bits.
 
 What each costs in exactness is printed by `python -m policies.benchmark --rows speed`.
 """
@@ -9,6 +9,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from policies.openvla.model import OpenVLAOFT
@@ -25,13 +26,39 @@ def blocks(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> Iterato
         yield from simulator.trunk.blocks
 
 
-def compile_blocks(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> None:
-    """Let torch compile every block at its first call, once for all blocks of a kind.
+def prepare_kernels(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> None:
+    """Make the kernels ready for the device: on a CPU linear layers in float32 become oneDNN's, on a GPU torch compiles
+    the blocks at their first call.
 
-    Prompts differ in length and so do windows at their start: sizes that change are compiled for any size at once.
+    torch multiplies float32 matrices with MKL, which on some processors uses half of their width.
     """
+    if model.device.type == "cpu":
+        for module in (*blocks(model, simulator), model.projector, model.head):
+            _pack(module)
+        return
     for block in blocks(model, simulator):
-        block.compile()
+        block.compile()  # prompts differ in length: what changes is compiled for any size at its second call
+
+
+class PackedLinear(nn.Module):
+    """A linear layer through oneDNN, (..., in) -> (..., out), float32 on a CPU; inference only."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        # No parameter: an opaque tensor can be neither saved nor moved.
+        self._weight, self._bias = layer.weight.detach().to_mkldnn(), layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), self._weight, self._bias, "none", [], "")
+
+
+def _pack(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear) and child.weight.dtype == torch.float32:
+            setattr(module, name, PackedLinear(child))
+        else:
+            _pack(child)
 
 
 def linears(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> list[nn.Linear]:

@@ -27,7 +27,7 @@ from policies.files.weight_files import check_free
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
-from policies.openvla.acceleration import compile_blocks, quantise
+from policies.openvla.acceleration import prepare_kernels, quantise
 from policies.openvla.checkpoint import open_checkpoint
 from policies.openvla.config import (
     VegaOpenVLAConfig,
@@ -216,7 +216,7 @@ def load_vega_openvla(
     if config.weights == "int8":
         quantise(model, simulator)
     if config.compiled:
-        compile_blocks(model, simulator)
+        prepare_kernels(model, simulator)
     return VegaOpenVLA(config, model, world, suite)
 
 
