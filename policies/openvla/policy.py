@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,6 +129,11 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
     @property
     def spec(self) -> PolicySpec:
         return self._spec
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        """Of the data set that actions and state are scaled by, `statistics_key`."""
+        return self._statistics
 
     @property
     def device(self) -> torch.device:
