@@ -1,8 +1,8 @@
 """Training of a full-size policy, tried at tiny size: `python -m benchmarks.training`.
 
 A checkpoint in the published layouts with tiny networks learns demonstrations that are made for it, in LIBERO's HDF5
-format: the arm goes towards a disc that the cameras show.  Runs are processes of `python -m policies.training.train_vega`;
-one is killed with kill -9, one is two processes that share gradients.
+format: the arm goes towards a disc that the cameras show.  Each run is a process of `policies.training.train_vega`; one
+is killed with kill -9, one is two processes that share gradients.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Training:
         deadline = time.monotonic() + DEADLINE_S
         while not any(line["step"] >= step for line in self.lines()):
             if time.monotonic() > deadline or self._process.poll() is not None:
-                raise VegaError(f"A training does not come to step {step}: {self.output.with_suffix('.txt').read_text()}")
+                told = self.output.with_suffix(".txt").read_text()[-600:]
+                raise VegaError(f"A training does not come to step {step}: {told}")
             time.sleep(0.05)
         self.kill()
 

@@ -41,8 +41,8 @@ def spread(engine: Accelerator, module: nn.Module) -> nn.Module:
     prepared = cast(nn.Module, engine.prepare(module))
     if engine.num_processes > 1 and not isinstance(prepared, DistributedDataParallel):
         raise VegaError(
-            f"accelerate left the policy as a {type(prepared).__name__} in {engine.num_processes} processes, which would "
-            "not share gradients: start them with torch.distributed.run."
+            f"accelerate left a {type(prepared).__name__}, with which {engine.num_processes} processes would share no "
+            "gradients: start them with torch.distributed.run."
         )
     return prepared
 
