@@ -25,7 +25,7 @@ import torch
 from policies.checkpoints import check_device
 from policies.files.command_line import command, command_parser
 from policies.measuring.benchmark_meter import Meter
-from policies.measuring.benchmark_models import FULL, REDUCED, full_size_weights_gb
+from policies.measuring.benchmark_models import FULL, PROPORTIONED, REDUCED, full_size_weights_gb
 from policies.measuring.counted import measure_counted
 from policies.measuring.latencies import EFFECTS, MEMORY_GB, measure_all, measure_full_size
 from policies.measuring.mutations import undetected
@@ -66,14 +66,14 @@ def mutations(meter: Meter, options: argparse.Namespace) -> None:
 
 def counted(meter: Meter, options: argparse.Namespace) -> None:
     """Operations and weights of the full size."""
-    measure_counted(meter, REDUCED)
+    measure_counted(meter, PROPORTIONED)
 
 
 def speed(meter: Meter, options: argparse.Namespace) -> None:
     """Every option for speed: what it changes, and with --base what it brings."""
     measure_errors(meter, Path(__file__).parent / "vega_nano" / "world_simulator")
     if options.base is not None:
-        measure_speed(meter, options.base, REDUCED, options.rounds)
+        measure_speed(meter, options.base, PROPORTIONED, options.rounds, options.windows_only)
 
 
 ROWS = {"latencies": latencies, "mutations": mutations, "counted": counted, "speed": speed}
@@ -100,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--effects", nargs="+", choices=list(EFFECTS), default=[], help="add lines that run so")
     parser.add_argument("--full-size", action="store_true", help="only: memory of one query of the full size")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="speed: an older checkout, with its .venv")
+    parser.add_argument("--windows-only", action="store_true", help="speed: only queries on windows")
     parser.add_argument("--rounds", type=int, default=2, help="speed: cycles of four queries on windows")
     parser.add_argument("--golden", type=Path, default=GOLDEN, help="folder of golden vectors")
     parser.add_argument("--mutations", type=int, help="of each golden checkpoint try so many (default: all)")
