@@ -141,7 +141,7 @@ def test_the_policys_own_view_is_that_of_validation():
     np.testing.assert_allclose(view, SEMANTIC_VIEW)
     other, moved = training_image(picture, 224, np.random.default_rng(0))
     assert other.shape == shown.shape and not np.array_equal(other, shown)
-    assert moved[2] - moved[0] == pytest.approx(view[2] - view[0]) and 0 <= moved[0] and moved[2] <= 1
+    assert moved[2] - moved[0] == pytest.approx(view[2] - view[0]) and moved[0] >= 0 and moved[2] <= 1
 
 
 def test_cached_tokens_are_those_that_the_policy_sees(policy, data, tmp_path):
@@ -188,6 +188,6 @@ def test_a_closed_fusion_gives_its_parts_a_gradient_and_changes_nothing():
 def test_what_is_wrong_is_said(arguments, sentence, policy, data, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     words = {"POLICY": str(policy), "DATA": str(data), "EMPTY": str(tmp_path / "empty")}
-    output = ["--output", str(tmp_path / "out"), "--device", "cpu"]
+    output = ["--output", str(tmp_path / "out"), "--device", "cpu", "--dtype", "float32"]
     assert main([*(words.get(word, word) for word in arguments), *output]) == 2
     assert sentence in capsys.readouterr().err

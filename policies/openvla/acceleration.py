@@ -5,15 +5,13 @@ What each costs in exactness is printed by `python -m policies.benchmark --rows 
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from policies.openvla.model import OpenVLAOFT
-from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 
@@ -34,7 +32,7 @@ def prepare_kernels(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -
     """
     if model.device.type == "cpu":
         for module in (*blocks(model, simulator), model.projector, model.head):
-            _pack(module)
+            _replace(module, _packed)
         return
     for block in blocks(model, simulator):
         block.compile()  # prompts differ in length: what changes is compiled for any size at its second call
@@ -53,12 +51,8 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), self._weight, self._bias, "none", [], "")
 
 
-def _pack(module: nn.Module) -> None:
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear) and child.weight.dtype == torch.float32:
-            setattr(module, name, PackedLinear(child))
-        else:
-            _pack(child)
+def _packed(layer: nn.Linear) -> nn.Module:
+    return PackedLinear(layer) if layer.weight.dtype == torch.float32 else layer
 
 
 def linears(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> list[nn.Linear]:
@@ -71,11 +65,36 @@ def linears(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> list[n
 
 
 def quantise(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> None:
-    """Keep the weights of `linears` as int8, a scale for each row; products are computed as before."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it tells of kernels for other machines that it cannot load
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError:
-        raise VegaError("Weights in int8 need the package torchao: install it, or set weights to plain.") from None
-    for layer in linears(model, simulator):
-        quantize_(layer, Int8WeightOnlyConfig())
+    """Keep the weights of `linears` as int8, a scale for each row; products are computed in the precision of before."""
+    wanted = {id(layer) for layer in linears(model, simulator)}
+    for module in (*blocks(model, simulator), model.projector):
+        _replace(module, lambda layer: EightBitLinear(layer) if id(layer) in wanted else layer)
+
+
+class EightBitLinear(nn.Module):
+    """A linear layer with weights of 8 bits, symmetric by rows: (..., in) -> (..., out); inference only."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        weight = layer.weight.detach()
+        scale = weight.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+        self.register_buffer("weight", (weight.float() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale[:, 0].to(weight.dtype))
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return product if self.bias is None else product + self.bias
+
+
+def _replace(module: nn.Module, change: Callable[[nn.Linear], nn.Module]) -> None:
+    """Put what `change` makes of it in the place of every linear layer inside `module`."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(module, name, change(child))
+        else:
+            _replace(child, change)
