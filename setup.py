@@ -54,6 +54,7 @@ setup(
     extras_require={
         "policy": requirements("torch") + requirements("policy"),
         "spatial": requirements("spatial"),
+        "training": requirements("training"),
         "sim": requirements("sim"),
         "ray": requirements("ray"),
         "franka": requirements("franka"),

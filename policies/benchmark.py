@@ -6,7 +6,9 @@ on a CPU) and prints a table of latencies, then rows `name value threshold ok|FA
 Memory in the table: on a GPU the peak while the line ran, on a CPU the weights.  `--full-size` runs one query
 of the full-size policy in bf16 on a CPU, with weights that take no memory, and gives what it adds to them at most.
 `--rows spatial` counts what spatial reasoning of the full size computes and holds, without computing it.
-`--rows mutations` changes every tensor of the golden checkpoints, one at a time, and counts what check_parity misses.
+`--rows mutations` changes every tensor of the golden checkpoints, one at a time, and counts what check_parity misses;
+`counted` gives operations and bytes of the full size; `speed` what each option for speed changes, and against the build
+in --base what it brings.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ import torch
 from policies.checkpoints import check_device
 from policies.files.command_line import command, command_parser
 from policies.measuring.benchmark_meter import Meter
-from policies.measuring.benchmark_models import FULL, REDUCED, full_size_weights_gb
+from policies.measuring.benchmark_models import FULL, PROPORTIONED, REDUCED, full_size_weights_gb
+from policies.measuring.counted import measure_counted
 from policies.measuring.latencies import EFFECTS, MEMORY_GB, measure_all, measure_full_size
 from policies.measuring.mutations import undetected
 from policies.measuring.spatial_size import measure_spatial
+from policies.measuring.speed import measure_errors, measure_speed
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).resolve().parent.parent / "test" / "golden"
@@ -67,7 +71,19 @@ def spatial(meter: Meter, options: argparse.Namespace) -> None:
     measure_spatial(meter)
 
 
-ROWS = {"latencies": latencies, "mutations": mutations, "spatial": spatial}
+def counted(meter: Meter, options: argparse.Namespace) -> None:
+    """Operations and weights of the full size."""
+    measure_counted(meter, PROPORTIONED)
+
+
+def speed(meter: Meter, options: argparse.Namespace) -> None:
+    """Every option for speed: what it changes, and with --base what it brings."""
+    measure_errors(meter, Path(__file__).parent / "vega_nano" / "world_simulator")
+    if options.base is not None:
+        measure_speed(meter, options.base, PROPORTIONED, options.rounds, options.windows_only)
+
+
+ROWS = {"latencies": latencies, "mutations": mutations, "counted": counted, "speed": speed, "spatial": spatial}
 
 
 def device_name(device: torch.device) -> str:
@@ -90,14 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
     parser.add_argument("--effects", nargs="+", choices=list(EFFECTS), default=[], help="add lines that run so")
     parser.add_argument("--full-size", action="store_true", help="only: memory of one query of the full size")
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="speed: an older checkout, with its .venv")
+    parser.add_argument("--windows-only", action="store_true", help="speed: only queries on windows")
+    parser.add_argument("--rounds", type=int, default=2, help="speed: cycles of four queries on windows")
     parser.add_argument("--golden", type=Path, default=GOLDEN, help="folder of golden vectors")
     parser.add_argument("--mutations", type=int, help="of each golden checkpoint try so many (default: all)")
     parser.add_argument("--json", type=Path, help="also write latencies and rows to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(max(options.threads, 1))
     check_device(options.device)
-    if min(options.cameras, options.refresh, options.threads) < 1 or not 0 < options.seconds < 3600:
-        raise VegaError("Cameras, refresh, threads and seconds count from 1: give positive numbers.")
+    if min(options.cameras, options.refresh, options.threads, options.rounds) < 1 or not 0 < options.seconds < 3600:
+        raise VegaError("Cameras, refresh, threads, rounds and seconds count from 1: give positive numbers.")
     for name in options.effects:
         if EFFECTS[name].gpu_only and not options.device.startswith("cuda"):
             raise VegaError(f"Effect '{name}' needs a GPU: leave it out of --effects or use --device cuda.")

@@ -18,10 +18,11 @@ from tiny_checkpoints import MILK, composed, observation, robot_state
 from policies.checkpoints import load_policy
 from policies.files import weight_files
 from policies.files.tensor_sources import SafetensorsSource, stored_count
+from policies.openvla.acceleration import PackedLinear
 from policies.openvla.preprocessing import axis_angle
 from policies.openvla.robots import libero_proprio
 from policies.parity.golden import read_cases
-from policies.types import ActionSpace, Observation, Policy, VegaError
+from policies.types import ActionSpace, Observation, Policy, SpeedOptions, VegaError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,6 +155,48 @@ def test_a_window_of_frames(openvla, wan, tmp_path):
     assert not np.array_equal(policy.act(seen).gates["wrist"], usual.gates["wrist"])
     with pytest.raises(VegaError, match=r"\(5, height, width, 3\)"):
         policy.act(observation())
+
+
+@pytest.mark.parametrize("stream", ["joint", "causal"])
+def test_windows_come_through_a_stream(stream, openvla, wan, tmp_path):
+    """The first window as encoded whole; a new frame waits for its group; a batch of episodes is refused."""
+    world = {"mode": "window", "window": 5, "unchanged_start": True}
+    folder = composed(tmp_path / "vega", openvla, wan, world | {"stream": stream})
+    policy, whole = load_policy(str(folder)), load_policy(str(folder), speed=SpeedOptions(stream="off"))
+    video = observation(window=12).images
+    seen = [observation(window=5)] * 5
+    for i in range(5):
+        seen[i] = replace(seen[i], images={camera: shots[i : i + 5] for camera, shots in video.items()})
+    chunks = [policy.act(one) for one in seen]
+    assert [chunk.world_age for chunk in chunks] == [0, 1, 2, 3, 0]
+    np.testing.assert_allclose(chunks[0].gates["wrist"], whole.act(seen[0]).gates["wrist"], atol=1e-5)
+    assert not np.array_equal(chunks[4].gates["wrist"], chunks[0].gates["wrist"])
+    policy.reset()
+    assert policy.act(seen[4]).world_age == 0
+    np.testing.assert_allclose(policy.act(seen[4]).gates["wrist"], whole.act(seen[4]).gates["wrist"], atol=1e-5)
+    with pytest.raises(VegaError, match="stream to off"):
+        policy.act_batch(seen[:2])
+
+
+def test_options_for_speed_replace_what_the_configuration_says(openvla, wan, vega, plain, tmp_path):
+    folder = composed(tmp_path / "vega", openvla, wan)
+    usual = vega.act(observation()).actions
+    fast = load_policy(str(folder), speed=SpeedOptions(compiled=True, refresh_every=2, refresh_change=5.0))
+    assert fast.config.compiled and fast.config.world_simulator.refresh_every == 2
+    assert sum(isinstance(module, PackedLinear) for module in fast.model.modules()) > 20
+    np.testing.assert_allclose(fast.act(observation()).actions, usual, atol=1e-4)
+    assert [fast.act(observation(seed)).world_age for seed in (0, 1)] == [1, 0]
+    small = load_policy(str(folder), speed=SpeedOptions(weights="int8"))
+    other = small.act(observation()).actions
+    assert not np.array_equal(other, usual) and np.abs(other - usual)[:, :6].max() < 0.2
+    with pytest.raises(VegaError, match="no world simulator"):
+        load_policy(str(openvla), speed=SpeedOptions(refresh_every=2))
+    with pytest.raises(VegaError, match="small one"):
+        load_policy("vega-nano", speed=SpeedOptions(weights="int8"))
+    with pytest.raises(VegaError, match="no options for speed"):
+        load_policy("tiny_policy:TinyPolicy", speed=SpeedOptions(compiled=True))
+    with pytest.raises(VegaError, match="Weights 'int4' are unknown"):
+        load_policy(str(folder), speed=SpeedOptions(weights="int4"))
 
 
 def test_stages_may_overlap_where_the_configuration_says_so(vega, openvla, tmp_path):

@@ -35,7 +35,11 @@ class Fusion(nn.Module):
     gen_dim: width of f_gen; None where it comes in width D already and there is nothing to project.
     residual: None, or r in f_sem + r (mixed - f_sem), learned from this value on.  With r = 0 a
     pretrained policy starts out unchanged, and r itself gets a gradient from the first step.
+    gradient_floor: in training, gate and projector get the gradient that they would have were r at least this large, so
+    that they learn from the first step too; what is computed stays the same bit for bit.
     """
+
+    gradient_floor = 0.0
 
     def __init__(self, dim: int, gen_dim: int | None, residual: float | None = None):
         super().__init__()
@@ -53,7 +57,11 @@ class Fusion(nn.Module):
             )
         mixed, gate = self.mix(f_sem, self.project(f_gen.to(f_sem.dtype)))
         if self.residual is not None:
-            mixed = f_sem + self.residual.to(f_sem.dtype) * (mixed - f_sem)
+            change = mixed - f_sem
+            mixed = f_sem + self.residual.to(f_sem.dtype) * change
+            if self.training and self.gradient_floor:
+                missing = (self.gradient_floor - self.residual.detach().abs()).clamp_min(0.0).to(f_sem.dtype)
+                mixed = mixed + missing * (change - change.detach())  # adds nothing but a gradient
         return mixed, gate
 
     def mix(self, sem: torch.Tensor, gen: torch.Tensor) -> Fused:

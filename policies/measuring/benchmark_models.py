@@ -56,8 +56,8 @@ class Sizes:
 
 
 FULL = Sizes()
-# About an eighth of the widths and a quarter of the canvas's sides; blocks of the world simulator, prompt rows,
-# window, patches and chunk as in the full size, so that the shares of the stages stay alike.
+# About an eighth of the widths and a quarter of the canvas's sides; blocks of the world simulator, prompt rows, window,
+# patches and chunk as in the full size.
 REDUCED = Sizes(
     dinov2=(128, 8, 512),
     siglip=(144, 8, 538),
@@ -67,6 +67,11 @@ REDUCED = Sizes(
     text_dim=512,
     vae_dim=8,
     canvas=128,
+)
+# Likewise, and so large a canvas, so few layers that the shares of the stages in a query's operations are those of the
+# full size, per frame and on windows (`--rows counted` prints both).
+PROPORTIONED = replace(
+    REDUCED, dinov2=(128, 4, 512), siglip=(144, 4, 538), llama=(512, 4, 1376, 4), vae_dim=12, canvas=192
 )
 
 

@@ -67,21 +67,31 @@ class Query:
     """One query with random weights: what VegaOpenVLA.act computes between pixels and normalised actions."""
 
     def __init__(
-        self, policy: OpenVLAOFT, simulator: LatentWorldSimulator, frames: torch.Tensor, refresh_every: int = 1
+        self,
+        policy: OpenVLAOFT,
+        simulator: LatentWorldSimulator,
+        frames: torch.Tensor,
+        refresh_every: int = 1,
+        stream: str = "off",
     ) -> None:
-        """frames: (cameras, T, H, W, 3) uint8."""
+        """frames: (cameras, T, H, W, 3) uint8.  stream: see `WorldView`."""
         names = [f"camera{i}" for i in range(len(frames))]
         fusion = build_fusion("token_gate", policy.language_dim, simulator.dim, unchanged=True)
         fusion = fusion.to(policy.device, policy.dtype).eval().requires_grad_(False)
         config = simulator.config
         view = CameraView(config.canvas, config.grid, config.view)
         self.policy = policy
-        self.world = WorldView(simulator, dict.fromkeys(names, view), fusion, refresh_every)
-        self.frames = {name: frames[i : i + 1] for i, name in enumerate(names)}
+        self.world = WorldView(simulator, dict.fromkeys(names, view), fusion, refresh_every, stream=stream)
+        self.frames: dict[str, torch.Tensor] = {}
+        self.show(frames)
         generator = torch.Generator().manual_seed(0)
         self._pixels = torch.randn(1, 6 * len(names), 224, 224, generator=generator).to(policy.device, policy.dtype)
         self._ids = [[1, *range(500, 520), EMPTY_TOKEN]]
         self._proprio = torch.zeros(1, 8, device=policy.device)
+
+    def show(self, frames: torch.Tensor) -> None:
+        """What the cameras see at the next query: (cameras, T, H, W, 3) uint8."""
+        self.frames = {f"camera{i}": frames[i : i + 1] for i in range(len(frames))}
 
     @torch.inference_mode()
     def alone(self) -> torch.Tensor:

@@ -1,18 +1,17 @@
-"""Faster, or smaller, at the price of bits: compiled blocks, and weights in eight bits.
+"""Faster, or smaller, at the price of bits: kernels made for the device, and weights in eight bits.
 
 What each costs in exactness is printed by `python -m policies.benchmark --rows speed`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from policies.openvla.model import OpenVLAOFT
-from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 
@@ -25,13 +24,35 @@ def blocks(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> Iterato
         yield from simulator.trunk.blocks
 
 
-def compile_blocks(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> None:
-    """Let torch compile every block at its first call, once for all blocks of a kind.
+def prepare_kernels(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> None:
+    """Make the kernels ready for the device: on a CPU linear layers in float32 become oneDNN's, on a GPU torch compiles
+    the blocks at their first call.
 
-    Prompts differ in length and so do windows at their start: sizes that change are compiled for any size at once.
+    torch multiplies float32 matrices with MKL, which on some processors uses half of their width.
     """
+    if model.device.type == "cpu":
+        for module in (*blocks(model, simulator), model.projector, model.head):
+            _replace(module, _packed)
+        return
     for block in blocks(model, simulator):
-        block.compile()
+        block.compile()  # prompts differ in length: what changes is compiled for any size at its second call
+
+
+class PackedLinear(nn.Module):
+    """A linear layer through oneDNN, (..., in) -> (..., out), float32 on a CPU; inference only."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        # No parameter: an opaque tensor can be neither saved nor moved.
+        self._weight, self._bias = layer.weight.detach().to_mkldnn(), layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), self._weight, self._bias, "none", [], "")
+
+
+def _packed(layer: nn.Linear) -> nn.Module:
+    return PackedLinear(layer) if layer.weight.dtype == torch.float32 else layer
 
 
 def linears(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> list[nn.Linear]:
@@ -44,11 +65,36 @@ def linears(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> list[n
 
 
 def quantise(model: OpenVLAOFT, simulator: LatentWorldSimulator | None) -> None:
-    """Keep the weights of `linears` as int8, a scale for each row; products are computed as before."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it tells of kernels for other machines that it cannot load
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError:
-        raise VegaError("Weights in int8 need the package torchao: install it, or set weights to plain.") from None
-    for layer in linears(model, simulator):
-        quantize_(layer, Int8WeightOnlyConfig())
+    """Keep the weights of `linears` as int8, a scale for each row; products are computed in the precision of before."""
+    wanted = {id(layer) for layer in linears(model, simulator)}
+    for module in (*blocks(model, simulator), model.projector):
+        _replace(module, lambda layer: EightBitLinear(layer) if id(layer) in wanted else layer)
+
+
+class EightBitLinear(nn.Module):
+    """A linear layer with weights of 8 bits, symmetric by rows: (..., in) -> (..., out); inference only."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        weight = layer.weight.detach()
+        scale = weight.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+        self.register_buffer("weight", (weight.float() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale[:, 0].to(weight.dtype))
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return product if self.bias is None else product + self.bias
+
+
+def _replace(module: nn.Module, change: Callable[[nn.Linear], nn.Module]) -> None:
+    """Put what `change` makes of it in the place of every linear layer inside `module`."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(module, name, change(child))
+        else:
+            _replace(child, change)

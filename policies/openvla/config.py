@@ -67,8 +67,8 @@ class VegaOpenVLAConfig:
     the checkpoint's order.
     open_loop_horizon: actions executed before the next query when the world waits; None for the whole chunk.
     chunk_length, normalization: only where the checkpoint does not say them.  attention: kernel of the language model.
-    compiled: torch compiles every block at its first call, which takes minutes once.  weights: "plain", or "int8" for
-    those of the blocks (see `acceleration`).
+    compiled: kernels made for the device, on a GPU by torch's compiler at the first call.  weights: "plain", or "int8"
+    for those of the blocks (see `acceleration` for both).
     synchronise_stages: on a GPU each stage is waited for, so that it is timed alone; false lets stages overlap.
     world_simulator: None for OpenVLA-OFT alone.
     """

@@ -67,7 +67,7 @@ class _Plan:
         return [self.llama, self.projector, self.head, *self.towers, *([self.proprio] if self.proprio else [])]
 
 
-_PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+TOWER_PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 
 
 def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
@@ -95,7 +95,7 @@ def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
         build_projector(weights),
         build_action_head(head, width),
         None if proprio is None else build_proprio_projector(proprio, width),
-        (build_dinov2(vision, _PREFIXES[0], film_dim), build_siglip(vision, _PREFIXES[1], film_dim)),
+        (build_dinov2(vision, TOWER_PREFIXES[0], film_dim), build_siglip(vision, TOWER_PREFIXES[1], film_dim)),
     )
 
 
@@ -129,7 +129,7 @@ def load_openvla_oft(
     fill(plan.head, plan.head_source, lambda name: (f"model.{name}", None), device, dtype)
     if plan.proprio is not None and plan.proprio_source is not None:
         fill(plan.proprio, plan.proprio_source, lambda name: (name, None), device, dtype)
-    for tower, prefix in zip(plan.towers, _PREFIXES, strict=True):
+    for tower, prefix in zip(plan.towers, TOWER_PREFIXES, strict=True):
         fill_tower(tower, plan.vision_source, prefix, device, dtype)
     _refuse_unread(plan)
     model = OpenVLAOFT(info, plan.towers, plan.projector, plan.llama, plan.head, plan.proprio).eval()
@@ -141,7 +141,7 @@ def load_openvla_oft(
 
 def _refuse_unread(plan: _Plan) -> None:
     """Raise VegaError for a tensor of the checkpoint that nobody has read: ignoring it would change the policy."""
-    blocks = {prefix: depth(plan.vision_source, f"{prefix}blocks.") for prefix in _PREFIXES}
+    blocks = {prefix: depth(plan.vision_source, f"{prefix}blocks.") for prefix in TOWER_PREFIXES}
     own_towers = plan.vision_source is plan.weights
     refuse_unread(plan.weights, lambda name: unneeded(name, blocks, film=not own_towers))
     for source in (None if own_towers else plan.vision_source, plan.head_source, plan.proprio_source):

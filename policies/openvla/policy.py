@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from policies.files.weight_files import check_free
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
-from policies.openvla.acceleration import compile_blocks, quantise
+from policies.openvla.acceleration import prepare_kernels, quantise
 from policies.openvla.checkpoint import open_checkpoint
 from policies.openvla.config import (
     VegaOpenVLAConfig,
@@ -130,6 +131,11 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
         return self._spec
 
     @property
+    def statistics(self) -> Mapping[str, Any]:
+        """Of the data set that actions and state are scaled by, `statistics_key`."""
+        return self._statistics
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 
@@ -216,7 +222,7 @@ def load_vega_openvla(
     if config.weights == "int8":
         quantise(model, simulator)
     if config.compiled:
-        compile_blocks(model, simulator)
+        prepare_kernels(model, simulator)
     return VegaOpenVLA(config, model, world, suite)
 
 

@@ -70,9 +70,9 @@ def _lanczos_matrix(source: int, target: int) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=64)
-def _crop_matrix(source: int, target: int, fraction: float) -> NDArray[np.float32]:
-    """(target, source) weights of a bilinear resize of the central `fraction` of an axis, corners aligned."""
-    positions = (0.5 - fraction / 2 + np.linspace(0.0, 1.0, target) * fraction) * (source - 1)
+def _crop_matrix(source: int, target: int, fraction: float, start: float) -> NDArray[np.float32]:
+    """(target, source) weights of a bilinear resize of `fraction` of an axis from `start` on, corners aligned."""
+    positions = (start + np.linspace(0.0, 1.0, target) * fraction) * (source - 1)
     low = np.clip(np.floor(positions).astype(int), 0, max(source - 2, 0))
     weights = np.zeros((target, source))
     weights[np.arange(target), low] = 1.0 - (positions - low)
@@ -99,10 +99,17 @@ def centre_crop(image: Image, area: float = CROP_AREA) -> Image:
 
     Training cropped at random with this share of the area; the centre is its mean.
     """
-    height, width = image.shape[:2]
     side = float(np.sqrt(area))
+    return crop(image, 0.5 - side / 2, 0.5 - side / 2, side)
+
+
+def crop(image: Image, top: float, left: float, side: float) -> Image:
+    """The part of an (H, W, 3) uint8 image from (top, left), of `side` of its sides, resized back to (H, W, 3)."""
+    height, width = image.shape[:2]
     unit = image.astype(np.float32) / np.float32(255)
-    cropped = _separable(unit, _crop_matrix(height, height, side), _crop_matrix(width, width, side))
+    cropped = _separable(
+        unit, _crop_matrix(height, height, side, float(top)), _crop_matrix(width, width, side, float(left))
+    )
     return np.floor(np.clip(cropped, 0, 1) * np.float32(255.5)).astype(np.uint8)
 
 

@@ -120,22 +120,22 @@ def build_siglip(source: TensorSource, prefix: str, film_dim: int = 0) -> Vision
         return VisionTower(model.embeddings, model.encoder.layers, 0, film_dim)
 
 
+def stored_place(tower: VisionTower, prefix: str, name: str) -> tuple[str, slice | None]:
+    """Where a checkpoint has the parameter `name` of `tower.blocks`: timm's name under `prefix`, and rows of it."""
+    names = _DINOV2_NAMES if tower.prefix_tokens else _SIGLIP_NAMES
+    number, _, rest = name.partition(".")
+    if match := _QKV.search(rest):
+        first = "qkv".index(match.group(1)) * tower.width
+        return f"{prefix}blocks.{number}.attn.qkv.{match.group(2)}", slice(first, first + tower.width)
+    if rest in names:
+        return f"{prefix}blocks.{number}.{names[rest]}", None
+    module, _, leaf = rest.rpartition(".")
+    return f"{prefix}blocks.{number}.{names[module]}.{leaf}", None
+
+
 def fill_tower(tower: VisionTower, source: TensorSource, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
     """Stream timm's tensors under `prefix` into a tower built on the meta device."""
-    names = _DINOV2_NAMES if tower.prefix_tokens else _SIGLIP_NAMES
-    width = tower.width
-
-    def where(name: str) -> tuple[str, slice | None]:
-        number, _, rest = name.partition(".")
-        if match := _QKV.search(rest):
-            part = "qkv".index(match.group(1))
-            return f"{prefix}blocks.{number}.attn.qkv.{match.group(2)}", slice(part * width, (part + 1) * width)
-        if rest in names:
-            return f"{prefix}blocks.{number}.{names[rest]}", None
-        module, _, leaf = rest.rpartition(".")
-        return f"{prefix}blocks.{number}.{names[module]}.{leaf}", None
-
-    fill(tower.blocks, source, where, device, dtype)
+    fill(tower.blocks, source, lambda name: stored_place(tower, prefix, name), device, dtype)
     if tower.films is not None:
         fill(tower.films, source, lambda name: (f"{prefix}blocks.{name}", None), device, dtype)
     _fill_embeddings(tower, source, prefix, device, dtype)

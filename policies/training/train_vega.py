@@ -1,0 +1,156 @@
+"""Train a full-size policy on demonstrations: `python -m policies.training.train_vega`.
+
+    python -m policies.training.train_vega --policy vega-7b --data libero_spatial --output outputs/vega-7b
+
+--policy is a folder of `python -m policies.compose` or a published OpenVLA-OFT; --data a LeRobot v3 dataset, LIBERO's
+HDF5 demonstrations or an RLDS export.  The world simulator is frozen and its tokens are computed once, into --tokens;
+fusion, projectors and action head learn whole, language model and vision towers by LoRA.  L1 on chunks, images as
+OpenVLA-OFT trains on them.  Out comes --output/policy, which `load_policy` loads; `policy/openvla` in it is merged, in
+the published layout.  Run again, it goes on from its last state, on another number of processes too.
+
+Several GPUs: `accelerate launch -m policies.training.train_vega ...`; --plan says what a run costs, and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from policies.files.command_line import command, command_parser, results_folder
+from policies.types import VegaError
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print what the run would cost at full size."""
+    from policies.training.vega.plan import make_plan
+
+    made = make_plan(options.lora_rank, options.micro, options.checkpointing)
+    print(f"learning, counted: {made.learning / 1e6:.0f} M parameters")
+    print(f"weights, counted: {made.weights / 1e9:.1f} GB on each GPU")
+    print(f"gradients and AdamW, counted: {made.gradients_and_optimizer / 1e9:.1f} GB")
+    print(f"activations of {options.micro} samples, counted: {made.activations / 1e9:.1f} GB")
+    print(f"in all: {made.gigabytes:.1f} GB on each GPU, and what the allocator adds")
+    step = made.operations_per_sample * options.batch
+    print(f"a step of {options.batch} samples, counted: {step / 1e12:.0f} TFLOP")
+    hours = step * options.steps / (options.gpus * options.gpu_tflops * 1e12) / 3600
+    print(
+        f"{options.steps} steps on {options.gpus} GPUs at an assumed {options.gpu_tflops:g} TFLOP/s each: {hours:.1f} h"
+    )
+    return 0
+
+
+def known_key(folder: Path, key: str | None) -> str | None:
+    """`key` where the policy's checkpoint has statistics of that name."""
+    from policies.openvla.config import openvla_folder, read_policy_config
+    from policies.openvla.statistics import read_statistics
+
+    return key if key in read_statistics(openvla_folder(folder, read_policy_config(folder))) else None
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train, or go on."""
+    import torch
+
+    from policies.checkpoints import find_checkpoint, is_openvla
+    from policies.openvla.policy import load_vega_openvla
+    from policies.training.vega.batches import Batches
+    from policies.training.vega.demonstrations import Samples, held_out
+    from policies.training.vega.engine import device_of, open_engine
+    from policies.training.vega.learner import VegaLearner
+    from policies.training.vega.publishing import with_statistics
+    from policies.training.vega.readers import read_demonstrations
+    from policies.training.vega.run import Course, Run
+    from policies.training.vega.tokens import TokenCache
+
+    folder = find_checkpoint(options.policy)
+    if not is_openvla(folder):
+        raise VegaError(f"The policy '{options.policy}' is a small one: use `python -m policies.training.train_nano`.")
+    results_folder(options.output)
+    torch.set_num_threads(options.threads)
+    course = Course(
+        options.steps, options.batch, options.micro, options.lr, options.decay_step, options.warm_up,
+        options.validate_every, options.save_every,
+    )  # fmt: skip
+    engine = open_engine(options.device, options.dtype, 1)
+    course.accumulation(engine.num_processes)
+    torch.manual_seed(options.seed)  # the same first adapters in every process
+    policy = load_vega_openvla(folder, device_of(engine), suite=known_key(folder, options.dataset))
+    demonstrations = read_demonstrations(options.data, policy.config.cameras)
+    policy, statistics = with_statistics(policy, options.dataset, demonstrations)
+    learned, kept = held_out(demonstrations, options.holdout)
+    chunk = policy.model.info.chunk_length
+    parts = [Samples(part, chunk) for part in (learned, kept) if part]
+    caches: list[TokenCache | None] = [None] * len(parts)
+    if policy.world is not None:
+        caches = [TokenCache(policy.world, part, options.tokens or options.output / "tokens") for part in parts]
+        if engine.is_main_process:
+            size = sum(cache.gigabytes() for cache in caches if cache is not None)
+            print(f"tokens of {sum(map(len, parts))} samples: {size:.3g} GB in all", flush=True)
+        for cache in caches:
+            assert cache is not None
+            cache.compute(engine.process_index, engine.num_processes)
+        engine.wait_for_everyone()
+    learner = VegaLearner(policy, options.lora_rank, options.checkpointing).train()
+    numbers = sum(parameter.numel() for _, parameter in learner.learning())
+    if engine.is_main_process:
+        print(
+            f"{len(parts[0])} samples, {numbers / 1e6:.3g} M parameters learn, {engine.num_processes} processes",
+            flush=True,
+        )
+    batches = Batches(policy, parts[0], caches[0], options.seed, options.augment)
+    aside = Batches(policy, parts[-1], caches[-1], options.seed, False)
+    validation = aside.fixed(options.validation, options.micro)
+    Run(engine, policy, learner, batches, validation, statistics, options.output).go(course)
+    engine.end_training()
+    return 0
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = command_parser("python -m policies.training.train_vega", __doc__, paragraphs=4)
+    parser.add_argument("--policy", help="folder of a composed policy, published OpenVLA-OFT, or hub id")
+    parser.add_argument("--data", type=Path, help="demonstrations")
+    parser.add_argument("--output", type=Path, default=Path("outputs/vega"), help="folder to write")
+    parser.add_argument(
+        "--dataset", help="key of the statistics; one that is new is computed (default: the robot's own)"
+    )
+    parser.add_argument("--tokens", type=Path, help="folder of cached tokens (default: tokens/ in the output)")
+    parser.add_argument("--steps", type=int, default=50_000, help="of the optimiser, in all")
+    parser.add_argument("--batch", type=int, default=64, help="samples a step, over all processes")
+    parser.add_argument("--micro", type=int, default=8, help="samples at once in one process")
+    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate")
+    parser.add_argument("--decay-step", type=int, default=100_000, help="from here on a tenth of it")
+    parser.add_argument("--warm-up", type=int, default=0, help="steps of a linear warm-up")
+    parser.add_argument("--lora-rank", type=int, default=32, help="0: language model and towers stay as they are")
+    parser.add_argument("--no-augment", dest="augment", action="store_false", help="neither random crops nor colours")
+    parser.add_argument("--checkpointing", action="store_true", help="less memory, a third more operations")
+    parser.add_argument("--holdout", type=float, default=0.05, help="share of the episodes kept for validation")
+    parser.add_argument("--validation", type=int, default=256, help="samples to validate with")
+    parser.add_argument("--validate-every", type=int, default=1000, help="steps")
+    parser.add_argument("--save-every", type=int, default=1000, help="steps")
+    parser.add_argument("--seed", type=int, default=7, help="of adapters and batches")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: as accelerate says")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="products are computed in")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--plan", action="store_true", help="only: what the run would cost at full size")
+    parser.add_argument("--gpus", type=int, default=8, help="plan: GPUs")
+    parser.add_argument("--gpu-tflops", type=float, default=300.0, help="plan: what one is assumed to reach, TFLOP/s")
+    options = parser.parse_args(argv)
+    positive = (options.steps, options.batch, options.micro, options.threads, options.gpus, options.validation,
+                options.validate_every, options.save_every)  # fmt: skip
+    if min(positive) < 1 or options.lora_rank < 0 or not options.lr > 0 or not 0 <= options.holdout < 0.5:
+        raise VegaError(
+            "Steps, batches, GPUs and learning rate count from above 0, and holdout is below 0.5: change them."
+        )
+    if options.plan:
+        return plan(options)
+    if options.policy is None or options.data is None:
+        raise VegaError("A training needs a policy and demonstrations: give --policy and --data.")
+    return train(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What a training costs, told before it is paid: counted on tensors without memory, at full size.
+
+Counted: weights, gradients and the optimiser's state by their sizes; operations of forward and backward by torch's
+FlopCounterMode; activations as the bytes that backward has been left by a forward pass.  Assumed: how many operations a
+GPU does a second.  Not counted: the world simulator, whose tokens come from the disk, and what the allocator wastes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from policies.measuring.benchmark_models import FULL, Sizes
+from policies.measuring.counted import CAMERAS, META, on_meta
+from policies.openvla.config import VegaOpenVLAConfig
+from policies.openvla.policy import VegaOpenVLA
+from policies.training.vega.batches import Batch
+from policies.training.vega.learner import VegaLearner
+
+PROMPT = list(range(1, 36))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of one GPU, and operations of one sample's forward and backward pass."""
+
+    weights: int
+    gradients_and_optimizer: int
+    activations: int
+    operations_per_sample: float
+    learning: int
+
+    @property
+    def gigabytes(self) -> float:
+        return (self.weights + self.gradients_and_optimizer + self.activations) / 1e9
+
+
+def make_plan(rank: int, micro: int, checkpointing: bool, sizes: Sizes = FULL) -> Plan:
+    """Of a policy of these sizes with two cameras."""
+    query = on_meta(sizes)
+    config = VegaOpenVLAConfig("plan", ".", "libero", tuple(query.world.cameras))
+    policy = VegaOpenVLA.__new__(VegaOpenVLA)
+    torch.nn.Module.__init__(policy)
+    policy.config, policy.model, policy.world = config, query.policy, query.world
+    learner = VegaLearner(policy, rank, checkpointing).train()
+    info, gen = query.policy.info, query.world.simulator.dim
+    batch = Batch(
+        torch.empty(micro, 6 * CAMERAS, info.image_size, info.image_size, device=META),
+        [PROMPT] * micro,
+        torch.empty(micro, info.proprio_dim, device=META),
+        torch.empty(micro, info.chunk_length, info.action_dim, device=META),
+        {camera: torch.empty(micro, info.patches, gen, device=META) for camera in query.world.cameras},
+    )
+    numbers = {name: parameter.numel() for name, parameter in learner.learning()}
+    every = sum(parameter.numel() for parameter in learner.parameters())
+    learned = sum(numbers.values())
+    # What learns is kept in float32 and computed in bf16, as all else is.
+    learner.to(device=META, dtype=torch.bfloat16)
+    own = {id(parameter) for parameter in learner.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own:
+            kept[id(tensor)] = tensor  # held, so that no other gets its number
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = learner(batch)
+        activations = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+        loss.backward()
+    return Plan(
+        weights=2 * (every - learned) + 4 * learned,
+        gradients_and_optimizer=12 * learned,  # a gradient and AdamW's two moments, float32
+        activations=activations,
+        operations_per_sample=counter.get_total_flops() / micro,
+        learning=learned,
+    )

@@ -1,0 +1,164 @@
+"""A training run: steps, validation, states that survive being killed, and the folder that comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from policies.openvla.policy import VegaOpenVLA
+from policies.training.optimisation import save_state
+from policies.training.vega.batches import Batch, Batches
+from policies.training.vega.engine import mean_over_processes, rounded_time, spread
+from policies.training.vega.learner import VegaLearner
+from policies.training.vega.publishing import publish
+from policies.types import VegaError
+
+STATE_FILE, LOG_FILE, POLICY_FOLDER = "training_state.pt", "log.jsonl", "policy"
+
+
+@dataclass(frozen=True)
+class Course:
+    """steps in all; batch: samples a step over all processes; micro: of them at once in one process.
+
+    rate: of learning, a tenth of it from `decay_step` on.  validate_every, save_every: steps.
+    """
+
+    steps: int
+    batch: int
+    micro: int
+    rate: float
+    decay_step: int
+    warm_up: int
+    validate_every: int
+    save_every: int
+
+    def accumulation(self, processes: int) -> int:
+        """Turns of every process a step.  VegaError where they do not come out even."""
+        if self.batch % (self.micro * processes):
+            raise VegaError(
+                f"A batch of {self.batch} does not divide among {processes} processes with {self.micro} samples at "
+                "once: change --batch or --micro."
+            )
+        return self.batch // (self.micro * processes)
+
+    def rate_at(self, step: int) -> float:
+        """OpenVLA-OFT's: a warm-up, then two levels."""
+        return self.rate * min(1.0, (step + 1) / max(self.warm_up, 1)) * (0.1 if step >= self.decay_step else 1.0)
+
+
+class Run:
+    """Everything between the first step and the last; used once in each process."""
+
+    def __init__(
+        self,
+        engine: Accelerator,
+        policy: VegaOpenVLA,
+        learner: VegaLearner,
+        batches: Batches,
+        validation: Sequence[Batch],
+        statistics: Mapping[str, Any],
+        output: Path,
+    ) -> None:
+        """statistics: data set -> its entry, as the checkpoint that comes out is to have them."""
+        self._engine, self._policy, self._learner, self._batches = engine, policy, learner, batches
+        self._validation, self._statistics, self._output = validation, statistics, output
+        self._shared: nn.Module = spread(engine, learner)
+        parameters = [parameter for _, parameter in learner.learning()]
+        self._optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.01)
+
+    def go(self, course: Course) -> None:
+        """Train from where the output folder's state is to the last step, and publish the policy."""
+        engine, first = self._engine, self._resume()
+        turns = course.accumulation(engine.num_processes)
+        if first == 0:
+            self._say({"step": 0, "validation_l1": self._validate()})
+        begun = time.monotonic()
+        for step in range(first, course.steps):
+            loss = self._step(course, step, turns)
+            done = step + 1
+            line: dict[str, float] = {"step": done, "l1": loss}
+            if done % course.validate_every == 0 or done == course.steps:
+                line["validation_l1"] = self._validate()
+            left = (time.monotonic() - begun) / (done - first) * (course.steps - done)
+            self._say(line, f", {rounded_time(left)} left")
+            if done % course.save_every == 0 or done == course.steps:
+                self._keep(done)
+        if engine.is_main_process:
+            publish(self._policy, self._learner, self._statistics, course.steps, self._output / POLICY_FOLDER)
+            print(self._output / POLICY_FOLDER, flush=True)
+        engine.wait_for_everyone()
+
+    def _step(self, course: Course, step: int, turns: int) -> float:
+        """One step of the optimiser; the batch's L1."""
+        engine = self._engine
+        for group in self._optimizer.param_groups:
+            group["lr"] = course.rate_at(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=engine.device)
+        for turn in range(turns):
+            begin = (turn * engine.num_processes + engine.process_index) * course.micro
+            batch = self._batches.drawn(step, range(begin, begin + course.micro))
+            # Gradients meet once a step, in its last turn.
+            with engine.no_sync(self._shared) if turn < turns - 1 else contextlib.nullcontext(), engine.autocast():
+                loss = self._shared(batch)
+                engine.backward(loss * (engine.gradient_accumulation_steps / turns))
+            total += loss.detach() / turns
+        nn.utils.clip_grad_norm_([parameter for _, parameter in self._learner.learning()], 1.0)
+        self._optimizer.step()
+        return mean_over_processes(engine, total)
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """L1 over the validation's samples, each process a part of them."""
+        engine = self._engine
+        self._learner.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
+        for number, batch in enumerate(self._validation):
+            if number % engine.num_processes == engine.process_index:
+                with engine.autocast():
+                    loss = self._learner(batch)
+                sums += torch.tensor([float(loss) * len(batch.actions), len(batch.actions)]).to(sums)
+        sums = engine.reduce(sums, reduction="sum")
+        self._learner.train()
+        return float(sums[0] / sums[1]) if float(sums[1]) else float("nan")
+
+    def _keep(self, done: int) -> None:
+        """The state after `done` steps; all processes have the same, so that any number of them can go on."""
+        if self._engine.is_main_process:
+            state = {name: parameter.detach().cpu() for name, parameter in self._learner.learning()}
+            save_state(
+                self._output / STATE_FILE,
+                {"step": done, "learning": state, "optimizer": self._optimizer.state_dict()},
+            )
+        self._engine.wait_for_everyone()
+
+    def _resume(self) -> int:
+        """Steps that have been done.  Raises VegaError for a state of another policy or of other settings."""
+        path = self._output / STATE_FILE
+        if not path.is_file():
+            return 0
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        mine = dict(self._learner.learning())
+        if {n: p.shape for n, p in mine.items()} != {n: t.shape for n, t in state["learning"].items()}:
+            raise VegaError(f"The state in '{path}' is of other settings: use them again, or name a new --output.")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(state["learning"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def _say(self, line: Mapping[str, float], more: str = "") -> None:
+        if not self._engine.is_main_process:
+            return
+        print(" ".join(f"{name} {value:g}" for name, value in line.items()) + more, flush=True)
+        with (self._output / LOG_FILE).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")

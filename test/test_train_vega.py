@@ -1,0 +1,193 @@
+"""Training of the full-size policy at tiny size: what it reads, that it goes on where it stopped, what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoints import observation
+
+from benchmarks.training import Training, farthest, losses, make_demonstrations, make_policy
+from policies.checkpoints import load_policy
+from policies.files.tensor_sources import SafetensorsSource
+from policies.fusion.gated_fusion import build_fusion
+from policies.openvla.policy import SEMANTIC_VIEW
+from policies.openvla.preprocessing import policy_image, rotate_180
+from policies.training.train_vega import main
+from policies.training.vega.demonstrations import Samples, normalized_actions, without_idling
+from policies.training.vega.pictures import training_image
+from policies.training.vega.readers import instruction_of, read_demonstrations
+from policies.training.vega.tokens import TokenCache
+
+CAMERAS = ("agentview", "wrist")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_demonstrations(tmp_path_factory.mktemp("demonstrations"), episodes=3, steps=10)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tokens")
+
+
+def train(policy: Path, data: Path, output: Path, tokens: Path, steps: int) -> list[dict]:
+    status = main(
+        ["--policy", str(policy), "--data", str(data), "--output", str(output), "--tokens", str(tokens),
+         "--dataset", "libero_tiny", "--steps", str(steps), "--batch", "2", "--micro", "1", "--lr", "1e-3",
+         "--lora-rank", "2", "--holdout", "0", "--validation", "2", "--save-every", "1", "--device", "cpu",
+         "--dtype", "float32"]
+    )  # fmt: skip
+    assert status == 0
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(policy, data, tokens, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained")
+    return output, train(policy, data, output, tokens, 3)
+
+
+def test_it_begins_as_the_published_policy_and_learns(trained, policy):
+    output, log = trained
+    assert [line["step"] for line in log] == [0, 1, 2, 3]
+    assert log[-1]["validation_l1"] < log[0]["validation_l1"]
+    state = torch.load(output / "training_state.pt", weights_only=True)["learning"]
+    names = set(state)
+    assert any(".lora_A." in name for name in names) and any(name.startswith("fusion.gate") for name in names)
+    assert not any("simulator" in name or "embed_tokens" in name for name in names)
+    # Gate and projector have moved, which with a residual of 0 alone they could not at the first step.
+    fresh = SafetensorsSource(policy)
+    for name in ("gate.weight", "project.0.weight"):
+        assert not torch.equal(state[f"fusion.{name}"], fresh.read(name))
+
+
+def test_what_comes_out_is_a_policy_and_so_is_the_checkpoint_inside(trained, policy):
+    output, _ = trained
+    before, after = load_policy(str(policy)), load_policy(str(output / "policy"))
+    assert after.spec.cameras == before.spec.cameras and after.statistics_key == "libero_tiny"
+    assert not np.array_equal(after.act(observation()).actions, before.act(observation()).actions)
+    published = output / "policy" / "openvla"
+    assert sorted(file.name for file in published.glob("*.pt")) == [
+        "action_head--3_checkpoint.pt", "proprio_projector--3_checkpoint.pt",
+    ]  # fmt: skip
+    names = set(SafetensorsSource(published).names())
+    assert names == set(SafetensorsSource(Path(before.model.info.folder)).names())
+    alone = load_policy(f"{published}#libero_tiny")
+    with torch.no_grad():
+        after.world.fusion.residual.zero_()
+    np.testing.assert_allclose(alone.act(observation()).actions, after.act(observation()).actions, atol=0.05)  # bf16
+
+
+def test_it_goes_on_with_the_same_losses(trained, policy, data, tokens, tmp_path):
+    _, log = trained
+    files = {path: path.stat().st_mtime_ns for path in tokens.rglob("*.npy")}
+    train(policy, data, tmp_path, tokens, 2)
+    again = train(policy, data, tmp_path, tokens, 3)
+    assert files and {path: path.stat().st_mtime_ns for path in tokens.rglob("*.npy")} == files
+    assert farthest(losses(log), losses(again)) == 0.0
+
+
+def test_two_processes_have_the_losses_of_one(policy, data, tokens, tmp_path):
+    """torchrun on this machine, over gloo."""
+    one = Training(policy, data, tmp_path / "one", tokens, 2)
+    two = Training(policy, data, tmp_path / "two", tokens, 2, processes=2)
+    alone, shared = losses(one.wait()), losses(two.wait())
+    assert len(alone) == 2 and farthest(alone, shared) < 1e-5
+
+
+def test_demonstrations_of_libero_are_read_as_openvla_oft_has_them(data):
+    demos = read_demonstrations(data, CAMERAS)
+    assert len(demos) == 3 and demos[0].instruction == "pick up the milk and place it in the basket"
+    assert demos[0].actions.shape == (10, 7) and demos[0].states.shape == (10, 8)
+    assert set(demos[0].actions[:, 6]) == {0.0, 1.0} and demos[0].actions[0, 6] == 1.0  # open first
+    with h5py.File(next(data.glob("*.hdf5"))) as file:
+        raw = file["data/demo_0/obs/agentview_rgb"][2]
+    assert np.array_equal(demos[0].picture("agentview", 2), rotate_180(raw))
+    samples = Samples(demos, 8)
+    assert len(samples) == 3 * 3
+    assert np.array_equal(samples.actions(4), demos[1].actions[1:9])
+    assert instruction_of(Path("KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5")) == "turn on the stove"
+
+
+def test_steps_that_do_nothing_are_left_out():
+    actions = np.zeros((5, 7))
+    actions[1, 0], actions[:, 6] = 0.5, (-1, -1, -1, 1, 1)
+    assert without_idling(actions).tolist() == [1, 3]
+
+
+def test_the_policys_own_view_is_that_of_validation():
+    picture = observation().images["agentview"][0]
+    shown, view = training_image(picture, 224, None)
+    assert np.array_equal(shown, policy_image(picture))
+    np.testing.assert_allclose(view, SEMANTIC_VIEW)
+    other, moved = training_image(picture, 224, np.random.default_rng(0))
+    assert other.shape == shown.shape and not np.array_equal(other, shown)
+    assert moved[2] - moved[0] == pytest.approx(view[2] - view[0]) and moved[0] >= 0 and moved[2] <= 1
+
+
+def test_cached_tokens_are_those_that_the_policy_sees(policy, data, tmp_path):
+    world = load_policy(str(policy)).world
+    samples = Samples(read_demonstrations(data, CAMERAS), 8)
+    cache = TokenCache(world, samples, tmp_path)
+    assert cache.gigabytes() == pytest.approx(2 * 9 * 4 * 4 * 96 * 2 / 1e9)
+    assert cache.compute(1, 2) == 0 and cache.compute(0, 2) == 2 and cache.compute() == 0
+    picture = samples.picture("wrist", 5)
+    seen = world.tokens({camera: torch.from_numpy(samples.picture(camera, 5))[None, None] for camera in CAMERAS})
+    kept = cache.tokens("wrist", 5, picture.shape[:2], SEMANTIC_VIEW)
+    torch.testing.assert_close(kept, seen["wrist"][0], atol=2e-2, rtol=1e-2)  # float16
+    changed = cache.tokens("wrist", 5, picture.shape[:2], (0.0, 0.0, 0.5, 0.5))
+    assert not torch.allclose(changed, kept, atol=0.1)
+
+
+def test_actions_are_scaled_as_the_head_says_them():
+    entry = {"action": {"q01": [0.0, 0.0], "q99": [2.0, 1.0], "mask": [True, False]}}
+    np.testing.assert_allclose(
+        normalized_actions(np.array([[1.0, 1.0], [9.0, 0.0]]), entry, "bounds_q99"), [[0, 1], [1, 0]], atol=1e-6
+    )
+
+
+def test_a_closed_fusion_gives_its_parts_a_gradient_and_changes_nothing():
+    fusion = build_fusion("token_gate", 8, 12, unchanged=True).train()
+    fusion.gradient_floor = 0.1
+    sem, gen = torch.randn(1, 5, 8), torch.randn(1, 5, 12)
+    out = fusion(sem, gen)[0]
+    assert torch.equal(out, sem)
+    out.square().sum().backward()
+    assert all(bool(p.grad.abs().sum() > 0) for p in fusion.parameters())
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ([], "needs a policy"),
+        (["--steps", "0"], "above 0"),
+        (["--policy", "vega-nano", "--data", "."], "small one"),
+        (["--policy", "POLICY", "--data", "EMPTY"], "holds no demonstrations"),
+        (["--policy", "POLICY", "--data", "DATA", "--batch", "3", "--micro", "2"], "does not divide"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, sentence, policy, data, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    words = {"POLICY": str(policy), "DATA": str(data), "EMPTY": str(tmp_path / "empty")}
+    output = ["--output", str(tmp_path / "out"), "--device", "cpu", "--dtype", "float32"]
+    assert main([*(words.get(word, word) for word in arguments), *output]) == 2
+    assert sentence in capsys.readouterr().err
