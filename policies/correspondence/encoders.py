@@ -45,7 +45,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """What all encoders share.  canvas: side in px that pictures are placed on; grid: (rows, columns) of the picture."""
+    """What all encoders share.  canvas: side in px that pictures lie on; grid: (rows, columns) of a picture."""
 
     canvas: int
     grid: tuple[int, int]
