@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,18 +48,18 @@ def label(reading: Reading) -> str:
     return ", ".join(words)
 
 
-def gather(scenes: Sequence[PosedViews], options: argparse.Namespace) -> dict[Reading, list[Evidence]]:
-    """What every encoder says of every scene."""
+def gather(scenes: Sequence[PosedViews], options: argparse.Namespace) -> Iterator[tuple[Reading, list[Evidence]]]:
+    """What every encoder says of every scene, one encoder after the other."""
     look = Look(options.canvas, (options.grid, options.grid))
     ids = [voxel_ids(token_places(scene, look.grid), options.voxel) for scene in scenes]
     pairs = [view_pairs(scene, options.apart) for scene in scenes]
-    found: dict[Reading, list[Evidence]] = {}
     for read in encoders(options.encoders, look, options.policy, options.wan, options.k):
+        found: dict[Reading, list[Evidence]] = {}
         for scene, voxels, chosen in zip(scenes, ids, pairs, strict=True):
             with torch.inference_mode():
                 for reading, tokens in read(torch.from_numpy(scene.pictures)):
                     found.setdefault(reading, []).append(compare(tokens.numpy(), voxels, chosen))
-    return found
+        yield from found.items()
 
 
 def row(reading: Reading, found: Scores, spread: dict[str, tuple[float, float]]) -> str:
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(scenes)} scenes, {sum(len(scene.poses) for scene in scenes)} views, voxels of {options.voxel} m")
     print(f"{'':<48}{''.join(f'{column:>13}' for column in COLUMNS)}  95 % over scenes", flush=True)
     table = []
-    for reading, evidence in gather(scenes, options).items():
+    for reading, evidence in gather(scenes, options):
         found, spread = scores(evidence), intervals(evidence)
         print(row(reading, found, spread), flush=True)
         table.append({**reading._asdict(), **asdict(found), "interval_95": spread, "scenes": len(evidence)})
