@@ -54,6 +54,7 @@ setup(
     extras_require={
         "policy": requirements("torch") + requirements("policy"),
         "spatial": requirements("spatial"),
+        "prior": requirements("prior"),
         "sim": requirements("sim"),
         "ray": requirements("ray"),
         "franka": requirements("franka"),

@@ -133,7 +133,7 @@ def slow_scores(tokens: np.ndarray, places: np.ndarray) -> tuple[float, float, f
                 matched.append(seen[i][cell] @ seen[j][cell])
                 random.append(np.mean([seen[i][cell] @ seen[j][other] for other in shared if other != cell]))
                 for one, two in ((seen[i], seen[j]), (seen[j], seen[i])):
-                    hits.append(max(two, key=lambda other: one[cell] @ two[other]) == cell)  # noqa: B023
+                    hits.append(max(two, key=lambda other: one[cell] @ two[other]) == cell)
     return 100 * np.mean(matched), 100 * np.mean(random), 100 * np.mean(hits)
 
 
