@@ -50,6 +50,8 @@ class ViewRenderer:
 
     def __exit__(self, *_: object) -> None:
         self._renderer.close()
+        # robosuite makes its own OpenGL context current once and for all, and would read garbage from now on.
+        self._sim._render_context_offscreen.gl_ctx.make_current()
 
     @property
     def intrinsics(self) -> FloatArray:

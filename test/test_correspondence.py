@@ -197,14 +197,14 @@ def test_a_broken_scene_is_one_sentence(tmp_path: Path, spoil, said: str, capsys
 def test_the_command_scores_every_encoder_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_views(tmp_path / "views", floor_scene())
     out = tmp_path / "out"
-    arguments = [str(tmp_path / "views"), "--encoders", "position", "pixels", "semantic", "wan", "--k", "0", "300"]
+    arguments = [str(tmp_path / "views"), "--encoders", *command.ENCODERS, "--k", "0", "300"]
     assert command.main([*arguments, "--grid", "7", "--canvas", "96", "--output", str(out)]) == 0
     rows = json.loads((out / "correspondence.json").read_text())["rows"]
     wan = {(row["k"], row["block"]) for row in rows if row["encoder"] == "Wan of vega-nano"}
     assert wan == {(k, block) for k in (0, 300) for block in (-1, 0, 1, 2, 3)}
     names = {row["encoder"] for row in rows}
-    assert {"position only", "pixels", "semantic", "VAE of Wan of vega-nano"} <= names
-    assert sum("random weights" in name for name in names) == 2
+    assert {"position only", "pixels", "semantic", "efficientnet-lite0", "VAE of Wan of vega-nano"} <= names
+    assert sum("random weights" in name for name in names) == 3
     assert (out / "correspondence.png").stat().st_size > 10_000
     assert "Wan of vega-nano, k 300, block 3" in capsys.readouterr().out
 
