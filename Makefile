@@ -37,6 +37,6 @@ venv:
 lock: venv
 	cd requirements && $(BIN)/uv pip compile --quiet --universal --python-version 3.10 $(UPGRADE) \
 		--override overrides.txt --no-emit-package torch --custom-compile-command "make lock" \
-		core.in policy.in spatial.in training.in sim.in ray.in franka.in test.in -o lock.txt && sed -i '/^$$/d' lock.txt
+		core.in policy.in spatial.in training.in prior.in sim.in ray.in franka.in test.in -o lock.txt && sed -i '/^$$/d' lock.txt
 	cd requirements && $(BIN)/uv pip compile --quiet --universal --python-version 3.10 $(UPGRADE) \
 		--custom-compile-command "make lock" -c lock.txt ros-wheels.in -o lock-ros.txt

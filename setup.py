@@ -55,6 +55,7 @@ setup(
         "policy": requirements("torch") + requirements("policy"),
         "spatial": requirements("spatial"),
         "training": requirements("training"),
+        "prior": requirements("prior"),
         "sim": requirements("sim"),
         "ray": requirements("ray"),
         "franka": requirements("franka"),

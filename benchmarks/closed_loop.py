@@ -1,9 +1,10 @@
-"""The closed loop in numbers: `python -m benchmarks.closed_loop` (about 20 minutes on two cores).
+"""The closed loop in numbers: `python -m benchmarks.closed_loop` (about 25 minutes on two cores).
 
 Runs `sim/run_libero.py` on libero_object, 10 tasks x 10 official initial states, with eef deltas and with joint
 commands, and 10 episodes over ROS, and compares them; with the world simulator and without (a checkpoint of the same
-training); then the time of one `Policy.act` on one core.  Runs whose summary is complete and of the same checkpoint
-are reused; `--fresh` makes all of them again.
+training); the shipped checkpoint with something else in the place of its world simulator's tokens, on the same initial
+states; then the time of one `Policy.act` on one core.  Runs whose summary is complete and of the same checkpoint are
+reused; `--fresh` makes all of them again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import numpy as np
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256, load_policy
 from policies.files.command_line import command, command_parser
-from policies.types import Observation, RobotState
+from policies.types import WORLD_CONTROLS, Observation, RobotState
 from sim import run_libero
+from sim.results.evaluation import parse_tasks
+from sim.results.paired import compare_pair
 
 ACT_MS = 60.0
+ALL_TASKS = "0-9"
 REPORTED = ["libero_object_swap", "libero_object_lan"]
 
 
@@ -36,10 +40,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes; the results do not depend on it")
     parser.add_argument("--output", type=Path, default=Path("outputs/closed_loop"), help="folder of the runs")
     parser.add_argument("--suites", nargs="*", default=REPORTED, help="reported beside")
+    parser.add_argument("--controls", nargs="*", default=["libero_object"], help="suites of the controls")
+    parser.add_argument("--control-trials", type=int, default=1, help="initial states per task of the controls")
+    parser.add_argument("--control-tasks", default=ALL_TASKS, help="of each suite of the controls")
+    parser.add_argument("--only-controls", action="store_true", help="no other rows")
     parser.add_argument("--record", type=Path, help="also write the rates to this file, as results.json of a policy")
     parser.add_argument("--fresh", action="store_true", help="do not reuse summaries in --output")
     args = parser.parse_args(argv)
     rows = Rows()
+    if not args.only_controls:
+        closed_loop(rows, args)
+    for suite in args.controls:  # after the others, whose episodes they are paired with
+        controls(rows, args, suite)
+    return rows.status
+
+
+def closed_loop(rows: Rows, args: argparse.Namespace) -> None:
+    """What is solved, with which commands, over which transport."""
     rows.at_most("policy_act_median_ms", act_median_ms(args.policy), ACT_MS)
     eef = summary(args, "libero_object", "direct", "eef", args.trials)
     joint = summary(args, "libero_object", "direct", "joint", args.trials)
@@ -60,7 +77,32 @@ def main(argv: list[str] | None = None) -> int:
         rows.information(f"success_{suite}_percent", 100 * runs[suite]["success_rate"])
     if args.record:
         args.record.write_text(json.dumps({name: measured(run) for name, run in runs.items()}, indent=1) + "\n")
-    return rows.status
+
+
+def controls(rows: Rows, args: argparse.Namespace, suite: str) -> None:
+    """What the world simulator is worth to the policy: points lost when something stands in for its tokens.
+
+    No loss is asked for; that each control changed what was commanded, on as many states, is.
+    """
+    asked = (args, suite, "direct", "eef", args.control_trials)
+    with_tokens = summary(*asked, tasks=args.control_tasks)
+    on = {(e["task"], e["trial"]): e for e in with_tokens["episodes"]}
+    for control in WORLD_CONTROLS[1:]:
+        run = summary(*asked, control=control, tasks=args.control_tasks)
+        tried = [e for e in run["episodes"] if not e["error"]]
+        pair = compare_pair(tried, [e for e in with_tokens["episodes"] if not e["error"]])
+        low, high = pair.interval_95
+        name = f"{suite}_world_simulator_{control}"
+        rows.at_least(f"{name}_states_paired", pair.count, len(run["episodes"]))
+        if not tried:
+            continue
+        rows.information(f"{name}_success_percent", 100 * run["success_rate"])
+        other = sum(e["actions_sha256"] != on[e["task"], e["trial"]]["actions_sha256"] for e in tried)
+        rows.at_least(f"{name}_episodes_with_other_commands", other, 1)
+        rows.information(f"{name}_points_lost", pair.difference)
+        rows.information(f"{name}_points_lost_at_least", low)
+        rows.information(f"{name}_points_lost_at_most", high)
+        rows.information(f"{name}_mcnemar_p", pair.p_value)
 
 
 def measured(run: dict[str, Any]) -> dict[str, Any]:
@@ -71,18 +113,29 @@ def measured(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(
-    args: argparse.Namespace, suite: str, transport: str, command: str, trials: int, policy: str = ""
+    args: argparse.Namespace,
+    suite: str,
+    transport: str,
+    command: str,
+    trials: int,
+    policy: str = "",
+    control: str = "on",
+    tasks: str = ALL_TASKS,
 ) -> dict[str, Any]:
     """The summary of a run, made now unless a complete one of this checkpoint is there."""
     policy = policy or args.policy
-    folder = args.output / f"{Path(policy).name}_{suite}_{transport}_{command}"
+    stand_in = "" if control == "on" else f"_{control}"
+    folder = args.output / f"{Path(policy).name}_{suite}_{transport}_{command}{stand_in}"
     path = folder / "summary.json"
     if path.is_file() and not args.fresh:
         found = dict(json.loads(path.read_text()))
         same = found.get("checkpoint_sha256") == checkpoint_sha256(policy)
-        if same and len(found["episodes"]) >= 10 * trials:
+        tried = {(e["task"], e["trial"]) for e in found["episodes"]}
+        if same and {(task, trial) for task in parse_tasks(tasks, 10) for trial in range(trials)} <= tried:
             return found
     words = ["--suite", suite, "--policy", policy, "--trials", str(trials), "--transport", transport]
+    words += ["--world-simulator", control] if control != "on" else []
+    words += ["--tasks", tasks] if tasks != ALL_TASKS else []
     if transport == "direct":
         words += ["--workers", str(args.workers)]
     print(f"# sim/run_libero.py {' '.join(words)} --command {command}", flush=True)

@@ -1,7 +1,7 @@
 """Compare evaluations: `python sim/compare.py RUN RUN ... [--output compare.html]`.
 
 RUN is a folder of `run_libero.py` or `run_robosuite.py`.  Prints and writes the rates with intervals, and for each two
-runs of a suite the exact McNemar test on the initial states that both tried.
+runs of a suite the difference on the initial states that both tried, its 95 % interval and the exact McNemar test.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ def main(argv: list[str] | None = None) -> int:
         for b in runs[i + 1 :]:
             if a.summary["suite"] == b.summary["suite"]:
                 pair = compare_pair(a.counted, b.counted)
+                low, high = pair.interval_95
                 print(
-                    f"{a.name} against {b.name}: {pair.difference:+.1f} points in {pair.count} pairs, "
-                    f"p = {pair.p_value:.3g} (exact McNemar, {pair.only_first} against {pair.only_second} states)"
+                    f"{a.name} against {b.name}: {pair.difference:+.1f} points in {pair.count} pairs ({low:+.1f} to "
+                    f"{high:+.1f}), p = {pair.p_value:.3g} (exact McNemar, {pair.only_first} against "
+                    f"{pair.only_second} states)"
                 )
     write_report(runs, args.output)
     print(args.output)

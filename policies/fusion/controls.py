@@ -87,13 +87,19 @@ def untrained(simulator: LatentWorldSimulator, seed: int = SEED) -> LatentWorldS
     other = copy.copy(simulator)
     generator = torch.Generator().manual_seed(seed)
     for part in ("encoder", "trunk"):
-        module: nn.Module = copy.deepcopy(getattr(simulator, part))
-        for tensor in module.parameters():
-            if tensor.ndim >= 2:
-                drawn = torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5
-                tensor.copy_(drawn.to(tensor))
-        other._modules = {**other._modules, part: module}
+        other._modules = {**other._modules, part: drawn_anew(getattr(simulator, part), generator)}
     return other
+
+
+@torch.no_grad()
+def drawn_anew(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy whose matrices and kernels are N(0, 1 / fan in), the rest as it is."""
+    module = copy.deepcopy(module)
+    for tensor in module.parameters():
+        if tensor.ndim >= 2:
+            drawn = torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5
+            tensor.copy_(drawn.to(tensor))
+    return module
 
 
 def _generator(video: Tensor) -> torch.Generator:
