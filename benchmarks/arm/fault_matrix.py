@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,14 @@ class NotAsked(VegaError):
 
 
 class Sabotage:
-    """The bench and what the faults switch on.  bench: more of what `Bench` takes."""
+    """The bench and what the faults switch on.  parameters: beside `PARAMETERS`.  bench: more of what `Bench` takes."""
 
-    def __init__(self, policy: str = POLICY, **bench: Any) -> None:
+    def __init__(self, policy: str = POLICY, parameters: Mapping[str, Any] | None = None, **bench: Any) -> None:
         self._rng = np.random.default_rng(0)
         self.code = 0
         self.misbehaved_ns: list[int] = []  # when the policy did
-        self.bench = Bench(policy, PARAMETERS, self._picture, SENTENCE, self._on_line, **bench)
+        chosen = {**PARAMETERS, **(parameters or {})}
+        self.bench = Bench(policy, chosen, self._picture, SENTENCE, self._on_line, **bench)
 
     def _on_line(self, _: str, line: str) -> None:
         if line.startswith("misbehaves"):

@@ -86,13 +86,14 @@ class Bench:
         self._driver_words = tuple(driver)
         self.camera_fault: dict[str, str] = {}
         self.frozen_ns = 0
+        self.clock_offset_ns = 0  # of the clock of stamps against this machine's
         self.before_move: list[Callable[[], object]] = []
         self._parameters = {**PARAMETERS, **parameters, "policy": policy}
         self._picture, self._sentence, self._on_line = picture, sentence, on_line
         self._frames = {n: picture(n) for n in CAMERAS}
         node.create_timer(1.0 / CAMERA_HZ, self._send_frames)
         self.driver = self.start_driver()
-        self.node = self._start_node()
+        self.node = self.start_node({})
 
     def start_driver(self) -> ChildProcess:
         command = [sys.executable, *self._driver_words]
@@ -100,12 +101,14 @@ class Bench:
         command += ["-p", 'mimic_joints:=["panda_finger_joint2"]']
         return ChildProcess("driver", command, environment=self.environment, on_line=None)
 
-    def _start_node(self) -> ChildProcess:
+    def start_node(self, parameters: Mapping[str, Any], name: str = "policy_node") -> ChildProcess:
+        """parameters: beside those of this bench."""
         robot = share_folder() / "config" / "robots" / "libero.yaml"
-        command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "--params-file", str(robot)]
-        for key, value in self._parameters.items():
+        command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "-r", f"__node:={name}"]
+        command += ["--params-file", str(robot)]
+        for key, value in {**self._parameters, **parameters}.items():
             command += ["-p", f"{key}:={json.dumps(value)}"]
-        return ChildProcess("policy_node", command, environment=self.environment, on_line=self._on_line)
+        return ChildProcess(name, command, environment=self.environment, on_line=self._on_line)
 
     # Cameras
 
@@ -114,7 +117,7 @@ class Bench:
 
         for name, publisher in self.cameras.items():
             fault = self.camera_fault.get(name, "")
-            stamp = time.time_ns()
+            stamp = self.now_ns()
             if fault == "lost":
                 continue
             if fault != "same_picture":
@@ -130,6 +133,10 @@ class Bench:
             if fault == "garbled":
                 message.data = message.data[: len(message.data) // 2]
             publisher.publish(message)
+
+    def now_ns(self) -> int:
+        """On the clock of stamps."""
+        return time.time_ns() + self.clock_offset_ns
 
     def _on_truth(self, message: Any) -> None:
         ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
@@ -160,7 +167,7 @@ class Bench:
         if self.driver.returncode is not None:
             self.driver = self.start_driver()
         if self.node.returncode is not None:
-            self.node = self._start_node()
+            self.node = self.start_node({})
         self.driver_fault.publish(String(data=""))
         if not self.client.until(lambda: self.instruction.get_subscription_count() > 0 or self._idle(), DEADLINE_S):
             raise VegaError("policy_node did not come up: read its output.")

@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 Point = tuple[float, Array, "Array | None"]
 VELOCITY_FACTOR, ACCELERATION_FACTOR = 1.1, 1.25
 ROOM_RAD, ROOM_RAD_S = 1e-6, 1e-4
+PERIOD_S, PAUSE_S = 0.01, 0.1  # of a stream
 CYCLE_S = 1e-3  # of the controller, which passes over what is shorter in one step
 
 
@@ -165,6 +166,36 @@ class Controller:
             # It is held at once there, whatever its speed: a real one refuses such a message.
             verdict.add(Verdict(0.0, 0.0, np.inf))
         return verdict
+
+
+@dataclass
+class Stream:
+    """Positions that a forward_command_controller takes as they come; judged by their differences.
+
+    The first of all is taken as it is, since nobody who sends it can know where such a controller holds the arm.
+    """
+
+    limits: Limits
+    sent_s: float = 0.0
+    positions: Array | None = None
+    velocity: Array | None = None
+
+    def take(self, sent_s: float, positions: Array) -> Verdict:
+        """Positions that were sent at that time."""
+        before, seconds = self.positions, sent_s - self.sent_s
+        self.positions, self.sent_s = positions, sent_s
+        beyond = float(np.max(np.maximum(self.limits.lower - positions, positions - self.limits.upper)))
+        if before is None:
+            self.velocity = np.zeros_like(positions)
+            return Verdict(beyond)
+        assert self.velocity is not None
+        if seconds > PAUSE_S:  # in which it rested
+            self.velocity, seconds = np.zeros_like(positions), PERIOD_S
+        seconds = max(seconds, PERIOD_S)
+        rate = (positions - before) / seconds
+        bend, self.velocity = np.abs(rate - self.velocity) / seconds, rate
+        speed = float(np.max(np.abs(rate) / self.limits.velocity))
+        return Verdict(beyond, speed, float(np.max(bend / self.limits.acceleration)))
 
 
 def points_of(message: Any, names: Sequence[str]) -> list[Point] | None:

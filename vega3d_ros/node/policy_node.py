@@ -51,7 +51,7 @@ from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
 from vega3d_ros.topics.subscriptions import subscribe  # noqa: E402
 
 WATCH_PERIOD_S = 0.1
-SILENCE_PERIOD_S = 0.01
+SILENCE_PERIOD_S = 0.005
 CLOSE_S = 2.0
 
 
@@ -263,8 +263,8 @@ class PolicyNode(CarefulLifecycleNode):
             sentence = f"{cause}, then activate policy_node and call ~/start."
         self._condition.fault = self._said = sentence
         self._condition.counts["faults"] += 1
+        self._stop()  # before anything is told
         self.get_logger().error(sentence)
-        self._stop()
         if deactivate:
             self._on_diagnostics()  # now, not within the next second
             self.trigger_deactivate()
