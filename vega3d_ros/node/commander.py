@@ -115,8 +115,8 @@ class Commander:
     def brake(self) -> None:
         """Commanding ends while the arm may move: it leaves its path for the quickest braking.
 
-        Not where somebody else commands it too, or nobody listens: then its controller may not be on our path.  Nor by a
-        simulated clock, which may be what is wrong: the path under way ends at rest by itself.
+        Not where somebody else commands it too, or nobody listens: then its controller may not be on our path; nor on a
+        simulated clock, which may be what is wrong.  The path under way ends at rest by itself.
         """
         runner, sample = self._runner, self._last_sample
         timed = self._committed and self._latency_clock
