@@ -105,11 +105,11 @@ def _play(rows: Rows, judged: Judged, name: str, live: known.Live, repetitions: 
         live.before(judged)
         times.append(judged.rest(live.fault))
         wrong += [found for found in [live.after(judged)] if found]
+        if name == "qos_mismatch" and judged.bench.state() == "inactive":
+            judged.bench.change("CLEANUP")  # what could not be heard is remembered until then
         if (number + 1) % 5 == 0:
             spent_s = time.monotonic() - began_s
             print(f"# {name}: {number + 1} of {repetitions} in {spent_s:.0f} s, {max(times):.0f} ms", flush=True)
-    if name == "qos_mismatch" and judged.bench.state() == "inactive":
-        judged.bench.change("CLEANUP")  # what could not be heard is remembered until then
     seen = judged.messages - before
     _told(rows, judged, name, seen, judged.outside - outside)
     rows.at_most(f"at_rest_ms_max_of_{repetitions}_{name}", max(times), REST_MS)
@@ -203,8 +203,8 @@ def _rejected(rows: Rows, options: argparse.Namespace) -> None:
 
 
 def drift(rows: Rows, options: argparse.Namespace) -> None:
-    # Its home is where the arm says that it is: else the redundant arm, taken over 5 mrad beside it, would move its elbow
-    # there while the tool stands still (2.5 mrad within 10 s), which is no drift.
+    # Its home is where the arm says that it is: else the redundant arm, taken over 5 mrad beside it, would bring its
+    # elbow there while the tool stands still (2.5 mrad within 10 s), which is no drift.
     home = [q + OFFSET_RAD for q in HOME[:7]]
     judged = Judged("benchmarks.wire:StillPolicy", {"home": home})
     client, follow = judged.bench.client, Follow(judged)

@@ -43,8 +43,8 @@ PARAMETERS: dict[str, Any] = {
 
 @contextmanager
 def _punctual() -> Iterator[None]:
-    """Where that is allowed, this process has real-time priority from now on, with the threads that are made within, but
-    not its children: it is a robot's cameras, and when they are late, that is no doing of the node."""
+    """Where that is allowed, this process has real-time priority from now on, with the threads that are made within and
+    not with its children: it is a robot's cameras, and where they are late, the node has not done it."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         allowed = True
