@@ -50,6 +50,7 @@ REAL = {
 }
 DEADLINE_S = 120.0  # generous: starting Python alone may take a minute beside other heavy work
 RESEND_S = 1.5
+STAMPED_S = 60.0
 END_S = 10.0  # what a node gets for its end; only those whose callback hangs need it
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
@@ -119,8 +120,11 @@ class FakeRobot:
 
     def obey(self, message: JointTrajectory) -> None:
         points = points_of(message, JOINTS)
+        since_s = (now_ns() - conversions.stamp_ns(message.header.stamp)) * 1e-9
+        # One that ends at rest was planned in time, from its stamp if it has one; others answer a joint state.
+        planned = not any(message.points[-1].velocities) and 0.0 <= since_s < STAMPED_S
         if points is not None:
-            self.arm.take(time.monotonic(), points)
+            self.arm.take(time.monotonic(), points, since_s if planned else 0.0)
 
     def put(self, positions: Sequence[float]) -> None:
         """The arm is there at once, as a controller that does not interpolate has it."""

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from ros_harness import COMMANDS, HOME, REAL, Arm, Pace, policy_node, start
+from ros_harness import COMMANDS, HOME, JOINTS, REAL, Arm, Pace, policy_node, start
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from benchmarks.wire_judge.controller import Controller, Limits, points_of
 from policies.types import VegaError
 from vega3d_ros.ros.conversions import stamp_ns
 
@@ -127,6 +128,34 @@ def test_a_committed_trajectory_starts_at_once_and_ends_at_rest():
         expected = np.array(there.positions[:7]) + 0.5 * seconds * velocities
         np.testing.assert_allclose(rest.positions[:7], expected, atol=1e-9)
         assert rest.positions[7] == there.positions[7]
+
+
+def test_a_trajectory_that_leaves_ahead_is_stamped_and_begins_with_the_one_under_way():
+    ahead_s = 0.05
+    with policy_node(**REAL, command_ahead_s=ahead_s) as (robot, _):
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert arm.moves(), robot.sentence()
+            before = len(robot.commands)
+            robot.client.trigger("policy_node/stop")
+            robot.until(lambda: len(robot.commands) > before, 1.0)  # the braking, where the path is long enough for it
+    driver = Controller(Limits(np.full(7, -9.0), np.full(7, 9.0), np.full(7, 9.0), np.full(7, 1e3)), HOME.copy())
+    for command in robot.commands:
+        points = points_of(command, JOINTS)
+        stamp_s = stamp_ns(command.header.stamp) * 1e-9
+        assert stamp_s > 0.0 and points is not None and not points[-1][2].any()
+        # Whenever a controller gets it until it departs, it goes the same way.
+        assert len(robot.commands) > 3 and not driver.take(stamp_s + 0.3 * ahead_s, points, 0.3 * ahead_s).outside
+    assert robot.commands[0].points[0].time_from_start.nanosec >= 50_000_000, "the lead"
+    for earlier, command in zip(robot.commands[1:], robot.commands[2:], strict=False):
+        departs = next(p for p in points_of(command, JOINTS) if p[0] >= ahead_s - 1e-6)
+        path = Controller(driver.limits, HOME.copy())
+        path.take(stamp_ns(earlier.header.stamp) * 1e-9, points_of(earlier, JOINTS))
+        there, _ = path.state(stamp_ns(command.header.stamp) * 1e-9 + departs[0])
+        np.testing.assert_allclose(departs[1], there, atol=1e-6)
 
 
 def test_a_dry_run_publishes_where_no_driver_listens():

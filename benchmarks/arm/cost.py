@@ -46,7 +46,7 @@ class Cost:
 
 def measure(commands: int) -> Cost:
     """Of so many commands that sway the arm about home, near a box and above a floor."""
-    urdf = _panda()
+    urdf = panda_urdf()
     arm = Kinematics(urdf, JOINTS, "panda_link8")
     box = (np.array([0.7, -0.3, 0.0]), np.array([0.9, 0.3, 0.5]))
     body = Body(urdf, JOINTS, HOME, Surroundings(floor=-0.02, boxes=(box,)))
@@ -81,7 +81,7 @@ def _sway(number: int) -> FloatArray:
     return 0.3 * np.sin(number / 20 + np.arange(7))
 
 
-def _panda() -> str:
+def panda_urdf() -> str:
     import robosuite
 
     folder = Path(robosuite.__file__).parent / "models" / "assets" / "bullet_data"

@@ -79,16 +79,14 @@ class NotAsked(VegaError):
 
 
 class Sabotage:
-    """The bench and what the faults switch on.  parameters: of policy_node, beside `PARAMETERS`.  bench: more of what
-    `Bench` takes."""
+    """The bench and what the faults switch on.  parameters: beside `PARAMETERS`.  bench: more of what `Bench` takes."""
 
     def __init__(self, policy: str = POLICY, parameters: Mapping[str, Any] | None = None, **bench: Any) -> None:
         self._rng = np.random.default_rng(0)
         self.code = 0
         self.misbehaved_ns: list[int] = []  # when the policy did
-        self.bench = Bench(
-            policy, {**PARAMETERS, **(parameters or {})}, self._picture, SENTENCE, self._on_line, **bench
-        )
+        chosen = {**PARAMETERS, **(parameters or {})}
+        self.bench = Bench(policy, chosen, self._picture, SENTENCE, self._on_line, **bench)
 
     def _on_line(self, _: str, line: str) -> None:
         if line.startswith("misbehaves"):

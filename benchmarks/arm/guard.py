@@ -36,6 +36,7 @@ ROOM_M = 1e-6
 BOX_LOOKS = 8
 AHEAD_NS = 10_000_000
 SELDOM = 0.03
+SAY_EVERY = 20_000
 
 
 @dataclass
@@ -137,6 +138,8 @@ def judged_commands(count: int, seed: int = 0) -> Judged:
         guard = SafetyGuard(kinematics, limits, PERIOD_S, "reject" if number % 2 else "clamp")
         sequence = Sequence(guard, kinematics, rng, judged)
         KINDS[number // 2 % len(KINDS)](sequence, rng)
+        if judged.commands % SAY_EVERY == 0:
+            print(f"# {judged.commands}: {judged.outside} outside, {judged.out_of_box} out of the box", flush=True)
     return judged
 
 

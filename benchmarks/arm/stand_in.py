@@ -11,7 +11,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ HOME = [0.0, -0.161, 0.0, -2.4446, 0.0, 2.2268, 0.7854, 0.04]
 COMMANDS = "panda_arm_controller/joint_trajectory"
 CAMERA_HZ = 30.0
 MOVING_RAD_S = 0.005
+PRIORITY = 40
 DEADLINE_S = 60.0
 DRIVER = Path(__file__).resolve().parents[2] / "test" / "driver_node.py"
 PARAMETERS: dict[str, Any] = {
@@ -56,6 +58,20 @@ def stand_in(words: Sequence[str] = (str(DRIVER), "--ros-args")) -> Arm:
     joints = ["-p", f"joint_names:={json.dumps(JOINTS)}", "-p", f"home:={json.dumps(HOME)}"]
     mimics = ["-p", 'mimic_joints:=["panda_finger_joint2"]']
     return Arm("libero", (*words, *joints, *mimics), "driver/truth", COMMANDS)
+
+
+@contextmanager
+def _punctual() -> Iterator[None]:
+    """Where that is allowed, this process has real-time priority from now on, with the threads that are made within and
+    not with its children: it is a robot's cameras, and where they are late, the node has not done it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        allowed = True
+    except PermissionError:
+        allowed = False
+    yield
+    if allowed:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
 
 
 class Bench:
@@ -88,7 +104,8 @@ class Bench:
 
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self.environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain()), "OMP_NUM_THREADS": "1"}
-        self.client = RosClient("saboteur", int(self.environment["ROS_DOMAIN_ID"]))
+        with _punctual():
+            self.client = RosClient("saboteur", int(self.environment["ROS_DOMAIN_ID"]))
         node = self.client.node
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.cameras = {n: node.create_publisher(Image, f"{n}/image_raw", qos_profile_sensor_data) for n in CAMERAS}
@@ -104,25 +121,28 @@ class Bench:
         node.create_subscription(JointTrajectory, self.arm.commands, self._on_command, 10)  # type: ignore[arg-type]
         self.camera_fault: dict[str, str] = {}
         self.frozen_ns = 0
+        self.clock_offset_ns = 0  # of the clock of stamps against this machine's
         self.before_move: list[Callable[[], object]] = []
         self._parameters = {**PARAMETERS, **parameters, "policy": policy}
         self._picture, self._sentence, self._on_line = picture, sentence, on_line
         self._frames = {n: picture(n) for n in CAMERAS}
         node.create_timer(1.0 / CAMERA_HZ, self._send_frames)
         self.driver = self.start_driver()
-        self.node = self._start_node()
+        self.node = self.start_node({})
 
     def start_driver(self) -> ChildProcess:
         return ChildProcess(
             "driver", [sys.executable, *self.arm.driver], environment=self.environment, on_line=None
         )
 
-    def _start_node(self) -> ChildProcess:
+    def start_node(self, parameters: Mapping[str, Any], name: str = "policy_node") -> ChildProcess:
+        """parameters: beside those of this bench."""
         robot = share_folder() / "config" / "robots" / f"{self.arm.file}.yaml"
-        command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "--params-file", str(robot)]
-        for key, value in self._parameters.items():
+        command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "-r", f"__node:={name}"]
+        command += ["--params-file", str(robot)]
+        for key, value in {**self._parameters, **parameters}.items():
             command += ["-p", f"{key}:={json.dumps(value)}"]
-        return ChildProcess("policy_node", command, environment=self.environment, on_line=self._on_line)
+        return ChildProcess(name, command, environment=self.environment, on_line=self._on_line)
 
     # Cameras
 
@@ -131,7 +151,7 @@ class Bench:
 
         for name, publisher in self.cameras.items():
             fault = self.camera_fault.get(name, "")
-            stamp = time.time_ns()
+            stamp = self.now_ns()
             if fault == "lost":
                 continue
             if fault != "same_picture":
@@ -147,6 +167,10 @@ class Bench:
             if fault == "garbled":
                 message.data = message.data[: len(message.data) // 2]
             publisher.publish(message)
+
+    def now_ns(self) -> int:
+        """On the clock of stamps."""
+        return time.time_ns() + self.clock_offset_ns
 
     def _on_truth(self, message: Any) -> None:
         ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
@@ -177,7 +201,7 @@ class Bench:
         if self.driver.returncode is not None:
             self.driver = self.start_driver()
         if self.node.returncode is not None:
-            self.node = self._start_node()
+            self.node = self.start_node({})
         self.driver_fault.publish(String(data=""))
         if not self.client.until(lambda: self.instruction.get_subscription_count() > 0 or self._idle(), DEADLINE_S):
             raise VegaError("policy_node did not come up: read its output.")

@@ -23,8 +23,11 @@ Array = NDArray[np.float64]
 # (seconds from the start, positions (n,), velocities (n,) or None)
 Point = tuple[float, Array, "Array | None"]
 VELOCITY_FACTOR, ACCELERATION_FACTOR = 1.1, 1.25
-ROOM_RAD, ROOM_RAD_S = 1e-6, 1e-4
-CYCLE_S = 1e-3  # of the controller, which passes over what is shorter in one step
+ROOM_RAD = 1e-6
+# What reading two clocks one after the other costs at speed, where a path is joined; less than encoders resolve.
+JOIN_RAD, JOIN_RAD_S = 2e-5, 1e-3
+PERIOD_S, PAUSE_S = 0.01, 0.1  # of a stream
+CYCLE_S = 2e-3  # of the controller, which passes over what is shorter in one step
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,8 @@ def judge_line(p0: Array, v0: Array, p1: Array, seconds: float, limits: Limits) 
 def judge_instant(p0: Array, v0: Array, p1: Array, v1: Array, seconds: float, limits: Limits) -> Verdict:
     """Less than a cycle: what its ends ask; the rounding of stamps to ns would bend the cubic between them."""
     beyond = np.maximum(limits.lower - np.minimum(p0, p1), np.maximum(p0, p1) - limits.upper)
-    far = np.max(np.abs(p1 - p0 - 0.5 * seconds * (v0 + v1))) > ROOM_RAD
-    bend = np.maximum(0.0, np.abs(v1 - v0) - ROOM_RAD) / seconds
+    far = np.max(np.abs(p1 - p0 - 0.5 * seconds * (v0 + v1))) > JOIN_RAD
+    bend = np.maximum(0.0, np.abs(v1 - v0) - JOIN_RAD_S) / seconds
     return Verdict(
         float(np.max(beyond)),
         float(np.max(np.maximum(np.abs(v0), np.abs(v1)) / limits.velocity)),
@@ -145,7 +148,7 @@ class Controller:
             self.points.insert(0, (begun_s, start, rate))
         else:
             joined, speed = self.state(now_s)
-            if np.max(np.abs(joined - start)) > ROOM_RAD or np.max(np.abs(speed - rate)) > ROOM_RAD_S:
+            if np.max(np.abs(joined - start)) > JOIN_RAD or np.max(np.abs(speed - rate)) > JOIN_RAD_S:
                 verdict.add(Verdict(0.0, np.inf, np.inf))
             # Only what is still to come is run.
             passed = max(index for index, point in enumerate(points) if point[0] <= begun_s)
@@ -165,6 +168,36 @@ class Controller:
             # It is held at once there, whatever its speed: a real one refuses such a message.
             verdict.add(Verdict(0.0, 0.0, np.inf))
         return verdict
+
+
+@dataclass
+class Stream:
+    """Positions that a forward_command_controller takes as they come; judged by their differences.
+
+    The first of all is taken as it is, since nobody who sends it can know where such a controller holds the arm.
+    """
+
+    limits: Limits
+    sent_s: float = 0.0
+    positions: Array | None = None
+    velocity: Array | None = None
+
+    def take(self, sent_s: float, positions: Array) -> Verdict:
+        """Positions that were sent at that time."""
+        before, seconds = self.positions, sent_s - self.sent_s
+        self.positions, self.sent_s = positions, sent_s
+        beyond = float(np.max(np.maximum(self.limits.lower - positions, positions - self.limits.upper)))
+        if before is None:
+            self.velocity = np.zeros_like(positions)
+            return Verdict(beyond)
+        assert self.velocity is not None
+        if seconds > PAUSE_S:  # in which it rested
+            self.velocity, seconds = np.zeros_like(positions), PERIOD_S
+        seconds = max(seconds, PERIOD_S)
+        rate = (positions - before) / seconds
+        bend, self.velocity = np.abs(rate - self.velocity) / seconds, rate
+        speed = float(np.max(np.abs(rate) / self.limits.velocity))
+        return Verdict(beyond, speed, float(np.max(bend / self.limits.acceleration)))
 
 
 def points_of(message: Any, names: Sequence[str]) -> list[Point] | None:

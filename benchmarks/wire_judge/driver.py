@@ -3,9 +3,10 @@
     python -m benchmarks.wire_judge.driver --ros-args -p joint_names:=[a, b] -p home:=[0.0, 0.0] ...
 
 The arm follows what the controller commands with a lag; `joint_states` (100 Hz, sensor data) tell of it with an offset
-and noise; `~/truth` (reliable JointState) tells without.  `~/judged` (std_msgs/String, JSON, latched): messages judged,
-how many are outside, the worst of each kind (`controller.Verdict`), the first that was outside, and how long after its
-stamp the latest came, since the start.
+and noise; `~/truth` (reliable JointState, stamped by the system's clock) tells without.  `~/judged` (std_msgs/String,
+JSON, latched): messages judged, how many are outside, the worst of each kind (`controller.Verdict`), the first that was
+outside, and how long after its stamp the latest came, since the start.  Commands are trajectories, or positions (topic
+`<controller>/commands`), which are taken at once as a forward_command_controller does.
 
 Parameters: joint_names, home; lower, upper, velocity, acceleration of each (0 velocity: not judged, a finger);
 mimic_joints: as the last of joint_names; controller; offset_rad, lag_s, noise_rad.
@@ -23,6 +24,7 @@ import json
 import math
 import os
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -32,14 +34,15 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from benchmarks.wire_judge.controller import Controller, Limits, Verdict, points_of
+from benchmarks.wire_judge.controller import Controller, Limits, Stream, Verdict, points_of
 
 STEP_S = 0.01
 GLITCH_S = 0.06
 PRIORITY = 50
+TOGETHER_S = 2e-5
 FAULTS = ("", "lost", "nan", "renamed", "frozen", "back", "glitch", "degrees", "second", "offset", "wrong_sign")
 
 
@@ -62,23 +65,29 @@ class UnkindDriver(Node):
         self.offset = float(self._parameter("offset_rad", 0.0))
         self.lag = float(self._parameter("lag_s", 0.0))
         self.noise = float(self._parameter("noise_rad", 0.0))
-        topic = f"{self._parameter('controller', 'panda_arm_controller')}/joint_trajectory"
+        controller = self._parameter("controller", "panda_arm_controller")
         self.rng = np.random.default_rng(0)
         self.controller = Controller(self.limits, home)
+        self.stream = Stream(self.limits)
         self.position, self.velocity = home.copy(), np.zeros_like(home)
         self.fault, self.fault_s = "", 0.0
         self.messages = self.outside = 0
-        self.latest_ms = 0.0
+        self.latest_ms = self.last_s = self.set_back_s = 0.0
         self.simulated = bool(self.get_parameter("use_sim_time").value)
         self.worst, self.first = Verdict(), ""
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.system = Clock(clock_type=ClockType.SYSTEM_TIME)
         self.states = self.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
         self.second: Any = None
         self.last_stamp = self.get_clock().now().to_msg()
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.truth = self.create_publisher(JointState, "~/truth", 100)
         self.judged = self.create_publisher(String, "~/judged", latched)
-        self.create_subscription(JointTrajectory, topic, self.on_command, 10)  # type: ignore[arg-type]
+        for kind, end, callback in (
+            (JointTrajectory, "joint_trajectory", self.on_command),
+            (Float64MultiArray, "commands", self.on_positions),
+        ):
+            self.create_subscription(kind, f"{controller}/{end}", callback, 10)  # type: ignore[arg-type]
         self.create_subscription(String, "~/fault", self.on_fault, 10)
         self.create_timer(STEP_S, self.step, clock=self.steady)
 
@@ -86,7 +95,21 @@ class UnkindDriver(Node):
         return self.declare_parameter(name, default).value
 
     def now_s(self) -> float:
-        return self.steady.now().nanoseconds / 1e9
+        """When the arm is where: a simulated one lives by the simulated clock, and goes on where that is set back."""
+        if not self.simulated:
+            return self.steady.now().nanoseconds / 1e9
+        now_s = self.get_clock().now().nanoseconds / 1e9 + self.set_back_s
+        self.set_back_s += max(0.0, self.last_s - now_s)
+        self.last_s = max(self.last_s, now_s)
+        return self.last_s
+
+    def both_clocks(self) -> tuple[float, int]:
+        """`now_s` and the system's time, ns, of one moment: read again if something came between."""
+        while True:
+            now_s = self.now_s()
+            system_ns = time.time_ns()
+            if self.simulated or self.now_s() - now_s < TOGETHER_S:
+                return now_s, system_ns
 
     def on_fault(self, message: String) -> None:
         if message.data not in FAULTS:
@@ -101,20 +124,31 @@ class UnkindDriver(Node):
     def on_command(self, message: JointTrajectory, info: dict[str, int]) -> None:
         self.messages += 1
         points = points_of(message, self.names)
-        clock_ns = self.get_clock().now().nanoseconds
+        now_s, system_ns = self.both_clocks()
         # A controller's own thread has it when the middleware has, however late Python gets to it.
-        late_s = 0.0 if self.simulated else max(0.0, (clock_ns - info["received_timestamp"]) / 1e9)
+        late_s = 0.0 if self.simulated else max(0.0, (system_ns - info["received_timestamp"]) / 1e9)
         stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-        begun_s = (clock_ns - stamp_ns) / 1e9 - late_s if stamp_ns else 0.0
+        begun_s = (system_ns - stamp_ns) / 1e9 - late_s if stamp_ns else 0.0
         verdict = Verdict(math.inf, math.inf, math.inf)
         if points is not None:
-            verdict = self.controller.take(self.now_s() - late_s, points, begun_s)
+            verdict = self.controller.take(now_s - late_s, points, begun_s)
             if stamp_ns:
                 self.latest_ms = max(self.latest_ms, 1e3 * begun_s)
+        self.tell(verdict, f"{1e3 * begun_s:.1f} ms after its stamp")
+
+    def on_positions(self, message: Float64MultiArray, info: dict[str, int]) -> None:
+        self.messages += 1
+        positions = self.controller.state(self.now_s())[0].copy()
+        positions[: len(message.data)] = message.data
+        verdict = self.stream.take(info["source_timestamp"] / 1e9, positions)
+        self.controller.positions, self.controller.points = positions, []
+        self.tell(verdict, "of a stream")
+
+    def tell(self, verdict: Verdict, which: str) -> None:
         self.worst.add(verdict)
         if verdict.outside:
             self.outside += 1
-            self.first = self.first or f"message {self.messages}, {1e3 * begun_s:.1f} ms after its stamp: {verdict}"
+            self.first = self.first or f"message {self.messages}, {which}: {verdict}"
         told = {"messages": self.messages, "outside": self.outside, "first": self.first, **vars(self.worst)}
         told["latest_ms"] = self.latest_ms
         self.judged.publish(String(data=json.dumps(told)))
@@ -126,18 +160,18 @@ class UnkindDriver(Node):
         self.position = before + share * (wanted - before)
         self.velocity = (self.position - before) / STEP_S
         state = JointState(name=self.names)
-        state.header.stamp = self.get_clock().now().to_msg()
+        state.header.stamp = self.system.now().to_msg()
         state.position, state.velocity = list(map(float, self.position)), list(map(float, self.velocity))
         self.truth.publish(state)
         if self.fault != "lost":
-            self.states.publish(self.told(state))
+            self.states.publish(self.told())
         if self.second is not None:
             other = JointState(name=state.name, position=state.position, velocity=[0.0] * len(state.name))
-            other.header.stamp = state.header.stamp
+            other.header.stamp = self.get_clock().now().to_msg()
             other.position = [q + 0.4 for q in state.position]
             self.second.publish(other)
 
-    def told(self, truth: JointState) -> JointState:
+    def told(self) -> JointState:
         """What joint_states say of the arm."""
         since_s = self.now_s() - self.fault_s
         position = self.position + self.offset + self.noise * self.rng.standard_normal(len(self.names))
@@ -154,7 +188,7 @@ class UnkindDriver(Node):
         elif self.fault == "nan":
             position[0] = math.nan
         state = JointState(name=[*self.names, *self.mimics])
-        state.header.stamp = truth.header.stamp
+        state.header.stamp = self.get_clock().now().to_msg()
         if self.fault == "frozen":
             state.header.stamp = self.last_stamp
         elif self.fault == "back":

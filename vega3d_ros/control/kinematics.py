@@ -50,6 +50,7 @@ class Kinematics:
             raise VegaError("A joint of the arm has more than one degree of freedom: name revolute and prismatic ones.")
         self._model.armature = _rotor_inertias(urdf_xml, self.joint_names)
         self._data = self._model.createData()
+        self._upper = np.triu(np.ones((self._model.nv, self._model.nv), dtype=bool))
         self._tip = self._model.getFrameId(tip_frame)
         self._base = self._model.getFrameId(base_frame) if base_frame else 0
         self.lower: FloatArray = self._model.lowerPositionLimit.copy()
@@ -98,8 +99,7 @@ class Kinematics:
         pin.computeAllTerms(model, data, q, qd)
         pin.updateFramePlacements(model, data)
         jacobian = pin.getFrameJacobian(model, data, self._tip, pin.ReferenceFrame.LOCAL_WORLD_ALIGNED)
-        inertia = np.triu(data.M)
-        inertia = inertia + np.triu(inertia, 1).T
+        inertia = np.where(self._upper, data.M, data.M.T)
         position, rotation = self._tip_in_base()
         return position, rotation, self._to_base_axes(jacobian), inertia, data.nle.copy()
 

@@ -115,16 +115,21 @@ class Commander:
     def brake(self) -> None:
         """Commanding ends while the arm may move: it leaves its path for the quickest braking.
 
-        Not where somebody else commands it too, or nobody listens: then its controller may not be on our path.
+        Not where somebody else commands it too, or nobody listens: then its controller may not be on our path; nor on a
+        simulated clock, which may be what is wrong.  The path under way ends at rest by itself.
         """
         runner, sample = self._runner, self._last_sample
-        if not (self._committed and self._condition.moving and isinstance(runner, Realtime) and sample is not None):
+        timed = self._committed and self._latency_clock
+        if not (timed and self._condition.moving and isinstance(runner, Realtime) and sample is not None):
             return
         if self._outputs.unheard or self._outputs.rivals():
             return
         time_ns, begin_ns = self._now()
-        command = runner.brake(sample, time_ns or 0, begin_ns)
-        if command is not None:
+        assert time_ns is not None
+        command = runner.brake(sample, time_ns, begin_ns)
+        if command is not None and self._too_late(command):
+            runner.withdraw()
+        elif command is not None:
             self._outputs.publish(command, sample)
 
     def _now(self) -> tuple[int | None, int]:
@@ -137,13 +142,14 @@ class Commander:
         return time.monotonic_ns(), self._now_ns() if self._ahead_ns else 0
 
     def _too_late(self, command: JointCommand) -> bool:
-        if not self._ahead_ns or command.lead or command.rejected or command.motion is None:
+        if not self._ahead_ns or command.rejected or command.motion is None:
             return False
         return time.monotonic_ns() - command.motion.start_ns > LOST * self._ahead_ns
 
     def _send(self, command: JointCommand) -> None:
         assert self._inputs.sample is not None
-        if self._too_late(command) and isinstance(self._runner, Realtime):
+        # The arm rests when it is taken over, and has time enough.
+        if not command.lead and self._too_late(command) and isinstance(self._runner, Realtime):
             # The controller might get it when it has left the path already; the one under way leads to rest.
             self._runner.withdraw()
             self._condition.counts["commands_late"] += 1

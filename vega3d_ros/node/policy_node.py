@@ -10,6 +10,7 @@ policy failed, somebody else commands the same arm) stops until `~/start` is cal
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import traceback
@@ -51,7 +52,7 @@ from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
 from vega3d_ros.topics.reporter import Reporter  # noqa: E402
 from vega3d_ros.topics.subscriptions import subscribe  # noqa: E402
 
-WATCH_PERIOD_S, SILENCE_PERIOD_S = 0.1, 0.01
+WATCH_PERIOD_S, SILENCE_PERIOD_S = 0.1, 0.005
 CLOSE_S = 2.0
 
 
@@ -133,14 +134,14 @@ class PolicyNode(CarefulLifecycleNode):
         # A simulated clock that stands still must not silence the supervision.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._vigilance = Vigilance(self, parameters, self._period_s)
-        self._watches = [
-            self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=steady),
-            self.create_timer(SILENCE_PERIOD_S, self._on_silence, clock=steady),
-        ]
+        self._watches = [self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=steady)]
+        if self._is_strict:
+            self._watches.append(self.create_timer(SILENCE_PERIOD_S, self._on_silence, clock=steady))
         if not self._lockstep:
             self._control_timer = ControlTimer(
                 self, self._period_s, parameters.control_priority, self._on_control_timer
             )
+        gc.freeze()  # what is there stays; to look through it again and again would hold commands up
         if parameters.autostart:
             self._start()
 
@@ -263,8 +264,8 @@ class PolicyNode(CarefulLifecycleNode):
             sentence = f"{cause}, then activate policy_node and call ~/start."
         self._condition.fault = self._said = sentence
         self._condition.counts["faults"] += 1
+        self._stop()  # before anything is told
         self.get_logger().error(sentence)
-        self._stop()
         if deactivate:
             self._on_diagnostics()  # now, not within the next second
             self.trigger_deactivate()
@@ -364,8 +365,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._fail(problem)
 
     def _on_silence(self) -> None:
-        """Between two control periods too, since the arm goes on meanwhile."""
-        if self._condition.running and self._commander is not None and not self._lockstep:
+        if self._condition.running and self._commander is not None:
             silent = self._commander.silent()
             if silent:
                 self._fail(silent)

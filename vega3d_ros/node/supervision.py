@@ -23,7 +23,7 @@ from vega3d_ros.node.watches import LastValue
 from vega3d_ros.ros.qos_events import SubscriptionEventCallbacks
 
 HEARTBEAT_S = 0.1
-WATCH_S = 0.1
+WATCH_S = 0.05
 # A reliable subscription is deaf to a best-effort publisher, a transient-local one to a volatile publisher, and a
 # best-effort one may lose the message: a stop must be heard from all of them, and hearing it twice does no harm.
 _EVERY_PUBLISHER = tuple(

@@ -230,7 +230,7 @@ class SafetyGuard:
         if not self.committed or motion is None or self._astray or self._ready_ns is None:
             return None
         begin_ns = time_ns + self.ahead_ns
-        if begin_ns >= motion.start_ns + round(1e9 * motion.times_s[-2]):
+        if not motion.start_ns <= time_ns <= begin_ns < motion.start_ns + round(1e9 * motion.times_s[-2]):
             return None
         self._from = q, v = motion.at(begin_ns)
         rest, seconds = braking(q, v, self.limits.acceleration, self._shortest_s)
@@ -239,6 +239,7 @@ class SafetyGuard:
         path = Cubic(q, v, rest, still, seconds)
         if out or not all(zone.allows(path.along(looks(seconds))) for zone in self._zones):
             return None
+        self._before = (motion, self._last_ns)
         self._motion = self._departing(time_ns, [(seconds, rest, still)])
         return GuardDecision(rest, still, 0.0, False, (), self._motion)
 
