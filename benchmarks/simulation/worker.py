@@ -50,6 +50,7 @@ class Worker:
     def __init__(self) -> None:
         self.environment: Any = None
         self.episodes: Any = None
+        self.policy: Any = None
 
     def steps(self, suite: str, task: int, actions: list[list[float]], pictures: int) -> dict[str, Any]:
         """Step a trial through actions; CPU seconds of the steps and of the pictures drawn every `pictures` steps."""
@@ -81,6 +82,27 @@ class Worker:
         begun = time.process_time()
         result = self.episodes.run(task, trial)
         return {"cpu_s": time.process_time() - begun, **result.to_dict()}
+
+    def act(self, suite: str, task: int, policy: str, looks: int, repeats: int) -> dict[str, Any]:
+        """CPU seconds of decisions on one core, `repeats` at each of `looks` moments of an episode, and the actions."""
+        if self.policy is None:
+            self.policy = load("policies.checkpoints").load_policy(policy, threads=1)
+        environment, observation = self._environment(suite, task), load("policies.types").Observation
+        environment.reset(0)
+        times, decided = [], []
+        for look in range(looks):
+            images = {camera: environment.render(camera)[None] for camera in self.policy.spec.cameras}
+            state = environment.state()
+            seen = observation(images, state, environment.instruction, state.stamp_ns)
+            self.policy.reset()
+            decided.append(self.policy.act(seen).actions.tolist())
+            for _ in range(repeats):
+                begun = time.process_time()
+                self.policy.act(seen)
+                times.append(time.process_time() - begun)
+            for action in decided[-1]:
+                environment.step_eef(np.array([0.5, 0.3 * look, -0.5, 0.0, 0.0, 0.0, action[6]]))
+        return {"times_s": times, "cpu_s": float(np.median(times)), "actions": decided}
 
     def demonstration(self, suite: str, task: int, seed: int) -> dict[str, Any]:
         """One demonstration of the build's own expert, every fourth step drawn; None of it where it failed."""
