@@ -1,4 +1,4 @@
-"""The simulator and the shipped policy against another build, side by side: `python -m benchmarks.simulation --base FOLDER`.
+"""The simulator and the policy against another build of them: `python -m benchmarks.simulation --base FOLDER`.
 
 FOLDER is a checkout of the build to compare with, for example `git worktree add FOLDER 0c038b5`.  Both builds do the
 same jobs, in turns, each in a process of its own; times are CPU time of the process, and rows are medians of ratios.
