@@ -28,7 +28,7 @@ TASKS = (
 )  # fmt: skip
 STEPS, PICTURES_EVERY = 100, 10
 DEADLINE_S = 300.0  # for one job of a build
-LOOKS = 5  # moments of an episode at which a policy decides
+LOOKS = 5  # scenes at which a policy decides
 ACT_TIMES_FASTER, ACTIONS_APART = 1.5, 1e-4
 HERE = Path(__file__).resolve().parents[2]
 Job = dict[str, Any]
@@ -135,7 +135,7 @@ def actions(seed: int, steps: int = STEPS) -> list[list[float]]:
 
 def compare_act(rows: Rows, ours: Build, base: Build, policy: str, rounds: int) -> None:
     """One decision on one core, and how far the actions lie apart; the world simulator is in use."""
-    job = {"do": "act", "suite": "libero_object", "task": 0, "policy": policy, "looks": LOOKS, "repeats": 10}
+    job = {"do": "act", "policy": policy, "looks": LOOKS, "repeats": 10}
     side_by_side(ours, base, [{**job, "looks": 1}])
     pairs = side_by_side(ours, base, [job] * rounds)
     own, other = ([answers[build]["times_s"] for answers in pairs] for build in (0, 1))
