@@ -84,7 +84,7 @@ class Worker:
         return {"cpu_s": time.process_time() - begun, **result.to_dict()}
 
     def act(self, policy: str, looks: int, repeats: int) -> dict[str, Any]:
-        """CPU seconds of decisions on one core, `repeats` at each of `looks` scenes of coloured squares; the actions."""
+        """CPU seconds of decisions on one core, `repeats` for each of `looks` scenes of coloured squares; actions."""
         if self.policy is None:
             self.policy = load("policies.checkpoints").load_policy(policy, threads=1)
         types, rng = load("policies.types"), np.random.default_rng(0)
