@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_policy import TinyPolicy
 
+from policies.training.wordings import paraphrase
 from policies.types import VegaError
-from sim.demonstrations import collect_skills, try_skills
+from sim.demonstrations import collect_skills, try_layouts, try_skills
 from sim.demonstrations.arrangements import lay_out
-from sim.demonstrations.paraphrases import paraphrase
 from sim.demonstrations.skills.expert import ordered, skill_for
 from sim.demonstrations.skills.motion import DOWN, hand_rotation, lean_from, nearer_half_turn
 from sim.demonstrations.skills.scene import Scene
@@ -52,6 +53,34 @@ def test_a_dataset_of_the_skills_is_made_once_and_tells_its_success(
     capsys.readouterr()
     assert collect_skills.main([*arguments, "--output", str(tmp_path)]) == 0
     assert "0 of 0 episodes kept" in capsys.readouterr().out
+
+
+def test_a_policy_drives_first_and_what_is_recorded_begins_where_the_skills_take_over(
+    stove: LiberoEnvironment, tmp_path: Path
+) -> None:
+    tape, home, views = tmp_path / "tape.npz", stove.state().eef_position, Views(stove)
+    attempts = (
+        collect_skills.collect_episode(stove, views, np.random.default_rng(seed), tape, 4, TinyPolicy())
+        for seed in range(3)
+    )
+    assert any(attempts)
+    views.draw([], np.random.default_rng(0))
+    with np.load(tape) as kept:
+        assert kept["action"].shape == (len(kept["state"]), 28) and kept["fps"] == 5
+        arm = kept["state"][0, :3] - kept["column/robot.base"][0, :3]
+        assert np.linalg.norm(arm - home) > 0.02
+        inside = kept["column/teacher.pixel.agentview"]
+        assert ((inside == -1).all(axis=1) | ((inside >= 0) & (inside < 256)).all(axis=1)).all()
+
+
+def test_a_policy_that_cannot_be_told_the_tasks_is_refused_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--suite", "libero_goal", "--policy", "vega-nano"]
+    for main in (collect_skills.main, try_layouts.main):
+        more = ["--output", str(tmp_path)] if main is collect_skills.main else []
+        assert main([*arguments, *more]) == 2
+        assert "which this policy does not know" in capsys.readouterr().err
 
 
 def test_what_stands_on_a_fixture_is_reset_onto_it_and_stays_in_a_new_layout(stove: LiberoEnvironment) -> None:
@@ -112,5 +141,5 @@ def test_a_paraphrase_names_the_same_things_at_the_same_places(seed: int) -> Non
     text = paraphrase(
         "put the black bowl in the bottom drawer of the cabinet and close it", np.random.default_rng(seed)
     )
-    for part in ("black bowl", "bottom drawer of the cabinet"):
-        assert part in text
+    for part in ("black bowl", "bottom drawer of cabinet"):
+        assert part in text.replace("the ", "")  # articles may be left out

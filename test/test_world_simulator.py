@@ -1,5 +1,6 @@
 """The world simulator's shortcuts are exact, its grids are registered, its streams are streams."""
 
+import copy
 import json
 import shutil
 
@@ -126,9 +127,32 @@ def test_a_single_frame_pays_one_tap(simulator):
     video = simulator.to_canvas(frames(1))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         simulator.encoder.frames(video)
-    weights = [event.input_shapes[1] for event in profile.events() if event.name == "aten::convolution"]
+    names = ("aten::convolution", "aten::mkldnn_convolution")
+    weights = [event.input_shapes[1] for event in profile.events() if event.name in names]
     wide = [shape for shape in weights if len(shape) == 5 and shape[2] > 1]
     assert len(weights) > 20 and not wide
+
+
+def test_single_frames_follow_the_weights(simulator):
+    """Whatever was prepared from weights is prepared again for others: of a copy, or written in place."""
+    video = simulator.to_canvas(frames(1))
+    before = simulator.encoder.frames(video)
+    other = copy.deepcopy(simulator.encoder)
+    with torch.no_grad():
+        for tensor in other.parameters():
+            tensor.mul_(0.9)
+    plainly = other._normalised(other.encoder(video))
+    torch.testing.assert_close(other.frames(video), plainly, atol=1e-5, rtol=0)
+    assert not torch.allclose(before, plainly, atol=1e-3)
+    torch.testing.assert_close(simulator.encoder.frames(video), before, atol=0, rtol=0)
+
+
+def test_cameras_in_one_pass_see_what_each_sees_alone(simulator):
+    other = simulator.looking(canvas=(64, 128), grid=(4, 8), view=(0.0, 0.25, 1.0, 1.0))
+    seen = [frames(1, batch=2), frames(1, batch=2).flip(2)]
+    both = simulator.beside([other], seen)
+    for own, shots, tokens in zip((simulator, other), seen, both, strict=True):
+        torch.testing.assert_close(tokens, own(shots), atol=1e-4, rtol=0)
 
 
 def test_window_and_stream_equal_encoding_everything(windowed, plain):

@@ -1,4 +1,4 @@
-"""The simulator against another build of it, side by side: `python -m benchmarks.simulation --base FOLDER`.
+"""The simulator and the policy against another build of them: `python -m benchmarks.simulation --base FOLDER`.
 
 FOLDER is a checkout of the build to compare with, for example `git worktree add FOLDER 0c038b5`.  Both builds do the
 same jobs, in turns, each in a process of its own; times are CPU time of the process, and rows are medians of ratios.
@@ -28,6 +28,8 @@ TASKS = (
 )  # fmt: skip
 STEPS, PICTURES_EVERY = 100, 10
 DEADLINE_S = 300.0  # for one job of a build
+LOOKS = 5  # scenes at which a policy decides
+ACT_TIMES_FASTER, ACTIONS_APART = 1.5, 1e-4
 HERE = Path(__file__).resolve().parents[2]
 Job = dict[str, Any]
 
@@ -65,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Steps, episodes and demonstrations against another build.")
     parser.add_argument("--base", type=Path, required=True, help="folder of the build to compare with")
     parser.add_argument("--policy", default="vega-nano")
-    parser.add_argument("--rows", nargs="+", choices=("steps", "episodes", "demonstrations"), help="default: all")
+    kinds = ("steps", "act", "episodes", "demonstrations")
+    parser.add_argument("--rows", nargs="+", choices=kinds, help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="how often each episode and demonstration is repeated")
     args = parser.parse_args(argv)
     if not (args.base / "sim").is_dir():
@@ -75,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.rows is None or "steps" in args.rows:
             compare_steps(rows, ours, base)
+        if args.rows is None or "act" in args.rows:
+            compare_act(rows, ours, base, args.policy, args.rounds)
         if args.rows is None or "episodes" in args.rows:
             compare_episodes(rows, ours, base, args.policy, args.rounds)
         if args.rows is None or "demonstrations" in args.rows:
@@ -128,12 +133,28 @@ def actions(seed: int, steps: int = STEPS) -> list[list[float]]:
     return made
 
 
+def compare_act(rows: Rows, ours: Build, base: Build, policy: str, rounds: int) -> None:
+    """One decision on one core, and how far the actions lie apart; the world simulator is in use."""
+    job = {"do": "act", "policy": policy, "looks": LOOKS, "repeats": 10}
+    side_by_side(ours, base, [{**job, "looks": 1}])
+    pairs = side_by_side(ours, base, [job] * rounds)
+    own, other = ([answers[build]["times_s"] for answers in pairs] for build in (0, 1))
+    rows.information("act_cpu_ms", 1e3 * float(np.median(own)))
+    rows.information("act_cpu_ms_of_the_other_build", 1e3 * float(np.median(other)))
+    rows.at_least("act_times_faster", float(np.median(other) / np.median(own)), ACT_TIMES_FASTER)
+    apart = np.abs(np.array(pairs[0][0]["actions"]) - np.array(pairs[0][1]["actions"]))
+    rows.at_most("act_largest_difference_of_an_action", float(apart.max()), ACTIONS_APART)
+
+
 def compare_episodes(rows: Rows, ours: Build, base: Build, policy: str, rounds: int) -> None:
-    """Episodes of run_libero.py; actions, states and outcome have to be the same."""
+    """Episodes of run_libero.py; who solves which has to be the same.
+
+    Hashes are no longer: decisions differ in the last bits since they are made faster.
+    """
     job = {"do": "episode", "suite": "libero_object", "task": 0, "policy": policy}
     pairs = side_by_side(ours, base, [{**job, "trial": trial} for trial in range(rounds)])
-    same = sum(all(own[key] == other[key] for key in own if key != "cpu_s") for own, other in pairs)
-    rows.at_least(f"episodes_equal_of_{rounds}", same, rounds)
+    alike = sum(own["success"] == other["success"] and not own["error"] for own, other in pairs)
+    rows.at_least(f"episodes_solved_alike_of_{rounds}", alike, rounds)
     rows.at_least("episode_times_faster", times_faster(pairs), 1.5)
 
 

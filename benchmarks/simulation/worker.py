@@ -50,6 +50,7 @@ class Worker:
     def __init__(self) -> None:
         self.environment: Any = None
         self.episodes: Any = None
+        self.policy: Any = None
 
     def steps(self, suite: str, task: int, actions: list[list[float]], pictures: int) -> dict[str, Any]:
         """Step a trial through actions; CPU seconds of the steps and of the pictures drawn every `pictures` steps."""
@@ -81,6 +82,26 @@ class Worker:
         begun = time.process_time()
         result = self.episodes.run(task, trial)
         return {"cpu_s": time.process_time() - begun, **result.to_dict()}
+
+    def act(self, policy: str, looks: int, repeats: int) -> dict[str, Any]:
+        """CPU seconds of decisions on one core, `repeats` for each of `looks` scenes of coloured squares; actions."""
+        if self.policy is None:
+            self.policy = load("policies.checkpoints").load_policy(policy, threads=1)
+        types, rng = load("policies.types"), np.random.default_rng(0)
+        times, decided = [], []
+        for look in range(looks):
+            squares = rng.integers(0, 255, (len(self.policy.spec.cameras), 1, 16, 16, 3), dtype=np.uint8)
+            images = dict(zip(self.policy.spec.cameras, squares.repeat(16, axis=2).repeat(16, axis=3), strict=True))
+            place = np.array([0.45, 0.05 * look, 0.26]), np.array([1.0, 0.0, 0.0, 0.0])
+            state = types.RobotState(0, (), np.zeros(7), np.zeros(7), np.full(2, 0.04), *place)
+            seen = types.Observation(images, state, "pick up the milk and place it in the basket", 0)
+            self.policy.reset()
+            decided.append(self.policy.act(seen).actions.tolist())
+            for _ in range(repeats):
+                begun = time.process_time()
+                self.policy.act(seen)
+                times.append(time.process_time() - begun)
+        return {"times_s": times, "cpu_s": float(np.median(times)), "actions": decided}
 
     def demonstration(self, suite: str, task: int, seed: int) -> dict[str, Any]:
         """One demonstration of the build's own expert, every fourth step drawn; None of it where it failed."""

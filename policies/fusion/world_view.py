@@ -131,11 +131,16 @@ class WorldView(nn.Module):
         alike: dict[tuple[object, ...], list[str]] = {}
         for camera, view in self.cameras.items():
             alike.setdefault((view, tuple(frames[camera].shape)), []).append(camera)
+        groups = list(alike.values())
+        seen = [torch.cat([frames[name] for name in names]) for names in groups]
+        simulators = [self._simulators[names[0]] for names in groups]
+        if self._control.name in ("on", "off") and len({len(group) for group in seen}) == 1 < len(groups):
+            tokens = simulators[0].beside(simulators[1:], seen)
+        else:
+            tokens = [self._control.look(*pair) for pair in zip(simulators, seen, strict=True)]
         found: dict[str, Tensor] = {}
-        for names in alike.values():
-            seen = torch.cat([frames[name] for name in names])
-            tokens = self._control.look(self._simulators[names[0]], seen)
-            found.update(zip(names, tokens.chunk(len(names)), strict=True))
+        for names, part in zip(groups, tokens, strict=True):
+            found.update(zip(names, part.chunk(len(names)), strict=True))
         return {camera: found[camera] for camera in self.cameras}
 
     def fuse(

@@ -166,6 +166,17 @@ class LatentWorldSimulator(nn.Module):
         return self.pool(self.tokens(self.latents(frames))[:, -1:], frames.shape[2:4])[:, 0]
 
     @torch.no_grad()
+    def beside(self, others: Sequence[LatentWorldSimulator], frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """`forward` of this simulator and of `others`, made from it by `looking`, each on its own frames; one pass."""
+        group = (self, *others)
+        latents = [own.latents(seen) for own, seen in zip(group, frames, strict=True)]
+        noised = [own.noised(video) for own, video in zip(group, latents, strict=True)]
+        found = []
+        for own, video, features, seen in zip(group, latents, self.trunk.several(noised), frames, strict=True):
+            found.append(own.pool(own.on_grid(features, video)[:, -1:], seen.shape[2:4])[:, 0])
+        return found
+
+    @torch.no_grad()
     def embedded(self, frames: torch.Tensor) -> torch.Tensor:
         """The same without noise and without any block: what Wan's patch embedding makes of the latents."""
         latents = self.latents(frames).to(self.trunk.patch_embedding.weight.dtype)
@@ -201,7 +212,10 @@ class LatentWorldSimulator(nn.Module):
     @torch.no_grad()
     def tokens(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, T, h, w) without noise -> the tapped block's output (B, T, rows, columns, D)."""
-        features = self.trunk(self.noised(latents))[0]
+        return self.on_grid(self.trunk(self.noised(latents))[0], latents)
+
+    def on_grid(self, features: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The trunk's tokens (B, N, D) of latents (B, C, T, h, w) -> (B, T, rows, columns, D)."""
         time, rows, columns = (n // p for n, p in zip(latents.shape[2:], self.trunk.patch_size, strict=True))
         return features.unflatten(1, (time, rows, columns))
 

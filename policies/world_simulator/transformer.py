@@ -116,6 +116,20 @@ class WanTrunk(nn.Module):
         """Latent frames that Wan's rotary table can tell apart."""
         return int(self.config.rope_max_seq_len)
 
+    def several(self, latents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """`forward` of several videos of their own, whatever their sizes, in one pass; the same batch size each."""
+        videos, rotations = [], []
+        for video in latents:
+            self._check(video)
+            videos.append(self.patch_embedding(video.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2))
+            rotations.append(self._rotation(video))
+        sizes = [video.shape[1] for video in videos]
+        x = torch.cat(videos, dim=1)
+        cos, sin = (torch.cat(parts, dim=1) for parts in zip(*rotations, strict=True))
+        for block in self.blocks:
+            x = block(x, (cos, sin), sizes)
+        return list(x.split(sizes, dim=1))
+
     def velocity(self, latents: torch.Tensor) -> torch.Tensor:
         """The network's own output (B, C, T, H, W): noise minus data.  Needs all blocks and `head`."""
         if self.head is None:
@@ -209,14 +223,18 @@ class FoldedBlock(nn.Module):
     def _layer_norm(self, x: torch.Tensor, weight_bias: nn.ParameterList) -> torch.Tensor:
         return F.layer_norm(x, x.shape[-1:], weight_bias[0], weight_bias[1], self.eps)
 
-    def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return self.extend(x, rotation, None)[0]
+    def forward(
+        self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], videos: Sequence[int] = ()
+    ) -> torch.Tensor:
+        """videos: tokens of each, where x holds several that do not see each other."""
+        return self.extend(x, rotation, None, videos)[0]
 
     def extend(
         self,
         x: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor],
         past: tuple[torch.Tensor, torch.Tensor] | None,
+        videos: Sequence[int] = (),
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (B, N, D) that also sees the keys and values of `past`; and the keys and values of both, past first."""
         q, k, v = self.qkv(self._layer_norm(x, self.norm1)).chunk(3, dim=-1)
@@ -225,7 +243,7 @@ class FoldedBlock(nn.Module):
         v = self._split(v)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + self.out(_attended(q, k, v, videos).transpose(1, 2).flatten(2))
 
         q = self._split(self.cross_norm_q(self.cross_q(x if self.norm2 is None else self._layer_norm(x, self.norm2))))
         # Written out: with one or two keys the fused kernels cost more than they save.
@@ -254,6 +272,14 @@ class FoldedHead(nn.Module):
         grid = [size // patch for size, patch in zip(sizes, self.patch_size, strict=True)]
         x = x.reshape(batch, *grid, *self.patch_size, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         return x.reshape(batch, -1, *sizes)
+
+
+def _attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, videos: Sequence[int]) -> torch.Tensor:
+    """Attention of (B, heads, N, d), within each of the videos alone."""
+    if not videos:
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = zip(*(whole.split(list(videos), dim=2) for whole in (q, k, v)), strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], dim=2)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

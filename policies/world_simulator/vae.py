@@ -29,6 +29,7 @@ from policies.files.weight_files import (
     write_component,
 )
 from policies.types import VegaError
+from policies.world_simulator.single_frames import SingleFrames, identity, runs_here
 
 
 class CausalConv(nn.Module):
@@ -38,6 +39,7 @@ class CausalConv(nn.Module):
         super().__init__()
         self.conv = conv
         self._last_tap: torch.Tensor | None = None
+        self._taken_from: tuple[object, ...] = ()
 
     def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
         """cache_x: up to two frames before x, or None at the start of a video."""
@@ -46,8 +48,9 @@ class CausalConv(nn.Module):
         if not first:
             return conv(x, cache_x)
         weight = conv.weight
-        if self._last_tap is None or self._last_tap.device != weight.device or self._last_tap.dtype != weight.dtype:
+        if self._last_tap is None or self._taken_from != identity([weight]):
             self._last_tap = weight.detach()[:, :, -1].contiguous(memory_format=torch.channels_last)
+            self._taken_from = identity([weight])
         padding = (conv._padding[2], conv._padding[0])
         return F.conv2d(x[:, :, 0], self._last_tap, conv.bias, conv.stride[1:], padding)[:, :, None]
 
@@ -84,6 +87,8 @@ class WanEncoder(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.requires_grad_(False)
+        self._single_frames: SingleFrames | None = None
+        self._taken_from: tuple[object, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,11 +105,19 @@ class WanEncoder(nn.Module):
     def frames(self, video: torch.Tensor) -> torch.Tensor:
         """Every frame as its own video: (B, 3, T, H, W) -> (B, C, T, h, w)."""
         batch, _, count = video.shape[:3]
-        # Channels last is what convolutions run fastest in, on CPUs and GPUs alike.
         single = self._prepared(video.transpose(1, 2).flatten(0, 1)[:, :, None])
-        single = single.contiguous(memory_format=torch.channels_last_3d)
-        latents = self._normalised(self.encoder(single))
-        return latents[:, :, 0].unflatten(0, (batch, count)).transpose(1, 2)
+        weight = self.quant_conv.weight
+        if runs_here(self.encoder, weight.dtype, weight.device):
+            now = identity(self.parameters())
+            if self._single_frames is None or self._taken_from != now:
+                self._single_frames = SingleFrames(self.encoder, self.quant_conv, self.mean, self.std)
+                self._taken_from = now
+            latents = self._single_frames(single[:, :, 0])
+        else:
+            # Channels last is what convolutions run fastest in, on CPUs and GPUs alike.
+            single = single.contiguous(memory_format=torch.channels_last_3d)
+            latents = self._normalised(self.encoder(single))[:, :, 0]
+        return latents.unflatten(0, (batch, count)).transpose(1, 2)
 
     def start(self) -> EncoderState:
         """The memory of a stream that has not begun."""

@@ -9,9 +9,11 @@ seed; the wording is the suite's.  What a training's folder is asked for is adde
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,28 +41,41 @@ def attempt(environment: LiberoEnvironment, policy: Policy) -> tuple[bool, float
     return False, nearest
 
 
+def try_task(policy: str, suite: str, task: int, episodes: int, seed: int) -> list[tuple[str, bool, float]]:
+    """(kind of layout, solved?, least distance in m) of every episode."""
+    loaded, environment = load_policy(policy), LiberoEnvironment(suite, task)
+    found = []
+    for episode in range(episodes):
+        kind = lay_out(environment, np.random.default_rng([seed, task, episode]))
+        found.append((kind, *attempt(environment, loaded)))
+    environment.close()
+    return found
+
+
+def _work(job: tuple[Any, ...]) -> list[tuple[str, bool, float]]:
+    return try_task(*job)
+
+
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.try_layouts", __doc__)
     parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, or module:Class")
-    add_options(parser, "libero_object", 1001)
+    add_options(parser, "libero_object", 1001, 1)
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
     check_instructions(args.policy, [names[task] for task in tasks])
-    policy = load_policy(args.policy)
     won: Counter[str] = Counter()
     tried: Counter[str] = Counter()
-    for task in tasks:
-        environment = LiberoEnvironment(args.suite, task)
-        for episode in range(args.episodes):
-            kind = lay_out(environment, np.random.default_rng([args.seed, task, episode]))
-            solved, nearest = attempt(environment, policy)
-            for key in (kind, "all"):
-                won[key] += solved
-                tried[key] += 1
-            outcome = "solved" if solved else f"not solved, came within {100 * nearest:.1f} cm of the first thing"
-            print(f"task {task} {kind}: {outcome}", flush=True)
-        environment.close()
+    jobs = [(args.policy, args.suite, task, args.episodes, args.seed) for task in tasks]
+    # A process for each task: robosuite gives an environment's memory back with the process only.
+    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+        for task, found in zip(tasks, pool.imap(_work, jobs), strict=True):
+            for kind, solved, nearest in found:
+                for key in (kind, "all"):
+                    won[key] += solved
+                    tried[key] += 1
+                outcome = "solved" if solved else f"not solved, came within {100 * nearest:.1f} cm of the first thing"
+                print(f"task {task} {kind}: {outcome}", flush=True)
     for key in sorted(tried):
         low, high = wilson_95(won[key], tried[key])
         print(f"{key}: {won[key]} of {tried[key]} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")

@@ -57,19 +57,18 @@ def _work(job: tuple[Any, ...]) -> tuple[int, list[int], list[tuple[int, str]], 
     return try_task(*job)
 
 
-def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processes: int | None = None) -> None:
-    """Which episodes, with these defaults; `processes` where several may work at once."""
+def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processes: int) -> None:
+    """Which episodes, with these defaults."""
     parser.add_argument("--suite", default=suite, help="name of a suite")
     parser.add_argument("--tasks", type=int, nargs="+", help="their numbers (default: all)")
     parser.add_argument("--episodes", type=int, default=20, help="per task")
     parser.add_argument("--seed", type=int, default=seed, help="of the layouts")
-    if processes is not None:
-        parser.add_argument("--processes", type=int, default=processes, help="tasks at once")
+    parser.add_argument("--processes", type=int, default=processes, help="tasks at once")
 
 
 def chosen_tasks(args: argparse.Namespace) -> list[int]:
     """The tasks that the options ask for.  Raises VegaError before anything is built."""
-    if min(args.episodes, getattr(args, "processes", 1)) < 1:
+    if min(args.episodes, args.processes) < 1:
         raise VegaError("--episodes and --processes count something: give numbers from 1 on.")
     tasks = list(range(len(list_tasks(args.suite)))) if args.tasks is None else args.tasks
     for task in tasks:
