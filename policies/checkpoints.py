@@ -72,7 +72,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 def for_suite(name: str, suite: str) -> str:
     """The policy's name with `#suite` behind it, where its actions depend on the suite that is evaluated."""
     policy, chosen = split_name(name)
-    if chosen is not None or not suite.startswith("libero") or (":" in name and not Path(name).exists()):
+    if chosen is not None or not suite.startswith("libero") or _is_class(name):
         return name
     return f"{policy}#{suite}" if is_openvla(find_checkpoint(policy)) else name
 
@@ -110,7 +110,9 @@ def _control(policy: Policy, name: str, world_simulator: str) -> None:
 def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed: SpeedOptions) -> Policy:
     name_or_path, named = split_name(name_or_path)
     suite = suite if named is None else named
-    if ":" in name_or_path and not Path(name_or_path).exists():
+    if named is not None:
+        _check_chosen(name_or_path, named)
+    if _is_class(name_or_path):
         if speed != AS_CONFIGURED:
             raise VegaError(f"The class '{name_or_path}' has no options for speed: leave them as configured.")
         return _from_class(name_or_path)
@@ -126,8 +128,6 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed
         # A hub id is what the policy is called, not the folder it was downloaded to.
         name = Path(name_or_path).name if _on_hub(name_or_path) else None
         return load_vega_openvla(folder, device, name, suite, speed)
-    if named is not None:
-        raise VegaError(f"Policy '{name_or_path}' has no statistics to choose from: leave '#{named}' out.")
     from policies.nano.policy import load_vega_policy
 
     return load_vega_policy(folder, device, speed)
@@ -135,9 +135,22 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed
 
 def check_exists(name_or_path: str) -> None:
     """Raise VegaError where there is no such policy; a hub id and a class are looked for by whoever loads them."""
-    is_class = ":" in name_or_path and not Path(name_or_path).exists()
-    if not is_class and not _on_hub(name_or_path):
-        find_checkpoint(name_or_path)
+    name, chosen = split_name(name_or_path)
+    if not _is_class(name) and not _on_hub(name):
+        find_checkpoint(name)
+    if chosen is not None and not _on_hub(name):
+        _check_chosen(name, chosen)
+
+
+def _check_chosen(name: str, suite: str) -> None:
+    """Raise VegaError where `#suite` stands behind a policy that has no statistics to choose from."""
+    if _is_class(name) or not is_openvla(find_checkpoint(name)):
+        raise VegaError(f"Policy '{name}' has no statistics to choose from: leave '#{suite}' out.")
+
+
+def _is_class(name: str) -> bool:
+    """Whether it is `module:Class` and nothing that exists here."""
+    return ":" in name and not Path(name).exists()
 
 
 def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
@@ -146,6 +159,7 @@ def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
     For whoever is going to build a scene or to start processes first.  Policies that live elsewhere, and those that
     understand any sentence, are not asked.
     """
+    name_or_path, _ = split_name(name_or_path)
     if name_or_path not in shipped_policies() and not Path(name_or_path).expanduser().is_dir():
         return
     try:
@@ -175,7 +189,7 @@ def is_openvla(folder: Path) -> bool:
 def statistics_key(name_or_path: str) -> str | None:
     """The data set whose statistics a policy's actions are in, None where there is no choice; VegaError without one."""
     name, suite = split_name(name_or_path)
-    if ":" in name and not Path(name).exists():
+    if _is_class(name):
         return None
     folder = find_checkpoint(name)
     if not is_openvla(folder):
@@ -204,7 +218,7 @@ def checkpoint_sha256(name_or_path: str) -> str:
     Of a policy composed of published parts those count too, wherever they lie.
     """
     name_or_path, _ = split_name(name_or_path)
-    if ":" in name_or_path and not Path(name_or_path).exists():
+    if _is_class(name_or_path):
         return ""
     folder = find_checkpoint(name_or_path)
     digest = hashlib.sha256()

@@ -14,6 +14,7 @@ from policies.checkpoints import checkpoint_sha256, for_suite, load_policy, stat
 from policies.openvla.statistics import choose
 from policies.types import VegaError
 from sim.evaluation.settings import EpisodeSettings
+from vega3d_ros.bringup.bringup import node_table, parse_arguments
 
 SUITES = ("libero_spatial_no_noops", "libero_object_no_noops", "libero_goal_no_noops", "libero_10_no_noops")
 
@@ -130,3 +131,16 @@ def test_a_wrong_suite_is_refused_before_anything_is_built(
     (folder / "dataset_statistics.json").write_text(json.dumps({"bridge_orig": entry}))
     assert main(["--suite", "libero_goal", "--policy", str(folder), "--output", str(tmp_path / "run")]) == 2
     assert "['bridge_orig']" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_the_simulated_robot_is_given_the_suites_statistics_before_anything_starts(combined: Path) -> None:
+    def table(*words: str) -> str:
+        entries = node_table(parse_arguments([f"policy:={combined}", *words]))
+        return str(next(entry for entry in entries if entry.name == "policy_node").parameters["policy"])
+
+    assert table("suite:=libero_goal") == f"{combined}#libero_goal"
+    assert table(f"policy:={combined}#libero_10", "suite:=libero_10") == f"{combined}#libero_10"
+    with pytest.raises(VegaError, match="none of suite 'libero_90'"):
+        table("suite:=libero_90")
+    with pytest.raises(VegaError, match="none of suite 'libero_9'"):
+        table(f"policy:={combined}#libero_9")

@@ -24,7 +24,7 @@ from policies.checkpoints import check_instructions
 from policies.files.command_line import command_parser
 from policies.types import VegaError, check_instruction
 from vega3d_ros.bringup import viewer
-from vega3d_ros.bringup.preflight import check_policy, check_task, check_words
+from vega3d_ros.bringup.preflight import check_policy, check_simulated, check_words
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
 from vega3d_ros.parameters.arm_check import check_described
@@ -92,15 +92,22 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     """
     simulated = arguments["robot"] in SIMULATED_ROBOTS
     instruction = check_instruction(arguments["instruction"]) if arguments["instruction"] else ""
-    if instruction:
-        check_instructions(arguments["policy"], [instruction])
+    check_policy(arguments["policy"], arguments["device"])
+    name = arguments["policy"]
+    if simulated:
+        numbers = _integer(arguments, "task", 0), _integer(arguments, "trial", 0)
+        name = check_simulated(name, arguments["suite"], *numbers, instruction)
+    else:
+        _refuse_of_simulation(arguments)
+        if instruction:
+            check_instructions(name, [instruction])
     clock_mode = _choice(arguments, "clock_mode", ("auto", "lockstep", "realtime"))
     if clock_mode == "auto" and simulated:
         clock_mode = "lockstep"
     use_sim_time = _choice(arguments, "use_sim_time", ("auto", "true", "false"))
 
     policy: dict[str, Any] = {
-        "policy": arguments["policy"],
+        "policy": name,
         "use_sim_time": simulated if use_sim_time == "auto" else use_sim_time == "true",
         # A simulated arm hurts nobody; a real one begins to move only at the service ~/start.
         "autostart": simulated,
@@ -115,10 +122,6 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
         policy["threads"] = _integer(arguments, "threads", 1)
     if arguments["world_simulator"] != "auto":
         policy["world_simulator"] = arguments["world_simulator"]
-
-    check_policy(arguments["policy"], arguments["device"])
-    if simulated:
-        check_task(arguments["suite"], _integer(arguments, "task", 0))
 
     record = _choice(arguments, "record", ("true", "false")) == "true"
     if arguments["bag"] and not record:
@@ -146,8 +149,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
                 module="sim.robot.sim_node",
                 parameters={
                     "suite": arguments["suite"],
-                    "task": _integer(arguments, "task", 0),
-                    "trial": _integer(arguments, "trial", 0),
+                    "task": numbers[0],
+                    "trial": numbers[1],
                     "clock_mode": clock_mode,
                 },
                 # The user's sentence takes the place of the task's own.
@@ -308,6 +311,16 @@ def _obituary(child: ChildProcess) -> str:
     last = next((line for line in reversed(child.tail()) if line.strip()), "no output")
     last = re.sub(r"^\[[A-Z]+\] \[[\d.]+\] \[[^]]*\]: ", "", last)
     return f"{child.name} ended with {how}, so everything was stopped; its last words: {last}"
+
+
+def _refuse_of_simulation(arguments: Mapping[str, str]) -> None:
+    """A real robot has no task of a suite: who names one means a sentence that would silently not be told."""
+    for argument in ARGUMENTS:
+        if argument.name in ("suite", "task", "trial") and arguments[argument.name] != argument.default:
+            raise VegaError(
+                f"{argument.name}:={arguments[argument.name]} is for the simulated robot only: say what "
+                f'robot:={arguments["robot"]} shall do as instruction:="...".'
+            )
 
 
 def _choice(arguments: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
