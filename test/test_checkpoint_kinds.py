@@ -92,6 +92,8 @@ def newer(name: str) -> str:
         newer,
         lambda name: f"model.{name}",
         lambda name: f"_orig_mod.{newer(name)}".replace("scale_factor", "gamma"),
+        lambda name: f"policy.module.vla.{newer(name)}",  # a model inside another
+        lambda name: f"base_model.{name}",
     ],
 )
 def test_names_in_every_layout_are_one_model(folder: Path, rename: Callable[[str], str]) -> None:
@@ -126,6 +128,30 @@ def test_an_adapter_beside_the_weights_is_merged(folder: Path, rename: Callable[
     (folder / "model.safetensors").unlink()
     with pytest.raises(VegaError, match=r"adapter only.*those of 'openvla/openvla-7b'"):
         acts(folder)
+
+
+def test_an_adapter_that_nobody_would_look_for_is_refused(folder: Path) -> None:
+    below = folder / "default"
+    below.mkdir()
+    (below / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    with pytest.raises(VegaError, match=r"holds an adapter in 'default/': move its files beside the weights"):
+        acts(folder)
+    shutil.move(below, folder / "checkpoint-100")  # what training left on its way
+    acts(folder)
+
+
+def test_weights_that_are_no_numbers_are_not_the_kernels_fault(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = linears(weights)[0]
+    with pytest.raises(VegaError, match="gives NaN: its weights hold numbers that are none"):
+        acts(folder, weights | {name: weights[name] * float("nan")})
+    coded, _ = in_fp8(weights)
+    codes = coded[name].view(torch.uint8).clone()
+    codes[0, 0] = 0x7F  # the NaN of float8_e4m3fn
+    scale = name.removesuffix("weight") + "weight_scale"
+    for wrong in ({name: codes.view(torch.float8_e4m3fn)}, {scale: -coded[scale]}):
+        with pytest.raises(VegaError, match=rf"'{name}'.*no number, or scales below 0"):
+            acts(folder, coded | wrong)
 
 
 def test_what_nobody_uses_is_named_and_refused(folder: Path) -> None:
