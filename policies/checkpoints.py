@@ -110,6 +110,8 @@ def _control(policy: Policy, name: str, world_simulator: str) -> None:
 def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed: SpeedOptions) -> Policy:
     name_or_path, named = split_name(name_or_path)
     suite = suite if named is None else named
+    if named is not None:
+        _check_chosen(name_or_path, named)
     if _is_class(name_or_path):
         if speed != AS_CONFIGURED:
             raise VegaError(f"The class '{name_or_path}' has no options for speed: leave them as configured.")
@@ -128,8 +130,6 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed
         # A hub id is what the policy is called, not the folder it was downloaded to.
         name = Path(name_or_path).name if _on_hub(name_or_path) else None
         return load_vega_openvla(folder, device, name, suite, speed)
-    if named is not None:
-        raise VegaError(f"Policy '{name_or_path}' has no statistics to choose from: leave '#{named}' out.")
     from policies.nano.policy import load_vega_policy
 
     return load_vega_policy(folder, device, speed)
@@ -137,8 +137,17 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed
 
 def check_exists(name_or_path: str) -> None:
     """Raise VegaError where there is no such policy; a hub id and a class are looked for by whoever loads them."""
-    if not _is_class(name_or_path) and not _on_hub(name_or_path):
-        find_checkpoint(name_or_path)
+    name, chosen = split_name(name_or_path)
+    if not _is_class(name) and not _on_hub(name):
+        find_checkpoint(name)
+    if chosen is not None and not _on_hub(name):
+        _check_chosen(name, chosen)
+
+
+def _check_chosen(name: str, suite: str) -> None:
+    """Raise VegaError where `#suite` stands behind a policy that has no statistics to choose from."""
+    if _is_class(name) or not is_openvla(find_checkpoint(name)):
+        raise VegaError(f"Policy '{name}' has no statistics to choose from: leave '#{suite}' out.")
 
 
 def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
@@ -147,6 +156,7 @@ def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
     For whoever is going to build a scene or to start processes first.  Policies that live elsewhere, and those that
     understand any sentence, are not asked.
     """
+    name_or_path, _ = split_name(name_or_path)
     if name_or_path not in shipped_policies() and not Path(name_or_path).expanduser().is_dir():
         return
     try:

@@ -25,7 +25,9 @@ from policies.openvla.policy import grid_and_width
 from policies.openvla.robots import PLATFORMS
 from policies.openvla.statistics import choose, read_statistics
 from policies.types import VegaError
+from policies.world_simulator.experts import transformer_folder
 from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
+from policies.world_simulator.simulator import noise_level
 
 
 def compose(folder: Path, config: VegaOpenVLAConfig, seed: int = 0) -> None:
@@ -39,7 +41,8 @@ def compose(folder: Path, config: VegaOpenVLAConfig, seed: int = 0) -> None:
     part, fusion = config.world_simulator, None
     if part is not None:
         grid, width = grid_and_width(checkpoint)
-        transformer = read_json(resolve_folder(part.source, WAN_PATTERNS) / "transformer" / "config.json")
+        wan = resolve_folder(part.source, WAN_PATTERNS)
+        transformer = read_json(transformer_folder(wan, noise_level(part.noise_index, part.shift)[0]) / "config.json")
         gen_width = int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

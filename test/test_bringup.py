@@ -252,9 +252,16 @@ def test_refused_transition_ends_everything_and_says_why(transition: str) -> Non
 
 def test_missing_service_is_given_up_after_the_deadline() -> None:
     scene = Scene(services=("nobody/run",), timeout_s=4.0)
-    with pytest.raises(VegaError, match="nobody/run did not appear"):
+    with pytest.raises(VegaError, match=r"nobody/run did not appear.*or raise startup_timeout_s, which is 4 s"):
         scene.run()
     assert not is_running(scene.pid)
+
+
+def test_who_waits_is_told_what_for() -> None:
+    scene = Scene(until=" s: waiting for the answer of nobody/run.", services=("nobody/run",), timeout_s=DEADLINE_S)
+    scene.run()
+    assert any(scene.until in line for line in scene.lines)
+    assert not any("[ERROR]" in line for line in scene.lines), "waiting is no error"
 
 
 def test_death_of_one_node_ends_the_others() -> None:

@@ -92,6 +92,8 @@ def newer(name: str) -> str:
         newer,
         lambda name: f"model.{name}",
         lambda name: f"_orig_mod.{newer(name)}".replace("scale_factor", "gamma"),
+        lambda name: f"policy.module.vla.{newer(name)}",  # a model inside another
+        lambda name: f"base_model.{name}",
     ],
 )
 def test_names_in_every_layout_are_one_model(folder: Path, rename: Callable[[str], str]) -> None:
@@ -126,6 +128,30 @@ def test_an_adapter_beside_the_weights_is_merged(folder: Path, rename: Callable[
     (folder / "model.safetensors").unlink()
     with pytest.raises(VegaError, match=r"adapter only.*those of 'openvla/openvla-7b'"):
         acts(folder)
+
+
+def test_an_adapter_that_nobody_would_look_for_is_refused(folder: Path) -> None:
+    below = folder / "default"
+    below.mkdir()
+    (below / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    with pytest.raises(VegaError, match=r"holds an adapter in 'default/': move its files beside the weights"):
+        acts(folder)
+    shutil.move(below, folder / "checkpoint-100")  # what training left on its way
+    acts(folder)
+
+
+def test_weights_that_are_no_numbers_are_not_the_kernels_fault(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = linears(weights)[0]
+    with pytest.raises(VegaError, match="gives NaN: its weights hold numbers that are none"):
+        acts(folder, weights | {name: weights[name] * float("nan")})
+    coded, _ = in_fp8(weights)
+    codes = coded[name].view(torch.uint8).clone()
+    codes[0, 0] = 0x7F  # the NaN of float8_e4m3fn
+    scale = name.removesuffix("weight") + "weight_scale"
+    for wrong in ({name: codes.view(torch.float8_e4m3fn)}, {scale: -coded[scale]}):
+        with pytest.raises(VegaError, match=rf"'{name}'.*no number, or scales below 0"):
+            acts(folder, coded | wrong)
 
 
 def test_what_nobody_uses_is_named_and_refused(folder: Path) -> None:
@@ -264,6 +290,67 @@ def test_wan22_ti2v_streams_and_is_kept(ti2v, tmp_path: Path) -> None:
     assert torch.equal(LatentWorldSimulator.from_pretrained(tmp_path, dtype=torch.float32)(frames), simulator(frames))
     with pytest.raises(VegaError, match="multiples of 32"):
         LatentWorldSimulator.from_pretrained(ti2v[0], tap=1, canvas=(96, 144))
+
+
+@pytest.fixture
+def a14b(wan: Path, tmp_path: Path) -> Path:
+    """Wan2.2-T2V-A14B's layout in small: two transformers, of which `transformer_2` sees little noise."""
+    folder = shutil.copytree(wan, tmp_path / "a14b")
+    shutil.copytree(folder / "transformer", folder / "transformer_2")
+    weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    other = {name: 1.1 * value for name, value in weights.items()}
+    save_file(other, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline", "boundary_ratio": 0.875}))
+    return folder
+
+
+def test_of_two_transformers_the_one_that_sees_this_noise_is_read(wan: Path, a14b: Path, tmp_path: Path) -> None:
+    assert torch.equal(features(a14b), features(wan))  # timestep 299 of 875
+    options = {"dtype": torch.float32, "canvas": (64, 64), "grid": (4, 4), "noise_index": 900}
+    frames = torch.arange(64 * 64 * 3).reshape(1, 1, 64, 64, 3).byte()
+    noisy = LatentWorldSimulator.from_pretrained(a14b, **options)(frames)
+    assert not torch.equal(noisy, LatentWorldSimulator.from_pretrained(wan, **options)(frames))
+    LatentWorldSimulator.from_pretrained(a14b, dtype=torch.float32).save_pretrained(tmp_path / "kept")
+    assert torch.equal(features(tmp_path / "kept"), features(wan))
+    shutil.rmtree(a14b / "transformer")
+    assert torch.equal(features(a14b), features(wan))  # the other need not be downloaded
+    shutil.rmtree(a14b / "transformer_2")
+    with pytest.raises(VegaError, match=r"'transformer_2' sees timestep 299, and it is not there"):
+        features(a14b)
+
+
+@pytest.mark.parametrize("index", [{}, {"boundary_ratio": None}, {"boundary_ratio": 875}, {"boundary_ratio": "high"}])
+def test_two_transformers_without_a_boundary_are_refused(a14b: Path, index: dict) -> None:
+    (a14b / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(VegaError, match="no boundary_ratio from 0 to 1"):
+        features(a14b)
+    (a14b / "model_index.json").unlink()
+    with pytest.raises(VegaError, match="no boundary_ratio from 0 to 1"):
+        features(a14b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"in_channels": 36}, r"image-to-video model \(36 channels in, 16 out\)"),
+        ({"image_dim": 1280}, "image-to-video"),
+    ],
+)
+def test_models_that_look_at_a_first_frame_are_refused(wan: Path, tmp_path: Path, changes: dict, named: str) -> None:
+    folder = shutil.copytree(wan, tmp_path / "wan")
+    path = folder / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"out_channels": config.get("in_channels", 16)} | changes))
+    with pytest.raises(VegaError, match=named):
+        features(folder)
+
+
+def test_parts_of_two_wans_are_refused(wan: Path, ti2v, tmp_path: Path) -> None:
+    folder = shutil.copytree(wan, tmp_path / "wan")
+    shutil.rmtree(folder / "vae")
+    shutil.copytree(ti2v[0] / "vae", folder / "vae")
+    with pytest.raises(VegaError, match=r"has 48 channels and its transformer reads 16: they are of different Wans"):
+        features(folder)
 
 
 def test_a_setting_that_the_class_does_not_know_is_refused_where_it_is_on(ti2v, tmp_path: Path) -> None:

@@ -73,7 +73,14 @@ def test_unknown_robot_ends_the_launch_with_the_sentence(environment: dict[str, 
 def test_missing_checkpoint_ends_the_launch_with_the_reason(environment: dict[str, str], tmp_path: Path) -> None:
     run = run_launch(environment, tmp_path, "policy:=/nowhere/checkpoint")
     assert run.returncode == 1
-    assert "policy_node did not configure: " in run.stdout + run.stderr
+    assert "There is no policy '/nowhere/checkpoint'" in run.stdout + run.stderr
+
+
+def test_what_cannot_work_ends_the_launch_before_anything_starts(environment: dict[str, str], tmp_path: Path) -> None:
+    for word, said in (("taks:=3", "did you mean 'task:=...'?"), ("suite:=libero_goal", "names nothing that this")):
+        run = run_launch(environment, tmp_path, word)
+        assert run.returncode == 1 and said in run.stdout + run.stderr
+        assert "process started" not in run.stdout + run.stderr
 
 
 def test_launched_policy_moves_the_simulated_arm(environment: dict[str, str], tmp_path: Path) -> None:

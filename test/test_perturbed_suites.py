@@ -7,13 +7,15 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.types import VegaError
+from policies.checkpoints import load_policy
+from policies.types import ActionChunk, Observation, VegaError
 from sim.results.evaluation_report import page, read_run
 from sim.run_libero import main
 from sim.worlds.libero_env import LiberoEnvironment
@@ -147,6 +149,48 @@ def test_a_scene_has_its_variant_and_its_noise_does_not_vanish(plus: Path) -> No
     assert np.array_equal(noise[0], noise[1]) and np.array_equal(noise[2], wrist)
     assert abs(noise[0].mean() - usual.mean()) < 2.0
     assert np.abs(np.diff(noise[0].astype(int), axis=1)).mean() < 0.5 * np.abs(np.diff(usual, axis=1)).mean()
+
+
+class Watcher:
+    """The shipped policy, which keeps what it was shown."""
+
+    seen: ClassVar[list[np.ndarray]] = []
+
+    def __init__(self) -> None:
+        self._policy = load_policy("vega-nano")
+        self.spec = self._policy.spec
+
+    def act(self, observation: Observation) -> ActionChunk:
+        self.seen.append(observation.images["agentview"][-1])
+        return self._policy.act(observation)
+
+    def reset(self) -> None:
+        self._policy.reset()
+
+
+def test_an_episode_runs_end_to_end_and_the_policy_is_shown_the_noise(
+    plus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def noted(picture: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
+        drawn.append((picture[::-1], add_noise(picture, number, generator)[::-1]))
+        return drawn[-1][1][::-1]
+
+    monkeypatch.setattr("sim.worlds.libero_env.add_noise", noted)
+    Watcher.seen.clear()
+    words = ["--suite", "libero_plus_object", "--tasks", "6", "--policy", "test_perturbed_suites:Watcher"]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    (episode,) = summary["episodes"]
+    assert episode["error"] == "" and summary["errors"] == 0 and summary["dimensions"] == {"noise": [6]}
+    assert episode["success"] or episode["steps"] == 280
+    assert len(Watcher.seen) >= episode["steps"] / 8 > 1
+    # From the first picture to the last the policy sees what the noise made of the scene.
+    for seen in Watcher.seen:
+        plain = next(plain for plain, noisy in drawn if np.array_equal(noisy, seen))
+        assert np.abs(seen.astype(int) - plain).mean() > 1.0
+    assert "noise" in (tmp_path / "run" / "report.html").read_text()
 
 
 @given(st.integers(1, 50), st.integers(0, 2**32))

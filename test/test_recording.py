@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ros_harness import (
     sample_at,
 )
 from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.types import VegaError
@@ -320,6 +322,45 @@ def test_a_file_with_nothing_in_it_is_one_sentence(tmp_path, capsys, data, said)
         assert replay.main([str(bag)]) == 1
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert said in line and "reindex" not in line
+
+
+def test_a_damaged_bag_is_read_or_refused_in_one_sentence(tmp_path):
+    """Whatever byte is damaged, and whether or not its index is there."""
+    store = get_typestore(Stores.LATEST)
+    kind = store.types["std_msgs/msg/String"]
+    names = ("/policy_node/recording", "/policy_node/decisions", f"/{COMMANDS}")
+    kinds = (*[WORDS.kind] * 2, "trajectory_msgs/msg/JointTrajectory")
+    topics = {name: Topic(name, of) for name, of in zip(names, kinds, strict=True)}
+    writer = BagWriter(tmp_path / "bag", topics)
+    notes = [{"node": "/policy_node", "parameters": {}}, *({"n": n, "event": "start"} for n in range(20))]
+    for number, note in enumerate(notes):
+        message = store.serialize_cdr(kind(data=json.dumps(note)), WORDS.kind)
+        writer.offer(names[number > 0], number, bytes(message))
+        writer.offer(names[2], number, b"\0\1\0\0" + bytes(28))
+    writer.close()
+    (file,) = (tmp_path / "bag").glob("*.mcap")
+    whole, index = file.read_bytes(), (tmp_path / "bag" / "metadata.yaml").read_bytes()
+    random, refused = np.random.default_rng(0), 0
+    for attempt in range(60):
+        data, place = bytearray(whole), int(random.integers(8, len(whole)))
+        if attempt % 3 == 0:
+            data[place] ^= 1 << int(random.integers(8))
+        elif attempt % 3 == 1:
+            data[place : place + 64] = bytes(len(data[place : place + 64]))
+        else:
+            del data[place : place + 100]
+        damaged = tmp_path / f"damaged{attempt}"
+        damaged.mkdir()
+        (damaged / file.name).write_bytes(data)
+        if attempt % 2:
+            (damaged / "metadata.yaml").write_bytes(index)
+        try:
+            with Bag(damaged) as bag:
+                list(bag.trajectories(names[2]))
+        except VegaError as error:
+            refused += 1
+            assert str(damaged) in str(error) and "\n" not in str(error)
+    assert refused > 5
 
 
 # The writer

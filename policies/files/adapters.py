@@ -23,17 +23,16 @@ from policies.files.tensor_sources import ADAPTER_WEIGHTS, DictSource, TensorSou
 from policies.types import VegaError
 
 ADAPTER_CONFIG = "adapter_config.json"
-# Settings of PEFT that change what is merged and that are not done here; each at the value that means "not used".
-_UNUSED: dict[str, tuple[Any, ...]] = {
-    "use_qalora": (None, False),
-    "alora_invocation_tokens": (None,),
-    "target_parameters": (None, []),
-    "layer_replication": (None,),
-    "trainable_token_indices": (None,),
-    "megatron_config": (None,),
-    # PiSSA, OLoRA, CorDA and LoftQ change the base weights too, which then are not the published ones.
-    "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva"),
-}
+# Settings of PEFT that are followed here, or that change nothing in what is merged.  Whatever else is set is refused.
+_FOLLOWED = {
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "bias",
+    "modules_to_save", "init_lora_weights", "peft_type", "peft_version", "base_model_name_or_path", "revision",
+    "task_type", "auto_mapping", "inference_mode", "target_modules", "exclude_modules", "layers_to_transform",
+    "layers_pattern", "lora_dropout", "fan_in_fan_out", "megatron_core", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "qalora_group_size", "runtime_config",
+}  # fmt: skip
+# PiSSA, OLoRA, CorDA and LoftQ change the base weights too, which then are not the published ones.
+_INITIAL = (None, True, False, "gaussian", "orthogonal", "eva")
 _LORA = re.compile(
     r"^(?P<stem>.+)\.(?:lora_(?P<peft>A|B)(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?\.(?P<leaf>weight|bias)"
     r"|lora_embedding_(?P<embedding>A|B)(?:\.(?P<of>[^.]+))?"
@@ -228,9 +227,12 @@ def read_settings(path: Path) -> Settings:
     kind = config.get("peft_type")
     if kind not in (None, "LORA"):
         raise VegaError(f"File '{path}' describes an adapter of kind {kind}: merge it with `peft` first.")
-    for name, fine in _UNUSED.items():
-        if config.get(name) not in fine:
+    for name, value in config.items():
+        if (value and name not in _FOLLOWED) or (name == "init_lora_weights" and value not in _INITIAL):
             raise VegaError(f"File '{path}' sets '{name}', which is not merged here: merge it with `peft` first.")
+    for name in ("use_rslora", "use_dora", "lora_bias"):
+        if config.get(name) not in (None, True, False):
+            raise VegaError(f"Setting '{name}' in '{path}' is {config[name]!r} and must be true or false: correct it.")
     general, rank = config.get("lora_alpha"), config.get("r")
     ranks, alphas = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
     numbers = [general, rank, *(ranks.values() if isinstance(ranks, dict) else [None]),
@@ -289,6 +291,18 @@ def read_adapter(folder: Path) -> tuple[TensorSource, Settings] | None:
         return DictSource(str(files[0]), load_file(files[0])), settings
     except (SafetensorError, OSError) as error:
         raise VegaError(f"File '{files[0]}' is damaged ({error}): download it again.") from None
+
+
+def refuse_adapters_elsewhere(folder: Path) -> None:
+    """Raise VegaError for an adapter in a folder below, but for OpenVLA-OFT's, which is merged, and those that training
+    left on its way: nothing says whether the weights have it."""
+    for config in sorted(folder.glob(f"*/{ADAPTER_CONFIG}")):
+        name = config.parent.name
+        if name != "lora_adapter" and not re.fullmatch(r"checkpoint-\d+", name):
+            raise VegaError(
+                f"Folder '{folder}' holds an adapter in '{name}/': move its files beside the weights if it is to be "
+                "merged into them, or the folder away if it is not."
+            )
 
 
 def refuse_adapter_alone(folder: Path) -> None:

@@ -117,6 +117,10 @@ class Dequantised:
         if code.zero is not None:
             numbers = numbers - self._spread(key, code.zero, shape, rows, code.kind)
         scales = self._spread(key, code.scale, shape, rows, code.kind)
+        if (scales < 0).any() or not torch.isfinite(numbers).all():
+            raise VegaError(
+                f"Weights '{key}' in '{self.name}' hold codes that are no number, or scales below 0: get it again."
+            )
         return numbers * scales / 127.0 if code.kind == "SCB" else numbers * scales
 
     def _check_row_format(self, name: str) -> None:

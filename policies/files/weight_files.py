@@ -18,7 +18,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from policies.files.adapters import Merged, find_settings, holds_adapter, read_adapter, refuse_adapter_alone
+from policies.files.adapters import (
+    Merged,
+    find_settings,
+    holds_adapter,
+    read_adapter,
+    refuse_adapter_alone,
+    refuse_adapters_elsewhere,
+)
 from policies.files.json_config import read_json
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed
@@ -64,6 +71,7 @@ def open_weights(folder: Path, layout: Layout = as_published) -> TensorSource:
     Raises VegaError for an adapter without its weights, and for whatever is stored in no documented way.
     """
     refuse_adapter_alone(folder)
+    refuse_adapters_elsewhere(folder)
     renamed = Renamed(SafetensorsSource(folder), layout)
     source = Dequantised(renamed)
     if holds_adapter(source):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from policies.openvla.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
 from policies.types import VegaError
 
 VISION = "vision_backbone."
+_ROOTS = ("language_model", "vision_backbone", "projector", "lm_head")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,18 @@ def _timm_name(name: str) -> str:
 
 def open_checkpoint(folder: Path) -> TensorSource:
     """A checkpoint's own weights under the published names, in whichever layout they were saved."""
-    return open_weights(folder, by_prefix(_published_name))
+    return open_weights(folder, _published_names)
+
+
+def _published_names(names: Iterable[str]) -> Mapping[str, str]:
+    """Of a model inside another, such as `policy.vla.`, without what stands in front of every name."""
+    names = list(names)
+    parts = [name.split(".") for name in names]
+    known = [next((i for i, part in enumerate(path) if part in _ROOTS), None) for path in parts]
+    roots = [path[:i] for path, i in zip(parts, known, strict=True) if i is not None]
+    common = takewhile(lambda level: len(set(level)) == 1, zip(*roots, strict=False))
+    root = "".join(f"{level[0]}." for level in common)
+    return {name: _published_name(name.removeprefix(root)) for name in names}
 
 
 def _published_name(name: str) -> str:

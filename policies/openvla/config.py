@@ -17,9 +17,11 @@ from policies.openvla.preprocessing import action_width
 from policies.openvla.robots import platform
 from policies.openvla.statistics import Choice, choose, read_statistics
 from policies.types import WORLD_SPEED, SpeedOptions, VegaError
+from policies.world_simulator.experts import transformer_folder
 from policies.world_simulator.prompt import PROMPT_FILE
 from policies.world_simulator.simulator import CONFIG_FILE as WORLD_CONFIG_FILE
 from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
+from policies.world_simulator.simulator import noise_level
 
 POLICY_TYPE = "openvla"  # by which load_policy knows these folders, as by `model_type` the published ones
 DTYPES = ("bfloat16", "float32")
@@ -178,5 +180,6 @@ def part_files(folder: Path) -> list[Path]:
     if (part := config.world_simulator) is not None:
         wan = wan_folder(folder, part)
         prompt = prompt_file(folder, part) or wan / PROMPT_FILE
-        found += [wan / "vae", wan / "transformer", wan / WORLD_CONFIG_FILE, prompt]
+        chosen = transformer_folder(wan, noise_level(part.noise_index, part.shift)[0])
+        found += [wan / "vae", chosen, wan / WORLD_CONFIG_FILE, prompt]
     return found

@@ -200,6 +200,11 @@ class OpenVLAOFT(nn.Module):
         x = torch.randn(2, 8, self.language_dim, generator=generator).to(self.device, self.dtype)
         mask = torch.ones(2, 8, dtype=torch.bool, device=self.device)
         mask[1, 5:] = False
+        if not torch.isfinite(self._trunk(x[:1], None)).all():
+            raise VegaError(
+                f"The language model of '{self.info.folder}' gives NaN: its weights hold numbers that are none, "
+                "download it again."
+            )
         if self._hears(x[:1], None, 0, 7) and self._hears(x, mask, 0, 7) and self._hears(x, mask, 1, 4):
             if not self._hears(x, mask, 1, 5):
                 return

@@ -60,7 +60,8 @@ from policies.types import (
 )
 from policies.world_simulator import transformer as wan_transformer
 from policies.world_simulator import vae as wan_vae
-from policies.world_simulator.simulator import LatentWorldSimulator
+from policies.world_simulator.experts import transformer_folder
+from policies.world_simulator.simulator import LatentWorldSimulator, noise_level
 
 _MARGIN = (1.0 - CROP_AREA**0.5) / 2.0
 SEMANTIC_VIEW = (_MARGIN, _MARGIN, 1.0 - _MARGIN, 1.0 - _MARGIN)  # of a frame, what the centre crop keeps
@@ -239,7 +240,8 @@ def memory_needed(folder: Path, config: VegaOpenVLAConfig) -> int:
     part = config.world_simulator
     if part is not None:
         wan = wan_folder(folder, part)
-        vae, transformer = wan_vae.open_vae(wan / "vae"), wan_transformer.open_transformer(wan / "transformer")
+        chosen = transformer_folder(wan, noise_level(part.noise_index, part.shift)[0])
+        vae, transformer = wan_vae.open_vae(wan / "vae"), wan_transformer.open_transformer(chosen)
         fusion = SafetensorsSource(folder)
         count += stored_count(vae, wan_vae.kept_names(vae)) + stored_count(fusion, fusion.names())
         count += stored_count(transformer, wan_transformer.kept_names(transformer, part.tap))

@@ -17,9 +17,10 @@ NO_NOOPS = "_no_noops"  # LIBERO's demonstrations without the steps that do noth
 _LIBERO_SUITES = ("spatial", "object", "goal", "10", "90", "long")
 # First words of the data sets of other robots in Open X-Embodiment, which OpenVLA was pretrained on.
 _OTHER_ROBOTS = (
-    "austin_", "bc_z", "berkeley_", "bridge", "cmu_", "columbia_", "dlr_", "dobbe", "droid", "fmb", "fractal",
-    "furniture_", "iamlab_", "jaco_", "kuka", "language_table", "nyu_", "rh20t", "roboset", "roboturk", "stanford_",
-    "taco_", "toto", "ucsd_", "utaustin_", "viola",
+    "asu_", "austin_", "bc_z", "berkeley_", "bridge", "cmu_", "columbia_", "dlr_", "dobbe", "droid", "eth_", "fmb",
+    "fractal", "furniture_", "iamlab_", "imperial", "jaco_", "kaist_", "kuka", "language_table", "maniskill", "nyu_",
+    "qut_", "rh20t", "roboset", "roboturk", "stanford_", "taco_", "tokyo_", "toto", "ucsd_", "uiuc_", "usc_",
+    "utaustin_", "utokyo_", "viola",
 )  # fmt: skip
 
 
@@ -109,9 +110,11 @@ def _is_of_another(key: str, robot: str) -> bool:
     return robot == "libero" and key.startswith(("aloha", *_OTHER_ROBOTS))
 
 
-def _one_suite(key: str) -> bool:
-    """Whether a key names one suite, and not all that a checkpoint was trained on together."""
-    return key.removesuffix(NO_NOOPS).removeprefix("libero_") in _LIBERO_SUITES
+def _one_suite(key: str) -> str:
+    """The suite that a key names, however it goes on; empty where it names none, or several, as of a checkpoint that
+    was trained on all together."""
+    named = [word for word in key.split("_")[1:] if word in _LIBERO_SUITES]
+    return f"libero_{named[0]}".replace("libero_long", "libero_10") if len(named) == 1 else ""
 
 
 def _of_suite(keys: list[str], suite: str) -> str | None:
@@ -120,6 +123,9 @@ def _of_suite(keys: list[str], suite: str) -> str | None:
     while name.startswith("libero_"):
         for key in keys:
             if key.removesuffix(NO_NOOPS).replace("libero_long", "libero_10") == name:
+                return key
+        for key in keys:
+            if key.startswith("libero_") and _one_suite(key) == name:
                 return key
         name = name.rpartition("_")[0]
     return None

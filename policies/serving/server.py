@@ -120,10 +120,11 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, over.set)
     try:
+        # No pings: a client that builds a scene in its event loop answers none for as long, and must not be dropped.
         # No origin: web pages, which could reach a server of this machine through a browser, are turned away.
         running = await websockets.serve(
             connection, host, port, compression=None, max_size=MAX_BYTES, process_request=answer_http, origins=[None],
-            close_timeout=1.0,
+            close_timeout=1.0, ping_interval=None,
         )  # fmt: skip
     except OSError as error:
         raise VegaError(f"{host}:{port} cannot be listened on ({error}): give another --host or --port.") from error

@@ -3,7 +3,8 @@
     frames ─► canvas ─► causal VAE ─► latents ─► + noise (k = 300) ─► Wan blocks 0..tap ─► pooled on the semantic grid
 
 Wan2.1-T2V-1.3B as published for diffusers, any other Wan of that layout (Wan2.2-TI2V-5B, whose tokens have a timestep
-each, here all the same), or a small one with the same classes.  Frozen, deterministic (the noise is drawn once from a
+each, here all the same; Wan2.2-T2V-A14B, of whose two transformers the one for this noise is read), or a small one with
+the same classes.  Frozen, deterministic (the noise is drawn once from a
 seed), and without the text encoder: the prompt's embedding is exported once, with
 `python -m policies.world_simulator export-prompt FOLDER`.
 
@@ -29,13 +30,14 @@ from policies.files.tensor_sources import DictSource, TensorSource
 from policies.files.weight_files import resolve_folder
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw, place, pool_official, pool_registered
+from policies.world_simulator.experts import HIGH, INDEX_FILE, LOW, transformer_folder
 from policies.world_simulator.prompt import PROMPT_FILE, read_prompt, save_prompt
 from policies.world_simulator.stream import WorldStream
 from policies.world_simulator.transformer import WanTrunk, load_transformer, open_transformer, save_transformer
 from policies.world_simulator.vae import WanEncoder, load_encoder, open_vae, save_encoder
 
 CONFIG_FILE = "world_simulator.json"
-HUB_PATTERNS = ("vae/*", "transformer/*", CONFIG_FILE, PROMPT_FILE)
+HUB_PATTERNS = ("vae/*", f"{HIGH}/*", f"{LOW}/*", INDEX_FILE, CONFIG_FILE, PROMPT_FILE)
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,13 @@ class LatentWorldSimulator(nn.Module):
         prompt = read_prompt(folder, prompt_embedding)
         device = torch.device(device)
         encoder = load_encoder(folder / "vae", device, dtype)
-        transformer = load_transformer(folder / "transformer", config.tap, device, dtype)
+        chosen = transformer_folder(folder, noise_level(config.noise_index, config.shift)[0])
+        transformer = load_transformer(chosen, config.tap, device, dtype)
+        if transformer.config.in_channels != encoder.channels:
+            raise VegaError(
+                f"The VAE in '{folder}' has {encoder.channels} channels and its transformer reads "
+                f"{transformer.config.in_channels}: they are of different Wans, download the whole folder of one."
+            )
         width = transformer.config.text_dim
         if prompt.ndim != 2 or prompt.shape[1] != width:
             raise VegaError(
@@ -269,7 +277,7 @@ class LatentWorldSimulator(nn.Module):
         """
         if self.folder is None:
             raise VegaError("This world simulator was not loaded from a folder: use save_world_simulator on its parts.")
-        vae, transformer = self.folder / "vae", self.folder / "transformer"
+        vae, transformer = self.folder / "vae", transformer_folder(self.folder, self.timestep)
         _save(
             Path(folder),
             (read_json(vae / "config.json"), open_vae(vae)),

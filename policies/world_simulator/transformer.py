@@ -352,8 +352,12 @@ def load_transformer(folder: Path, tap: int | None, device: torch.device, dtype:
     config = component_config(
         folder, WanTransformer3DModel, "give a Wan folder in diffusers layout (Wan-AI/Wan2.1-T2V-1.3B-Diffusers)"
     )
-    if config.get("image_dim") is not None:
-        raise VegaError(f"'{folder}' is an image-to-video model, which needs a first frame: use a text-to-video one.")
+    channels = [config.get(name, 16) for name in ("in_channels", "out_channels")]
+    if config.get("image_dim") is not None or channels[0] != channels[1]:
+        raise VegaError(
+            f"'{folder}' is an image-to-video model ({channels[0]} channels in, {channels[1]} out), which needs more "
+            "than noise: use a text-to-video one."
+        )
     source = open_transformer(folder)
     blocks = config.get("num_layers")
     if not isinstance(blocks, int):

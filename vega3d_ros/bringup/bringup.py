@@ -41,7 +41,7 @@ from vega3d_ros.bringup.entries import (
     simulated_robot,
     wants_sim_time,
 )
-from vega3d_ros.bringup.preflight import check_policy, check_task
+from vega3d_ros.bringup.preflight import check_policy, check_simulated
 from vega3d_ros.bringup.scene import SCENE_ONLY, scene_entry
 from vega3d_ros.control.resources import share_folder
 from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
@@ -78,14 +78,21 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     """
     simulated = arguments["robot"] in SIMULATED_ROBOTS
     instruction = check_instruction(arguments["instruction"]) if arguments["instruction"] else ""
-    if instruction:
-        check_instructions(arguments["policy"], [instruction])
+    check_policy(arguments["policy"], arguments["device"])
+    name = arguments["policy"]
+    if simulated:
+        numbers = integer(arguments, "task", 0), integer(arguments, "trial", 0)
+        name = check_simulated(name, arguments["suite"], *numbers, instruction)
+    else:
+        _refuse_of_simulation(arguments)
+        if instruction:
+            check_instructions(name, [instruction])
     clock_mode = choice(arguments, "clock_mode", ("auto", "lockstep", "realtime"))
     if clock_mode == "auto" and simulated:
         clock_mode = "lockstep"
 
     policy: dict[str, Any] = {
-        "policy": arguments["policy"],
+        "policy": name,
         "use_sim_time": wants_sim_time(arguments),
         # A simulated arm hurts nobody; a real one begins to move only at the service ~/start.
         "autostart": simulated,
@@ -100,10 +107,6 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
         policy["threads"] = integer(arguments, "threads", 1)
     if arguments["world_simulator"] != "auto":
         policy["world_simulator"] = arguments["world_simulator"]
-
-    check_policy(arguments["policy"], arguments["device"])
-    if simulated:
-        check_task(arguments["suite"], integer(arguments, "task", 0))
 
     record = choice(arguments, "record", ("true", "false")) == "true"
     if arguments["bag"] and not record:
@@ -255,6 +258,16 @@ def _obituary(child: ChildProcess) -> str:
     last = next((line for line in reversed(child.tail()) if line.strip()), "no output")
     last = re.sub(r"^\[[A-Z]+\] \[[\d.]+\] \[[^]]*\]: ", "", last)
     return f"{child.name} ended with {how}, so everything was stopped; its last words: {last}"
+
+
+def _refuse_of_simulation(arguments: Mapping[str, str]) -> None:
+    """A real robot has no task of a suite: who names one means a sentence that would silently not be told."""
+    for argument in ARGUMENTS:
+        if argument.name in ("suite", "task", "trial") and arguments[argument.name] != argument.default:
+            raise VegaError(
+                f"{argument.name}:={arguments[argument.name]} is for the simulated robot only: say what "
+                f'robot:={arguments["robot"]} shall do as instruction:="...".'
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

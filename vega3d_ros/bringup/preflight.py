@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from policies.checkpoints import check_device, check_exists
+from policies.checkpoints import check_device, check_exists, check_instructions, for_suite, statistics_key
 from policies.types import VegaError
 
 LAUNCH_FILES = ("manipulation.launch.py", "scene.launch.py")
@@ -44,14 +44,32 @@ def check_policy(policy: str, device: str) -> None:
         check_device(device)  # imports torch, which cpu needs not
 
 
-def check_task(suite: str, task: int) -> None:
-    """Raise VegaError where the simulated robot has no such suite or task."""
+def check_simulated(policy: str, suite: str, task: int, trial: int, instruction: str) -> str:
+    """The policy's name for this suite.  instruction: the user's, empty for the task's own.
+
+    Raises VegaError where there is no such task or trial, where the policy has no statistics for the suite, or where it
+    cannot be told the sentence.
+    """
+    own = check_task(suite, task, trial)
+    check_instructions(policy, [instruction or own])
+    policy = for_suite(policy, suite)
+    statistics_key(policy)
+    return policy
+
+
+def check_task(suite: str, task: int, trial: int) -> str:
+    """The sentence of a task of the simulated robot.  Raises VegaError where there is no such suite, task or trial."""
     try:
         # By name, as its process is started: the robot side does not know the simulator.
-        worlds = importlib.import_module("sim.worlds.libero_env")
-        worlds.load_task(suite, task)
+        suites = importlib.import_module("sim.worlds.suites")
+        benchmark = suites.load_task(suite, task)
+        trials = len(suites.initial_states(suite, benchmark, task))
+        sentence = str(suites.task_instruction(suite, benchmark, task))
     except ImportError as error:
         raise VegaError(
             f"The simulated robot cannot be started ({error}): install the package's extra 'sim', or give a robot "
             "of your own as robot:=."
         ) from error
+    if trial >= trials:
+        raise VegaError(f"trial:={trial} does not exist: task {task} of {suite} has the trials 0 to {trials - 1}.")
+    return sentence

@@ -67,7 +67,7 @@ def scene_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     """
     simulated = arguments["robot"] in SIMULATED_ROBOTS
     if simulated:
-        check_task(arguments["suite"], integer(arguments, "task", 0))
+        check_task(arguments["suite"], integer(arguments, "task", 0), integer(arguments, "trial", 0))
     table = [scene_entry(arguments, robot_file(arguments["robot"]), wants_sim_time(arguments))]
     if simulated:
         table.append(simulated_robot(arguments, "realtime"))

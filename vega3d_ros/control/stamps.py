@@ -14,6 +14,7 @@ WINDOW_S = 0.5
 MOST_WINDOWS = 512
 SHORTEST_S = 2.0  # over less, growth cannot be told from jitter
 LEAST_GROWTH_S = 0.002
+STEADY = 0.3  # share of the whole slope that each half must have
 EPOCH_NS = 10**18  # a clock that shows less (September 2001) does not count from 1970
 BOOT_NEAR_S = 5.0
 _BOOT_CLOCKS = ("CLOCK_MONOTONIC", "CLOCK_BOOTTIME", "CLOCK_MONOTONIC_RAW")
@@ -72,7 +73,12 @@ class StampWatch:
         offsets = np.array([window.offset_s for window in windows])
         slope, start = np.polyfit(times, offsets, 1)
         noise = float(np.median(np.abs(offsets - (start + slope * times))))
-        return float(slope) if abs(slope) * times[-1] > max(LEAST_GROWTH_S, 6.0 * noise) else 0.0
+        if abs(slope) * times[-1] <= max(LEAST_GROWTH_S, 6.0 * noise):
+            return 0.0
+        # A clock that was set is a step in one half; one that ticks differently goes on in both.
+        middle = len(times) // 2
+        halves = [np.polyfit(times[part], offsets[part], 1)[0] for part in (slice(middle), slice(middle, None))]
+        return float(slope) if min(half / slope for half in halves) > STEADY else 0.0
 
     def sentence(self, what: str) -> str:
         """What is wrong with the stamps of `what`, and what helps."""

@@ -55,16 +55,15 @@ class Bag(AbstractContextManager["Bag"]):
         except BaseException:
             self._scratch.cleanup()
             raise
+        self._folder = folder
         topics = [c.topic for c in self._reader.connections if c.topic.endswith("/recording")]
-        notes = [json.loads(deserialize_message(data, String).data) for topic in topics for _, data in self._raw(topic)]
+        notes = [self._note(data) for topic in topics for _, data in self._raw(topic)]
         if not notes:
             self._reader.close()
             raise VegaError(f"The bag {folder} was not made by record:=true: it does not say what was recorded.")
         self.info: dict[str, Any] = notes[0]
-        self.decisions = [
-            Decided(time_ns, json.loads(deserialize_message(data, String).data))
-            for time_ns, data in self._raw(f"{self.info['node']}/decisions")
-        ]
+        decisions = f"{self.info.get('node')}/decisions"
+        self.decisions = [Decided(time_ns, self._note(data)) for time_ns, data in self._raw(decisions)]
         self._check_complete(folder)
 
     def __exit__(self, *_: object) -> None:
@@ -73,14 +72,14 @@ class Bag(AbstractContextManager["Bag"]):
 
     def _open(self, folder: Path) -> Any:
         """A reader of the bag, or of what is whole of it."""
-        from rosbags.rosbag2 import Reader, ReaderError
+        from rosbags.rosbag2 import Reader
 
         try:
             if folder.is_dir() and (folder / "metadata.yaml").is_file():
                 reader = Reader(folder)
                 reader.open()
                 return reader
-        except (ReaderError, OSError, ValueError, AssertionError) as error:
+        except Exception as error:  # of damaged files it raises whatever their bytes lead to
             if not storage_files(folder):
                 raise VegaError(f"The bag {folder} cannot be read ({error}): record again.") from error
         whole = Path(self._scratch.name) / "recovered"
@@ -93,14 +92,15 @@ class Bag(AbstractContextManager["Bag"]):
         """When the recorder heard what was commanded on a topic; nothing where it has messages of another type."""
         if any(c.topic == topic and c.msgtype == TRAJECTORY for c in self._reader.connections):
             for time_ns, data in self._raw(topic):
-                yield time_ns, deserialize_message(data, JointTrajectory)
+                yield time_ns, self._decode(data, JointTrajectory)
 
     def samples(self, reader: JointReader) -> dict[int, list[JointSample]]:
         """Stamp -> the joint states that carry it."""
         found: dict[int, list[JointSample]] = defaultdict(list)
         for time_ns, data in self._raw(self._resolve("joint_states")):
+            message = self._decode(data, JointState)
             try:
-                sample = reader.read(deserialize_message(data, JointState), time_ns / 1e9)
+                sample = reader.read(message, time_ns / 1e9)
             except VegaError:
                 continue  # the node refused it too
             if sample is not None:
@@ -135,14 +135,14 @@ class Bag(AbstractContextManager["Bag"]):
         cameras = {key.split(".")[1] for key in values if key.startswith("cameras.")}
         by_topic = {self._resolve(values[f"cameras.{camera}.topic"]): camera for camera in cameras}
         connections = [c for c in self._reader.connections if c.topic in by_topic]
-        for connection, time_ns, data in self._reader.messages(connections) if connections else ():
+        for connection, time_ns, data in self._messages(connections):
             camera = by_topic[connection.topic]
+            compressed = connection.msgtype == "sensor_msgs/msg/CompressedImage"
+            message = self._decode(data, CompressedImage if compressed else ImageMessage)
             try:
-                if connection.msgtype == "sensor_msgs/msg/CompressedImage":
-                    message = deserialize_message(data, CompressedImage)
+                if compressed:
                     image = conversions.compressed_image_array(message, camera)
                 else:
-                    message = deserialize_message(data, ImageMessage)
                     image = conversions.image_array(message, camera)
             except VegaError:
                 continue  # the node refused it too
@@ -154,8 +154,40 @@ class Bag(AbstractContextManager["Bag"]):
 
     def _raw(self, topic: str) -> Iterator[tuple[int, bytes]]:
         connections = [c for c in self._reader.connections if c.topic == topic and c.msgcount]
-        for _, time_ns, data in self._reader.messages(connections) if connections else ():
+        for _, time_ns, data in self._messages(connections):
             yield time_ns, data
+
+    def _messages(self, connections: list[Any]) -> Iterator[tuple[Any, int, bytes]]:
+        if not connections:
+            return
+        try:
+            yield from self._reader.messages(connections)
+        except Exception as error:  # lengths, offsets, decompressors: whatever damaged bytes lead to
+            raise self._damaged(error) from error
+
+    def _decode(self, data: bytes, kind: Any) -> Any:
+        try:
+            return deserialize_message(data, kind)
+        except Exception as error:  # RMWError, which every distribution imports from elsewhere
+            raise self._damaged(error) from error
+
+    def _note(self, data: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(self._decode(data, String).data)
+        except ValueError as error:
+            raise self._damaged(error) from error
+        if not isinstance(value, dict):
+            raise self._damaged(TypeError("a note is no object"))
+        return value
+
+    def _damaged(self, error: Exception) -> VegaError:
+        why = str(error).partition(", at /")[0] or type(error).__name__
+        alone = (
+            ""
+            if self.recovered or not self._folder.is_dir()
+            else ("give its .mcap file alone, which is read up to the damage, or ")
+        )
+        return VegaError(f"The bag {self._folder} is damaged ({why[:120]}): {alone}record again.")
 
     def _check_complete(self, folder: Path) -> None:
         if not self.decisions:
