@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -302,6 +306,15 @@ def test_a_film_is_made_once_and_read_back(tmp_path: Path, monkeypatch: pytest.M
     before = (tmp_path / f"{scene}.mp4").stat().st_mtime_ns
     assert filming.collect_stage(args, robosuite) == (robosuite, 0, 0)
     assert (tmp_path / f"{scene}.mp4").stat().st_mtime_ns == before
+
+
+def test_it_draws_where_nobody_said_with_what() -> None:
+    said = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    script = "import sim.space.filming; from mujoco.gl_context import GLContext; print(GLContext.__module__)"
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=said, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True
+    )
+    assert run.stdout.strip() == "mujoco.egl"
 
 
 @pytest.mark.parametrize(

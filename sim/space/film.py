@@ -12,6 +12,7 @@ from scipy.interpolate import PchipInterpolator
 
 from policies.types import FloatArray, Image
 from sim.space.stage import Stage
+from sim.worlds.libero_env import building
 
 FOVY_DEG = 55.0
 # Of the two ways to look around: distance and height angle of the camera, the arc about the scene, and how far the
@@ -63,13 +64,14 @@ def intrinsics(height: int, width: int) -> FloatArray:
 
 
 class Camera:
-    """Films one stage; must be closed.  Single-threaded (OpenGL)."""
+    """Films one stage; must be closed.  Single-threaded.  Raises VegaError where no OpenGL library is found."""
 
     def __init__(self, stage: Stage, height: int, width: int) -> None:
         self.stage = stage
         stage.model.vis.global_.fovy = FOVY_DEG
         stage.model.vis.global_.offheight, stage.model.vis.global_.offwidth = height, width
-        self._renderer = mujoco.Renderer(stage.model, height, width)
+        with building():
+            self._renderer = mujoco.Renderer(stage.model, height, width)
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = [0, 1, 1, 0, 0, 0]
         self._option.sitegroup[:] = 0
