@@ -80,5 +80,5 @@ def test_what_is_rendered_for_correspondence_lies_where_mujocos_rays_end(environ
             ray /= np.linalg.norm(ray)
             distance = mujoco.mj_ray(model, data, pose[:3, 3], ray, shown, 1, -1, hit)
             errors.append(np.linalg.norm(pose[:3, 3] + distance * ray - lifted[view, row, column].numpy()))
-    # At the edge of a thing a pixel shows what its centre just misses.
-    assert np.percentile(errors, 90) < 0.005
+    # Some pixels show what their ray misses, edges among them; a pose or a focal length that is off moves them all.
+    assert np.median(errors) < 0.001 and np.percentile(errors, 70) < 0.005

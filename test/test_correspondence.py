@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from policies.correspondence import __main__ as command
 from policies.correspondence import encoders
-from policies.correspondence.scenes import PosedViews, read_views, write_views
+from policies.correspondence.scenes import VOXEL_M, PosedViews, read_views, write_views
 from policies.correspondence.score import (
     NOWHERE,
-    VOXEL_M,
     Evidence,
     compare,
     intervals,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from sim import compare
 from sim.results.evaluation import EpisodeRecord, ResultWriter
 from sim.results.evaluation_report import page, read_run, write_report
 from sim.results.film import strip, strip_path, video_path
-from sim.results.paired import compare_pair, mcnemar_exact
+from sim.results.paired import Pair, compare_pair, mcnemar_exact
 from sim.results.video import write_video
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -53,6 +54,21 @@ def test_mcnemar_of_known_tables() -> None:
     assert mcnemar_exact(0, 10) == pytest.approx(2 / 1024)
     assert mcnemar_exact(3, 9) == pytest.approx(598 / 4096)
     assert mcnemar_exact(0, 0) == mcnemar_exact(4, 4) == 1.0
+
+
+@pytest.mark.parametrize(("worse", "better"), [(0.0, 0.0), (0.02, 0.05), (0.1, 0.1), (0.1, 0.4), (0.0, 0.9)])
+def test_the_interval_of_a_difference_holds_it_nineteen_times_in_twenty(worse: float, better: float) -> None:
+    """Exactly: over every outcome of 25 pairs, with its probability."""
+    held = 0.0
+    for lost in range(26):
+        for won in range(26 - lost):
+            ways = math.comb(25, lost) * math.comb(25 - lost, won)
+            low, high = Pair(0, lost, won, 25 - lost - won).interval_95
+            if low <= 100 * (better - worse) <= high:
+                held += ways * worse**lost * better**won * (1 - worse - better) ** (25 - lost - won)
+    assert held > 0.94
+    # One that is wide enough for everything would hold as well.
+    assert low < high and Pair(0, 0, 25, 0).interval_95[0] > 50 and Pair(1000, 0, 0, 0).interval_95[1] < 1
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans())))

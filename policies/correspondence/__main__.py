@@ -10,62 +10,17 @@ percent, with 95 % intervals over scenes; writes it as JSON, and as a heat map o
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from policies.correspondence.encoders import Look, Reading, encoders
-from policies.correspondence.heat_map import draw_heat_maps
-from policies.correspondence.scenes import PosedViews, read_scenes
-from policies.correspondence.score import (
-    VOXEL_M,
-    Evidence,
-    Scores,
-    compare,
-    intervals,
-    scores,
-    token_places,
-    view_pairs,
-    voxel_ids,
-)
+from policies.correspondence.scenes import VOXEL_M, read_scenes
 from policies.files.command_line import command, command_parser, results_folder
 from policies.types import VegaError
 
 ENCODERS = ("position", "pixels", "imagenet", "semantic", "wan")
 KS = (0, 100, 200, 300, 400, 500, 700, 1000)
-COLUMNS = ("raw", "random", "gap", "centred", "centred_gap", "retrieval", "chance")
-
-
-def label(reading: Reading) -> str:
-    words = [reading.encoder]
-    words += [f"k {reading.k}"] if reading.k is not None else []
-    words += [f"block {reading.block}"] if reading.block is not None else []
-    return ", ".join(words)
-
-
-def gather(scenes: Sequence[PosedViews], options: argparse.Namespace) -> Iterator[tuple[Reading, list[Evidence]]]:
-    """What every encoder says of every scene, one encoder after the other."""
-    look = Look(options.canvas, (options.grid, options.grid))
-    ids = [voxel_ids(token_places(scene, look.grid), options.voxel) for scene in scenes]
-    pairs = [view_pairs(scene, options.apart) for scene in scenes]
-    for read in encoders(options.encoders, look, options.policy, options.wan, options.k):
-        found: dict[Reading, list[Evidence]] = {}
-        for scene, voxels, chosen in zip(scenes, ids, pairs, strict=True):
-            with torch.inference_mode():
-                for reading, tokens in read(torch.from_numpy(scene.pictures)):
-                    found.setdefault(reading, []).append(compare(tokens.numpy(), voxels, chosen))
-        yield from found.items()
-
-
-def row(reading: Reading, found: Scores, spread: dict[str, tuple[float, float]]) -> str:
-    numbers = "".join(f"{getattr(found, column):>13.1f}" for column in COLUMNS)
-    between = [f"  {name} {spread[name][0]:.1f} to {spread[name][1]:.1f}" for name in ("gap", "retrieval") if spread]
-    return f"{label(reading):<48}{numbers}{''.join(between)}"
 
 
 @command
@@ -89,16 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise VegaError(
             "--voxel and --grid are positive, --views counts from 2, --canvas is a multiple of 32: give such numbers."
         )
-    torch.set_num_threads(max(options.threads, 1))
     results_folder(options.output)
     scenes = list(read_scenes(options.folder, options.views))
     print(f"{len(scenes)} scenes, {sum(len(scene.poses) for scene in scenes)} views, voxels of {options.voxel} m")
-    print(f"{'':<48}{''.join(f'{column:>13}' for column in COLUMNS)}  95 % over scenes", flush=True)
-    table = []
-    for reading, evidence in gather(scenes, options):
-        found, spread = scores(evidence), intervals(evidence)
-        print(row(reading, found, spread), flush=True)
-        table.append({**reading._asdict(), **asdict(found), "interval_95": spread, "scenes": len(evidence)})
+    from policies.correspondence.heat_map import draw_heat_maps
+    from policies.correspondence.table import print_table  # torch, which --help does without
+
+    table = print_table(scenes, options)
     path = options.output / "correspondence.json"
     asked = {key: getattr(options, key) for key in ("voxel", "grid", "canvas", "apart")}
     path.write_text(json.dumps({**asked, "rows": table}, indent=1) + "\n")

@@ -21,6 +21,7 @@ from policies.types import FloatArray, VegaError
 
 INTRINSICS_FILE = "depth_intrinsic.txt"
 QUALITY = 95  # of the JPEG
+VOXEL_M = 0.1  # side of what counts as one place, as in the paper
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from policies.correspondence.scenes import PosedViews
+from policies.correspondence.scenes import VOXEL_M, PosedViews
 from policies.spatial.scene import world_coordinates
 from policies.types import FloatArray, VegaError
 
-VOXEL_M = 0.1
 KNOWN = 0.1  # share of a token's pixels whose depth is known, at least
 TIE = 1e-6
 EPSILON = 1e-12
