@@ -74,7 +74,8 @@ class Camera:
         return False
 
     def change(self, transition: str) -> bool:
-        return self.client.change_state("scene_node", TRANSITIONS[transition], DEADLINE_S)
+        # Loading transformers alone takes minutes beside other heavy work.
+        return self.client.change_state("scene_node", TRANSITIONS[transition], 5 * DEADLINE_S)
 
     def bring_up(self) -> None:
         assert self.change("configure"), self.log_text()

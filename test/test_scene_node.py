@@ -173,7 +173,12 @@ def test_a_model_that_breaks_hangs_or_dies_is_said_in_one_sentence() -> None:
 def test_a_published_checkpoint_answers_over_ros_what_it_answers_here(tmp_path: Path) -> None:
     folder = write_tiny_reasoner(tmp_path / "checkpoint")
     images = [np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8) for seed in range(3)]
+    vae = folder / "wan" / "Wan2.1_VAE.pth"
     with scene_node(str(folder), scene__frames=2) as (camera, _):
+        vae.rename(folder / "aside")
+        assert not camera.change("configure")
+        assert camera.until(lambda: "lacks Wan2.1_VAE.pth" in camera.log_text()), camera.log_text()
+        (folder / "aside").rename(vae)
         camera.bring_up()
         assert camera.until(lambda: "is that of" in camera.log_text()), "it is said whose video transformer it is"
         assert camera.shows(ERROR, "200x4 pixels is too flat", again=lambda: bool(camera.send(picture(0, 4, 200))))
@@ -190,10 +195,6 @@ def test_a_published_checkpoint_answers_over_ros_what_it_answers_here(tmp_path: 
             assert (answer["answer"], answer["confidence"]) == (value.text, round(value.confidence, 4))
             assert len(answer["frames"]) == 2 and {"read_frames", "answer"} <= set(answer["timings_ms"])
         assert "points at nothing" in camera.ask("w5", expression=True)["error"]
-    (folder / "wan" / "Wan2.1_VAE.pth").unlink()
-    with scene_node(str(folder)) as (camera, _):
-        assert not camera.change("configure")
-        assert camera.until(lambda: "lacks Wan2.1_VAE.pth" in camera.log_text()), camera.log_text()
 
 
 @pytest.mark.parametrize(

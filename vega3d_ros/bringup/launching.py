@@ -1,4 +1,4 @@
-"""How the launch files hand a table of processes to the launch system, which nothing else needs."""
+"""How the launch files hand a table of processes to the launch system, which is imported where it is asked for it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,8 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
-from launch.event_handlers import OnProcessExit
-from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
-
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from policies.types import VegaError
 from vega3d_ros.bringup.bringup import environment_of, strict_files
 from vega3d_ros.bringup.entries import Argument, NodeEntry
@@ -24,13 +18,18 @@ FOLDER = tempfile.TemporaryDirectory(prefix="vega3d-")
 Table = Callable[[Mapping[str, str]], Sequence[NodeEntry]]
 
 
-def end_everything(event: ProcessExited, context: LaunchContext) -> None:
+def end_everything(event: Any, context: Any) -> None:
     """Every process is needed: one that ends by itself ends the launch, with a status that says so."""
     if not context.is_shutdown:
         raise RuntimeError(f"{event.process_name} ended with status {event.returncode}, so everything was stopped.")
 
 
-def node_actions(entry: NodeEntry, folder: Path) -> list[LaunchDescriptionEntity]:
+def node_actions(entry: NodeEntry, folder: Path) -> list[Any]:
+    """A process, and what its end leads to."""
+    from launch.actions import RegisterEventHandler
+    from launch.event_handlers import OnProcessExit
+    from launch_ros.actions import Node
+
     node = Node(
         package=entry.package,
         executable=entry.executable,
@@ -44,10 +43,14 @@ def node_actions(entry: NodeEntry, folder: Path) -> list[LaunchDescriptionEntity
     return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=end_everything)), node]
 
 
-def launch_description(declared: Sequence[Argument], table: Table) -> LaunchDescription:
-    """The launch of what `table` makes of the arguments."""
+def launch_description(declared: Sequence[Argument], table: Table) -> Any:
+    """The LaunchDescription of what `table` makes of the arguments."""
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+    from launch.substitutions import LaunchConfiguration
 
-    def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    from launch import LaunchDescription
+
+    def start(context: Any) -> list[Any]:
         arguments = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in declared}
         try:
             check_launch_words(context.argv, [argument.name for argument in declared])
