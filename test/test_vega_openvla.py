@@ -179,7 +179,7 @@ def test_windows_come_through_a_stream(stream, openvla, wan, tmp_path):
 
 
 def test_options_for_speed_replace_what_the_configuration_says(openvla, wan, vega, plain, tmp_path):
-    folder = composed(tmp_path / "vega", openvla, wan)
+    folder = composed(tmp_path / "other", openvla, wan)
     usual = vega.act(observation()).actions
     fast = load_policy(str(folder), speed=SpeedOptions(compiled=True, refresh_every=2, refresh_change=5.0))
     assert fast.config.compiled and fast.config.world_simulator.refresh_every == 2

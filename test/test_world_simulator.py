@@ -22,7 +22,7 @@ from policies.world_simulator.simulator import (
     noise_level,
     save_world_simulator,
 )
-from policies.world_simulator.stream import TokenRefresh, WindowStream
+from policies.world_simulator.stream import TokenRefresh
 
 TAP, TEXT = 2, 12
 CONFIG = WorldSimulatorConfig(tap=TAP, canvas=(64, 96), grid=(4, 4), window=9)
@@ -174,97 +174,6 @@ def test_a_full_stream_gives_the_windows_tokens(windowed):
     stream.push(shots)
     torch.testing.assert_close(stream.tokens(), windowed(shots), atol=1e-4, rtol=0)
     assert stream.tokens().shape == (1, 16, 48)
-
-
-def test_a_causal_stream_begins_as_the_window_and_goes_on_alone(windowed):
-    """The window's tokens at first; then each latent frame costs itself alone, and what is kept does not grow."""
-    shots = frames(9)
-    stream = windowed.open_stream("causal")
-    stream.push(shots)
-    torch.testing.assert_close(stream.tokens(), windowed(shots), atol=1e-4, rtol=0)
-    sizes, computed = [], []
-    hook = windowed.trunk.patch_embedding.register_forward_hook(lambda m, i, out: computed.append(out.shape[2]))
-    for seed in (1, 2, 3):
-        stream.push(frames(4, seed=seed))
-        tokens = stream.tokens()
-        assert stream.tokens() is not tokens and torch.equal(stream.tokens(), tokens)  # computed once, pooled again
-        sizes.append(sum(keys.numel() for keys, _ in stream._memory.seen))
-    hook.remove()
-    assert computed == [1, 1, 1] and len(set(sizes)) == 1
-    assert not torch.equal(
-        tokens, windowed(torch.cat([frames(1, seed=2)[:, :1], frames(4, seed=2), frames(4, seed=3)], 1))
-    )
-
-
-def test_a_block_that_remembers_gives_what_a_causal_mask_would(simulator):
-    """One latent frame after the other equals all at once, where no frame sees a later one (a single block)."""
-    trunk = simulator.trunk
-    block, rest = trunk.blocks[0], trunk.blocks
-    trunk.blocks = torch.nn.ModuleList([block])
-    try:
-        latents = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-        memory, parts = None, []
-        for i in range(3):
-            out, memory = trunk.remember(latents[:, :, i : i + 1], memory, kept=3)
-            parts.append(out)
-        # The last frame of a single block sees all, masked or not.
-        torch.testing.assert_close(parts[-1], trunk(latents)[0][:, -4:], atol=1e-5, rtol=0)
-        torch.testing.assert_close(parts[0], trunk(latents[:, :, :1])[0], atol=1e-5, rtol=0)
-    finally:
-        trunk.blocks = rest
-
-
-def test_a_stream_starts_again_where_wan_has_no_more_positions(windowed, monkeypatch):
-    monkeypatch.setattr(type(windowed.trunk), "positions_in_time", 4)
-    stream = windowed.open_stream("causal")
-    stream.push(frames(9))
-    stream.tokens()
-    for seed in (1, 2):
-        stream.push(frames(4, seed=seed))
-        stream.tokens()
-    assert stream._memory.frames == 3  # the window anew
-    with pytest.raises(VegaError, match="at most 4 latent frames"):
-        windowed.trunk.remember(torch.zeros(1, 16, 5, 4, 4), None, 2)
-    with pytest.raises(VegaError, match="choose joint or causal"):
-        windowed.open_stream("both")
-
-
-def test_a_window_stream_encodes_what_is_new(windowed):
-    video = frames(30)
-    stream = WindowStream(windowed, "joint")
-    encoded = []
-    step = windowed.encoder.step
-    windowed.encoder.step = lambda video, state: encoded.append(video.shape[2]) or step(video, state)
-    try:
-        news = []
-        for moved in (0, 1, 4, 4, 7, 20):
-            stream.see(video[:, moved : moved + 9])
-            news.append(stream.news)
-            stream.tokens()
-    finally:
-        del windowed.encoder.step
-    # The first window; nothing for one frame; a group of four; nothing new; three that wait; a start where all is new.
-    assert encoded == [1, 4, 4, 4, 1, 4, 4]
-    assert news == [True, False, True, False, False, True]
-    torch.testing.assert_close(stream.tokens(), windowed(video[:, 20:29]), atol=1e-4, rtol=0)
-
-
-def test_tokens_are_refreshed_where_a_picture_changes():
-    made = []
-    refresh = TokenRefresh(every=100, change=20.0)
-
-    def look(picture, news=True):
-        return refresh(lambda: made.append(1) or len(made), {"camera": picture}, news)
-
-    still = torch.full((40, 40, 3), 100, dtype=torch.uint8)
-    noisy = still + torch.randint(0, 3, still.shape, dtype=torch.uint8)
-    moved = still.clone()
-    moved[:10, :10] = 200
-    assert [look(p) for p in (still, noisy, still)] == [(1, 0), (1, 1), (1, 2)]
-    assert look(moved, news=False) == (1, 3)  # there is nothing that could be computed
-    assert [look(moved), look(moved), look(still)] == [(2, 0), (2, 1), (3, 0)]
-    with pytest.raises(VegaError, match="0 to 255"):
-        TokenRefresh(1, -1.0)
 
 
 def test_a_step_costs_and_keeps_the_same_however_long_the_stream(windowed):
