@@ -31,7 +31,7 @@ DISTRIBUTIONS = {
     "pinocchio": "pin",
     "yaml": "pyyaml",
 }
-OPTIONAL_IMPORTS = {"control_msgs"}
+OPTIONAL_IMPORTS = {"control_msgs", "tensorflow_datasets"}
 ROS_NAMES = re.compile(r"rclpy|rosidl_\w+|launch|launch_\w+|ament_\w+|tf2_ros|\w+_(msgs|srvs|interfaces)")
 
 

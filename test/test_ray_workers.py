@@ -26,7 +26,7 @@ SHARDS = make_shards([0, 1, 2], 4, 2)
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    from benchmarks.ray_cluster import two_nodes
+    from benchmarks.evaluation.ray_cluster import two_nodes
 
     with pytest.MonkeyPatch.context() as patch:
         # What the nodes import is what is imported here.

@@ -11,22 +11,8 @@ from typing import Any
 
 from policies.checkpoints import check_device, check_scene_model
 from policies.types import VegaError
-from vega3d_ros.bringup.entries import (
-    DOMAIN,
-    ROBOT,
-    SIMULATED_ROBOTS,
-    START_SERVICES,
-    STARTUP_TIMEOUT,
-    TASK,
-    USE_SIM_TIME,
-    Argument,
-    NodeEntry,
-    integer,
-    manager,
-    robot_file,
-    simulated_robot,
-    wants_sim_time,
-)
+from vega3d_ros.bringup import entries
+from vega3d_ros.bringup.entries import Argument, NodeEntry
 from vega3d_ros.bringup.preflight import check_task
 from vega3d_ros.parameters.robot_file import read_robot_file
 
@@ -34,7 +20,7 @@ SCENE_ONLY = (
     Argument("scene_model", "auto", "Scene model: a name, a checkpoint's folder or hub id; auto: as configured."),
     Argument("scene_device", "auto", "Torch device of the scene model; auto: as configured, else cpu."),
 )
-ARGUMENTS = (ROBOT, *SCENE_ONLY, USE_SIM_TIME, *TASK, DOMAIN, STARTUP_TIMEOUT)
+ARGUMENTS = (entries.ROBOT, *SCENE_ONLY, entries.USE_SIM_TIME, *entries.TASK, entries.DOMAIN, entries.STARTUP_TIMEOUT)
 
 
 def scene_entry(arguments: Mapping[str, str], robot: Path, use_sim_time: bool) -> NodeEntry:
@@ -65,11 +51,11 @@ def scene_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
 
     A simulated robot stands still, and its time goes on by itself.  Raises VegaError on a value that cannot work.
     """
-    simulated = arguments["robot"] in SIMULATED_ROBOTS
+    simulated = arguments["robot"] in entries.SIMULATED_ROBOTS
     if simulated:
-        check_task(arguments["suite"], integer(arguments, "task", 0), integer(arguments, "trial", 0))
-    table = [scene_entry(arguments, robot_file(arguments["robot"]), wants_sim_time(arguments))]
+        check_task(arguments["suite"], entries.integer(arguments, "task", 0), entries.integer(arguments, "trial", 0))
+    table = [scene_entry(arguments, entries.robot_file(arguments["robot"]), entries.wants_sim_time(arguments))]
     if simulated:
-        table.append(simulated_robot(arguments, "realtime"))
-    more = {"start_services": START_SERVICES} if simulated else {}
-    return (*table, manager(table, arguments, **more))
+        table.append(entries.simulated_robot(arguments, "realtime"))
+    more = {"start_services": entries.START_SERVICES} if simulated else {}
+    return (*table, entries.manager(table, arguments, **more))

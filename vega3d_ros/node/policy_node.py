@@ -24,7 +24,6 @@ apply_defaults()  # before rclpy reads the environment
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
 from rclpy.clock import Clock, ClockType  # noqa: E402
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -84,24 +83,6 @@ class PolicyNode(CarefulLifecycleNode):
         fix_parameters_while(self, lambda: self._outputs is not None)
 
     # Lifecycle
-
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("configure", self._configure, undo=self._unconfigure)
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("activate", self._activate, undo=self._deactivate)
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("deactivate", self._deactivate)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("cleanup", self._unconfigure)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("shutdown", self._unconfigure)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("recover", self._unconfigure)
 
     def _configure(self) -> None:
         parameters = self._parameters_read = node_parameters.read(self)

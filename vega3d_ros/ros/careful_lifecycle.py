@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -33,7 +33,37 @@ def fix_parameters_while(node: Node, is_active: Callable[[], bool]) -> None:
 
 
 class CarefulLifecycleNode(LifecycleNode):  # type: ignore[misc]
-    """Subclasses implement the transitions as plain methods and run them through `transition`."""
+    """Subclasses implement the transitions as plain methods, which may raise, and which undo each other."""
+
+    def _configure(self) -> None:
+        raise NotImplementedError
+
+    def _activate(self) -> None:
+        raise NotImplementedError
+
+    def _deactivate(self) -> None:
+        raise NotImplementedError
+
+    def _unconfigure(self) -> None:
+        raise NotImplementedError
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("configure", self._configure, undo=self._unconfigure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("activate", self._activate, undo=self._deactivate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("deactivate", self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("cleanup", self._unconfigure)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("shutdown", self._unconfigure)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.transition("recover", self._unconfigure)
 
     def transition(
         self, name: str, action: Callable[[], None], undo: Callable[[], None] | None = None

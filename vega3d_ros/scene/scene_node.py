@@ -22,7 +22,6 @@ apply_defaults()  # before rclpy reads the environment
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
 from rclpy.clock import Clock, ClockType  # noqa: E402
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
@@ -76,24 +75,6 @@ class SceneNode(CarefulLifecycleNode):
         fix_parameters_while(self, lambda: self._outputs is not None)
 
     # Lifecycle
-
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("configure", self._configure, undo=self._unconfigure)
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("activate", self._activate, undo=self._deactivate)
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("deactivate", self._deactivate)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("cleanup", self._unconfigure)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("shutdown", self._unconfigure)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.transition("recover", self._unconfigure)
 
     def _configure(self) -> None:
         settings = self._settings = scene_settings.read(self)

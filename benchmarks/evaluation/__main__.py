@@ -38,12 +38,12 @@ from sim.results.evaluation import EpisodeRecord, ResultWriter
 from sim.worlds.environment import Environment
 
 SUITE = "libero_object"
-POLICY = "benchmarks.evaluation:WavingPolicy"
+POLICY = "benchmarks.evaluation.__main__:WavingPolicy"
 SHIPPED = "vega-nano"
 SPEED_TRIALS = 6
 FIRST_LIFE_S = 5.0
 EPISODE_S = 600.0
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class WavingPolicy:
@@ -266,7 +266,7 @@ def wait_for_an_episode(process: subprocess.Popen[bytes], folder: Path) -> tuple
 
 def workers(rows: Rows, folder: Path) -> None:
     """One, two and four workers and a Ray cluster of two nodes: how many find the episodes of one worker."""
-    from benchmarks.ray_cluster import two_nodes
+    from benchmarks.evaluation.ray_cluster import two_nodes
 
     options = ["--tasks", "0,1", "--trials", "2"]
     found = [outcomes(run(folder / str(n), *options, "--workers", str(n))) for n in (1, 2, 4)]

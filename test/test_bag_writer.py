@@ -1,0 +1,85 @@
+"""The writer of a bag: soon on the disk, never in the way, and nothing of others is written over."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from ros_harness import DEADLINE_S, ROOT, node_environment
+from rosbags.rosbag2 import Reader
+
+from policies.types import VegaError
+from vega3d_ros.recording.recording import FLUSH_S, BagWriter, Topic
+from vega3d_ros.recording.recovery import recover
+
+WORDS = Topic("/words", "std_msgs/msg/String")
+
+
+def test_a_message_is_on_the_disk_as_a_whole_chunk_within_a_second(tmp_path):
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS})
+    offered = time.monotonic()
+    writer.offer("/words", 7, b"\0\1\0\0\2\0\0\0a\0\0\0")
+    found, number = None, 0
+    while found is None and time.monotonic() < offered + DEADLINE_S:
+        number += 1
+        with contextlib.suppress(VegaError):
+            found = recover(tmp_path / "bag", tmp_path / f"copy{number}")
+    assert found is not None and found.messages == 1 and found.first_ns == 7
+    assert FLUSH_S < 1.0
+    writer.close()
+    with Reader(tmp_path / "bag") as reader:
+        assert [time_ns for _, time_ns, _ in reader.messages()] == [7]
+
+
+def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path):
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS}, queue_bytes=100)
+    gate, write = threading.Event(), writer._writer.write
+
+    def slow(*arguments) -> None:
+        gate.wait(DEADLINE_S)
+        write(*arguments)
+
+    writer._writer.write = slow
+    for number in range(5):
+        writer.offer("/words", number, bytes(40))
+    assert writer.written.dropped["/words"] == 3
+    gate.set()
+    assert writer.close().sentence() == "2 messages are recorded; 3 of /words were dropped."
+    with Reader(tmp_path / "bag") as reader:
+        assert [time_ns for _, time_ns, _ in reader.messages()] == [0, 1]
+
+
+def test_a_full_disk_is_one_sentence_and_ends_nothing_else(tmp_path):
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS})
+
+    def full(*arguments) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer._writer.write = full
+    writer.offer("/words", 0, b"x")
+    with pytest.raises(VegaError, match=r"cannot be written .*No space left.*: make room or record elsewhere"):
+        writer.close()
+    writer.offer("/words", 1, b"x")
+    assert writer.written.dropped["/words"] == 1
+
+
+def test_an_existing_folder_is_never_written_to(tmp_path):
+    with pytest.raises(VegaError, match="exists already"):
+        BagWriter(tmp_path, {"/words": WORDS})
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty", "other"])
+def test_what_is_no_bag_of_ours_is_one_sentence(tmp_path, folder):
+    if folder == "empty":
+        (tmp_path / folder).mkdir()
+    elif folder == "other":
+        BagWriter(tmp_path / folder, {"/words": WORDS}).close()
+    command = [sys.executable, "-m", "vega3d_ros.recording.replay", str(tmp_path / folder)]
+    environment = node_environment(50)
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.startswith("vega3d-replay: ") and len(run.stderr.strip().splitlines()) == 1, run.stderr
