@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -39,11 +39,17 @@ LATER = {"later": True}  # metadata of a field that older files lack: left out a
 
 def write_config(path: Path, config: Any, indent: int = 2, **marks: Any) -> None:
     """Write a dataclass as a JSON object; marks: what stands before its fields, such as the kind of the file."""
-    values = asdict(config)
-    for field in fields(config):
-        if field.metadata.get("later") and values[field.name] == field.default:
-            del values[field.name]
-    path.write_text(json.dumps(marks | values, indent=indent) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(marks | _plain(config), indent=indent) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass and what is in it, as JSON has it."""
+    if is_dataclass(value):
+        named = {field: getattr(value, field.name) for field in fields(value)}
+        return {f.name: _plain(v) for f, v in named.items() if not (f.metadata.get("later") and v == f.default)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_config(kind: type[C], values: Mapping[str, Any], path: Path) -> C:
