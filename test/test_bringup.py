@@ -47,9 +47,10 @@ def wait_until_ended(pid: int) -> bool:
 
 
 def test_simulated_robot_runs_in_lockstep_and_starts_by_itself() -> None:
-    table = table_of("suite:=libero_goal", "task:=3", "trial:=7")
+    table = table_of("suite:=libero_object_swap", "task:=3", "trial:=7")
     assert set(table) == {"policy_node", "sim_node", "startup_manager"}
-    assert table["sim_node"].parameters == {"suite": "libero_goal", "task": 3, "trial": 7, "clock_mode": "lockstep"}
+    scene = {"suite": "libero_object_swap", "task": 3, "trial": 7}
+    assert table["sim_node"].parameters == {**scene, "clock_mode": "lockstep"}
     policy = table["policy_node"].parameters
     assert policy["clock_mode"] == "lockstep" and policy["use_sim_time"] and policy["autostart"]
     assert table["startup_manager"].parameters["start_services"] == ["sim_node/reset", "sim_node/run"]
