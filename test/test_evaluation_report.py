@@ -100,7 +100,7 @@ def test_compare_says_what_differs_and_writes_the_page(tmp_path: Path, capsys: p
     assert compare.main([*map(str, folders), "--output", str(output)]) == 0
     pair = compare_pair(*(read_run(folder).counted for folder in folders))
     said = capsys.readouterr().out
-    assert f"in 100 pairs, p = {pair.p_value:.3g}" in said
+    assert "in 100 pairs (" in said and f"p = {pair.p_value:.3g} (exact McNemar" in said
     assert "Run against run" in output.read_text()
     assert compare.main([str(tmp_path)]) == 2
     assert "give a folder of a run" in capsys.readouterr().err
