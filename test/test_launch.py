@@ -77,7 +77,7 @@ def test_missing_checkpoint_ends_the_launch_with_the_reason(environment: dict[st
 
 
 def test_what_cannot_work_ends_the_launch_before_anything_starts(environment: dict[str, str], tmp_path: Path) -> None:
-    for word, said in (("taks:=3", "did you mean 'task:=...'?"), ("suite:=libero_goal", "which this policy does not know")):
+    for word, said in (("taks:=3", "did you mean 'task:=...'?"), ("suite:=libero_goal", "does not know: use one of")):
         run = run_launch(environment, tmp_path, word)
         assert run.returncode == 1 and said in run.stdout + run.stderr
         assert "process started" not in run.stdout + run.stderr
