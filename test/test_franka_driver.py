@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import VegaError
-from vega3d_ros.bringup.bringup import node_table, parse_arguments
+from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
+from vega3d_ros.bringup.entries import parse_arguments
 from vega3d_ros.driver.following import STEP_S, look_ahead, stopping_times
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,12 +80,13 @@ def bringup(tmp_path: Path, **changes: str) -> str:
 def test_the_driver_is_started_where_it_is_asked_for_and_the_file_has_what_it_needs(tmp_path):
     file = bringup(tmp_path, address="192.0.2.1", robot_description=str(ROOT / "config/robots/libero_panda.urdf"))
     with pytest.raises(VegaError, match="joint"):  # another arm's URDF
-        node_table(parse_arguments([f"robot:={file}", "driver:=franka"]))
+        node_table(parse_arguments([f"robot:={file}", "driver:=franka"], ARGUMENTS))
     for changes, what in (({}, "franka.address"), ({"address": "192.0.2.1"}, "robot_description")):
         file = bringup(tmp_path, **changes)
-        assert "franka_driver" not in {entry.name for entry in node_table(parse_arguments([f"robot:={file}"]))}
+        names = {entry.name for entry in node_table(parse_arguments([f"robot:={file}"], ARGUMENTS))}
+        assert "franka_driver" not in names
         with pytest.raises(VegaError, match=f"driver:=franka needs {what}"):
-            node_table(parse_arguments([f"robot:={file}", "driver:=franka"]))
+            node_table(parse_arguments([f"robot:={file}", "driver:=franka"], ARGUMENTS))
 
 
 def run_driver(*words: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,8 @@ from policies.checkpoints import checkpoint_sha256, for_suite, load_policy, stat
 from policies.openvla.statistics import choose
 from policies.types import VegaError
 from sim.evaluation.settings import EpisodeSettings
-from vega3d_ros.bringup.bringup import node_table, parse_arguments
+from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
+from vega3d_ros.bringup.entries import parse_arguments
 
 SUITES = ("libero_spatial_no_noops", "libero_object_no_noops", "libero_goal_no_noops", "libero_10_no_noops")
 
@@ -140,7 +141,7 @@ def test_a_wrong_suite_is_refused_before_anything_is_built(
 
 def test_the_simulated_robot_is_given_the_suites_statistics_before_anything_starts(combined: Path) -> None:
     def table(*words: str) -> str:
-        entries = node_table(parse_arguments([f"policy:={combined}", *words]))
+        entries = node_table(parse_arguments([f"policy:={combined}", *words], ARGUMENTS))
         return str(next(entry for entry in entries if entry.name == "policy_node").parameters["policy"])
 
     assert table("suite:=libero_goal") == f"{combined}#libero_goal"
