@@ -50,7 +50,6 @@ REAL = {
 }
 DEADLINE_S = 120.0  # generous: starting Python alone may take a minute beside other heavy work
 RESEND_S = 1.5
-STAMPED_S = 60.0
 END_S = 10.0  # what a node gets for its end; only those whose callback hangs need it
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
@@ -89,6 +88,7 @@ class FakeRobot:
         self.instruction = node.create_publisher(String, "instruction", LATCHED)
         self.base_pose = node.create_publisher(PoseStamped, "base_pose", LATCHED)
         free = np.full(len(JOINTS), np.inf)
+        self.stamped = False  # whether a command begins at its stamp: it leaves ahead; else it answers a joint state
         self.arm = Controller(Limits(-free, free, free, free), HOME.copy())
         node.create_subscription(JointTrajectory, COMMANDS, self._on_command, 100)
         node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 100)
@@ -120,11 +120,9 @@ class FakeRobot:
 
     def obey(self, message: JointTrajectory) -> None:
         points = points_of(message, JOINTS)
-        since_s = (now_ns() - conversions.stamp_ns(message.header.stamp)) * 1e-9
-        # One that ends at rest was planned in time, from its stamp if it has one; others answer a joint state.
-        planned = not any(message.points[-1].velocities) and 0.0 <= since_s < STAMPED_S
+        since_s = (now_ns() - conversions.stamp_ns(message.header.stamp)) * 1e-9 if self.stamped else 0.0
         if points is not None:
-            self.arm.take(time.monotonic(), points, since_s if planned else 0.0)
+            self.arm.take(time.monotonic(), points, max(since_s, 0.0))
 
     def put(self, positions: Sequence[float]) -> None:
         """The arm is there at once, as a controller that does not interpolate has it."""
@@ -300,6 +298,7 @@ def policy_node(tiny: str = "TinyPolicy", **parameters: Any) -> Iterator[tuple[F
                 raise AssertionError(f"policy_node ended with {child.returncode}: {child.tail()}")
 
         robot = FakeRobot(domain, watch)
+        robot.stamped = named.get("command_ahead_s", 0.0) > 0.0
         try:
             yield robot, child
         finally:

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tiny_checkpoints import observation
 
 from benchmarks.training import Training, farthest, losses, make_demonstrations, make_policy
@@ -24,6 +25,14 @@ from policies.training.vega.readers import instruction_of, read_demonstrations
 from policies.training.vega.tokens import TokenCache
 
 CAMERAS = ("agentview", "wrist")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _an_engine_of_their_own():
+    """accelerate keeps what the first trainer of a process chose; another test's may have been one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

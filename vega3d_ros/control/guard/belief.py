@@ -150,7 +150,9 @@ class Belief:
             self._agreed_ns = np.full(len(positions), stamp_ns)
             return ""
         rate = (positions - then[1]) / ((stamp_ns - then[0]) * 1e-9)
-        against = (rate * velocities < 0.0) & (np.minimum(np.abs(rate), np.abs(velocities)) > SLOW_RAD_S)
+        # Their mean over the same time: at its end alone an arm that turns round is against where it was going.
+        meant = 0.5 * (then[2] + velocities)
+        against = (rate * meant < 0.0) & (np.minimum(np.abs(rate), np.abs(meant)) > SLOW_RAD_S)
         self._agreed_ns[~against] = stamp_ns
         since_s = (stamp_ns - self._agreed_ns) * 1e-9
         joint = int(np.argmax(since_s))
@@ -158,7 +160,7 @@ class Belief:
             return ""
         return (
             f"{self._names[joint]} moves at {rate[joint]:.2f} rad/s by its positions in joint_states, and at "
-            f"{velocities[joint]:.2f} by its velocities: check their sign, then call ~/start again."
+            f"{meant[joint]:.2f} by its velocities: check their sign, then call ~/start again."
         )
 
     def _contradicts(self, stamp_ns: int, positions: FloatArray, velocities: FloatArray) -> str:
