@@ -10,7 +10,6 @@ launcher's end the arm slows down along the path that it is on; if this process 
 from __future__ import annotations
 
 import array
-import sys
 import time
 from typing import Any
 
@@ -32,10 +31,8 @@ from vega3d_ros.driver.following import STEP_S, look_ahead, stopping_times  # no
 from vega3d_ros.driver.franka_arm import FrankaArm  # noqa: E402
 from vega3d_ros.driver.franka_hand import FrankaHand  # noqa: E402
 from vega3d_ros.driver.trajectory import TrajectoryController  # noqa: E402
-from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros.conversions import stamp_ns, time_message  # noqa: E402
-from vega3d_ros.ros.node_help import answer_help  # noqa: E402
-from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
+from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 
 LONGEST_S = 300.0
 SETTLES_S = 0.1  # for which it is still told where the arm is, once its path has come to rest
@@ -214,15 +211,7 @@ class FrankaDriver(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    words = sys.argv if args is None else args
-    if answer_help("vega3d-franka-driver", __doc__, declare, words):
-        return 0
-    try:
-        with strict_arguments(words, "franka_driver") as strict:
-            return run_node(FrankaDriver, strict)
-    except VegaError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return run_from_words(FrankaDriver, "vega3d-franka-driver", __doc__, declare, args)
 
 
 if __name__ == "__main__":

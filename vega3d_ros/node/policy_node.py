@@ -11,7 +11,6 @@ policy failed, somebody else commands the same arm) stops until `~/start` is cal
 from __future__ import annotations
 
 import gc
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -40,12 +39,10 @@ from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E
 from vega3d_ros.node.node_setup import ahead_ns, build, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
-from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
 from vega3d_ros.ros.diagnostics import Level, say  # noqa: E402
-from vega3d_ros.ros.node_help import answer_help  # noqa: E402
-from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
+from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
 from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
 from vega3d_ros.topics.reporter import Reporter  # noqa: E402
@@ -366,15 +363,7 @@ class PolicyNode(CarefulLifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    words = sys.argv if args is None else args
-    if answer_help("vega3d-policy-node", __doc__, node_parameters.declare_all, words):
-        return 0
-    try:
-        with strict_arguments(words, "policy_node") as strict:
-            return run_node(PolicyNode, strict)
-    except VegaError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return run_from_words(PolicyNode, "vega3d-policy-node", __doc__, node_parameters.declare_all, args)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from std_msgs.msg import String
 from policies.types import VegaError
 from vega3d_ros.control.resources import resolve
 from vega3d_ros.inference.process import LAUNCHER
+from vega3d_ros.parameters.robot_file import strict_arguments
+from vega3d_ros.ros.node_help import answer_help
 
 # s for the last callback after a signal; longer where a machine is slow, shorter where who commands must be gone.
 END_S = 5.0
@@ -77,6 +79,25 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None, linger_s: 
             node.destroy_node()
         end_ros()
     return status
+
+
+def run_from_words(
+    make: Callable[[], Node], program: str, doc: str | None, declare: Callable[[Any], None], args: list[str] | None
+) -> int:
+    """`run_node` for a command whose parameter files are read strictly; --help is answered.  Returns the exit status.
+
+    program: its name in the help; its node has the name without vega3d-, and underscores.  doc, declare: as for
+    `answer_help`.
+    """
+    words = sys.argv if args is None else args
+    if answer_help(program, doc, declare, words):
+        return 0
+    try:
+        with strict_arguments(words, program.removeprefix("vega3d-").replace("-", "_")) as strict:
+            return run_node(make, strict)
+    except VegaError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def start_ros(args: list[str] | None = None) -> None:

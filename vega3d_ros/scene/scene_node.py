@@ -9,7 +9,6 @@ cannot be answered is answered with the reason; the node commands nothing, and g
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -30,12 +29,10 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from policies.types import SceneReply, VegaError  # noqa: E402
 from vega3d_ros.inference.separate_scene import SeparateScene  # noqa: E402
-from vega3d_ros.parameters.robot_file import strict_arguments  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
 from vega3d_ros.ros.diagnostics import Latencies, Level, say  # noqa: E402
-from vega3d_ros.ros.node_help import answer_help  # noqa: E402
-from vega3d_ros.ros.node_process import may_end_at_once, run_node  # noqa: E402
+from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.scene import settings as scene_settings  # noqa: E402
 from vega3d_ros.scene.outputs import Asked, Outputs  # noqa: E402
@@ -304,15 +301,7 @@ class SceneNode(CarefulLifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    words = sys.argv if args is None else args
-    if answer_help("vega3d-scene-node", __doc__, scene_settings.declare_all, words):
-        return 0
-    try:
-        with strict_arguments(words, "scene_node") as strict:
-            return run_node(SceneNode, strict)
-    except VegaError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return run_from_words(SceneNode, "vega3d-scene-node", __doc__, scene_settings.declare_all, args)
 
 
 if __name__ == "__main__":
