@@ -46,6 +46,24 @@ def test_noise_lag_offset_and_lost_messages_are_believed(seed, share, lag, lost)
     assert belief.rejected == 0
 
 
+@settings(deadline=None, max_examples=100)
+@given(every_ms=st.integers(28, 120), bend=st.floats(2.0, 25.0), share=st.floats(0.0, 1.0), phase=st.integers(0, 60))
+def test_an_arm_that_turns_round_between_two_joint_states_is_believed(every_ms, bend, share, phase) -> None:
+    """It trembles as fast as it tells: what it tells of its velocity is the opposite of where it went in between."""
+    full = np.full(3, 2.0)
+    belief = Belief(NAMES, GuardLimits(-1.4 * full, 1.4 * full, full, np.full(3, bend)))
+    wave = min(0.25e-3 * bend * every_ms, 0.5)  # rad/s, the mean of what it gains and loses again
+    sides = np.array([1.0, -1.0, 0.5])
+    q = REST.copy()
+    v = -share * wave * sides
+    for ms in range(1500):
+        if ms % every_ms == phase % every_ms:
+            assert belief.observe(ms * 1_000_000, q, v) == "", ms
+        up = 1.0 if (ms - phase) % every_ms < 0.5 * every_ms else -1.0
+        before, v = v, v + up * 4.0 * wave / every_ms * sides
+        q = q + 0.5e-3 * (before + v)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

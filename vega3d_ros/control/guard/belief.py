@@ -28,6 +28,7 @@ NOISE_RAD_S, MIRRORED = 0.1, 0.35
 # Differences of positions over so long may go against the velocities, both faster than that, for less than what filters
 # delay and a bit.
 SPAN_S, SLOW_RAD_S, OPPOSED_S = 0.04, 0.05, 0.08
+LATE = 2.0  # a command that comes late bends the arm's path more than was meant
 # Good joint states in a row after which they are believed again.
 PATIENCE = 10
 # Of publishers: how often the numbers of messages may go back within so long.
@@ -149,10 +150,13 @@ class Belief:
         if then is None or self._agreed_ns is None or stamp_ns - then[0] > 2.0 * SPAN_S * 1e9:
             self._agreed_ns = np.full(len(positions), stamp_ns)
             return ""
-        rate = (positions - then[1]) / ((stamp_ns - then[0]) * 1e-9)
-        # Their mean over the same time: at its end alone an arm that turns round is against where it was going.
-        meant = 0.5 * (then[2] + velocities)
+        seconds = (stamp_ns - then[0]) * 1e-9
+        way, _, unknown = self._integrated(stamp_ns, velocities)
+        # Their mean over the same time: at its end alone an arm that turns round is against where it was going, and
+        # between joint states that are far apart it may have turned round unseen.
+        rate, meant = (positions - then[1]) / seconds, (way - then[3]) / seconds
         against = (rate * meant < 0.0) & (np.minimum(np.abs(rate), np.abs(meant)) > SLOW_RAD_S)
+        against &= np.abs(rate - meant) > LATE * (unknown - then[5]) / seconds
         self._agreed_ns[~against] = stamp_ns
         since_s = (stamp_ns - self._agreed_ns) * 1e-9
         joint = int(np.argmax(since_s))
