@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_a_trajectory_that_leaves_ahead_is_stamped_and_begins_with_the_one_under
         assert len(robot.commands) > 3 and not driver.take(stamp_s + 0.3 * ahead_s, points, 0.3 * ahead_s).outside
     assert robot.commands[0].points[0].time_from_start.nanosec >= 50_000_000, "the lead"
     commands = [command for command in robot.commands if len(command.points) > 1]
-    for earlier, command in zip(commands, commands[1:], strict=False):
+    for earlier, command in itertools.pairwise(commands):
         departs = next(p for p in points_of(command, JOINTS) if p[0] >= ahead_s - 1e-6)
         path = Controller(driver.limits, HOME.copy())
         path.take(stamp_ns(earlier.header.stamp) * 1e-9, points_of(earlier, JOINTS))
