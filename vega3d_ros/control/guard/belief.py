@@ -56,6 +56,7 @@ class Belief:
         """Nothing from before counts: at ~/start, and after a clock was set back."""
         self.problem = ""
         self._good = 0
+        self._sums: tuple[FloatArray, FloatArray, FloatArray]  # of the newest, the last three of these:
         # stamp, positions, velocities; integrals of the velocities, of their magnitudes, of what is not known of them
         self._window: deque[tuple[int, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]] = deque()
         self._number: int | None = None
@@ -67,6 +68,7 @@ class Belief:
 
         positions (n,) rad, velocities (n,) rad/s.  number: of the message among those of its publisher, if known.
         """
+        self._sums = self._integrated(stamp_ns, velocities)
         wrong = (
             self._two_publishers(stamp_ns, number)
             or self._impossible(positions, velocities)
@@ -80,6 +82,7 @@ class Belief:
             self.rejected += 1
             self._window.clear()
             self._agreed_ns = None
+            self._sums = self._integrated(stamp_ns, velocities)
         self._remember(stamp_ns, positions, velocities)
         if not wrong and self.problem:
             self._good += 1
@@ -91,7 +94,7 @@ class Belief:
 
     def _impossible(self, positions: FloatArray, velocities: FloatArray) -> str:
         beyond = np.maximum(self._lower - positions, positions - self._upper)
-        joint = int(np.argmax(beyond))
+        joint = int(beyond.argmax())
         if beyond[joint] > BEYOND_RAD:
             limits = f"{self._lower[joint]:.3f} to {self._upper[joint]:.3f}"
             as_degrees = np.deg2rad(positions)
@@ -106,7 +109,7 @@ class Belief:
                 f"{HINT}."
             )
         fast = np.abs(velocities) - 2.0 * FASTER * self._velocity
-        joint = int(np.argmax(fast))
+        joint = int(fast.argmax())
         if fast[joint] > 0.0:
             return (
                 f"joint_states say that {self._names[joint]} moves at {velocities[joint]:.2f} rad/s, and it can do "
@@ -120,7 +123,7 @@ class Belief:
         before_ns, before = self._window[-1][:2]
         seconds = (stamp_ns - before_ns) * 1e-9
         far = np.abs(positions - before) - FASTER * self._velocity * seconds - MARGIN_RAD
-        joint = int(np.argmax(far))
+        joint = int(far.argmax())
         if far[joint] <= 0.0:
             return ""
         return (
@@ -137,7 +140,7 @@ class Belief:
         change = np.abs(velocities - before)
         far = change - self._acceleration * seconds - NOISE_RAD_S
         far = np.where(np.abs(velocities + before) < MIRRORED * 0.5 * change, far, 0.0)
-        joint = int(np.argmax(far))
+        joint = int(far.argmax())
         if far[joint] <= 0.0:
             return ""
         return (
@@ -151,7 +154,7 @@ class Belief:
             self._agreed_ns = np.full(len(positions), stamp_ns)
             return ""
         seconds = (stamp_ns - then[0]) * 1e-9
-        way, _, unknown = self._integrated(stamp_ns, velocities)
+        way, _, unknown = self._sums
         # Their mean over the same time: at its end alone an arm that turns round is against where it was going, and
         # between joint states that are far apart it may have turned round unseen.
         rate, meant = (positions - then[1]) / seconds, (way - then[3]) / seconds
@@ -159,7 +162,7 @@ class Belief:
         against &= np.abs(rate - meant) > LATE * (unknown - then[5]) / seconds
         self._agreed_ns[~against] = stamp_ns
         since_s = (stamp_ns - self._agreed_ns) * 1e-9
-        joint = int(np.argmax(since_s))
+        joint = int(since_s.argmax())
         if since_s[joint] < OPPOSED_S:
             return ""
         return (
@@ -171,13 +174,13 @@ class Belief:
         if not self._window:
             return ""
         self._forget_until(stamp_ns - round(WINDOW_S * 1e9))
-        way, length, unknown = self._integrated(stamp_ns, velocities)
+        way, length, unknown = self._sums
         first_ns, first, first_rate, first_way, first_length, first_unknown = self._window[0]
         moved, meant, length = positions - first, way - first_way, length - first_length
         room = DIFFERENT * np.maximum(length, np.abs(moved)) + DELAY_S * np.abs(velocities - first_rate)
         room += CONTRADICTS_RAD
         far = np.abs(moved - meant) - room - (unknown - first_unknown)
-        joint = int(np.argmax(far))
+        joint = int(far.argmax())
         if far[joint] <= 0.0:
             return ""
         return (
@@ -200,16 +203,18 @@ class Belief:
         )
 
     def _integrated(self, stamp_ns: int, velocities: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        if not self._window:
+            zero = np.zeros_like(velocities)
+            return zero, zero, zero
         last_ns, _, last, way, length, unknown = self._window[-1]
         half = 0.5e-9 * (stamp_ns - last_ns)
         # Between two joint states that are far apart the velocity may have been another altogether.
-        unseen = self._acceleration * half**2 * (half > APART_S)
-        return way + half * (last + velocities), length + half * (np.abs(last) + np.abs(velocities)), unknown + unseen
+        if half > APART_S:
+            unknown = unknown + self._acceleration * half**2
+        return way + half * (last + velocities), length + half * (np.abs(last) + np.abs(velocities)), unknown
 
     def _remember(self, stamp_ns: int, positions: FloatArray, velocities: FloatArray) -> None:
-        zero = np.zeros_like(positions)
-        integrals = self._integrated(stamp_ns, velocities) if self._window else (zero, zero, zero)
-        self._window.append((stamp_ns, positions.copy(), velocities.copy(), *integrals))
+        self._window.append((stamp_ns, positions.copy(), velocities.copy(), *self._sums))
 
     def _forget_until(self, oldest_ns: int) -> None:
         while len(self._window) > 2 and self._window[0][0] < oldest_ns:
