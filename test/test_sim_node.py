@@ -189,7 +189,7 @@ def test_in_realtime_an_ordinary_commander_is_obeyed_and_refused_as_by_its_contr
     wrong = trajectory_message(0, NAMES[1:7], [0.9] * 6, [0.0] * 6, 0.05)
     robot.commands.publish(wrong)
     robot.wait(lambda: robot.report()["ignored_commands"] == {"malformed": 1})
-    assert any("Joints on incoming trajectory don't match" in line for line in robot.process.tail(50))
+    robot.wait(lambda: any("Joints on incoming trajectory don't match" in line for line in robot.process.tail(50)))
     way = trajectory_message(0, JOINT_NAMES, [0.2] * 7, [0.0] * 7, 0.1)
     last = trajectory_message(0, JOINT_NAMES, [0.4] * 7, [0.0] * 7, 0.3).points[0]
     way.points = [way.points[0], last]

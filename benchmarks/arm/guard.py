@@ -128,9 +128,9 @@ class Sequence:
         low, high = self.guard.limits.workspace_lower, self.guard.limits.workspace_upper
         if low is None or high is None:
             return True
-        start, end = self.controller.start_s, self.controller.points[-1][0]
-        for share in self.rng.uniform(0.0, 1.0, BOX_LOOKS):
-            tool, _ = self._kinematics.tip_pose(self.controller.state(start + share * end)[0])
+        start, points = self.controller.start_s, self.controller.points
+        for since_s in self.rng.uniform(points[0][0], points[-1][0], BOX_LOOKS):  # from where it was joined on
+            tool, _ = self._kinematics.tip_pose(self.controller.state(start + since_s)[0])
             if np.any(tool < low - ROOM_M) or np.any(tool > high + ROOM_M):
                 return False
         return True
