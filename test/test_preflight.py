@@ -29,6 +29,7 @@ DEADLINE_S = 240.0
         (["taks:=3"], "'taks:=3' is not an argument (did you mean 'task:=...'?)"),
         (["policy:=vega-nan"], "There is no policy 'vega-nan'"),
         (["policy:=/nowhere/checkpoint"], "There is no policy '/nowhere/checkpoint'"),
+        (["policy:=ws://localhost:8000"], "There is no policy 'ws://localhost:8000' on this machine"),
         (["suite:=libero_objects"], "There is no suite 'libero_objects'"),
         (["task:=12"], "task 12 does not exist"),
         (["trial:=50"], "task 0 of libero_object has the trials 0 to 49"),
