@@ -1,8 +1,9 @@
 """How soon does Ctrl-C end a start-up?  `python -m benchmarks.interrupts`
 
-Starts `vega3d-bringup` for the simulated robot and interrupts it after some seconds, while it imports, loads the policy
-or builds the world.  Prints `name value threshold ok|FAIL`: seconds from the signal to the end of the last process.
-For comparison it times a bare node, which takes long too where a machine has other things to do.
+Starts `vega3d-bringup` for the simulated robot, an evaluation over ROS and `vega3d-serve`, and interrupts each after
+some seconds, while it imports, loads the policy or builds the world.  Prints `name value threshold ok|FAIL`: seconds
+from the signal to the end of the last process, and how many ended with a traceback.  For comparison it times a bare
+node, which takes long too where a machine has other things to do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +25,18 @@ WITHIN_S = 3.0
 MOMENTS_S = (0.3, 1.5, 3.0, 6.0, 10.0)
 DEADLINE_S = 120.0
 BARE = "import rclpy; rclpy.init(); node = rclpy.create_node('bare'); print('there', flush=True); rclpy.spin(node)"
+COMMANDS = {
+    "bringup": ("vega3d_ros.bringup.bringup",),
+    "evaluation_over_ros": ("sim.run_libero", "--tasks", "0", "--trials", "1", "--transport", "ros", "--output"),
+    "serve": ("policies.serving.serve", "--port", "0"),
+}
 
 
-def ends_after_s(words: Sequence[str], moment_s: float, until: str = "") -> float:
-    """s from the interrupt to the end of the process and of those that it started.  until: the line to wait for."""
+def ends_after_s(words: Sequence[str], moment_s: float, until: str = "") -> tuple[float, bool]:
+    """s from the interrupt to the end of the process and of those that it started; whether there was a traceback.
+
+    until: the line to wait for.
+    """
     from sim.robot.ros_client import unused_domain
 
     environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain())}
@@ -41,20 +51,25 @@ def ends_after_s(words: Sequence[str], moment_s: float, until: str = "") -> floa
             if child.wait(0.005) is None and time.monotonic() - begun > DEADLINE_S:
                 raise VegaError(f"A start-up that was interrupted after {moment_s:g} s goes on: {child.tail(3)}")
             time.sleep(0.005)
-        return time.monotonic() - begun
+        taken_s = time.monotonic() - begun
+        child.wait(DEADLINE_S)
+        return taken_s, any("Traceback" in line for line in child.tail(200))
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     command_parser("python -m benchmarks.interrupts", __doc__, paragraphs=2).parse_args(arguments)
-    rows = Rows()
-    rows.information("bare_node_ends_s", ends_after_s(["-c", BARE], 0.0, "there"))
-    for moment_s in MOMENTS_S:
-        rows.at_most(
-            f"bringup_interrupted_after_{moment_s:g}_s_ends_s",
-            ends_after_s(["-m", "vega3d_ros.bringup.bringup"], moment_s), WITHIN_S,
-        )  # fmt: skip
+    rows, tracebacks = Rows(), 0
+    rows.information("bare_node_ends_s", ends_after_s(["-c", BARE], 0.0, "there")[0])
+    for name, words in COMMANDS.items():
+        for moment_s in MOMENTS_S:
+            with tempfile.TemporaryDirectory() as folder:
+                command_line = ["-m", *words, *([f"{folder}/run"] if words[-1] == "--output" else [])]
+                taken_s, failed = ends_after_s(command_line, moment_s)
+            rows.at_most(f"{name}_interrupted_after_{moment_s:g}_s_ends_s", taken_s, WITHIN_S)
+            tracebacks += failed
+    rows.at_most("start_ups_that_ended_with_a_traceback", tracebacks, 0)
     return rows.status
 
 

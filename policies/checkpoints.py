@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ HASHED_NAMES = (
     "world_simulator.json",
 )
 HASHED_SUFFIXES = (".safetensors", ".pt", ".bin")
+_ADDRESS = re.compile(r"\w+://|[\w.-]+:\d+$")
 
 
 def shipped_policies() -> dict[str, Path]:
@@ -138,6 +140,7 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed
 def check_exists(name_or_path: str) -> None:
     """Raise VegaError where there is no such policy; a hub id and a class are looked for by whoever loads them."""
     name, chosen = split_name(name_or_path)
+    _refuse_server(name, "policy")
     if not _is_class(name) and not _on_hub(name):
         find_checkpoint(name)
     if chosen is not None and not _on_hub(name):
@@ -293,7 +296,17 @@ def _from_class(name: str) -> Policy:
     return policy
 
 
+def _refuse_server(name: str, what: str) -> None:
+    """Raise VegaError for an address where a name should stand."""
+    if _ADDRESS.match(name) and not Path(name).exists():
+        raise VegaError(
+            f"There is no {what} '{name}' on this machine: a policy server is asked by evaluations alone, as "
+            "--policy ws://HOST:PORT."
+        )
+
+
 def _call_class(name: str, what: str) -> Any:
+    _refuse_server(name, what)
     module_name, _, class_name = name.partition(":")
     try:
         return getattr(importlib.import_module(module_name), class_name)()

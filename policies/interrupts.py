@@ -1,10 +1,13 @@
-"""Ctrl-C while a command of ours still imports its packages.
+"""Ctrl-C: while a command of ours still imports its packages, and after it.
 
-Python would print a traceback or, where the signal falls into a callback of the import machinery, lose it.
+Python would print a traceback or, where the signal falls into a callback of the import machinery, lose it.  And before
+it ends it takes its packages apart, which with torch lasts seconds on a busy machine.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -15,6 +18,9 @@ from types import FrameType, TracebackType
 ROOMS = ("benchmarks", "policies", "sim", "vega3d_ros")
 STOPPED = 130  # what shells say of a command that Ctrl-C ended
 
+# The status or, negative, the signal by which this process ends at once, after its exit handlers.
+_ends_by: list[int] = []
+
 
 def quiet_while_imported() -> None:
     """In a command of ours: Ctrl-C before its `main` ends the process at once, and leaves no traceback later either."""
@@ -24,6 +30,13 @@ def quiet_while_imported() -> None:
         sys.excepthook = _quiet
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)
+        atexit.register(_skip_teardown)  # the first to be registered is the last to be called
+
+
+def stopped() -> int:
+    """The exit status of a command that Ctrl-C ended, which then ends without delay."""
+    _ends_by.append(STOPPED)
+    return STOPPED
 
 
 def _is_ours(program: str) -> bool:
@@ -55,5 +68,18 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
 def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         print("stopped.", file=sys.stderr)
+        _ends_by.append(-signal.SIGINT)  # as Python would end itself, so that a shell's loop ends too
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _skip_teardown() -> None:
+    if not _ends_by:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if _ends_by[-1] < 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), -_ends_by[-1])
+    os._exit(STOPPED)

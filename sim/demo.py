@@ -15,6 +15,7 @@ from typing import Any
 
 from policies.checkpoints import check_instructions, for_suite, shipped_policies
 from policies.files.command_line import command_parser, results_folder
+from policies.interrupts import stopped
 from policies.types import VegaError
 from sim.results.report import Recording, side_by_side, versions, write_page
 from sim.results.video import write_video
@@ -187,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("demo: stopped.", file=sys.stderr)
-        return 130
+        return stopped()
     print()
     print(f"  instruction   {record.instruction}")
     print(f"  outcome       {record.outcome}")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from policies.files.command_line import command, command_parser, results_folder
+from policies.interrupts import stopped
 from policies.types import VegaError
 from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options
 from sim.evaluation.spatial.asking import SpatialSettings
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         write_page(folder, args.data, writer.summary(), writer.items)
 
     if not carry_out(progress, run, report):
-        return 130
+        return stopped()
     report()
     for row in table_rows(writer.summary()):
         print("  ".join(f"{cell:>12}" if i else f"{cell:32}" for i, cell in enumerate(row)))

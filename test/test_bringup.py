@@ -17,7 +17,7 @@ from policies.types import VegaError
 from sim.robot.ros_client import unused_domain
 from vega3d_ros.bringup import bringup, scene
 from vega3d_ros.bringup.bringup import ARGUMENTS, node_table, run_table
-from vega3d_ros.bringup.entries import NodeEntry, parse_arguments
+from vega3d_ros.bringup.entries import NodeEntry, parse_arguments, robot_file
 from vega3d_ros.inference.process import ChildProcess, children_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +97,10 @@ def test_scene_node_is_started_beside_the_policy_or_with_the_cameras_alone(tmp_p
         scene.scene_table({**words, "robot": str(blind)})
     with pytest.raises(VegaError, match="no scene model 'nobody'"):
         scene.scene_table({**words, "scene_model": "nobody"})
+    configured = tmp_path / "robot.yaml"
+    configured.write_text(robot_file("ur5e").read_text() + "    scene: {model: nobody}\n")
+    with pytest.raises(VegaError, match="no scene model 'nobody'"):
+        scene.scene_table({**words, "robot": str(configured), "scene_model": "auto"})
 
 
 def test_recording_begins_between_configuration_and_activation() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ DEADLINE_S = 240.0
         (["taks:=3"], "'taks:=3' is not an argument (did you mean 'task:=...'?)"),
         (["policy:=vega-nan"], "There is no policy 'vega-nan'"),
         (["policy:=/nowhere/checkpoint"], "There is no policy '/nowhere/checkpoint'"),
+        (["policy:=ws://localhost:8000"], "There is no policy 'ws://localhost:8000' on this machine"),
         (["suite:=libero_objects"], "There is no suite 'libero_objects'"),
         (["task:=12"], "task 12 does not exist"),
         (["trial:=50"], "task 0 of libero_object has the trials 0 to 49"),
@@ -77,6 +79,28 @@ def test_rviz_is_started_with_our_file_and_a_publisher_of_the_arms_links(tmp_pat
     assert table["robot_state_publisher"].parameters["robot_description"].startswith("<?xml")
     command = node_command(table["rviz2"], tmp_path)
     assert command[:3] == [str(tmp_path / "lib/rviz2/rviz2"), "-d", str(viewer.rviz_file())]
+
+
+@pytest.mark.parametrize(
+    ("way", "status"), [("sys.exit(stopped())", 130), ("raise KeyboardInterrupt", -signal.SIGINT), ("sys.exit(3)", 3)]
+)
+def test_who_is_stopped_cleans_up_but_does_not_wait_until_python_has_taken_everything_apart(way, status) -> None:
+    program = """
+import atexit, os, sys
+sys.argv = ["vega3d-serve"]
+import policies
+from policies.interrupts import stopped
+class Heavy:
+    def __del__(self, write=os.write):
+        write(1, b"taken apart")
+heavy = Heavy()
+atexit.register(print, "cleaned up")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program + way], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert ended.returncode == status and "Traceback" not in ended.stderr
+    assert ended.stdout == ("cleaned up\ntaken apart" if status == 3 else "cleaned up\n")
 
 
 @pytest.mark.parametrize("after_s", [0.3, 1.5, 6.0])

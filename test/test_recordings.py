@@ -132,6 +132,7 @@ def test_quaternions_are_those_of_scipy(one: np.ndarray, other: np.ndarray) -> N
 def test_wordings_keep_what_is_named_and_a_vocabulary_of_the_sentences_understands_all() -> None:
     words, things = vocabulary(SENTENCES)
     assert {"milk", "basket", "bowl", "stove", "top drawer", "cabinet"} <= set(things)
+    assert vocabulary(["put the milk in the basket please"])[1] == ("basket", "milk")
     known, rng, named = Vocabulary(words, things), np.random.default_rng(0), set(" ".join(things).split())
     for sentence in SENTENCES:
         for _ in range(50):

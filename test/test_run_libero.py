@@ -22,6 +22,8 @@ from vega3d_ros.bringup.entries import parse_arguments
         (["--policy", "vega-giant"], "vega-nano"),
         (["--policy", "no_such_module:Policy"], "cannot be imported"),
         (["--policy", "pathlib:Path"], "is no policy"),
+        (["--policy", "localhost:8000"], "as --policy ws://HOST:PORT"),
+        (["--suite", "libero_plus_objekt"], "There is no suite 'libero_plus_objekt'"),
         (["--transport", "ros", "--command", "eef"], "--command joint"),
         (["--trials", "0"], "from 1 on"),
         (["--device", "cuda:7"], "cannot be used"),

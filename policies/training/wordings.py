@@ -34,7 +34,7 @@ center middle top upper bottom lower topmost lowest first both two then and afte
 # After an article: how far a name reaches.  Colours joined by "and" belong to one thing.
 _NAME = re.compile(
     r"\b(?:the|both|a|an)\s+((?:yellow and white\s)?\w+"
-    r"(?:\s+(?!(?:and|on|in|into|inside|next|between|from|of|to|then|it)\b)\w+){0,3})"
+    r"(?:\s+(?!(?:and|on|in|into|inside|next|between|from|of|to|then|it|please)\b)\w+){0,3})"
 )
 _NO_NAMES = {"it", "front", "back", "left", "right", "task", "the"}
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from policies.checkpoints import checkpoint_sha256, statistics_key
 from policies.files.command_line import results_folder
+from policies.interrupts import stopped
 from policies.types import WORLD_CONTROLS, VegaError
 from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options
 from sim.evaluation.settings import TAPES, EpisodeSettings
@@ -138,7 +139,7 @@ def evaluate(
 
     try:
         if not carry_out(progress, run, lambda: write_report([read_run(folder)], folder / REPORT_FILE)):
-            return 130
+            return stopped()
     finally:
         if args.record is not None:
             keys = sorted(record.key for record in writer.records if not record.error)

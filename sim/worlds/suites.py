@@ -54,7 +54,7 @@ def suites() -> tuple[str, ...]:
 def load_suite(suite: str) -> Benchmark:
     """The benchmark object of a suite; VegaError names those that are spelt alike."""
     check_versions()
-    if suite.startswith(PLUS):
+    if suite.startswith(PLUS) and "libero_" + suite.removeprefix(PLUS) in libero_plus.SUITES:
         return libero_plus.PlusBenchmark(suite, load_suite("libero_" + suite.removeprefix(PLUS)))
     if suite not in suites():
         alike = difflib.get_close_matches(suite, suites(), 5, 0.3) or list(MAX_STEPS)

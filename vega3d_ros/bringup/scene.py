@@ -15,6 +15,7 @@ from vega3d_ros.bringup import entries
 from vega3d_ros.bringup.entries import Argument, NodeEntry
 from vega3d_ros.bringup.preflight import check_task
 from vega3d_ros.parameters.robot_file import read_robot_file
+from vega3d_ros.parameters.table import row_of
 
 SCENE_ONLY = (
     Argument("scene_model", "auto", "Scene model: a name, a checkpoint's folder or hub id; auto: as configured."),
@@ -29,7 +30,10 @@ def scene_entry(arguments: Mapping[str, str], robot: Path, use_sim_time: bool) -
     parameters: dict[str, Any] = {"use_sim_time": use_sim_time}
     if not any(name.startswith("cameras.") for name in given):
         raise VegaError(f"The robot's file {robot} names no camera: add 'cameras', or leave scene_node out.")
-    if arguments["scene_model"] != "auto":
+    if arguments["scene_model"] == "auto":
+        row = row_of("scene.model")
+        check_scene_model(str(given.get("scene.model", row.default if row else "")))
+    else:
         parameters["scene.model"] = arguments["scene_model"]
         check_scene_model(arguments["scene_model"])
     if arguments["scene_device"] != "auto":
