@@ -196,14 +196,18 @@ def take_known(network: SpatialNetwork, known: SpatialNetwork) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("python -m policies.training.train_spatial", __doc__, paragraphs=2)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of libero_space with a train split")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of libero_space with a train split"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano_spatial"), help="checkpoint folder")
     parser.add_argument("--name", default="vega-nano-spatial", help="of the model")
     shipped = HERE / "vega_nano"
     parser.add_argument(
         "--world-simulator", type=Path, default=shipped / "world_simulator", help="folder of a world simulator"
     )
-    parser.add_argument("--warm-start", type=Path, default=shipped, help="policy whose encoder and gate are taken first")
+    parser.add_argument(
+        "--warm-start", type=Path, default=shipped, help="policy whose encoder and gate are taken first"
+    )
     parser.add_argument("--init", type=Path, help="checkpoint of this command whose weights are taken, words by word")
     parser.add_argument("--without-prior", action="store_true", help="close the gate to the simulator's tokens")
     parser.add_argument("--held-out", default="layouts", help="split whose losses are logged; '' for none")

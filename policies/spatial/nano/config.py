@@ -68,4 +68,7 @@ class SpatialConfig:
 def is_spatial_nano(folder: Path) -> bool:
     """Whether a folder holds such a checkpoint."""
     path = folder / CONFIG_FILE
-    return path.is_file() and read_json(path).get("scene_type") == KIND
+    try:
+        return path.is_file() and f'"{KIND}"' in path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False  # loading it says what is wrong

@@ -86,13 +86,15 @@ class Seen(NamedTuple):
     """What a batch of frames shows.
 
     match: (B, N, MATCH).  geometry: (B, N, GEOMETRY).  pose: (B, POSE).  spread: (B, SPREADS), log of the expected
-    error of right, forward, height (m), heading and pitch (rad).  gate: (B, rows, columns) share of f_sem.
+    error of right, forward, height (m), heading and pitch (rad).  table: (B,) log m^2 of the table top, if that is what
+    things stand on.  gate: (B, rows, columns) share of f_sem.
     """
 
     match: Tensor
     geometry: Tensor
     pose: Tensor
     spread: Tensor
+    table: Tensor
     gate: Tensor
 
 
@@ -154,7 +156,7 @@ class SpatialNetwork(nn.Module):
             nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, GEOMETRY)
         )
         self.pose = nn.Sequential(
-            nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, POSE + SPREADS)
+            nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, POSE + SPREADS + 1)
         )
         self.nouns = SentenceEncoder(words, config.text_dim)
         self.query = nn.Linear(config.text_dim, MATCH + 1)
@@ -169,7 +171,7 @@ class SpatialNetwork(nn.Module):
         pose = self.pose(camera).float()
         return Seen(
             self.match(mixed).float(), self.geometry(mixed).float(), pose[:, :POSE],
-            pose[:, POSE:].clamp(-5.0, 1.0), gates[CAMERA],
+            pose[:, POSE:-1].clamp(-5.0, 1.0), pose[:, -1], gates[CAMERA],
         )  # fmt: skip
 
     def queries(self, ids: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policies.types import VegaError
 
-ARTICLES = frozenset("a an the this that these those my your our all any some of".split())
+ARTICLES = frozenset(["a", "an", "the", "this", "that", "these", "those", "my", "your", "our", "all", "any", "of"])
 
 
 def words(text: str) -> list[str]:

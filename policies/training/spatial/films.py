@@ -33,7 +33,8 @@ class Films:
 
     pictures: (F, H, W, 3) uint8, as the encoder gets them.  film: (F,) which film.  camera_to_world: (F, 4, 4).
     centre, height, longest, widths, angles, kind, share: of the things in a frame, (F, MOST_THINGS, ...), m and rad;
-    kind -1 where there is none.  widths: along `angles`, directions in the world.  names: of the films.
+    kind -1 where there is none.  widths: along `angles`, directions in the world.  table: (F,) m^2, NaN where there is
+    none.  names: of the films.
     """
 
     pictures: NDArray[np.uint8]
@@ -46,6 +47,7 @@ class Films:
     angles: FloatArray
     kind: NDArray[np.int64]
     share: FloatArray
+    table: FloatArray
     names: tuple[str, ...]
 
 
@@ -89,6 +91,7 @@ def read_films(files: Sequence[Path], config: SpatialConfig, cache: Path) -> Fil
         film=np.repeat(np.arange(len(scenes)), counts),
         camera_to_world=np.concatenate([np.array(scene["camera_to_world"]) for scene in scenes]),
         share=np.concatenate([row["seen"].T for row in rows]),
+        table=np.repeat([scene["table_area_m2"] or np.nan for scene in scenes], counts),
         names=tuple(f"{file.parent.name}/{file.stem}" for file in files),
         **each,
     )
@@ -117,7 +120,7 @@ def _frames(path: Path, count: int) -> list[Image]:
     video = cv2.VideoCapture(str(path))
     frames = []
     while (read := video.read())[0]:
-        frames.append(np.ascontiguousarray(read[1][:, :, ::-1]))
+        frames.append(np.ascontiguousarray(read[1][:, :, ::-1], dtype=np.uint8))
     video.release()
     if len(frames) != count:
         raise VegaError(f"Film '{path}' has {len(frames)} frames and not {count}: remove it and collect it again.")

@@ -21,13 +21,14 @@ from policies.training.spatial.films import Films
 TRACE, SHOWN = 1e-4, 8e-4  # shares of a picture: below, a thing is not there; between, it may be
 NEAR = 0.35  # of the label's peak: tokens that tell a thing's geometry
 SPREAD = 0.18  # of the label's bump, in widths of the thing
-WEIGHTS = {"heat": 1.0, "offset": 0.5, "depth": 1.0, "sizes": 1.0, "share": 0.1, "camera": 0.2}
+WEIGHTS = {"heat": 1.0, "offset": 0.5, "depth": 1.0, "sizes": 1.0, "share": 0.1, "camera": 0.2, "table": 0.1}
 
 
 class Batch(NamedTuple):
     """Frames with what is true of them; see `Films`.  All in the camera's own terms.
 
     uv: (B, T, 2) px of the centres.  depth: (B, T) m.  angles: (B, T, 4) rad from the heading.  pose: (B, 6).
+    table: (B,) m^2, NaN where there is none.
     """
 
     pictures: Tensor
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     kind: Tensor
     share: Tensor
     pose: Tensor
+    table: Tensor
 
 
 def labels(films: Films, index: NDArray[np.int64], mirrored: NDArray[np.bool_], focal: float) -> dict[str, Tensor]:
@@ -57,13 +59,19 @@ def labels(films: Films, index: NDArray[np.int64], mirrored: NDArray[np.bool_], 
     right = origin[:, 0] * np.sin(heading) - origin[:, 1] * np.cos(heading)
     forward = origin[:, 0] * np.cos(heading) + origin[:, 1] * np.sin(heading)
     camera = [
-        sign * right, forward, position[:, 2], np.cos(heading), sign * np.sin(heading), np.arcsin(rotation[:, 2, 2])
+        sign * right,
+        forward,
+        position[:, 2],
+        np.cos(heading),
+        sign * np.sin(heading),
+        np.arcsin(rotation[:, 2, 2]),
     ]
     found = {
         "uv": uv, "depth": depth, "height": films.height[index], "longest": films.longest[index],
         "widths": films.widths[index],
         "angles": sign[:, None, None] * (films.angles[index] - heading[:, None, None]),
         "share": films.share[index], "pose": np.stack(camera, axis=-1),
+        "table": films.table[index],
     }  # fmt: skip
     return {name: torch.from_numpy(value).float() for name, value in found.items()} | {
         "kind": torch.from_numpy(films.kind[index])
@@ -88,6 +96,9 @@ class SpatialLearner(nn.Module):
         bumps = bump(batch, self.config)
         parts = {"heat": heat_loss(logits, bumps, batch), **geometry_losses(seen, bumps, batch, self.config)}
         parts |= camera_losses(seen, batch.pose)
+        known = batch.table.isfinite()
+        missed = (seen.table - batch.table.nan_to_num(1.0).log()).abs() * known
+        parts["table"] = missed.sum() / known.sum().clamp(min=1)
         total = torch.stack([weight * parts[name] for name, weight in WEIGHTS.items()]).sum()
         return total, {name: value.detach() for name, value in parts.items()}
 
