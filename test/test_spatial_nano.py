@@ -1,4 +1,4 @@
-"""vega-nano-spatial: its geometry against made-up scenes whose truth libero_space tells, what it reads, what it refuses."""
+"""vega-nano-spatial: its geometry against made-up scenes whose truth libero_space tells; what it reads and refuses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def found(number: int, kind: int, box: Box, first: int = 0) -> Found:
     """What a perfect model finds of a block."""
     along = box.corners[:, :2] @ np.stack([np.cos(DIRECTIONS), np.sin(DIRECTIONS)])
     widths = along.max(axis=0) - along.min(axis=0)
-    return Found(kind, box.centre, 0.9, float(box.size[2]), float(box.size.max()), widths, first, number)
+    return Found(kind, box.centre, 0.9, float(box.size[2]), float(box.size.max()), widths, first, 0.9, number)
 
 
 def scene(seed: int) -> tuple[SceneFacts, SceneMap]:
@@ -72,7 +72,10 @@ def closest(one: Box, other: Box) -> float:
 
     rings = [box.corners[[0, 1, 3, 2], :2] for box in (one, other)]
     return min(
-        distance(point, rings[1 - a][i], rings[1 - a][(i + 1) % 4]) for a in (0, 1) for point in rings[a] for i in range(4)
+        distance(point, ring[i], ring[(i + 1) % 4])
+        for corners, ring in (rings, rings[::-1])
+        for point in corners
+        for i in range(4)
     )
 
 
@@ -183,7 +186,8 @@ def test_a_map_lies_in_the_world_where_the_cameras_poses_say(seed: int, yaw: flo
         ("how big is the table?", "table", ()),
         ("What is closest to the stove?", "nearest", ("the stove",)),
         ("which object is nearest to the plate?", "nearest", ("the plate",)),
-        ("If I stand by the stove and face the basket, where is the milk?", "direction", ("the stove", "the basket", "the milk")),
+        ("If I stand by the stove and face the basket, where is the milk?", "direction",
+         ("the stove", "the basket", "the milk")),
         ("What did you see first, the milk or the plate?", "order", ("the milk", "the plate")),
     ],
 )  # fmt: skip
@@ -196,7 +200,7 @@ def test_questions_as_people_ask_them(text: str, kind: str, nouns: tuple[str, ..
 
 @pytest.mark.parametrize("text", ["why is the sky blue?", "pick up the milk", "where", "w5 w6 ?", "?" * 500])
 def test_other_questions_are_refused_with_what_can_be_asked(text: str) -> None:
-    with pytest.raises(VegaError, match="ask how far one thing is from another, .*, or which way to turn on a route"):
+    with pytest.raises(VegaError, match=r"ask how far one thing is from another, .*, or which way to turn on a route"):
         read(text)
 
 

@@ -8,7 +8,7 @@ The map's frame is that of the films: its origin in the middle of the surface on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from policies.types import FloatArray
 ROUNDS_M = (0.16, 0.10)  # within which two sightings are of one thing, before and after the cameras are better known
 DIRECTIONS = np.arange(72) * np.pi / 36  # in which footprints are measured
 TOUCHING = 0.01  # least gap between two things, m
+INSIDE, SAME, OTHER = 0.6, 0.1, 0.4  # of two things at one place: when, and what becomes of the weaker one's score
 CLEAR = 8e-4  # share of a picture from which a thing is clearly seen
 
 
@@ -29,8 +30,8 @@ CLEAR = 8e-4  # share of a picture from which a thing is clearly seen
 class Found:
     """A thing.  kind: number of its category.  centre: (3,) m.  score: in [0, 1].  height, longest: m.
 
-    widths: (72,) m of its footprint along `DIRECTIONS`.  first: frame in which it is seen first.  number: its place in
-    the map's covariance.
+    widths: (72,) m of its footprint along `DIRECTIONS`.  first: frame in which it is seen first.  evidence: scores of
+    all frames that show it, summed.  number: its place in the map's covariance.
     """
 
     kind: int
@@ -40,6 +41,7 @@ class Found:
     longest: float
     widths: FloatArray
     first: int
+    evidence: float
     number: int
 
     @property
@@ -61,8 +63,8 @@ class SceneMap:
     table: float
 
     def of(self, kind: int) -> list[Found]:
-        """Strongest first."""
-        return [thing for thing in self.things if thing.kind == kind]
+        """Those for which most frames speak first."""
+        return sorted((thing for thing in self.things if thing.kind == kind), key=lambda thing: -thing.evidence)
 
     @cached_property
     def places(self) -> FloatArray:
@@ -101,8 +103,28 @@ def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
         own = np.stack([frame.pose for frame in frames])
         cameras, places, covariance = adjust(own, spreads, places, middles, observed, focal)
     headings = cameras[seen.frame, 3]
-    things = [_found(i, seen, thing == i, places[i], middles[i], headings) for i in range(count)]
-    return SceneMap(tuple(sorted(things, key=lambda found: -found.score)), cameras, covariance, table)
+    found = [_found(i, seen, thing == i, places[i], middles[i], headings, len(frames)) for i in range(count)]
+    return SceneMap(tuple(apart(found)), cameras, covariance, table)
+
+
+def apart(found: Sequence[Found]) -> list[Found]:
+    """Strongest first; what stands where something stronger stands is doubted, and more so if it is of its kind."""
+    kept: list[Found] = []
+    for thing in sorted(found, key=lambda one: -one.score):
+        doubt = 1.0
+        for other in kept:
+            if _share_place(thing, other):
+                doubt = min(doubt, SAME if other.kind == thing.kind else OTHER)
+        kept.append(replace(thing, score=thing.score * doubt, evidence=thing.evidence * doubt))
+    return sorted(kept, key=lambda one: -one.score)
+
+
+def _share_place(one: Found, other: Found) -> bool:
+    """Whether the middles of two footprints are nearer than `INSIDE` of what is between those of things that touch."""
+    away = other.centre[:2] - one.centre[:2]
+    far = float(np.linalg.norm(away))
+    direction = round(float(np.arctan2(away[1], away[0])) / (np.pi / 36)) % len(DIRECTIONS)
+    return far < INSIDE * float(one.widths[direction] + other.widths[direction]) / 2
 
 
 class _Joined:
@@ -144,17 +166,25 @@ def _grouped(seen: _Joined, where: FloatArray, radius: float) -> NDArray[np.int6
 
 
 def _found(
-    number: int, seen: _Joined, mine: NDArray[np.bool_], place: FloatArray, middle: float, headings: FloatArray
+    number: int,
+    seen: _Joined,
+    mine: NDArray[np.bool_],
+    place: FloatArray,
+    middle: float,
+    headings: FloatArray,
+    frames: int,
 ) -> Found:
+    """From the sightings `mine`, of so many frames; what only one of several shows is believed half."""
     weight = seen.score[mine] ** 2 * np.sqrt(np.maximum(seen.share[mine], 1e-4))
     weight = weight / weight.sum()
     angle = DIRECTIONS[None] - headings[mine][:, None]
     waves = np.stack([np.ones_like(angle), np.cos(2 * angle), np.sin(2 * angle), np.cos(4 * angle), np.sin(4 * angle)])
     widths = UNIT_M * np.exp(weight @ np.einsum("nk,knd->nd", seen.shape[mine], waves))
     scores = np.sort(seen.score[mine])[::-1]
+    believed = scores[:2].sum() / min(2, frames)
     clear = seen.frame[mine][(seen.share[mine] >= CLEAR) & (seen.score[mine] >= 0.5 * scores[0])]
     return Found(
-        kind=int(seen.kind[mine][0]), centre=np.array([*place, middle]), score=float(scores[:2].mean()),
+        kind=int(seen.kind[mine][0]), centre=np.array([*place, middle]), score=float(believed),
         height=2 * middle, longest=float(np.exp(weight @ np.log(seen.longest[mine]))), widths=widths,
-        first=int(clear.min() if len(clear) else seen.frame[mine].min()), number=number,
+        first=int(clear.min() if len(clear) else seen.frame[mine].min()), evidence=float(scores.sum()), number=number,
     )  # fmt: skip
