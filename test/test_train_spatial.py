@@ -1,4 +1,4 @@
-"""`policies.training.train_spatial`: it goes on after a kill as if nothing had happened; what it writes can be asked."""
+"""`policies.training.train_spatial`: it goes on after a kill as if nothing had happened; its model can be asked."""
 
 from __future__ import annotations
 
