@@ -1,10 +1,11 @@
-# make demo | test | lint | bench | venv | lock; the variables below can be given on the command line.
+# make demo | ask | test | lint | bench | venv | lock; the variables below can be given on the command line.
 VENV ?= .venv
 SUITE ?= libero_object
 TASK ?= 0
 TRIAL ?= 0
 POLICY ?= vega-nano
-# More options for `python -m sim.demo`, or for pytest.
+QUESTION ?= how far is the milk from the basket?
+# More options for `python -m sim.demo` or `sim.ask`, or for pytest.
 ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
@@ -14,10 +15,14 @@ RUN := PATH="$(BIN):$$PATH" AMENT_PREFIX_PATH="$(abspath $(VENV))$${AMENT_PREFIX
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport PYTHONHOME
 
-.PHONY: demo test lint bench venv lock
+.PHONY: demo ask test lint bench venv lock
 
 demo: venv
 	@$(RUN) -m sim.demo --suite $(SUITE) --task $(TASK) --trial $(TRIAL) --policy $(POLICY) $(ARGS)
+
+ask: export ASKED = $(QUESTION)
+ask: venv
+	@$(RUN) -m sim.ask --question "$$ASKED" $(ARGS)
 
 test: venv
 	@$(RUN) -m pytest $(ARGS)

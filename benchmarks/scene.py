@@ -1,6 +1,7 @@
 """What a question over ROS costs: `python -m benchmarks.scene`.
 
-A scene_node process is shown frames and asked about them; prints rows `name value threshold ok|FAIL`, exit 1 on a FAIL.
+A scene_node process is shown a film of libero_space and asked about it; prints rows `name value threshold ok|FAIL`,
+exit 1 on a FAIL.
 
 - From a question's publication to its answer's arrival, all frames seen and read before, against one `Policy.act` of
   the shipped policy on one core, measured before and after in the same run.
@@ -9,6 +10,7 @@ A scene_node process is shown frames and asked about them; prints rows `name val
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -17,7 +19,6 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import qos_profile_sensor_data
@@ -27,14 +28,15 @@ from std_msgs.msg import String
 from benchmarks.closed_loop import act_median_ms
 from benchmarks.rows import Rows
 from policies.files.command_line import command, command_parser
-from policies.types import VegaError
+from policies.types import Image, VegaError
 from sim.robot.ros_client import RosClient, unused_domain
+from sim.space.showing import show
 from vega3d_ros.inference.process import ChildProcess
 from vega3d_ros.ros import conversions
 
 DEADLINE_S = 300.0
 OVER_ACT, FASTER = 4.0, 4.0
-SIZE = (256, 256)
+THINGS = ("milk carton", "basket")  # that the film shows clearly
 
 
 class Asker:
@@ -66,14 +68,13 @@ class Asker:
             if not self.client.change_state("scene_node", transition, DEADLINE_S):
                 raise VegaError("scene_node cannot be brought up: read its output above.")
 
-    def show(self, seen: int) -> None:
-        """Send frames until so many were seen."""
-        generator = np.random.default_rng(0)
+    def show(self, film: Sequence[Image], seen: int) -> None:
+        """Send the frames of a film, in turn, until so many were seen."""
+        frames = itertools.cycle(film)
         deadline = time.monotonic() + DEADLINE_S
         while self.value("frames_seen") < seen:
-            image = generator.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
             before = self.value("frames_seen")
-            self._camera.publish(conversions.image_message(image, time.time_ns(), "eye"))
+            self._camera.publish(conversions.image_message(next(frames), time.time_ns(), "eye"))
             self.client.until(lambda seen=before: self.value("frames_seen") > seen, 3.0)  # type: ignore[misc]
             if time.monotonic() > deadline:
                 raise VegaError(f"scene_node has not seen {seen} frames in {DEADLINE_S:g} s: read its output above.")
@@ -92,6 +93,7 @@ class Asker:
 
 def measure(rows: Rows, model: str, policy: str, frames: int, questions: int, text: str) -> None:
     """All rows.  Raises VegaError where the node cannot be asked."""
+    film = [shot.picture for shot in show(THINGS, several=False, seed=0, frames=frames).shots]
     domain = unused_domain()
     words = [sys.executable, "-m", "vega3d_ros.scene.scene_node", "--ros-args"]
     for key, value in {
@@ -113,10 +115,10 @@ def measure(rows: Rows, model: str, policy: str, frames: int, questions: int, te
         asker = Asker(domain, watch)
         try:
             asker.bring_up()
-            asker.show(frames)
+            asker.show(film, frames)
             first_ms, answer = asker.ask(text)
             times = [asker.ask(text)[0] for _ in range(questions)]
-            asker.show(frames + 1)  # the report after which nothing is missing
+            asker.show(film, frames + 1)  # the report after which nothing is missing
             see_ms = asker.value("see_ms_p50")
         finally:
             asker.client.close()

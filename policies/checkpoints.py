@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.nano.vocabulary import Vocabulary
+from policies.spatial.models import nano_folder, shipped_scene_models
 from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
 
 HERE = Path(__file__).parent
@@ -28,8 +29,10 @@ _ADDRESS = re.compile(r"\w+://|[\w.-]+:\d+$")
 
 
 def shipped_policies() -> dict[str, Path]:
-    """Name -> folder of the checkpoints in this package: `vega_nano/` is `vega-nano`."""
-    return {config.parent.name.replace("_", "-"): config.parent for config in sorted(HERE.glob("*/config.json"))}
+    """Name -> folder of the policies in this package: `vega_nano/` is `vega-nano`."""
+    folders = [config.parent for config in sorted(HERE.glob("*/config.json"))]
+    scenes = shipped_scene_models().values()
+    return {folder.name.replace("_", "-"): folder for folder in folders if folder not in scenes}
 
 
 def find_checkpoint(name_or_path: str) -> Path:
@@ -250,9 +253,10 @@ def load_scene_model(
 ) -> SceneModel:
     """A model that answers questions about frames.
 
-    name_or_path: a folder or a hub id `owner/name` of a spatial-reasoning checkpoint or a plain Qwen2.5-VL, or
-    `module:Class` (called with no arguments).  framing: of a published checkpoint's world simulator, "official" (what
-    "auto" is for them) or "registered".  max_tokens: of an answer.  Raises VegaError.
+    name_or_path: a shipped model, a folder or a hub id `owner/name` of one trained here, of a spatial-reasoning
+    checkpoint or a plain Qwen2.5-VL, or `module:Class` (called with no arguments).  framing: of a published
+    checkpoint's world simulator, "official" (what "auto" is for them) or "registered".  max_tokens: of an answer.
+    Raises VegaError.
     """
     if _is_class(name_or_path):
         model = _call_class(name_or_path, "scene model")
@@ -268,6 +272,13 @@ def load_scene_model(
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     check_device(device)
+    folder = nano_folder(name_or_path)
+    if folder is not None:
+        from policies.spatial.nano.model import load_scene
+
+        if framing == "official":
+            raise VegaError("vega-nano-spatial sees its frames registered: leave framing at auto.")
+        return load_scene(folder, device)
     from policies.spatial.live.reasoner_scene import ReasonerScene
     from policies.spatial.reasoner import load_reasoner  # transformers is imported for those who need it
 
@@ -279,10 +290,12 @@ def check_scene_model(name_or_path: str) -> None:
     """Raise VegaError where there is no such model; a hub id and a class are looked for by whoever loads them."""
     if _is_class(name_or_path) or Path(name_or_path).expanduser().is_dir() or _on_hub(name_or_path):
         return
-    raise VegaError(
-        f"There is no scene model '{name_or_path}': give the folder of a spatial-reasoning checkpoint or of a "
-        "Qwen2.5-VL, a hub id owner/name, or module:Class."
-    )
+    shipped = shipped_scene_models()
+    if name_or_path not in shipped:
+        raise VegaError(
+            f"There is no scene model '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, the "
+            "folder of a spatial-reasoning checkpoint or of a Qwen2.5-VL, a hub id owner/name, or module:Class."
+        )
 
 
 def _is_class(name: str) -> bool:

@@ -184,7 +184,7 @@ def test_proprioception_holds_the_rotation_whatever_the_sign_of_the_quaternion(s
 
 def test_training_targets_put_the_soft_argmax_on_the_pixel() -> None:
     from policies.nano.layers import soft_argmax
-    from policies.training.learner import token_targets
+    from policies.training.nano.learner import token_targets
 
     points = torch.tensor([[20.0, 33.0], [71.5, 100.25], [float("nan"), 3.0]])
     labels, valid = token_targets(points, (144, 216))

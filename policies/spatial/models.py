@@ -1,13 +1,18 @@
-"""What answers questions about scenes, by name: a published checkpoint, a plain Qwen2.5-VL, or a class of one's own."""
+"""What answers questions about scenes, by name: vega-nano-spatial, a published checkpoint, a plain Qwen2.5-VL, or a
+class of one's own."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from policies.spatial.nano.config import is_spatial_nano
 from policies.types import FloatArray, Image, VegaError
+
+HERE = Path(__file__).parents[1]
 
 
 @runtime_checkable
@@ -32,12 +37,32 @@ class GroundingModel(SpatialModel, Protocol):
         ...
 
 
+def shipped_scene_models() -> dict[str, Path]:
+    """Name -> folder of those in this package: `vega_nano_spatial/` is `vega-nano-spatial`."""
+    folders = [config.parent for config in sorted(HERE.glob("*/config.json"))]
+    return {folder.name.replace("_", "-"): folder for folder in folders if is_spatial_nano(folder)}
+
+
+def nano_folder(name: str) -> Path | None:
+    """Folder of a vega-nano-spatial by its name or path, None for a model of another kind."""
+    folder = shipped_scene_models().get(name, Path(name).expanduser())
+    return folder if is_spatial_nano(folder) else None
+
+
 def load_spatial_model(name: str, device: str = "cpu", threads: int = 1) -> SpatialModel:
-    """name: a checkpoint folder or hub id `owner/name`, or `module:Class` (called with no arguments).
+    """name: a shipped model, a folder or hub id `owner/name`, or `module:Class` (called with no arguments).
 
     device, threads: of torch, for a checkpoint.
     Raises VegaError.
     """
+    folder = nano_folder(name)
+    if folder is not None:
+        import torch
+
+        from policies.spatial.nano.model import NanoWatching, load_scene
+
+        torch.set_num_threads(threads)
+        return NanoWatching(load_scene(folder, device))
     module, colon, kind = name.partition(":")
     if not colon:
         # Not at the top: transformers takes seconds, and a model of one's own may not need it.

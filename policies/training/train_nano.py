@@ -31,8 +31,8 @@ from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.nano.vocabulary import Vocabulary
 from policies.training.curves import LOG, draw, read_log
 from policies.training.dataset import CAMERAS, CANVAS, Demonstrations
-from policies.training.language_teacher import LanguageTeacher
-from policies.training.learner import Learner
+from policies.training.nano.language_teacher import LanguageTeacher
+from policies.training.nano.learner import Learner
 from policies.training.optimisation import save_state, set_learning_rate
 from policies.training.wordings import vocabulary
 from policies.training.world_tokens import CachedWorldTokens

@@ -1,0 +1,5 @@
+"""What vega-nano learns, besides acting: where things are, and what sentences mean.
+
+Imports `policies.nano` and `policies.training.dataset`.  Begin with `learner.py`; `policies.training.train_nano` is the
+command.
+"""

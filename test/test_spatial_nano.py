@@ -1,0 +1,221 @@
+"""vega-nano-spatial: its geometry against made-up scenes whose truth libero_space tells; what it reads and refuses."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from policies.spatial.nano.answers import Answerer
+from policies.spatial.nano.bundle import Observed, adjust, onto_surface, towards
+from policies.spatial.nano.nouns import Nouns
+from policies.spatial.nano.placing import positions, world_of
+from policies.spatial.nano.questions import read, read_expression
+from policies.spatial.nano.scene_map import DIRECTIONS, Found, SceneMap, gap
+from policies.spatial.scores.vsi import question_of, score
+from policies.types import VegaError
+from sim.space.film import camera_path, camera_pose
+from sim.space.truth.facts import SceneFacts, Thing
+from sim.space.truth.questions import questions
+from sim.space.truth.shapes import Box
+
+THINGS = ("red mug", "milk carton", "basket", "butter box", "stove", "black bowl", "plate")
+NOUNS = Nouns(THINGS)
+SEEDS = st.integers(0, 2**32 - 1)
+FOCAL = 184.0
+
+
+def found(number: int, kind: int, box: Box, first: int = 0) -> Found:
+    """What a perfect model finds of a block."""
+    along = box.corners[:, :2] @ np.stack([np.cos(DIRECTIONS), np.sin(DIRECTIONS)])
+    widths = along.max(axis=0) - along.min(axis=0)
+    return Found(kind, box.centre, 0.9, float(box.size[2]), float(box.size.max()), widths, first, 0.9, number)
+
+
+def scene(seed: int) -> tuple[SceneFacts, SceneMap]:
+    """Cylinders of no thickness would be too easy: blocks, turned, clear of each other; and a perfect map of them."""
+    rng = np.random.default_rng(seed)
+    boxes: list[Box] = []
+    while len(boxes) < 7:
+        size = np.sort(rng.uniform(0.04, 0.14, 2))[::-1]
+        height = float(rng.uniform(0.03, 0.2))
+        centre = np.array([*rng.uniform(-0.35, 0.35, 2), height / 2])
+        if all(np.linalg.norm(centre[:2] - box.centre[:2]) > 0.2 for box in boxes):
+            boxes.append(Box(centre, np.array([*size, height]), float(rng.uniform(0, np.pi))))
+    kinds = [0, 0, 1, 2, 3, 4, 5]
+    firsts = rng.permutation(7)
+    map_of_them = [found(i, kinds[i], box, int(firsts[i])) for i, box in enumerate(boxes)]
+    things = []
+    for i, box in enumerate(boxes):
+        seen = np.where(np.arange(8) >= firsts[i], 0.01, 0.0)
+        low, high = box.corners.min(axis=0), box.corners.max(axis=0)
+        aligned = np.concatenate([(low + high) / 2, high - low])
+        things.append(Thing(f"thing{i}", THINGS[kinds[i]], box.centre, box.corners, box.size, aligned, seen))
+    gaps = np.zeros((7, 7))
+    places = np.array([box.centre[:2] for box in boxes])
+    for i, j in combinations(range(7), 2):
+        gaps[i, j] = gaps[j, i] = closest(boxes[i], boxes[j])
+    facts = SceneFacts("made", "up", tuple(things), gaps, 1.2)
+    assert len(places) == 7
+    return facts, SceneMap(tuple(map_of_them), np.zeros((8, 5)), 1e-8 * np.eye(14), 1.2)
+
+
+def closest(one: Box, other: Box) -> float:
+    """Of two blocks on one surface: of the corners of each and the edges of the other."""
+
+    def distance(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+        share = np.clip((point - start) @ (end - start) / ((end - start) @ (end - start)), 0, 1)
+        return float(np.linalg.norm(point - start - share * (end - start)))
+
+    rings = [box.corners[[0, 1, 3, 2], :2] for box in (one, other)]
+    return min(
+        distance(point, ring[i], ring[(i + 1) % 4])
+        for corners, ring in (rings, rings[::-1])
+        for point in corners
+        for i in range(4)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_with_a_perfect_map_every_question_of_the_benchmark_is_answered_right(seed: int) -> None:
+    facts, made = scene(seed)
+    answerer = Answerer(made, NOUNS, 0.25)
+    for row in questions(facts, np.random.default_rng(seed)):
+        question = question_of(row)
+        answer, sure = answerer.answer(read(question.prompt))
+        assert score(question, answer) >= (0.9 if "distance" in question.kind else 1.0), (row, answer)
+        assert 0.0 <= sure <= 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_the_gap_of_two_footprints_is_that_of_their_closest_points(seed: int) -> None:
+    facts, made = scene(seed)
+    for i, j in combinations(range(7), 2):
+        assert gap(made.things[i], made.things[j], made.places) == pytest.approx(facts.gaps[i, j], abs=0.004)
+
+
+def cameras_of(path: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(T, 5) as the model tells them, from poses that the simulator's camera has."""
+    poses = [camera_pose(row) for row in path]
+    found_cameras = []
+    for pose in poses:
+        heading, origin = np.arctan2(pose[1, 2], pose[0, 2]), -pose[:2, 3]
+        right = origin @ [np.sin(heading), -np.cos(heading)]
+        forward = origin @ [np.cos(heading), np.sin(heading)]
+        found_cameras.append([right, forward, pose[2, 3], heading, np.arcsin(pose[2, 2])])
+    return np.array(found_cameras), poses
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_a_camera_sees_a_point_where_the_simulators_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cameras, poses = cameras_of(camera_path(rng, 5))
+    points = np.column_stack([rng.uniform(-0.4, 0.4, (5, 2)), rng.uniform(0, 0.2, 5)])
+    local = towards(cameras, points)
+    for pose, point, seen in zip(poses, points, local, strict=True):
+        assert np.allclose(seen, pose[:3, :3].T @ (point - pose[:3, 3]), atol=1e-9)
+    assert np.allclose(positions(cameras), [pose[:3, 3] for pose in poses], atol=1e-9)
+    assume((local[:, 2] > 0.1).all())
+    uv = FOCAL * local[:, :2] / local[:, 2:]
+    assert np.allclose(onto_surface(cameras, uv, local[:, 2], FOCAL), points[:, :2], atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_the_adjustment_finds_things_that_no_single_frame_places_well(seed: int) -> None:
+    """Cameras told 5 cm and 8 degrees wrong, true pixels: things end nearer than they began, to about a centimetre."""
+    rng = np.random.default_rng(seed)
+    cameras, _ = cameras_of(camera_path(rng, 8))
+    points = np.column_stack([rng.uniform(-0.3, 0.3, (6, 2)), np.full(6, 0.05)])
+    frame, thing = (part.ravel() for part in np.meshgrid(np.arange(8), np.arange(6), indexing="ij"))
+    local = towards(cameras[frame], points[thing])
+    assume((local[:, 2] > 0.2).all())
+    uv = FOCAL * local[:, :2] / local[:, 2:]
+    spread = np.array([0.05, 0.05, 0.02, np.deg2rad(8), np.deg2rad(2)])
+    told = cameras + rng.normal(size=cameras.shape) * spread
+    where = onto_surface(told[frame], uv, local[:, 2], FOCAL)
+    guess = np.stack([where[thing == i].mean(axis=0) for i in range(6)])
+    seen = Observed(frame, thing, uv, local[:, 2], np.ones(len(frame)))
+    _, places, covariance = adjust(told, np.tile(spread, (8, 1)), guess, points[:, 2], seen, FOCAL)
+
+    def shape(xy: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(xy[:, None] - xy[None], axis=-1)
+
+    assert np.abs(shape(places) - shape(points[:, :2])).max() < 0.01, "distances do not depend on where the map lies"
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.floats(-3.0, 3.0))
+def test_a_map_lies_in_the_world_where_the_cameras_poses_say(seed: int, yaw: float) -> None:
+    rng = np.random.default_rng(seed)
+    cameras, poses = cameras_of(camera_path(rng, 4))
+    _, made = scene(seed % 100)
+    made = SceneMap(made.things, cameras, made.covariance, 1.0)
+    move = np.eye(4)
+    move[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+    move[:3, 3] = rng.uniform(-2, 2, 3)
+    world = world_of(made, [move @ poses[0], None, move @ poses[2], None])
+    thing = made.things[3]
+    box = world.box(thing)
+    assert np.allclose(box[:3], (move @ [*thing.centre, 1.0])[:3], atol=1e-6)
+    turned = np.cos(DIRECTIONS - (0 - yaw)).max()
+    assert turned <= 1.0 and 0.9 * thing.widths.min() <= box[3] <= 1.1 * thing.widths.max()
+    assert np.allclose(world_of(made, [None] * 4).box(thing)[:3], thing.centre)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "nouns"),
+    [
+        ("How far is the milk from the basket?", "distance", ("the milk", "the basket")),
+        ("how far apart are the red mug and the plate", "distance", ("the red mug", "the plate")),
+        ("What is the distance from the mug to the stove?", "distance", ("the mug", "the stove")),
+        ("what is left of the milk?", "beside", ("the milk",)),
+        ("What is to the right of the black bowl?", "beside", ("the black bowl",)),
+        ("which things are behind the basket?", "beside", ("the basket",)),
+        ("is the milk in front of the basket?", "is_beside", ("the milk", "the basket")),
+        ("How many mugs are there?", "count", ("mugs",)),
+        ("how many red mugs do you see on the table?", "count", ("red mugs",)),
+        ("How tall is the milk carton?", "size", ("the milk carton",)),
+        ("how big is the table?", "table", ()),
+        ("What is closest to the stove?", "nearest", ("the stove",)),
+        ("which object is nearest to the plate?", "nearest", ("the plate",)),
+        ("If I stand by the stove and face the basket, where is the milk?", "direction",
+         ("the stove", "the basket", "the milk")),
+        ("What did you see first, the milk or the plate?", "order", ("the milk", "the plate")),
+    ],
+)  # fmt: skip
+def test_questions_as_people_ask_them(text: str, kind: str, nouns: tuple[str, ...]) -> None:
+    asked = read(text)
+    assert (asked.kind, asked.nouns) == (kind, nouns)
+    for noun in nouns:
+        assert 0 <= NOUNS.find(noun) < len(THINGS)
+
+
+@pytest.mark.parametrize("text", ["why is the sky blue?", "pick up the milk", "where", "w5 w6 ?", "?" * 500])
+def test_other_questions_are_refused_with_what_can_be_asked(text: str) -> None:
+    with pytest.raises(VegaError, match=r"ask how far one thing is from another, .*, or which way to turn on a route"):
+        read(text)
+
+
+def test_nouns_are_found_or_refused_by_name() -> None:
+    assert THINGS[NOUNS.find("the milk")] == "milk carton" and THINGS[NOUNS.find("red mugs")] == "red mug"
+    assert THINGS[NOUNS.find("boxes")] == "butter box" and THINGS[Nouns((*THINGS, "red cube")).find("mug")] == "red mug"
+    with pytest.raises(VegaError, match="'banana' is nothing that this model was shown: ask about red mug, milk"):
+        NOUNS.find("the banana")
+    with pytest.raises(VegaError, match="'red' is not clear: say 'red mug' or 'red cube'"):
+        Nouns((*THINGS, "red cube")).find("red")
+
+
+def test_expressions_are_read() -> None:
+    assert read_expression("Identify it.\nThis is the red mug that is closest to the stove.") == (
+        "the red mug", False, "closest", "the stove",
+    )  # fmt: skip
+    assert read_expression("All red mugs in the scene.") == ("red mugs", True, "", "")
+    assert read_expression("the milk") == ("the milk", False, "", "")

@@ -1,0 +1,129 @@
+"""`policies.training.train_spatial`: it goes on after a kill as if nothing had happened; its model can be asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from policies.checkpoints import load_scene_model
+from policies.spatial.models import GroundingModel, load_spatial_model
+from policies.training import train_spatial
+from policies.training.spatial.films import film_files, read_films
+from policies.types import SceneModel, SceneView, VegaError
+from sim.results.video import write_video
+from sim.space.film import camera_pose, intrinsics
+from sim.space.truth.shapes import Box
+
+FRAMES = 3
+
+
+def write_film(folder: Path, name: str, seed: int) -> None:
+    """Noise, with two blocks that are said to stand there."""
+    rng = np.random.default_rng(seed)
+    pictures = [rng.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(FRAMES)]
+    things = []
+    for i, said in enumerate(("red mug", "milk carton")):
+        box = Box(np.array([0.2 * i - 0.1, 0.1, 0.05]), np.array([0.12, 0.08, 0.1]), 0.4)
+        low, high = box.corners.min(axis=0), box.corners.max(axis=0)
+        things.append({
+            "name": f"thing{i}", "category": said, "box": [*((low + high) / 2), *(high - low)], "size": list(box.size),
+            "centre": list(box.centre), "corners": box.corners.tolist(), "seen": [0.01] * FRAMES,
+        })  # fmt: skip
+    path = [np.array([0.0, 0.0, 0.0, 1.0, 170.0 + 10 * i, -40.0]) for i in range(FRAMES)]
+    content = {
+        "dataset": "made", "scene": name, "table_area_m2": 1.1, "intrinsics": intrinsics(96, 128).tolist(),
+        "camera_to_world": [camera_pose(row).tolist() for row in path], "things": things,
+    }  # fmt: skip
+    (folder / "made").mkdir(parents=True, exist_ok=True)
+    (folder / "made" / f"{name}.json").write_text(json.dumps(content))
+    write_video(folder / "made" / f"{name}.mp4", pictures, 4.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    write_film(folder, "train_0000_000", 0)
+    write_film(folder, "train_0000_001", 1)
+    write_film(folder, "layouts_0000_000", 2)
+    return folder
+
+
+def run(data: Path, output: Path, steps: int, *more: str) -> dict[str, torch.Tensor]:
+    words = ["--data", str(data), "--output", str(output), "--steps", str(steps), "--batch", "2", "--save-every", "2"]
+    assert train_spatial.main([*words, *more]) == 0
+    return load_file(output / "model.safetensors")
+
+
+def test_a_training_that_was_killed_ends_as_one_that_was_not(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(data, tmp_path / "whole", 4)
+    optimise = train_spatial.Training.optimise
+
+    def killed(training: train_spatial.Training) -> dict[str, float]:
+        if training.step == 3:
+            raise KeyboardInterrupt
+        return optimise(training)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_spatial.Training, "optimise", killed)
+        run(data, tmp_path / "parts", 4)
+    write_film(data, "train_0000_002", 3)  # what comes later changes nothing
+    try:
+        parts = run(data, tmp_path / "parts", 4)
+    finally:
+        for path in (data / "made").glob("train_0000_002.*"):
+            path.unlink()
+    assert "from step 2 of 4" in capsys.readouterr().out
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
+    log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [2, 4] and {"heat", "camera", "depth"} <= set(log[-1]["held_out"])
+    assert (tmp_path / "parts" / "curves.png").is_file()
+
+    model = load_scene_model(str(tmp_path / "parts"))
+    assert isinstance(model, SceneModel) and isinstance(load_spatial_model(str(tmp_path / "parts")), GroundingModel)
+    view = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    seen = [model.see(SceneView("eye", i, view)) for i in range(2)]
+    with pytest.raises(VegaError, match=r"is not seen in any frame|nothing that this model was shown"):
+        model.answer(seen, "how far is the milk from the banana?")
+    assert 0.5 < float(model.answer(seen, "how big is the table?").text.split()[0]) < 2.0
+    with pytest.raises(VegaError, match="give uint8 RGB"):
+        model.see(SceneView("eye", 3, view[:, :, 0]))
+    with pytest.raises(VegaError, match="has 20x300 pixels"):
+        model.see(SceneView("eye", 3, np.zeros((300, 20, 3), np.uint8)))
+
+
+def test_both_arms_have_as_many_parameters_and_one_is_blind_to_the_prior(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "with", 2, "--held-out", "")
+    run(data, tmp_path / "without", 2, "--held-out", "", "--without-prior")
+    picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
+    counts, changes = [], []
+    for arm in ("with", "without"):
+        model = load_scene_model(str(tmp_path / arm))
+        counts.append(sum(p.numel() for p in model.network.parameters()))
+        before = model.see(SceneView("eye", 0, picture)).sightings.pose
+        with torch.no_grad():
+            model.network.world.simulator.trunk.patch_embedding.weight.mul_(-3.0)
+        changes.append(bool((model.see(SceneView("eye", 1, picture)).sightings.pose != before).any()))
+    assert counts[0] == counts[1] and changes == [True, False]
+
+
+def test_a_mirrored_frame_is_a_true_one(data: Path, tmp_path: Path) -> None:
+    """Seen in a mirror: every centre at the mirrored pixel, as far away, the camera's heading and side reversed."""
+    from policies.spatial.nano.config import SpatialConfig
+    from policies.training.spatial.learner import labels
+
+    config = SpatialConfig("made", ("milk carton", "red mug"))
+    films = read_films(film_files([data], "train"), config, tmp_path)
+    index = np.arange(len(films.film))
+    plain, mirrored = (labels(films, index, np.full(len(index), m), config.focal) for m in (False, True))
+    there = plain["kind"] >= 0
+    assert torch.allclose(mirrored["uv"][there][:, 0], 255 - plain["uv"][there][:, 0], atol=1e-4)
+    assert torch.allclose(mirrored["depth"], plain["depth"])
+    assert torch.allclose(mirrored["pose"][:, [0, 4]], -plain["pose"][:, [0, 4]])
+    assert torch.allclose(mirrored["pose"][:, [1, 2, 3, 5]], plain["pose"][:, [1, 2, 3, 5]])
