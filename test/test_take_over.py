@@ -1,0 +1,54 @@
+"""How an arm is taken over: its controller may hold it beside where it is measured, and may not hear the first message."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_safety_guard import AXIS, INSIDE, JUDGED, LIMITS, PERIOD_NS, STILL, Follower, arm, guard
+
+from benchmarks.wire_judge.controller import Controller
+from policies.types import VegaError
+from vega3d_ros.control.guard.safety_guard import SAID
+
+
+def test_an_arm_is_taken_over_slowly_and_where_it_was_told_to_be() -> None:
+    checker = guard()
+    lead, wait = checker.take_over(INSIDE, STILL, 0)
+    assert lead is not None and "taken over" in wait
+    # A controller that holds twice the tolerance beside the measured place is led there within limits.
+    for side in (-1.0, 1.0):
+        controller = Controller(JUDGED, INSIDE + side * 2 * LIMITS.tolerance)
+        assert not controller.take(0.0, [(lead.motion.times_s[1], INSIDE, STILL)]).outside
+    # Said again, whichever of them the controller hears first; a little late too, as time passes on the way.
+    led = [lead.motion]
+    ready_ns = round(lead.motion.times_s[-1] * 1e9)
+    for time_ns in range(PERIOD_NS + 7_000_000, ready_ns, PERIOD_NS):
+        again, wait = checker.take_over(INSIDE - 0.001, STILL, time_ns)
+        assert "taken over" in wait
+        led += [] if again is None else [again.motion]
+    assert len(led) == SAID and checker.take_over(INSIDE, STILL, ready_ns) == (None, "")
+    for first in range(SAID):
+        for side in (-1.0, 1.0):
+            controller = Controller(JUDGED, INSIDE + side * 2 * LIMITS.tolerance)
+            for motion in led[first:]:
+                start_s = motion.start_ns * 1e-9
+                assert not controller.take(start_s + 0.003, [(motion.times_s[1], INSIDE, STILL)], 0.003).outside
+                assert start_s + motion.times_s[-1] == pytest.approx(ready_ns * 1e-9, abs=1e-8)
+    follower = Follower(guard())
+    follower.step(INSIDE + AXIS[6] * 0.002)
+    follower.guard.reset()
+    again, _ = follower.guard.take_over(INSIDE - 0.005, STILL, follower.time_ns + 10**9)
+    assert again is not None
+    np.testing.assert_allclose(again.positions, INSIDE + AXIS[6] * 0.002, atol=1e-9)
+    follower.guard.reset()
+    elsewhere, _ = follower.guard.take_over(INSIDE + AXIS[0] * 0.3, STILL, follower.time_ns + 2 * 10**9)
+    assert elsewhere is not None
+    np.testing.assert_array_equal(elsewhere.positions, INSIDE + AXIS[0] * 0.3)
+    still_there = Controller(JUDGED, follower.controller.state(1e9)[0])
+    assert not still_there.take(0.0, [(elsewhere.motion.times_s[1], elsewhere.positions, STILL)]).outside
+    nothing, wait = guard().take_over(INSIDE, AXIS[2] * 0.3, 0)
+    assert nothing is None and "panda_joint3 still moves" in wait
+    with pytest.raises(VegaError, match=r"panda_joint7 is at .*, outside its limits"):
+        guard().take_over(INSIDE + AXIS[6] * 5.0, STILL, 0)
+    with pytest.raises(VegaError, match=r"begins outside .*workspace"):
+        guard(workspace_upper=arm.forward(INSIDE)[0] - 0.01).take_over(INSIDE, STILL, 0)
