@@ -1,4 +1,4 @@
-"""How an arm is taken over: its controller may hold it beside where it is measured, and may not hear the first of it."""
+"""How an arm is taken over: a controller holds it beside where it is measured, and may not hear the first of it."""
 
 from __future__ import annotations
 
