@@ -148,7 +148,9 @@ def depth_from_raw(
 def from_compressed(data: bytes, form: str, camera: str) -> Image:
     """(H, W, 3) uint8 RGB of a JPEG or PNG.  Raises DamagedImage where the decoder so much as warns.
 
-    A JPEG has no checksum: damage after which its code falls into step again, as after a few lost bytes, is not seen.
+    A JPEG has no checksum: where its code falls into step again with as many blocks as before, nothing tells.  Of a
+    simulated scene and of fields with a sensor's noise, in three qualities, 480 of 600 lost bytes passed, 5 of 600
+    holes of 188 bytes and none of 1800 of 512 to 3060 bytes, as packets leave them; of white noise, 21 of 300 of 512.
 
     form: the message's `format`, as image_transport writes it (`rgb8; jpeg compressed bgr8`) or a plain `jpeg`.  The
     part after `compressed` says what order of channels the encoder was given: `rgb` for `bgr` means that they are
