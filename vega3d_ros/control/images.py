@@ -89,9 +89,9 @@ def _reader(encoding: str, height: int, camera: str) -> tuple[Callable[[Any, int
 
         return reorder, channels * depth, depth, height
     if encoding in _YUV422:
-        return _opencv(_YUV422[encoding], camera, 2), 2, 1, height
+        return _opencv(_YUV422[encoding], camera, 2, across=2), 2, 1, height
     if encoding in ("nv12", "nv21"):
-        return _opencv(f"COLOR_YUV2RGB_{encoding.upper()}", camera, 1), 1, 1, height + height // 2
+        return _opencv(f"COLOR_YUV2RGB_{encoding.upper()}", camera, 1, across=2, down=2), 1, 1, height + height // 2
     pattern, bits = encoding[6:10], encoding[10:]
     if encoding.startswith("bayer_") and pattern in _BAYER and bits in ("8", "16"):
         depth = int(bits) // 8
@@ -102,10 +102,14 @@ def _reader(encoding: str, height: int, camera: str) -> tuple[Callable[[Any, int
     )
 
 
-def _opencv(name: str, camera: str, channels: int) -> Callable[[Any, int, int], Image]:
+def _opencv(
+    name: str, camera: str, channels: int, across: int = 1, down: int = 1
+) -> Callable[[Any, int, int], Image]:
+    """across, down: so many pixels share a colour."""
+
     def convert(raw: Any, height: int, width: int) -> Image:
         cv2 = _cv2(camera)
-        if width % 2 or height % 2:
+        if width % across or height % down:
             raise VegaError(
                 f"Camera '{camera}' sends {width}x{height}, which cannot be subsampled: correct its driver."
             )
