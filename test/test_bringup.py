@@ -72,6 +72,14 @@ def test_a_bag_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"The bag {tmp_path} exists already" in capsys.readouterr().err
 
 
+def test_a_bag_where_none_can_be_made_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert bringup.main(["record:=true", f"bag:={tmp_path / 'file' / 'runs' / 'one'}"]) == 1
+    assert f"nothing can be written to {tmp_path / 'file'}" in capsys.readouterr().err
+
+
 def test_users_instruction_replaces_that_of_the_simulated_task() -> None:
     assert table_of()["sim_node"].remappings == ()
     table = table_of("instruction:= pick up the milk ")

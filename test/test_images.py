@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from sensor_msgs.msg import CompressedImage, Image
 
 from policies.types import VegaError
-from vega3d_ros.control.images import DamagedImage, from_compressed
+from vega3d_ros.control.images import DamagedImage, from_compressed, from_raw
 from vega3d_ros.ros.conversions import compressed_image_array, image_array
 
 # Saturated colours in large fields, whose chroma survives subsampling and whose edges are few.
@@ -62,6 +62,20 @@ def test_a_mosaic_shows_the_colours_that_its_pixels_measured(pattern, bits):
     inner = (slice(4, 20), slice(4, 28))
     assert np.array_equal(seen[inner], FIELDS[inner])
     assert np.array_equal(seen[28:44, 36:60], FIELDS[28:44, 36:60])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "width", "taken"),
+    [("uyvy", 8, True), ("uyvy", 7, False), ("bayer_rggb8", 7, True), ("nv12", 8, False)],
+)
+def test_an_odd_side_is_a_fault_only_where_colours_are_shared_along_it(encoding, width, taken):
+    step = width * (2 if encoding == "uyvy" else 1)
+    data = np.full((5 + 2 * (encoding == "nv12"), step), 128, np.uint8).tobytes()
+    if taken:
+        assert from_raw(data, 5, width, step, encoding, False, "wrist").shape == (5, width, 3)
+    else:
+        with pytest.raises(VegaError, match="cannot be subsampled"):
+            from_raw(data, 5, width, step, encoding, False, "wrist")
 
 
 @settings(deadline=None, max_examples=40)

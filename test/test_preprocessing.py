@@ -97,5 +97,7 @@ def test_bad_statistics_are_named():
         pre.normalize_proprio(np.zeros(8), {"proprio": bounds})
     with pytest.raises(VegaError, match="'min'"):
         pre.unnormalize_actions(np.zeros(7), {"action": bounds}, "bounds")
+    with pytest.raises(VegaError, match="'q01' above 'q99' in number 2"):
+        pre.unnormalize_actions(np.zeros(3), {"action": {"q01": [0.0, 0, 2], "q99": [1.0, 0, 1]}})
     with pytest.raises(VegaError, match="quantile"):
         pre.unnormalize_actions(np.zeros(7), {"action": bounds}, "quantile")

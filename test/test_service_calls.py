@@ -83,3 +83,10 @@ def test_a_transition_whose_answer_is_lost_is_made_once_and_told_by_the_state(
     assert made == (not refuse)
     assert scene.node.told.count("asked to configure") == 1
     assert scene.client.state("stand_in", DEADLINE_S).label == ("unconfigured" if refuse else "inactive")
+
+
+def test_time_that_is_over_is_named_as_it_was_given(scene: Scene) -> None:
+    assert scene.client.change_state("stand_in", Transition.TRANSITION_CONFIGURE, DEADLINE_S)
+    lose_an_answer(scene.node, "change_state", times=1000)
+    with pytest.raises(VegaError, match=r"stand_in did not end its transition within 0\.5 s"):
+        scene.client.change_state("stand_in", Transition.TRANSITION_CLEANUP, 0.5)

@@ -108,6 +108,15 @@ def test_one_checkpoint_serves_the_suite_that_is_evaluated(combined: Path, capsy
         load_policy(str(combined), suite="libero_90")
 
 
+def test_a_checkpoint_that_lost_its_robot_state_says_so(
+    combined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(combined, tmp_path / "blind")
+    (folder / tiny.PROPRIO).unlink()
+    assert load_policy(str(folder), suite="libero_goal").spec.cameras == ("agentview",)
+    assert "it has no proprio_projector, so it acts without robot state" in capsys.readouterr().err
+
+
 def test_the_evaluation_names_the_suite_and_writes_the_key_down(combined: Path) -> None:
     from sim.evaluation.evaluate import header
 

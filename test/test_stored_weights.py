@@ -266,6 +266,7 @@ def test_the_scale_may_stand_in_the_file(names: dict[str, str], tmp_path: Path) 
         ({"use_bdlora": {"nblocks": 2}}, "'use_bdlora'"),
         ({"arrow_config": {"top_k": 2}}, "'arrow_config'"),
         ({"a_setting_of_a_later_peft": 2.0}, "'a_setting_of_a_later_peft'"),
+        ({"use_dora": True}, "lacks its magnitudes"),
         ({"use_rslora": "false"}, "'use_rslora'.*true or false"),
     ],
 )

@@ -46,10 +46,11 @@ _SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 class Settings:
     """What an `adapter_config.json` says about scales.
 
-    scale_of: (module, rank, alpha in the file or None) -> what B A is multiplied by.
+    scale_of: (module, rank, alpha in the file or None) -> what B A is multiplied by.  dora: rows have learned lengths.
     """
 
     scale_of: Callable[[str, int, float | None], float]
+    dora: bool = False
 
 
 @dataclass
@@ -161,6 +162,10 @@ class Merged:
                 )
             if parts.magnitude and (parts.embedding or len(made) != 2):
                 raise VegaError(f"'{parts.magnitude}' in '{parts.source.name}' is a DoRA of no linear layer: merge it.")
+            if self._settings is not None and self._settings.dora and not parts.magnitude:
+                raise VegaError(
+                    f"The adapter '{one}' in '{parts.source.name}' is of a DoRA and lacks its magnitudes: get it again."
+                )
             if self._settings is None and not parts.alpha:
                 raise VegaError(
                     f"'{parts.source.name}' holds an adapter ('{one}') whose scale it does not tell: put the "
@@ -248,7 +253,7 @@ def read_settings(path: Path) -> Settings:
             )
         return _by_pattern(alphas, module, general) / (math.sqrt(found) if config.get("use_rslora") else found)
 
-    return Settings(scale_of)
+    return Settings(scale_of, bool(config.get("use_dora")))
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:

@@ -207,7 +207,10 @@ def load_vega_openvla(
     checkpoint = openvla_folder(folder, config)
     choice = chosen_statistics(folder, config, suite)  # what can fail early fails early
     if config.statistics_key is None:
-        told = f"{config.name}: actions and state by the statistics '{choice.key}', chosen {choice.reason}"
+        state = any(checkpoint.glob("proprio_projector--*_checkpoint.pt"))
+        without = "" if state else "; it has no proprio_projector, so it acts without robot state"
+        what = "actions and state" if state else "actions"
+        told = f"{config.name}: {what} by the statistics '{choice.key}', chosen {choice.reason}{without}"
         print(told, file=sys.stderr, flush=True)
     check_free(memory_needed(folder, config), torch.device(device), f"Policy '{folder}'")
     world = None if config.world_simulator is None else load_world_view(folder, config, device, dtype)

@@ -185,6 +185,12 @@ def _bounds(statistics: Mapping[str, Any], kind: str, size: int, what: str) -> t
         raise VegaError(
             f"The {what} has {size} numbers but its statistics {low.size}: choose the statistics of this robot."
         )
+    if (low > high).any():
+        at = int(np.argmax(low > high))
+        raise VegaError(
+            f"The {what} statistics have '{names[kind][0]}' above '{names[kind][1]}' in number {at}: use the "
+            "checkpoint's own dataset_statistics.json."
+        )
     return low, high
 
 

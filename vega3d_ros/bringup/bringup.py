@@ -138,10 +138,8 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
         table.append(_franka_driver(arguments["robot"], values))
 
     if record:
-        bag = str(Path(arguments["bag"]).expanduser().absolute()) if arguments["bag"] else ""
-        if bag and Path(bag).exists():
-            raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
-        table.append(NodeEntry("recorder", "recorder", "vega3d_ros.recording.recording_node", parameters={"bag": bag}))
+        parameters = {"bag": _new_bag(arguments["bag"])}
+        table.append(NodeEntry("recorder", "recorder", "vega3d_ros.recording.recording_node", parameters=parameters))
 
     if choice(arguments, "rviz", ("true", "false")) == "true":
         table += _viewers(simulated, bool(policy["use_sim_time"]))
@@ -154,6 +152,17 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     if simulated:
         more["start_services"] = START_SERVICES
     return (*table, manager(table, arguments, **more))
+
+
+def _new_bag(name: str) -> str:
+    """The absolute path of a bag to be made; empty for one in the working directory.  Raises VegaError."""
+    bag = Path(name).expanduser().absolute() if name else Path.cwd() / "vega3d-bag"
+    if name and bag.exists():
+        raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
+    above = next(parent for parent in bag.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise VegaError(f"The bag {bag} cannot be made, as nothing can be written to {above}: give another as bag:=.")
+    return str(bag) if name else ""
 
 
 def _franka_driver(robot: str, values: Mapping[str, Any]) -> NodeEntry:

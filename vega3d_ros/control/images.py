@@ -89,9 +89,9 @@ def _reader(encoding: str, height: int, camera: str) -> tuple[Callable[[Any, int
 
         return reorder, channels * depth, depth, height
     if encoding in _YUV422:
-        return _opencv(_YUV422[encoding], camera, 2), 2, 1, height
+        return _opencv(_YUV422[encoding], camera, 2, across=2), 2, 1, height
     if encoding in ("nv12", "nv21"):
-        return _opencv(f"COLOR_YUV2RGB_{encoding.upper()}", camera, 1), 1, 1, height + height // 2
+        return _opencv(f"COLOR_YUV2RGB_{encoding.upper()}", camera, 1, across=2, down=2), 1, 1, height + height // 2
     pattern, bits = encoding[6:10], encoding[10:]
     if encoding.startswith("bayer_") and pattern in _BAYER and bits in ("8", "16"):
         depth = int(bits) // 8
@@ -102,10 +102,14 @@ def _reader(encoding: str, height: int, camera: str) -> tuple[Callable[[Any, int
     )
 
 
-def _opencv(name: str, camera: str, channels: int) -> Callable[[Any, int, int], Image]:
+def _opencv(
+    name: str, camera: str, channels: int, across: int = 1, down: int = 1
+) -> Callable[[Any, int, int], Image]:
+    """across, down: so many pixels share a colour."""
+
     def convert(raw: Any, height: int, width: int) -> Image:
         cv2 = _cv2(camera)
-        if width % 2 or height % 2:
+        if width % across or height % down:
             raise VegaError(
                 f"Camera '{camera}' sends {width}x{height}, which cannot be subsampled: correct its driver."
             )
@@ -148,7 +152,9 @@ def depth_from_raw(
 def from_compressed(data: bytes, form: str, camera: str) -> Image:
     """(H, W, 3) uint8 RGB of a JPEG or PNG.  Raises DamagedImage where the decoder so much as warns.
 
-    A JPEG has no checksum: damage after which its code falls into step again, as after a few lost bytes, is not seen.
+    A JPEG has no checksum: where its code falls into step again with as many blocks as before, nothing tells.  Of a
+    simulated scene and of fields with a sensor's noise, in three qualities, 480 of 600 lost bytes passed, 5 of 600
+    holes of 188 bytes and none of 1800 of 512 to 3060 bytes, as packets leave them; of white noise, 21 of 300 of 512.
 
     form: the message's `format`, as image_transport writes it (`rgb8; jpeg compressed bgr8`) or a plain `jpeg`.  The
     part after `compressed` says what order of channels the encoder was given: `rgb` for `bgr` means that they are

@@ -77,14 +77,18 @@ class ServiceClients:
             raise VegaError(f"Service {name} did not answer within {timeout_s:.3g} s: check its node's log.")
         return response
 
-    def state(self, node: str, timeout_s: float) -> State:
-        """The state of a lifecycle node, once it is in no transition; VegaError if none is told in the time."""
+    def state(self, node: str, timeout_s: float, waited_s: float = 0.0) -> State:
+        """The state of a lifecycle node, once it is in no transition; VegaError if none is told in the time.
+
+        waited_s: for how long it was waited for before.
+        """
         deadline = time.monotonic() + timeout_s
         while (remaining := deadline - time.monotonic()) > 0:
             state = self.call(GetState, f"{node}/get_state", GetState.Request(), remaining).current_state
             if state.id <= State.PRIMARY_STATE_FINALIZED:
                 return state
-        raise VegaError(f"{node} did not end its transition within {timeout_s:.3g} s: check its log.")
+        waited_s += timeout_s
+        raise VegaError(f"{node} did not end its transition within {waited_s:.3g} s: check its log.")
 
     def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
         """Whether a lifecycle node made the transition; VegaError if it is not there or silent for the time."""
@@ -95,7 +99,8 @@ class ServiceClients:
         if answer is not None:
             return bool(answer.success)
         # It takes long, or the answer is lost: asked for twice it would be refused, so the state has to tell.
-        return int(self.state(node, deadline - time.monotonic()).id) == GOALS[transition]
+        left_s = deadline - time.monotonic()
+        return int(self.state(node, left_s, timeout_s - left_s).id) == GOALS[transition]
 
     def _ready(self, kind: Any, name: str, timeout_s: float) -> Any:
         client = self.client(kind, name)
