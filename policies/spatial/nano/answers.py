@@ -28,7 +28,6 @@ class Answerer:
     def __init__(self, scene: SceneMap, nouns: Nouns, threshold: float) -> None:
         """threshold: score from which a thing counts as there where nobody says that it is."""
         self.scene, self.nouns, self.threshold = scene, nouns, threshold
-        self._draws: FloatArray | None = None
 
     def answer(self, asked: Asked) -> tuple[str, float]:
         """The answer, and the confidence in it, in [0, 1]."""
@@ -170,21 +169,21 @@ class Answerer:
         """Which of the nouns an option's name is."""
         return next((noun for noun in nouns if noun.strip().lower() == name.strip().lower()), nouns[0])
 
-    def _sampled(self) -> FloatArray:
-        """(SAMPLES, M, 2) places that may be."""
-        if self._draws is None:
-            mean, spread = self.scene.places, self.scene.covariance
-            values, vectors = np.linalg.eigh((spread + spread.T) / 2)
-            noise = np.random.default_rng(0).standard_normal((SAMPLES, len(values)))
-            away = (noise * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-            self._draws = mean + away.reshape(SAMPLES, -1, 2)
-        return self._draws
+    def _sampled(self, things: Sequence[Found]) -> FloatArray:
+        """(SAMPLES, M, 2) places that may be, of these things; the others stay."""
+        which = np.array([[2 * thing.number, 2 * thing.number + 1] for thing in things]).ravel()
+        spread = self.scene.covariance[np.ix_(which, which)]
+        values, vectors = np.linalg.eigh((spread + spread.T) / 2)
+        noise = np.random.default_rng(0).standard_normal((SAMPLES, len(values)))
+        places = np.repeat(self.scene.places.reshape(1, -1), SAMPLES, axis=0)
+        places[:, which] += (noise * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+        return places.reshape(SAMPLES, -1, 2)
 
     def _number(
         self, measure: Callable[[FloatArray], FloatArray], things: Sequence[Found], text: str
     ) -> tuple[str, float]:
         value = float(measure(self.scene.places))
-        agree = np.abs(measure(self._sampled()) - value) <= AGREES * value
+        agree = np.abs(measure(self._sampled(things)) - value) <= AGREES * value
         return text.format(value), float(agree.mean()) * min(thing.score for thing in things)
 
     def _choice(
@@ -193,7 +192,7 @@ class Answerer:
     ) -> tuple[str, float]:  # fmt: skip
         """choose: places -> number of a name.  Of several options the one that most of the sampled maps choose."""
         best = int(choose(self.scene.places))
-        drawn = choose(self._sampled())
+        drawn = choose(self._sampled(things))
         sure = float((drawn == best).mean()) * min(thing.score for thing in things)
         if not options:
             return names[best], sure
