@@ -16,6 +16,7 @@ from policies.types import FloatArray
 CAMERA, PLACE = 5, 2  # unknowns: right, forward, height, heading, pitch; x, y
 PIXELS, DEPTH, PLACE_M = 2.0, 0.08, 0.3  # expected errors of a sighting, and how far things stand from the middle
 SURE = np.array([0.01, 0.01, 0.005, 0.01, 0.005])  # no camera is known better, m and rad
+DOUBT = 1.4  # a camera is believed so much less than it says, as the frames of a film are wrong together
 HUBER, ITERATIONS, DAMPING = 2.0, 8, 1e-3
 STEP = 1e-5
 
@@ -60,7 +61,7 @@ def adjust(
     cameras, spreads: as the frames tell them.  places: of things, a first guess.  middles: (M,) height of their centres
     over the surface, m.
     """
-    scale = np.maximum(1.4 * spreads, SURE)
+    scale = np.maximum(DOUBT * spreads, SURE)
     weight = np.sqrt(np.clip(seen.score, 0.05, 1.0))
     own, where = cameras.copy(), places.copy()
     normal = np.eye(0)
