@@ -204,6 +204,24 @@ def test_other_questions_are_refused_with_what_can_be_asked(text: str) -> None:
         read(text)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("is the milk left of how far from a? ,.:()\n-'i am standing by"), max_size=400))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        asked = read(text)
+        read_expression(text)
+        for noun in asked.nouns:
+            NOUNS.find(noun)
+    except VegaError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_long_text_is_refused_at_once() -> None:
+    for start in ("if i am standing by ", "is ", "how far is ", "what is left of ", "distance between ", "how many "):
+        with pytest.raises(VegaError):
+            read(start + "a b " * 250 + "!")
+
+
 def test_nouns_are_found_or_refused_by_name() -> None:
     assert THINGS[NOUNS.find("the milk")] == "milk carton" and THINGS[NOUNS.find("red mugs")] == "red mug"
     assert THINGS[NOUNS.find("boxes")] == "butter box" and THINGS[Nouns((*THINGS, "red cube")).find("mug")] == "red mug"
