@@ -60,7 +60,7 @@ def scene(seed: int) -> tuple[SceneFacts, SceneMap]:
         gaps[i, j] = gaps[j, i] = closest(boxes[i], boxes[j])
     facts = SceneFacts("made", "up", tuple(things), gaps, 1.2)
     assert len(places) == 7
-    return facts, SceneMap(tuple(map_of_them), np.zeros((8, 5)), 1e-8 * np.eye(14), 1.2)
+    return facts, SceneMap(tuple(map_of_them), np.zeros((8, 5)), 1e-8 * np.eye(14), np.full(8, 1.2))
 
 
 def closest(one: Box, other: Box) -> float:
@@ -157,7 +157,7 @@ def test_a_map_lies_in_the_world_where_the_cameras_poses_say(seed: int, yaw: flo
     rng = np.random.default_rng(seed)
     cameras, poses = cameras_of(camera_path(rng, 4))
     _, made = scene(seed % 100)
-    made = SceneMap(made.things, cameras, made.covariance, 1.0)
+    made = SceneMap(made.things, cameras, made.covariance, np.ones(4))
     move = np.eye(4)
     move[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
     move[:3, 3] = rng.uniform(-2, 2, 3)

@@ -158,7 +158,8 @@ class NanoScene:
 
     def _map(self, seen: Sequence[Frame]) -> World:
         """Of these frames; made again where they are others than the last time."""
-        if self._world is None or len(seen) != len(self._of) or any(a is not b for a, b in zip(seen, self._of)):  # noqa: B905
+        known = len(seen) == len(self._of) and all(a is b for a, b in zip(seen, self._of, strict=True))
+        if self._world is None or not known:
             scene = map_of([frame.sightings for frame in seen], self.config.focal)
             self._world = world_of(scene, [frame.camera_to_world for frame in seen])
             self._of = list(seen)

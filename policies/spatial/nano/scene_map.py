@@ -55,13 +55,13 @@ class Found:
 class SceneMap:
     """things: strongest first.  cameras: (T, 5) of the frames.  covariance: (2M, 2M) of the places of things, m^2.
 
-    table: m^2 of the table top, the median of what the frames say.
+    tables: (T,) m^2 of the table top, if there is one, as the frames say.
     """
 
     things: tuple[Found, ...]
     cameras: FloatArray
     covariance: FloatArray
-    table: float
+    tables: FloatArray
 
     def of(self, kind: int) -> list[Found]:
         """Those for which most frames speak first."""
@@ -87,10 +87,10 @@ def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
     """Of frames in the order in which they were seen."""
     cameras = np.stack([frame.pose for frame in frames])
     spreads = np.stack([frame.spread for frame in frames])
-    table = float(np.median([frame.table for frame in frames]))
+    tables = np.array([frame.table for frame in frames])
     seen = _Joined(frames)
     if not len(seen.kind):
-        return SceneMap((), cameras, np.zeros((0, 0)), table)
+        return SceneMap((), cameras, np.zeros((0, 0)), tables)
     covariance = np.zeros((0, 0))
     for radius in ROUNDS_M:
         where = onto_surface(cameras[seen.frame], seen.uv, seen.depth, focal)
@@ -105,7 +105,7 @@ def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
         cameras, places, covariance = adjust(own, spreads, places, middles, observed, focal)
     headings = cameras[seen.frame, 3]
     found = [_found(i, seen, thing == i, places[i], middles[i], headings, len(frames)) for i in range(count)]
-    return SceneMap(tuple(apart(found)), cameras, covariance, table)
+    return SceneMap(tuple(apart(found)), cameras, covariance, tables)
 
 
 def apart(found: Sequence[Found]) -> list[Found]:
