@@ -1,8 +1,8 @@
 """From a map to an answer: numbers in the benchmark's units, options' letters, or words; and how sure.
 
 How sure: the least score of the things that it rests on, times the share of `SAMPLES` maps, drawn as the bundle
-adjustment says that things may lie, in which the answer is the same, or a number within a quarter of it.  Of a table: the
-share of frames that agree so.
+adjustment says that things may lie, in which the answer is the same, or a number within a quarter of it.  Of a table:
+the share of frames that agree so.
 """
 
 from __future__ import annotations
