@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scene_harness import scene_node
+from scipy.spatial.transform import Rotation
 from visualization_msgs.msg import Marker
 
 from policies.checkpoints import find_checkpoint, load_scene_model, shipped_policies
@@ -18,6 +19,7 @@ from policies.spatial.models import load_spatial_model, shipped_scene_models
 from policies.spatial.scores import vsi
 from policies.types import Image, SceneAnswer, SceneObject, SceneView, VegaError
 from sim.results.spatial.frames import read_frames
+from vega3d_ros.ros import conversions
 
 NAME = "vega-nano-spatial"
 FILMS = Path(__file__).parent / "films"
@@ -72,24 +74,34 @@ def test_the_same_frames_give_the_same_answers_whatever_came_between() -> None:
 
 
 def test_over_ros_it_answers_and_points_as_it_does_here() -> None:
-    frames, _ = film(SCENES[1])
-    with scene_node(NAME, scene__frames=8) as (camera, _):
+    frames, content = film(SCENES[1])
+    pose = np.array(content["camera_to_world"][0])
+    with scene_node(NAME, scene__frames=8, cameras__eye__pose_topic="eye/pose") as (camera, _):
         camera.bring_up()
+        turned = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        camera.pose.publish(conversions.pose_message(pose[:3, 3], turned, 0, "world"))
+        camera.show(frames[0])
+        assert camera.until(
+            lambda: "pose" not in camera.ask("the milk", expression=True)["error"], again=lambda: camera.show(frames[0])
+        )
+        camera.client.trigger("scene_node/forget")
         for frame in frames:
             camera.show(frame)
         answer = camera.ask("how far is the milk from the frying pan?")
         memory = SceneMemory(load_scene_model(NAME), 8)
         for stamp, frame in enumerate(camera.used(answer)):
-            memory.see(SceneView("eye", stamp, frame))
+            memory.see(SceneView("eye", stamp, frame, camera_to_world=pose))
         value = memory.answer("how far is the milk from the frying pan?").value
         assert isinstance(value, SceneAnswer) and answer["error"] == ""
         assert (answer["answer"], answer["confidence"]) == (value.text, round(value.confidence, 4))
         pointed = camera.ask("the milk", expression=True)
+        assert pointed["error"] == "", pointed
         there = memory.ground("the milk").value
         assert isinstance(there, SceneObject)
         assert pointed["object"]["centre"] == pytest.approx(there.centre.tolist(), abs=1e-6)
-        assert camera.until(lambda: bool(camera.objects) and bool(camera.markers))
-        assert camera.markers[-1].action == Marker.ADD and camera.markers[-1].scale.z == pytest.approx(there.size[2])
+        height = pytest.approx(float(there.size[2]))
+        assert camera.until(lambda: bool(camera.markers) and camera.markers[-1].scale.z == height)
+        assert camera.markers[-1].action == Marker.ADD and camera.objects
         refused = camera.ask("how far is the banana from the milk?")["error"]
         assert refused.startswith("'banana' is nothing that this model was shown")
         assert "is no question that this model answers" in camera.ask("why is the sky blue?")["error"]
