@@ -93,7 +93,6 @@ class Asker:
 
 def measure(rows: Rows, model: str, policy: str, frames: int, questions: int, text: str) -> None:
     """All rows.  Raises VegaError where the node cannot be asked."""
-    film = [shot.picture for shot in show(THINGS, several=False, seed=0, frames=frames).shots]
     domain = unused_domain()
     words = [sys.executable, "-m", "vega3d_ros.scene.scene_node", "--ros-args"]
     for key, value in {
@@ -105,6 +104,8 @@ def measure(rows: Rows, model: str, policy: str, frames: int, questions: int, te
     }.items():
         words += ["-p", f"{key}:={json.dumps(value)}"]
     acts = [act_median_ms(policy)]
+    # After torch, whose import of triton ends in a segmentation fault where Mesa has loaded its own LLVM before.
+    film = [shot.picture for shot in show(THINGS, several=False, seed=0, frames=frames).shots]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
     with ChildProcess("scene_node", words, environment=environment) as child:
 

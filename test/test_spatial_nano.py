@@ -60,7 +60,7 @@ def scene(seed: int) -> tuple[SceneFacts, SceneMap]:
         gaps[i, j] = gaps[j, i] = closest(boxes[i], boxes[j])
     facts = SceneFacts("made", "up", tuple(things), gaps, 1.2)
     assert len(places) == 7
-    return facts, SceneMap(tuple(map_of_them), np.zeros((8, 5)), 1e-8 * np.eye(14), 1.2)
+    return facts, SceneMap(tuple(map_of_them), np.zeros((8, 5)), 1e-8 * np.eye(14), np.full(8, 1.2))
 
 
 def closest(one: Box, other: Box) -> float:
@@ -157,7 +157,7 @@ def test_a_map_lies_in_the_world_where_the_cameras_poses_say(seed: int, yaw: flo
     rng = np.random.default_rng(seed)
     cameras, poses = cameras_of(camera_path(rng, 4))
     _, made = scene(seed % 100)
-    made = SceneMap(made.things, cameras, made.covariance, 1.0)
+    made = SceneMap(made.things, cameras, made.covariance, np.ones(4))
     move = np.eye(4)
     move[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
     move[:3, 3] = rng.uniform(-2, 2, 3)
@@ -202,6 +202,24 @@ def test_questions_as_people_ask_them(text: str, kind: str, nouns: tuple[str, ..
 def test_other_questions_are_refused_with_what_can_be_asked(text: str) -> None:
     with pytest.raises(VegaError, match=r"ask how far one thing is from another, .*, or which way to turn on a route"):
         read(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("is the milk left of how far from a? ,.:()\n-'i am standing by"), max_size=400))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        asked = read(text)
+        read_expression(text)
+        for noun in asked.nouns:
+            NOUNS.find(noun)
+    except VegaError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_long_text_is_refused_at_once() -> None:
+    for start in ("if i am standing by ", "is ", "how far is ", "what is left of ", "distance between ", "how many "):
+        with pytest.raises(VegaError):
+            read(start + "a b " * 250 + "!")
 
 
 def test_nouns_are_found_or_refused_by_name() -> None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from policies.types import FloatArray
 
-CAMERA = 5  # right, forward, height, heading, pitch
+CAMERA, PLACE = 5, 2  # unknowns: right, forward, height, heading, pitch; x, y
 PIXELS, DEPTH, PLACE_M = 2.0, 0.08, 0.3  # expected errors of a sighting, and how far things stand from the middle
 SURE = np.array([0.01, 0.01, 0.005, 0.01, 0.005])  # no camera is known better, m and rad
+DOUBT = 1.4  # a camera is believed so much less than it says, as the frames of a film are wrong together
 HUBER, ITERATIONS, DAMPING = 2.0, 8, 1e-3
 STEP = 1e-5
 
@@ -60,33 +61,52 @@ def adjust(
     cameras, spreads: as the frames tell them.  places: of things, a first guess.  middles: (M,) height of their centres
     over the surface, m.
     """
-    count, things = cameras.shape[0], len(places)
-    scale = np.maximum(1.4 * spreads, SURE)
+    scale = np.maximum(DOUBT * spreads, SURE)
     weight = np.sqrt(np.clip(seen.score, 0.05, 1.0))
-
-    def residuals(states: FloatArray) -> FloatArray:
-        """(S, P) -> (S, R), in expected errors."""
-        own = states[:, : CAMERA * count].reshape(-1, count, CAMERA)
-        where = states[:, CAMERA * count :].reshape(-1, things, 2)
-        points = np.concatenate([where, np.broadcast_to(middles[:, None], (*where.shape[:2], 1))], axis=-1)
-        local = towards(own[:, seen.frame], points[:, seen.thing])
-        ahead = np.maximum(local[..., 2], 0.05)
-        off = (focal * local[..., :2] / ahead[..., None] - seen.uv) * weight[:, None] / PIXELS
-        far = np.log(ahead / seen.depth) * weight / DEPTH
-        drift = own - cameras
-        drift[..., 3] = np.arctan2(np.sin(drift[..., 3]), np.cos(drift[..., 3]))
-        parts = [off, far, drift / scale, where / PLACE_M]
-        return np.concatenate([part.reshape(len(states), -1) for part in parts], axis=1)
-
-    state = np.concatenate([cameras.ravel(), places.ravel()])
-    nudges = STEP * np.eye(len(state))
-    normal = np.eye(len(state))
+    own, where = cameras.copy(), places.copy()
+    normal = np.eye(0)
     for _ in range(ITERATIONS):
-        every = residuals(np.concatenate([state[None], state + nudges]))
-        now, slope = every[0], (every[1:] - every[0]) / STEP
-        robust = np.minimum(1.0, HUBER / np.maximum(np.abs(now), 1e-9))
-        normal = (slope * robust) @ slope.T
-        state = state - np.linalg.solve(normal + DAMPING * np.diag(np.diag(normal)), slope @ (robust * now))
-    spread = np.asarray(np.linalg.inv(normal)[CAMERA * count :, CAMERA * count :], dtype=np.float64)
-    cameras, places = np.asarray(state[: CAMERA * count]), np.asarray(state[CAMERA * count :])
-    return cameras.reshape(-1, CAMERA), places.reshape(-1, 2), spread
+        now = _misses(own, where, middles, seen, focal) * weight[:, None]
+        # What a sighting says depends on one camera and one thing: all are nudged at once.
+        slopes = [_misses(own + STEP * nudge, where, middles, seen, focal) for nudge in np.eye(CAMERA)]
+        slopes += [_misses(own, where + STEP * nudge, middles, seen, focal) for nudge in np.eye(PLACE)]
+        slope = (np.stack(slopes, axis=-1) * weight[:, None, None] - now[..., None]) / STEP
+        drift = own - cameras
+        drift[:, 3] = np.arctan2(np.sin(drift[:, 3]), np.cos(drift[:, 3]))
+        normal, pull = _equations(slope, now, seen, drift / scale, scale, where)
+        step = np.linalg.solve(normal + DAMPING * np.diag(np.diag(normal)), pull)
+        own = own - step[: own.size].reshape(own.shape)
+        where = where - step[own.size :].reshape(where.shape)
+    return own, where, np.asarray(np.linalg.inv(normal)[own.size :, own.size :], dtype=np.float64)
+
+
+def _misses(cameras: FloatArray, places: FloatArray, middles: FloatArray, seen: Observed, focal: float) -> FloatArray:
+    """(n, 3) by how much each sighting is missed: column, row and depth, in expected errors."""
+    points = np.concatenate([places, middles[:, None]], axis=1)
+    local = towards(cameras[seen.frame], points[seen.thing])
+    ahead = np.maximum(local[:, 2], 0.05)
+    off = (focal * local[:, :2] / ahead[:, None] - seen.uv) / PIXELS
+    return np.concatenate([off, (np.log(ahead / seen.depth) / DEPTH)[:, None]], axis=1)
+
+
+def _equations(
+    slope: FloatArray, now: FloatArray, seen: Observed, drift: FloatArray, scale: FloatArray, where: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Normal matrix (P, P) and right side (P,) of the sightings, the cameras' priors and the places'."""
+    robust = np.minimum(1.0, HUBER / np.maximum(np.abs(now), 1e-9))
+    first = CAMERA * len(scale)
+    unknown = np.concatenate(
+        [CAMERA * seen.frame[:, None] + np.arange(CAMERA), first + PLACE * seen.thing[:, None] + np.arange(PLACE)],
+        axis=1,
+    )  # (n, 7)
+    count = first + where.size
+    blocks = np.einsum("nri,nr,nrj->nij", slope, robust, slope)
+    at = unknown[:, :, None] * count + unknown[:, None, :]
+    sums: FloatArray = np.bincount(at.ravel(), blocks.ravel(), count * count).astype(np.float64)
+    normal = sums.reshape(count, count)
+    pulls = np.einsum("nri,nr->ni", slope, robust * now)
+    pull: FloatArray = np.bincount(unknown.ravel(), pulls.ravel(), count).astype(np.float64)
+    held = np.minimum(1.0, HUBER / np.maximum(np.abs(drift), 1e-9))
+    normal[np.diag_indices(count)] += np.concatenate([(held / scale**2).ravel(), np.full(where.size, PLACE_M**-2)])
+    pull += np.concatenate([(held * drift / scale).ravel(), (where / PLACE_M**2).ravel()])
+    return normal, pull

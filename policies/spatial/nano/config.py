@@ -21,6 +21,7 @@ class SpatialConfig:
     gets, multiples of 16.  fovy_deg: vertical angle of view of that picture; frames of other cameras are scaled so.
     canvas: (rows, columns) px of the world simulator's picture.  world_simulator: its folder in the checkpoint.
     world_control: "on", or "off" for a model whose gate is closed to it.  score: from which a thing counts as seen.
+    mirrored: look at every frame in a mirror too, and take the mean.
     """
 
     name: str
@@ -38,6 +39,7 @@ class SpatialConfig:
     layers: int = 2
     heads: int = 4
     score: float = 0.25
+    mirrored: bool = False
     scene_type: str = field(default=KIND)
 
     def __post_init__(self) -> None:

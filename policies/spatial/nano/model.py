@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from policies.fusion.fused_policy import StageClock, read_weights, write_policy
 from policies.spatial.nano.answers import Answerer
 from policies.spatial.nano.config import SpatialConfig
-from policies.spatial.nano.network import CAMERA, SpatialNetwork
+from policies.spatial.nano.network import CAMERA, Seen, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
 from policies.spatial.nano.pictures import fitted
 from policies.spatial.nano.placing import World, world_of
@@ -96,9 +96,13 @@ class NanoScene:
         picture = fitted(view.image, self.config, view.intrinsics)
         frames = torch.from_numpy(np.ascontiguousarray(picture))[None].to(self._device)
         clock.lap("preprocess")
-        f_gen, _ = self.network.world.look({CAMERA: frames[:, None]})
+        both = torch.cat([frames, frames.flip(2)]) if self.config.mirrored else frames
+        f_gen, _ = self.network.world.look({CAMERA: both[:, None]})
         clock.lap("world_simulator")
-        seen = self.network(frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0, f_gen)
+        seen = self.network(both.permute(0, 3, 1, 2).float() / 127.5 - 1.0, f_gen)
+        if self.config.mirrored:
+            parts = Seen(*(part[:1] for part in seen)), self.network.unmirrored(Seen(*(part[1:] for part in seen)))
+            seen = Seen(*((a + b) / 2 for a, b in zip(*parts, strict=True)))
         clock.lap("network")
         found = sightings(self.network, seen, self._queries)[0]
         clock.lap("sightings")
@@ -154,7 +158,8 @@ class NanoScene:
 
     def _map(self, seen: Sequence[Frame]) -> World:
         """Of these frames; made again where they are others than the last time."""
-        if self._world is None or len(seen) != len(self._of) or any(a is not b for a, b in zip(seen, self._of)):  # noqa: B905
+        known = len(seen) == len(self._of) and all(a is b for a, b in zip(seen, self._of, strict=True))
+        if self._world is None or not known:
             scene = map_of([frame.sightings for frame in seen], self.config.focal)
             self._world = world_of(scene, [frame.camera_to_world for frame in seen])
             self._of = list(seen)

@@ -174,6 +174,21 @@ class SpatialNetwork(nn.Module):
             pose[:, POSE:-1].clamp(-5.0, 1.0), pose[:, -1], gates[CAMERA],
         )  # fmt: skip
 
+    def unmirrored(self, seen: Seen) -> Seen:
+        """What frames seen in a mirror say of the frames themselves."""
+        grid = self.config.grid
+
+        def turned(tokens: Tensor) -> Tensor:
+            return tokens.unflatten(1, grid).flip(2).flatten(1, 2)
+
+        signs = torch.ones(GEOMETRY)
+        signs[[0, 6 + 2, 6 + 4]] = -1.0  # columns of the offset, sines of the footprint
+        sides = torch.tensor([-1.0, 1.0, 1.0, 1.0, -1.0, 1.0])  # right, and the heading's sine
+        return Seen(
+            turned(seen.match), turned(seen.geometry) * signs.to(seen.geometry), seen.pose * sides.to(seen.pose),
+            seen.spread, seen.table, seen.gate.flip(2),
+        )  # fmt: skip
+
     def queries(self, ids: Tensor) -> Tensor:
         """Nouns as word ids (K, L), 0 = padding -> (K, MATCH + 1)."""
         return self.query(self.nouns(ids)).float()

@@ -110,7 +110,7 @@ def _route(match: re.Match[str], options: tuple[str, ...]) -> Asked:
     return Asked("route", (match[1], *stops), options)
 
 
-_NOUN = r"([a-z0-9][a-z0-9' -]*?)"
+_NOUN = r"([a-z0-9][a-z0-9' -]{0,40}?)"  # bounded: a long text must not be tried in every way
 _END = r"(?:\s*\?|\s*\(|\s*$|\s*,)"
 _SIDE = r"((?:to the |on the )?(?:left|right)(?: side)?(?: hand side)?|in front|behind|at the back)(?: of)?"
 _PATTERNS: tuple[tuple[str, Callable[[re.Match[str], tuple[str, ...]], Asked]], ...] = (

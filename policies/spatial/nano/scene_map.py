@@ -23,6 +23,7 @@ ROUNDS_M = (0.16, 0.10)  # within which two sightings are of one thing, before a
 DIRECTIONS = np.arange(72) * np.pi / 36  # in which footprints are measured
 TOUCHING = 0.01  # least gap between two things, m
 INSIDE, SAME, OTHER = 0.6, 0.1, 0.4  # of two things at one place: when, and what becomes of the weaker one's score
+LEAST = 0.2  # of the best score of a kind: what is fainter is left out
 CLEAR = 8e-4  # share of a picture from which a thing is clearly seen
 
 
@@ -54,13 +55,13 @@ class Found:
 class SceneMap:
     """things: strongest first.  cameras: (T, 5) of the frames.  covariance: (2M, 2M) of the places of things, m^2.
 
-    table: m^2 of the table top, the median of what the frames say.
+    tables: (T,) m^2 of the table top, if there is one, as the frames say.
     """
 
     things: tuple[Found, ...]
     cameras: FloatArray
     covariance: FloatArray
-    table: float
+    tables: FloatArray
 
     def of(self, kind: int) -> list[Found]:
         """Those for which most frames speak first."""
@@ -86,10 +87,10 @@ def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
     """Of frames in the order in which they were seen."""
     cameras = np.stack([frame.pose for frame in frames])
     spreads = np.stack([frame.spread for frame in frames])
-    table = float(np.median([frame.table for frame in frames]))
+    tables = np.array([frame.table for frame in frames])
     seen = _Joined(frames)
     if not len(seen.kind):
-        return SceneMap((), cameras, np.zeros((0, 0)), table)
+        return SceneMap((), cameras, np.zeros((0, 0)), tables)
     covariance = np.zeros((0, 0))
     for radius in ROUNDS_M:
         where = onto_surface(cameras[seen.frame], seen.uv, seen.depth, focal)
@@ -104,7 +105,7 @@ def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
         cameras, places, covariance = adjust(own, spreads, places, middles, observed, focal)
     headings = cameras[seen.frame, 3]
     found = [_found(i, seen, thing == i, places[i], middles[i], headings, len(frames)) for i in range(count)]
-    return SceneMap(tuple(apart(found)), cameras, covariance, table)
+    return SceneMap(tuple(apart(found)), cameras, covariance, tables)
 
 
 def apart(found: Sequence[Found]) -> list[Found]:
@@ -128,13 +129,19 @@ def _share_place(one: Found, other: Found) -> bool:
 
 
 class _Joined:
-    """The sightings of all frames in one list."""
+    """The sightings of all frames in one list, without those much fainter than the best of their kind."""
 
     def __init__(self, frames: Sequence[Sightings]) -> None:
-        self.frame: NDArray[np.int64] = np.repeat(np.arange(len(frames)), [len(frame.kind) for frame in frames])
-        self.kind = np.concatenate([frame.kind for frame in frames])
+        frame = np.repeat(np.arange(len(frames)), [len(frame.kind) for frame in frames])
+        kind = np.concatenate([frame.kind for frame in frames])
+        score = np.concatenate([frame.score for frame in frames])
+        best = np.zeros(int(kind.max(initial=0)) + 1)
+        np.maximum.at(best, kind, score)
+        kept = score >= LEAST * best[kind]
+        self.frame: NDArray[np.int64] = frame[kept]
+        self.kind: NDArray[np.int64] = kind[kept]
         for name in ("score", "uv", "depth", "height", "longest", "share", "shape"):
-            setattr(self, name, np.concatenate([getattr(frame, name) for frame in frames]))
+            setattr(self, name, np.concatenate([getattr(frame, name) for frame in frames])[kept])
 
     score: FloatArray
     uv: FloatArray
@@ -149,17 +156,22 @@ def _grouped(seen: _Joined, where: FloatArray, radius: float) -> NDArray[np.int6
     """(n,) number of the thing that each sighting is of: the nearest of its kind that its frame does not yet show."""
     thing = np.full(len(where), -1)
     members: list[list[int]] = []
+    of_kind: dict[int, list[int]] = {}
     for i in np.argsort(-seen.score, kind="stable"):
         best, nearest = -1, radius
-        for number, group in enumerate(members):
-            if seen.kind[group[0]] != seen.kind[i] or any(seen.frame[j] == seen.frame[i] for j in group):
+        known = of_kind.setdefault(int(seen.kind[i]), [])
+        for number in known:
+            group = members[number]
+            if seen.frame[i] in seen.frame[group]:
                 continue
-            away = float(np.linalg.norm(np.average(where[group], axis=0, weights=seen.score[group]) - where[i]))
+            weight = seen.score[group]
+            away = float(np.linalg.norm(weight @ where[group] / weight.sum() - where[i]))
             if away < nearest:
                 best, nearest = number, away
         if best < 0:
+            best = len(members)
             members.append([])
-            best = len(members) - 1
+            known.append(best)
         members[best].append(int(i))
         thing[i] = best
     return thing

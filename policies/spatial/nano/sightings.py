@@ -59,7 +59,7 @@ def _of_frame(network: SpatialNetwork, seen: Seen, scores: torch.Tensor, peaks: 
     at = token[kind, rank]
     tells = Geometry.of(seen.geometry[at])
     middle = torch.stack([at % columns, at // columns], dim=-1)
-    uv = (middle + tells.offset + 0.5) * TOKEN_PX - torch.tensor([columns, rows]) * TOKEN_PX / 2
+    uv = (middle + tells.offset + 0.5) * TOKEN_PX - torch.tensor([columns, rows]).to(middle) * TOKEN_PX / 2
     pose = Pose.of(seen.pose)
     heading = torch.atan2(pose.sine, pose.cosine)
 

@@ -1,0 +1,108 @@
+"""The shipped vega-nano-spatial, on films of libero_space that it was not trained on: alone, and over ROS."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scene_harness import scene_node
+from scipy.spatial.transform import Rotation
+from visualization_msgs.msg import Marker
+
+from policies.checkpoints import find_checkpoint, load_scene_model, shipped_policies
+from policies.spatial.live.memory import SceneMemory
+from policies.spatial.models import load_spatial_model, shipped_scene_models
+from policies.spatial.scores import vsi
+from policies.types import Image, SceneAnswer, SceneObject, SceneView, VegaError
+from sim.results.spatial.frames import read_frames
+from vega3d_ros.ros import conversions
+
+NAME = "vega-nano-spatial"
+FILMS = Path(__file__).parent / "films"
+SCENES = tuple(f"libero_kitchen/{path.stem}" for path in sorted(FILMS.glob("*/*.json")))
+
+
+def film(scene: str) -> tuple[list[Image], dict[str, Any]]:
+    return read_frames(FILMS, scene, 8), json.loads((FILMS / f"{scene}.json").read_text())
+
+
+def test_it_answers_clearly_better_than_chance() -> None:
+    """Means over three films; chance is a half, a third and a quarter for the three levels of direction."""
+    model = load_spatial_model(NAME)
+    scores: dict[str, list[float]] = defaultdict(list)
+    for scene in SCENES:
+        frames, content = film(scene)
+        model.watch(frames)
+        for row in content["questions"]:
+            question = vsi.question_of(row)
+            scores[question.kind].append(vsi.score(question, model.answer(question.prompt, 16)))
+    directions = [value for kind in vsi.DIRECTIONS for value in scores[kind]]
+    assert len(directions) >= 20 and np.mean(directions) >= 0.7, scores
+    assert np.mean(scores["object_abs_distance"]) >= 0.45 and np.mean(scores["object_size_estimation"]) >= 0.6, scores
+
+
+def test_the_checkpoint_is_small_and_no_policy() -> None:
+    folder = shipped_scene_models()[NAME]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25e6
+    assert NAME not in shipped_policies()
+    with pytest.raises(VegaError, match="There is no policy 'vega-nano-spatial'"):
+        find_checkpoint(NAME)
+    with pytest.raises(VegaError, match="leave framing at auto"):
+        load_scene_model(NAME, framing="official")
+
+
+def test_the_same_frames_give_the_same_answers_whatever_came_between() -> None:
+    frames, _ = film(SCENES[1])
+    memory = SceneMemory(load_scene_model(NAME), 8)
+    answers = []
+    for _ in range(2):
+        memory.forget()
+        for stamp, frame in enumerate(frames):
+            memory.see(SceneView("eye", stamp, frame))
+        first = memory.answer("how far is the milk from the frying pan?")
+        second = memory.answer("how tall is the milk?")
+        assert isinstance(first.value, SceneAnswer) and isinstance(second.value, SceneAnswer)
+        assert 0.0 < first.value.confidence <= 1.0
+        answers.append((first.value, second.value))
+        # A second question makes no new map.
+        assert second.timings_ms["map"] < first.timings_ms["map"]
+    assert answers[0] == answers[1]
+
+
+def test_over_ros_it_answers_and_points_as_it_does_here() -> None:
+    frames, content = film(SCENES[1])
+    pose = np.array(content["camera_to_world"][0])
+    with scene_node(NAME, scene__frames=8, cameras__eye__pose_topic="eye/pose") as (camera, _):
+        camera.bring_up()
+        turned = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        camera.pose.publish(conversions.pose_message(pose[:3, 3], turned, 0, "world"))
+        camera.show(frames[0])
+        assert camera.until(
+            lambda: "pose" not in camera.ask("the milk", expression=True)["error"], again=lambda: camera.show(frames[0])
+        )
+        camera.client.trigger("scene_node/forget")
+        for frame in frames:
+            camera.show(frame)
+        answer = camera.ask("how far is the milk from the frying pan?")
+        memory = SceneMemory(load_scene_model(NAME), 8)
+        for stamp, frame in enumerate(camera.used(answer)):
+            memory.see(SceneView("eye", stamp, frame, camera_to_world=pose))
+        value = memory.answer("how far is the milk from the frying pan?").value
+        assert isinstance(value, SceneAnswer) and answer["error"] == ""
+        assert (answer["answer"], answer["confidence"]) == (value.text, round(value.confidence, 4))
+        pointed = camera.ask("the milk", expression=True)
+        assert pointed["error"] == "", pointed
+        there = memory.ground("the milk").value
+        assert isinstance(there, SceneObject)
+        assert pointed["object"]["centre"] == pytest.approx(there.centre.tolist(), abs=1e-6)
+        height = pytest.approx(float(there.size[2]))
+        assert camera.until(lambda: bool(camera.markers) and camera.markers[-1].scale.z == height)
+        assert camera.markers[-1].action == Marker.ADD and camera.objects
+        refused = camera.ask("how far is the banana from the milk?")["error"]
+        assert refused.startswith("'banana' is nothing that this model was shown")
+        assert "is no question that this model answers" in camera.ask("why is the sky blue?")["error"]
+        assert camera.ask("how tall is the milk?")["error"] == "", "what was refused has ended nothing"
