@@ -199,6 +199,8 @@ def test_options_for_speed_replace_what_the_configuration_says(openvla, wan, veg
         load_policy("tiny_policy:TinyPolicy", speed=SpeedOptions(compiled=True))
     with pytest.raises(VegaError, match="Weights 'int4' are unknown"):
         load_policy(str(folder), speed=SpeedOptions(weights="int4"))
+    with pytest.raises(VegaError, match="0 control periods apart"):
+        load_policy(str(composed(tmp_path / "still", openvla, wan, {"stride": 0})))
 
 
 def test_stages_may_overlap_where_the_configuration_says_so(vega, openvla, tmp_path):

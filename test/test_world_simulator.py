@@ -403,6 +403,13 @@ def test_bad_folders_are_named(folder, tmp_path, monkeypatch):
         with pytest.raises(VegaError, match=rf"{part}/config\.json.*download it again"):
             LatentWorldSimulator.from_pretrained(copy)
         path.write_text(text)
+    path.write_text(json.dumps(json.loads(text) | {"latents_std": [1.0] * 15 + [0.0]}))
+    with pytest.raises(VegaError, match="'latents_std' that are not above 0"):
+        LatentWorldSimulator.from_pretrained(copy)
+    path.write_text(json.dumps(json.loads(text) | {"latents_mean": [float("nan")] * 16}))
+    with pytest.raises(VegaError, match="needs 16 numbers in 'latents_mean'"):
+        LatentWorldSimulator.from_pretrained(copy)
+    path.write_text(text)
     (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(VegaError, match=r"vae.*safetensors"):
         LatentWorldSimulator.from_pretrained(copy)

@@ -7,6 +7,7 @@ one only: for it, the 3-D convolution is a 2-D one, a third of the work, with th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class WanEncoder(nn.Module):
         """Latent frames of a video; VegaError if its length does not divide into them."""
         stride = self.temporal_stride
         if frames < 1 or (frames - 1) % stride:
-            nearest = 1 + max(frames - 1, 0) // stride * stride
+            nearest = 1 + max(round((frames - 1) / stride), 0) * stride
             raise VegaError(f"A video of {frames} frames does not fit the VAE: give 1 + {stride} n, e.g. {nearest}.")
         return 1 + (frames - 1) // stride
 
@@ -178,10 +179,14 @@ def _on_meta(folder: Path) -> AutoencoderKLWan:
     for name in ("latents_mean", "latents_std"):
         numbers = vae.config[name]
         right = isinstance(numbers, list | tuple) and len(numbers) == vae.config.z_dim
-        if not right or not all(type(number) in (int, float) for number in numbers):
+        if not right or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
             raise VegaError(
                 f"File '{folder / 'config.json'}' needs {vae.config.z_dim} numbers in '{name}': download it again."
             )
+    if min(vae.config.latents_std) <= 0:
+        raise VegaError(
+            f"File '{folder / 'config.json'}' has numbers in 'latents_std' that are not above 0: download it again."
+        )
     del vae.decoder, vae.post_quant_conv
     return vae
 
