@@ -16,11 +16,13 @@ from benchmarks.training import Training, farthest, losses, make_demonstrations,
 from policies.checkpoints import load_policy
 from policies.files.tensor_sources import SafetensorsSource
 from policies.fusion.gated_fusion import build_fusion
+from policies.measuring.benchmark_models import REDUCED
 from policies.openvla.policy import SEMANTIC_VIEW
 from policies.openvla.preprocessing import policy_image, rotate_180
 from policies.training.train_vega import main
 from policies.training.vega.demonstrations import Samples, normalized_actions, without_idling
 from policies.training.vega.pictures import training_image
+from policies.training.vega.plan import make_plan
 from policies.training.vega.readers import instruction_of, read_demonstrations
 from policies.training.vega.tokens import TokenCache
 
@@ -200,3 +202,15 @@ def test_what_is_wrong_is_said(arguments, sentence, policy, data, tmp_path, caps
     output = ["--output", str(tmp_path / "out"), "--device", "cpu", "--dtype", "float32"]
     assert main([*(words.get(word, word) for word in arguments), *output]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_plan_counts_what_a_run_holds():
+    """Of a small policy: what follows from sizes alone, and that checkpointing trades memory for operations."""
+    plain, spare = make_plan(4, 2, False, REDUCED), make_plan(4, 2, True, REDUCED)
+    frozen = make_plan(0, 2, False, REDUCED)
+    assert plain.learning == spare.learning > frozen.learning
+    assert plain.gradients_and_optimizer == 12 * plain.learning
+    assert spare.activations < plain.activations / 3 and spare.operations_per_sample > 1.2 * plain.operations_per_sample
+    assert frozen.operations_per_sample < plain.operations_per_sample
+    side, width = REDUCED.canvas // 16, REDUCED.wan_heads * REDUCED.wan_head_dim
+    assert plain.bytes_per_frame == side * side * width * 2 and plain.operations_per_frame > 0

@@ -24,20 +24,23 @@ from policies.types import VegaError
 
 def plan(options: argparse.Namespace) -> int:
     """Print what the run would cost at full size."""
-    from policies.training.vega.plan import make_plan
+    from policies.training.vega.plan import NOT_COUNTED, make_plan
 
     made = make_plan(options.lora_rank, options.micro, options.checkpointing)
     print(f"learning, counted: {made.learning / 1e6:.0f} M parameters")
     print(f"weights, counted: {made.weights / 1e9:.1f} GB on each GPU")
     print(f"gradients and AdamW, counted: {made.gradients_and_optimizer / 1e9:.1f} GB")
     print(f"activations of {options.micro} samples, counted: {made.activations / 1e9:.1f} GB")
-    print(f"in all: {made.gigabytes:.1f} GB on each GPU, and what the allocator adds")
+    print(f"in all: {made.gigabytes:.1f} GB on each GPU")
     step = made.operations_per_sample * options.batch
     print(f"a step of {options.batch} samples, counted: {step / 1e12:.0f} TFLOP")
-    hours = step * options.steps / (options.gpus * options.gpu_tflops * 1e12) / 3600
-    print(
-        f"{options.steps} steps on {options.gpus} GPUs at an assumed {options.gpu_tflops:g} TFLOP/s each: {hours:.1f} h"
-    )
+    speed = options.gpus * options.gpu_tflops * 1e12
+    on = f"on {options.gpus} GPUs at an assumed {options.gpu_tflops:g} TFLOP/s each"
+    print(f"{options.steps} steps {on}: {step * options.steps / speed / 3600:.1f} h")
+    frames, tokens = 1000, made.operations_per_frame * 1000
+    print(f"tokens of {frames} frames of a camera, counted: {tokens / 1e12:.0f} TFLOP, {tokens / speed:.1f} s {on}")
+    print(f"they are computed once and take {frames * made.bytes_per_frame / 1e9:.1f} GB on disk, counted")
+    print(f"not counted: {NOT_COUNTED}; nothing here is measured")
     return 0
 
 
