@@ -105,7 +105,7 @@ def train(options: argparse.Namespace) -> int:
     batches = Batches(policy, parts[0], caches[0], options.seed, options.augment)
     aside = Batches(policy, parts[-1], caches[-1], options.seed, False)
     validation = aside.fixed(options.validation, options.micro)
-    Run(engine, policy, learner, batches, validation, statistics, options.output).go(course)
+    Run(engine, policy, learner, batches, validation, statistics, options.output, options.shard).go(course)
     engine.end_training()
     return 0
 
@@ -130,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lora-rank", type=int, default=32, help="0: language model and towers stay as they are")
     parser.add_argument("--no-augment", dest="augment", action="store_false", help="neither random crops nor colours")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, a third more operations")
+    parser.add_argument("--shard", action="store_true", help="spread weights over the processes too (FSDP2)")
     parser.add_argument("--holdout", type=float, default=0.05, help="share of the episodes kept for validation")
     parser.add_argument("--validation", type=int, default=256, help="samples to validate with")
     parser.add_argument("--validate-every", type=int, default=1000, help="steps")
