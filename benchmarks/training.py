@@ -84,10 +84,29 @@ def make_policy(folder: Path, golden: Path = GOLDEN) -> Path:
     return composed
 
 
+def arguments_of(policy: Path, data: Path, output: Path, tokens: Path, steps: int) -> list[str]:
+    """Of the trainer, at tiny size on a CPU."""
+    return [
+        "--policy", str(policy), "--data", str(data), "--output", str(output), "--tokens", str(tokens),
+        "--dataset", "libero_tiny", "--steps", str(steps), "--batch", "4", "--micro", "2", "--lr", "2e-3",
+        "--lora-rank", "4", "--holdout", "0.17", "--validation", "8", "--validate-every", "100", "--save-every", "2",
+        "--device", "cpu", "--dtype", "float32",
+    ]  # fmt: skip
+
+
+def logged(output: Path) -> list[dict[str, float]]:
+    """What a run has logged so far."""
+    path = output / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 class Training:
     """A run as a process, or as several."""
 
-    def __init__(self, policy: Path, data: Path, output: Path, tokens: Path, steps: int, processes: int = 1) -> None:
+    def __init__(
+        self, policy: Path, data: Path, output: Path, tokens: Path, steps: int, processes: int = 1, *more: str
+    ) -> None:
+        """more: arguments."""
         begin = [sys.executable, "-m"]
         if processes > 1:
             begin += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
@@ -95,11 +114,7 @@ class Training:
         own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
         self._errors = output.with_suffix(".txt").open("w")
         self._process = subprocess.Popen(
-            [*begin, "policies.training.train_vega", "--policy", str(policy), "--data", str(data),
-             "--output", str(output), "--tokens", str(tokens), "--dataset", "libero_tiny", "--steps", str(steps),
-             "--batch", "4", "--micro", "2", "--lr", "2e-3", "--lora-rank", "4", "--holdout", "0.17",
-             "--validation", "8", "--validate-every", "100", "--save-every", "2", "--device", "cpu",
-             "--dtype", "float32"],
+            [*begin, "policies.training.train_vega", *arguments_of(policy, data, output, tokens, steps), *more],
             env=os.environ | own, stdout=self._errors, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -113,17 +128,12 @@ class Training:
             self.kill()
         if status != 0:
             raise VegaError(f"A training failed ({status}): {self.output.with_suffix('.txt').read_text()[-600:]}")
-        return self.lines()
-
-    def lines(self) -> list[dict[str, float]]:
-        """What has been logged so far."""
-        path = self.output / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return logged(self.output)
 
     def kill_after(self, step: int) -> None:
         """kill -9, once this step is logged."""
         deadline = time.monotonic() + DEADLINE_S
-        while not any(line["step"] >= step for line in self.lines()):
+        while not any(line["step"] >= step for line in logged(self.output)):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 told = self.output.with_suffix(".txt").read_text()[-600:]
                 raise VegaError(f"A training does not come to step {step}: {told}")
@@ -161,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             alone = losses(Training(policy, data, room / "one", room / "tokens", SHORT).wait())
             two = losses(Training(policy, data, room / "two", room / "tokens", SHORT, processes=2).wait())
             rows.at_most("one_and_two_processes_losses_differ_by", farthest(alone, two), TOLERANCE)
+            two = losses(Training(policy, data, room / "spread", room / "tokens", SHORT, 2, "--shard").wait())
+            rows.at_most("two_processes_that_share_weights_losses_differ_by", farthest(alone, two), TOLERANCE)
             killed = Training(policy, data, room / "killed", room / "tokens", SHORT)
             killed.kill_after(3)
             again = losses(Training(policy, data, room / "killed", room / "tokens", SHORT).wait())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policies.check_parity import main
-from policies.measuring.mutations import undetected
+from policies.measuring.mutations import mutations, undetected
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -132,6 +132,29 @@ def test_one_wrong_tensor_shows(folder, limit, tmp_path, capsys):
     """`python -m policies.benchmark --rows mutations` tries every tensor."""
     assert undetected(GOLDEN / folder, tmp_path, limit) == (limit, [])
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["latents_mean", "latents_std"])
+def test_latents_that_are_scaled_otherwise_show(name, tmp_path, capsys):
+    """The numbers of two channels exchanged: they lie in the configuration, not among the weights."""
+    aside = shutil.ignore_patterns("*_case.npz", "fusions.npz")
+    folder = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan", ignore=aside)
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    numbers = config[name]
+    path.write_text(json.dumps(config | {name: [numbers[1], numbers[0], *numbers[2:]]}))
+    assert main([str(folder)]) == 1
+    failed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("FAIL")]
+    assert any(quantity.endswith("/latents") for quantity in failed)
+
+
+def test_mutations_are_of_three_kinds():
+    """Every kind, and none under which the network stays the same."""
+    found = mutations(GOLDEN / "wan_tiny")
+    assert {mutation.kind for mutation in found} == {"scaled", "transposed", "swapped"}
+    swapped = {frozenset((mutation.tensor, mutation.partner)) for mutation in found if mutation.partner}
+    norms = [frozenset(f"blocks.0.{attention}.norm_{x}.weight" for x in "qk") for attention in ("attn1", "attn2")]
+    assert norms[0] in swapped and norms[1] not in swapped
 
 
 def test_what_nobody_compares_goes_unnoticed(tmp_path, capsys):

@@ -282,10 +282,14 @@ def test_wan22_ti2v_streams_and_is_kept(ti2v, tmp_path: Path) -> None:
     simulator = LatentWorldSimulator.from_pretrained(
         ti2v[0], dtype=torch.float32, tap=1, canvas=(64, 64), grid=(2, 2), mode="window", window=5
     )
-    frames = torch.randint(0, 256, (1, 5, 64, 64, 3), generator=torch.Generator().manual_seed(2)).byte()
-    stream = simulator.open_stream()
-    assert stream.push(frames) == 2
+    video = torch.randint(0, 256, (1, 93, 64, 64, 3), generator=torch.Generator().manual_seed(2)).byte()
+    frames, stream = video[:, :5], simulator.open_stream()
+    stream.push(frames)
     torch.testing.assert_close(stream.tokens(), simulator(frames), atol=1e-5, rtol=1e-5)
+    stream.push(video[:, 5:])  # of another way to group them nothing is left of how it began
+    stream.push(frames[:, :1])
+    grouped = simulator.to_canvas(torch.cat([video[:, 1:], frames[:, :1]], dim=1))
+    torch.testing.assert_close(stream.latents, simulator.encoder.window(grouped)[:, :, -2:], atol=1e-3, rtol=0)
     simulator.save_pretrained(tmp_path)
     assert torch.equal(LatentWorldSimulator.from_pretrained(tmp_path, dtype=torch.float32)(frames), simulator(frames))
     with pytest.raises(VegaError, match="multiples of 32"):

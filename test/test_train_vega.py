@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,15 +13,25 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny_checkpoints import observation
 
-from benchmarks.training import Training, farthest, losses, make_demonstrations, make_policy
+from benchmarks.training import (
+    Training,
+    arguments_of,
+    farthest,
+    logged,
+    losses,
+    make_demonstrations,
+    make_policy,
+)
 from policies.checkpoints import load_policy
 from policies.files.tensor_sources import SafetensorsSource
 from policies.fusion.gated_fusion import build_fusion
+from policies.measuring.benchmark_models import REDUCED
 from policies.openvla.policy import SEMANTIC_VIEW
 from policies.openvla.preprocessing import policy_image, rotate_180
 from policies.training.train_vega import main
 from policies.training.vega.demonstrations import Samples, normalized_actions, without_idling
 from policies.training.vega.pictures import training_image
+from policies.training.vega.plan import make_plan
 from policies.training.vega.readers import instruction_of, read_demonstrations
 from policies.training.vega.tokens import TokenCache
 
@@ -116,11 +127,24 @@ def test_it_goes_on_with_the_same_losses(trained, policy, data, tokens, tmp_path
 
 
 def test_two_processes_have_the_losses_of_one(policy, data, tokens, tmp_path):
-    """torchrun on this machine, over gloo."""
-    one = Training(policy, data, tmp_path / "one", tokens, 2)
-    two = Training(policy, data, tmp_path / "two", tokens, 2, processes=2)
-    alone, shared = losses(one.wait()), losses(two.wait())
-    assert len(alone) == 2 and farthest(alone, shared) < 1e-5
+    """torchrun on this machine, over gloo: with the batch shared, and with weights shared too; one alone goes on."""
+    two = Training(policy, data, tmp_path / "two", tokens, 2, 2)
+    spread = Training(policy, data, tmp_path / "spread", tokens, 2, 2, "--shard")
+    assert main(arguments_of(policy, data, tmp_path / "one", tokens, 3)) == 0
+    alone, shared, sharded = losses(logged(tmp_path / "one")), losses(two.wait()), losses(spread.wait())
+    assert len(alone) == 3 and len(shared) == 2
+    assert farthest({step: alone[step] for step in (1, 2)}, shared) < 1e-5 and farthest(shared, sharded) < 1e-5
+    published = load_policy(str(tmp_path / "spread" / "policy")), load_policy(str(tmp_path / "two" / "policy"))
+    np.testing.assert_allclose(*(one.act(observation()).actions for one in published), atol=1e-4)
+    assert main(arguments_of(policy, data, tmp_path / "spread", tokens, 3)) == 0
+    assert farthest(alone, losses(logged(tmp_path / "spread"))) < 1e-5
+
+
+def test_one_process_shares_weights_with_nobody(policy, data, tokens, tmp_path, capsys):
+    arguments = ["--policy", str(policy), "--data", str(data), "--output", str(tmp_path / "out"), "--shard"]
+    more = ["--tokens", str(tokens), "--dataset", "libero_tiny", "--holdout", "0", "--device", "cpu"]
+    assert main([*arguments, *more, "--batch", "8", "--dtype", "float32"]) == 2
+    assert "leave --shard out" in capsys.readouterr().err
 
 
 def test_demonstrations_of_libero_are_read_as_openvla_oft_has_them(data):
@@ -200,3 +224,14 @@ def test_what_is_wrong_is_said(arguments, sentence, policy, data, tmp_path, caps
     output = ["--output", str(tmp_path / "out"), "--device", "cpu", "--dtype", "float32"]
     assert main([*(words.get(word, word) for word in arguments), *output]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_plan_counts_what_a_run_holds():
+    """Of a small policy: what follows from sizes alone, and that checkpointing trades memory for operations."""
+    small = replace(REDUCED, dinov2=(64, 3, 128), siglip=(80, 3, 128), llama=(64, 2, 128, 4), tap=1)
+    plain, spare = make_plan(4, 2, False, small), make_plan(4, 2, True, small)
+    assert plain.learning == spare.learning and plain.gradients_and_optimizer == 12 * plain.learning
+    assert spare.activations < 0.7 * plain.activations
+    assert spare.operations_per_sample > 1.05 * plain.operations_per_sample
+    side, width = small.canvas // 16, small.wan_heads * small.wan_head_dim
+    assert plain.bytes_per_frame == side * side * width * 2 and plain.operations_per_frame > 0

@@ -15,6 +15,7 @@ from policies.files import weight_files
 from policies.fusion.gated_fusion import build_fusion
 from policies.types import VegaError
 from policies.world_simulator.__main__ import main
+from policies.world_simulator.frame_encoder import Past
 from policies.world_simulator.simulator import (
     LatentWorldSimulator,
     WorldSimulatorConfig,
@@ -160,12 +161,24 @@ def test_window_and_stream_equal_encoding_everything(windowed, plain):
     expected = plain_latents(plain[0], windowed.to_canvas(shots))
     torch.testing.assert_close(windowed.encoder.window(windowed.to_canvas(shots)), expected, atol=1e-4, rtol=0)
 
-    stream, made = windowed.open_stream(), []
+    stream = windowed.open_stream()
     for start, stop in [(0, 1), (1, 2), (2, 9), (9, 10), (10, 17)]:
-        made.append(stream.push(shots[:, start:stop]))
-    assert made == [1, 0, 2, 0, 2]
+        stream.push(shots[:, start:stop])
     # Bounded: of 5 latent frames the window's 3 are kept, each as if encoded with everything before it.
     torch.testing.assert_close(stream.latents, expected[:, :, -3:], atol=1e-4, rtol=0)
+
+
+def test_every_frame_of_a_stream_ends_a_latent_frame(windowed, plain):
+    """Whatever the way of grouping, the latents become those of Wan's encoder on a video that begins so."""
+    video = torch.rand(1, 3, 103, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    past, latents = Past(), []
+    for frame in video.split(1, dim=2):
+        latent, past = windowed.encoder.step(frame, past)
+        latents.append(latent)
+    for begin in (1, 2):
+        count = begin + 101
+        expected = plain_latents(plain[0], video[:, :, begin:count])[:, :, -2:]
+        torch.testing.assert_close(torch.cat(latents[count - 5 : count : 4], dim=2), expected, atol=1e-4, rtol=0)
 
 
 def test_a_full_stream_gives_the_windows_tokens(windowed):
@@ -178,14 +191,15 @@ def test_a_full_stream_gives_the_windows_tokens(windowed):
 
 def test_a_step_costs_and_keeps_the_same_however_long_the_stream(windowed):
     stream, sizes, operations = windowed.open_stream(), [], []
-    stream.push(frames(1))
+    stream.push(frames(9))
     for i in range(6):
-        with torch.profiler.profile(with_flops=True) as profile:
-            stream.push(frames(4, seed=i))
-        operations.append(sum(event.flops for event in profile.key_averages()))
-        sizes.append(sum(x.numel() for x in stream._state.caches if x is not None) + stream.latents.numel())
-    assert len(set(operations[1:])) == 1 and operations[1] > 0
-    assert len(set(sizes[2:])) == 1
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+            stream.push(frames(1, seed=i))
+        convolutions = [event for event in profile.events() if event.name == "aten::mkldnn_convolution"]
+        operations.append([str(event.input_shapes[:2]) for event in convolutions])
+        sizes.append(sum(x.numel() for seen in stream._past.seen.values() for x in seen) + stream.latents.numel())
+    assert all(each == operations[0] for each in operations) and len(operations[0]) > 20
+    assert len(set(sizes)) == 1
 
 
 def test_a_fork_has_its_own_future_and_reset_forgets(windowed):
@@ -389,6 +403,13 @@ def test_bad_folders_are_named(folder, tmp_path, monkeypatch):
         with pytest.raises(VegaError, match=rf"{part}/config\.json.*download it again"):
             LatentWorldSimulator.from_pretrained(copy)
         path.write_text(text)
+    path.write_text(json.dumps(json.loads(text) | {"latents_std": [1.0] * 15 + [0.0]}))
+    with pytest.raises(VegaError, match="'latents_std' that are not above 0"):
+        LatentWorldSimulator.from_pretrained(copy)
+    path.write_text(json.dumps(json.loads(text) | {"latents_mean": [float("nan")] * 16}))
+    with pytest.raises(VegaError, match="needs 16 numbers in 'latents_mean'"):
+        LatentWorldSimulator.from_pretrained(copy)
+    path.write_text(text)
     (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(VegaError, match=r"vae.*safetensors"):
         LatentWorldSimulator.from_pretrained(copy)

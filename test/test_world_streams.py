@@ -44,7 +44,7 @@ def frames(count, seed=0):
 
 
 def test_a_causal_stream_begins_as_the_window_and_goes_on_alone(windowed):
-    """The window's tokens at first; then each latent frame costs itself alone, and what is kept does not grow."""
+    """The window's tokens at first, for each way to group frames; then a latent frame costs itself alone."""
     shots = frames(9)
     stream = windowed.open_stream("causal")
     stream.push(shots)
@@ -55,12 +55,17 @@ def test_a_causal_stream_begins_as_the_window_and_goes_on_alone(windowed):
         stream.push(frames(4, seed=seed))
         tokens = stream.tokens()
         assert stream.tokens() is not tokens and torch.equal(stream.tokens(), tokens)  # computed once, pooled again
-        sizes.append(sum(keys.numel() for keys, _ in stream._memory.seen))
-    hook.remove()
+        sizes.append(sum(keys.numel() for keys, _ in stream._memories[0][0].seen))
     assert computed == [1, 1, 1] and len(set(sizes)) == 1
     assert not torch.equal(
         tokens, windowed(torch.cat([frames(1, seed=2)[:, :1], frames(4, seed=2), frames(4, seed=3)], 1))
     )
+    computed.clear()
+    for seed in range(4, 12):
+        stream.push(frames(1, seed=seed))
+        stream.tokens()
+    hook.remove()
+    assert computed == [3, 3, 3, 1, 1, 1, 1, 1]
 
 
 def test_a_block_that_remembers_gives_what_a_causal_mask_would(simulator):
@@ -89,7 +94,7 @@ def test_a_stream_starts_again_where_wan_has_no_more_positions(windowed, monkeyp
     for seed in (1, 2):
         stream.push(frames(4, seed=seed))
         stream.tokens()
-    assert stream._memory.frames == 3  # the window anew
+    assert stream._memories[0][0].frames == 3  # the window anew
     with pytest.raises(VegaError, match="at most 4 latent frames"):
         windowed.trunk.remember(torch.zeros(1, 16, 5, 4, 4), None, 2)
     with pytest.raises(VegaError, match="choose joint or causal"):
@@ -101,18 +106,19 @@ def test_a_window_stream_encodes_what_is_new(windowed):
     stream = WindowStream(windowed, "joint")
     encoded = []
     step = windowed.encoder.step
-    windowed.encoder.step = lambda video, state: encoded.append(video.shape[2]) or step(video, state)
+    windowed.encoder.step = lambda frame, past: encoded.append(past.frames) or step(frame, past)
     try:
-        news = []
+        news, counts = [], []
         for moved in (0, 1, 4, 4, 7, 20):
             stream.see(video[:, moved : moved + 9])
             news.append(stream.news)
+            counts.append(len(encoded))
             stream.tokens()
     finally:
         del windowed.encoder.step
-    # The first window; nothing for one frame; a group of four; nothing new; three that wait; a start where all is new.
-    assert encoded == [1, 4, 4, 4, 1, 4, 4]
-    assert news == [True, False, True, False, False, True]
+    # The first window; one frame; three; nothing new; three; a start where all is new.
+    assert counts == [9, 10, 13, 13, 16, 25] and encoded[-9:] == list(range(9))
+    assert news == [True, True, True, False, True, True]
     torch.testing.assert_close(stream.tokens(), windowed(video[:, 20:29]), atol=1e-4, rtol=0)
 
 

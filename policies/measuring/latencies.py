@@ -35,6 +35,7 @@ from policies.measuring.benchmark_models import (
 from policies.openvla.model import OpenVLAOFT
 from policies.openvla.preprocessing import EMPTY_TOKEN
 from policies.types import VegaError
+from policies.world_simulator.frame_encoder import Past
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 FRAME_SIZE = (256, 256)
@@ -127,15 +128,13 @@ def measure_world_simulator(meter: Meter, wan: WanModels, single: LatentWorldSim
         Work("world simulator, reference schedule", lambda: reference(frame), [wan.vae, wan.transformer]),
         Work("world simulator, per frame", lambda: single(frame), [single]),
     )
-    encoder, stride = window.encoder, window.encoder.temporal_stride
-    canvas = window.to_canvas(video)
+    encoder, canvas, past = window.encoder, window.to_canvas(video), Past()
     with torch.no_grad():
-        _, state = encoder.step(canvas[:, :, :1], encoder.start())
-        _, state = encoder.step(canvas[:, :, 1 : 1 + stride], state)
-        part = canvas[:, :, 1 + stride : 1 + 2 * stride]
+        for frame in canvas[:, :, : 2 * encoder.temporal_stride].split(1, dim=2):
+            _, past = encoder.step(frame, past)
         whole, step = meter.measure(
             Work(f"VAE, window of {window.config.window} encoded again", lambda: encoder.window(canvas), [encoder]),
-            Work("VAE, one more latent frame of a stream", lambda: encoder.step(part, state), [encoder]),
+            Work("VAE, one more frame of a stream", lambda: encoder.step(frame, past), [encoder]),
         )
         meter.measure(Work(f"world simulator, window of {window.config.window}", lambda: window(video), [window]))
     if next(single.parameters()).dtype == torch.float32:
@@ -153,7 +152,7 @@ def measure_policy(meter: Meter, query: Query, video: torch.Tensor, refresh: int
     stream.push(video)
 
     def streamed() -> torch.Tensor:
-        stream.push(video[:, : window.encoder.temporal_stride])
+        stream.push(video[:, :1])
         return stream.tokens()
 
     every = Query(query.policy, query.world.simulator, video[:, -1:], refresh)

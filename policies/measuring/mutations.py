@@ -1,7 +1,9 @@
 """Does `check_parity` notice one wrong tensor?  Every tensor of a golden folder's checkpoint is changed, one at a time.
 
-A weight becomes 1.02 times itself and a bias zero, as a wrong conversion leaves them; what the network never runs
-(the towers' last blocks, the language model's own head, the VAE's decoder) is left out.
+As wrong conversions leave them: a weight becomes 1.02 times itself or a bias zero ("scaled"), a square matrix its
+transpose ("transposed"), or a tensor changes places with the next one of its shape in the file ("swapped").  What the
+network never runs (the towers' last blocks, the language model's own head, the VAE's decoder) is left out, and so are
+exchanges under which the network stays the same.
 """
 
 from __future__ import annotations
@@ -25,10 +27,22 @@ FACTOR = 1.02
 
 @dataclass(frozen=True)
 class Mutation:
-    """A tensor of a file of a golden folder (relative), to be changed."""
+    """A tensor of a file of a golden folder (relative), to be changed; partner: with which it changes places."""
 
     file: str
     tensor: str
+    kind: str = "scaled"
+    partner: str = ""
+
+    def of(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that it leaves other than they are in `weights`."""
+        value = weights[self.tensor]
+        if self.kind == "swapped":
+            return {self.tensor: weights[self.partner].clone(), self.partner: value.clone()}
+        if self.kind == "transposed":
+            return {self.tensor: value.transpose(0, 1).contiguous()}
+        zeroed = self.tensor.endswith("bias")
+        return {self.tensor: torch.zeros_like(value) if zeroed else (value * FACTOR).to(value.dtype)}
 
 
 def mutations(folder: Path) -> list[Mutation]:
@@ -41,12 +55,42 @@ def mutations(folder: Path) -> list[Mutation]:
                             default=-1)
             for prefix in ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
         }  # fmt: skip
-        for name, tensor in weights.items():
-            if tensor.is_floating_point() and not unneeded(name, depths, film=False) and bool(tensor.any()):
-                found.append(Mutation(str(path.relative_to(folder)), name))
+        used = {
+            name: tensor
+            for name, tensor in weights.items()
+            if tensor.is_floating_point() and not unneeded(name, depths, film=False) and bool(tensor.any())
+        }
+        file = str(path.relative_to(folder))
+        found += [Mutation(file, name) for name in used]
+        square = (n for n, w in used.items() if w.ndim > 1 and w.shape[0] == w.shape[1])
+        found += [Mutation(file, n, "transposed") for n in square if not torch.equal(used[n], used[n].transpose(0, 1))]
+        found += [Mutation(file, *pair) for pair in _alike(used)]
     if not found:
         raise VegaError(f"'{folder}' holds no weights: give a golden folder.")
     return found
+
+
+def _alike(weights: dict[str, Tensor]) -> Iterator[tuple[str, str, str]]:
+    """Pairs that may change places: a tensor and the next of its shape."""
+    last: dict[tuple[int, ...], str] = {}
+    for name, tensor in weights.items():
+        before = last.get(tuple(tensor.shape))
+        if before is not None and not torch.equal(tensor, weights[before]) and not _same(before, name):
+            yield before, "swapped", name
+        last[tuple(tensor.shape)] = name
+
+
+# Ends of names that can change places in a network that stays the same: norms that multiply each other, number by
+# number, without a rotation between them; biases that are added to the same sum.
+_EQUAL = (("attn2.norm_q.weight", "attn2.norm_k.weight"), ("conv2.bias", "conv_shortcut.bias"))
+
+
+def _same(one: str, other: str) -> bool:
+    return any(
+        one.endswith(a) and other.endswith(b) and one.removesuffix(a) == other.removesuffix(b)
+        for pair in _EQUAL
+        for a, b in (pair, pair[::-1])
+    )
 
 
 def undetected(
@@ -69,12 +113,10 @@ def undetected(
         path = copy / mutation.file
         before = path.read_bytes()
         weights = _read(path)
-        value = weights[mutation.tensor]
-        changed = torch.zeros_like(value) if mutation.tensor.endswith("bias") else (value * FACTOR).to(value.dtype)
-        _write(path, weights | {mutation.tensor: changed})
+        _write(path, weights | mutation.of(weights))
         if _first_failure(copy) is None:
             missed.append(mutation)
-            told(f"not noticed: {mutation.tensor} of {mutation.file}")
+            told(f"not noticed: {mutation.tensor} of {mutation.file}, {mutation.kind} {mutation.partner}".rstrip())
         path.write_bytes(before)
     return len(chosen), missed
 

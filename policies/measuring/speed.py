@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("query_worker.py")
 WINDOW = 17
 WINDOW_TIMES, COMPILED_TIMES = 5.0, 1.3
-CYCLE = 4  # frames of a latent frame: after so many queries of one new frame each a stream's work repeats
+CYCLE = 4  # frames of a latent frame, and ways to group them: after so many queries a stream has begun all of them
 FRAME = (256, 256)
 
 
@@ -67,19 +67,41 @@ def _per_frame(meter: Meter, plain: Worker, fast: Worker, old: Worker) -> None:
 
 
 def _windows(meter: Meter, plain: Worker, fast: Worker, old: Worker, rounds: int) -> None:
-    """All at once, so that the older build's long queries are asked once."""
-    options = {"joint": {"stream": "joint"}, "causal": {"stream": "causal"}, "causal_compiled": {"stream": "causal"}}
-    answers = _in_turns({"causal_compiled": fast, "old": old}, "window", options, rounds * CYCLE)
-    for name in ("joint", "causal"):
-        answers |= _in_turns({name: plain}, "window", options, rounds * CYCLE)
-    for name in options:
-        times = _times(answers["old"], answers[name])
+    """One new frame a query, as it is once a stream has begun; its first queries are told apart."""
+    kinds: dict[str, tuple[Worker, dict[str, Any]]] = {
+        "causal_compiled": (fast, {"stream": "causal"}),
+        "causal": (plain, {"stream": "causal"}),
+        "joint": (plain, {"stream": "joint"}),
+        "joint_compiled": (fast, {"stream": "joint"}),
+        f"joint_compiled_refreshed_every_{CYCLE}th": (fast, {"stream": "joint", "refresh_every": CYCLE}),
+        "off": (plain, {"stream": "off"}),
+    }
+    # The older build has no options, and every query of it costs the same.
+    before = _in_turns({"old": old}, "window", {}, rounds * CYCLE)["old"]
+    for name, (worker, options) in kinds.items():
+        answers = _in_turns({name: worker}, "window", {name: options}, (1 + rounds) * CYCLE)[name]
+        times = _mean(before[1:]) / _mean(answers[1 + CYCLE :])
         if name == "causal_compiled":
             meter.at_least(f"window_query_{name}_times_faster", times, WINDOW_TIMES)
+            begun = _mean(before[1:]) / _mean(answers[:CYCLE])
+            meter.information(f"window_query_{name}_first_cycle_times_faster", begun)
         else:
             meter.information(f"window_query_{name}_times_faster", times)
-        first = relative(answers[name][0], answers["old"][0], "tokens")
+        first = relative(answers[0], before[0], "tokens")
         meter.at_most(f"window_query_{name}_first_tokens_relative_change", first, 1e-4)
+    _curve(meter, fast, _mean(before[1:]))
+
+
+def _curve(meter: Meter, fast: Worker, before: float) -> None:
+    """CPU time of a query against the frames it encodes, and how fast it would be if it encoded none."""
+    seconds: dict[int, float] = {}
+    for frames in (1, 8, WINDOW):
+        fast("begin", mode="window", options={"stream": "joint"})
+        fast("ask", moved=0)
+        seconds[frames] = min(fast("ask", moved=frames)["cpu_s"] for _ in range(2))
+        meter.information(f"window_query_joint_compiled_cpu_s_with_{frames}_new_frames", seconds[frames])
+    none = seconds[1] - (seconds[8] - seconds[1]) / 7
+    meter.information("window_query_joint_compiled_times_faster_if_encoding_were_free", before / none)
 
 
 def _int8(meter: Meter, plain: Worker, eight: Worker) -> None:
@@ -101,8 +123,13 @@ def _in_turns(workers: dict[str, Worker], mode: str, options: dict[str, Any], qu
 
 
 def _times(slow: Sequence[Job], fast: Sequence[Job]) -> float:
-    """How many times less CPU a query takes, over whole cycles of queries."""
-    return sum(a["cpu_s"] for a in slow[1:]) / sum(a["cpu_s"] for a in fast[1:])
+    """How many times less CPU a query takes, the first one aside."""
+    return _mean(slow[1:]) / _mean(fast[1:])
+
+
+def _mean(answers: Sequence[Job]) -> float:
+    """CPU seconds of a query."""
+    return float(np.mean([answer["cpu_s"] for answer in answers]))
 
 
 def measure_errors(meter: Meter, folder: Path, queries: int = 12) -> None:
@@ -115,8 +142,8 @@ def measure_errors(meter: Meter, folder: Path, queries: int = 12) -> None:
     for stream in ("joint", "causal"):
         seen = _looks(simulator, windows, stream=stream)
         meter.information(f"stream_{stream}_tokens_relative_change", _worst(seen, exact))
-    late = [exact[max(i - i % CYCLE, 0)] for i in range(len(exact))]
-    meter.information(f"window_tokens_relative_change_by_waiting_{CYCLE - 1}_frames", _worst(late, exact))
+    seen = _looks(simulator, windows, stream="joint", refresh_every=CYCLE)
+    meter.information(f"stream_joint_refreshed_every_{CYCLE}th_tokens_relative_change", _worst(seen, exact))
     frames = [window[:, -1:] for window in windows]
     exact = [single(frame) for frame in frames]
     for name, options in (

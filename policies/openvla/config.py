@@ -59,6 +59,10 @@ class WorldPart:
     fusion: str = "token_gate"
     unchanged_start: bool = True
 
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise VegaError(f"Frames of a window cannot be {self.stride} control periods apart: give stride 1 or more.")
+
 
 @dataclass(frozen=True)
 class VegaOpenVLAConfig:

@@ -24,20 +24,23 @@ from policies.types import VegaError
 
 def plan(options: argparse.Namespace) -> int:
     """Print what the run would cost at full size."""
-    from policies.training.vega.plan import make_plan
+    from policies.training.vega.plan import NOT_COUNTED, make_plan
 
     made = make_plan(options.lora_rank, options.micro, options.checkpointing)
     print(f"learning, counted: {made.learning / 1e6:.0f} M parameters")
     print(f"weights, counted: {made.weights / 1e9:.1f} GB on each GPU")
     print(f"gradients and AdamW, counted: {made.gradients_and_optimizer / 1e9:.1f} GB")
     print(f"activations of {options.micro} samples, counted: {made.activations / 1e9:.1f} GB")
-    print(f"in all: {made.gigabytes:.1f} GB on each GPU, and what the allocator adds")
+    print(f"in all: {made.gigabytes:.1f} GB on each GPU")
     step = made.operations_per_sample * options.batch
     print(f"a step of {options.batch} samples, counted: {step / 1e12:.0f} TFLOP")
-    hours = step * options.steps / (options.gpus * options.gpu_tflops * 1e12) / 3600
-    print(
-        f"{options.steps} steps on {options.gpus} GPUs at an assumed {options.gpu_tflops:g} TFLOP/s each: {hours:.1f} h"
-    )
+    speed = options.gpus * options.gpu_tflops * 1e12
+    on = f"on {options.gpus} GPUs at an assumed {options.gpu_tflops:g} TFLOP/s each"
+    print(f"{options.steps} steps {on}: {step * options.steps / speed / 3600:.1f} h")
+    frames, tokens = 1000, made.operations_per_frame * 1000
+    print(f"tokens of {frames} frames of a camera, counted: {tokens / 1e12:.0f} TFLOP, {tokens / speed:.1f} s {on}")
+    print(f"they are computed once and take {frames * made.bytes_per_frame / 1e9:.1f} GB on disk, counted")
+    print(f"not counted: {NOT_COUNTED}; nothing here is measured")
     return 0
 
 
@@ -102,7 +105,7 @@ def train(options: argparse.Namespace) -> int:
     batches = Batches(policy, parts[0], caches[0], options.seed, options.augment)
     aside = Batches(policy, parts[-1], caches[-1], options.seed, False)
     validation = aside.fixed(options.validation, options.micro)
-    Run(engine, policy, learner, batches, validation, statistics, options.output).go(course)
+    Run(engine, policy, learner, batches, validation, statistics, options.output, options.shard).go(course)
     engine.end_training()
     return 0
 
@@ -127,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lora-rank", type=int, default=32, help="0: language model and towers stay as they are")
     parser.add_argument("--no-augment", dest="augment", action="store_false", help="neither random crops nor colours")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, a third more operations")
+    parser.add_argument("--shard", action="store_true", help="spread weights over the processes too (FSDP2)")
     parser.add_argument("--holdout", type=float, default=0.05, help="share of the episodes kept for validation")
     parser.add_argument("--validation", type=int, default=256, help="samples to validate with")
     parser.add_argument("--validate-every", type=int, default=1000, help="steps")

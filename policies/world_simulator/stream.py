@@ -1,9 +1,9 @@
 """A stream of frames through the world simulator, and tokens that are refreshed on every n-th query.
 
-The causal VAE keeps its memory between calls, so one more latent frame costs the same however long the
-stream has run, and the latents are those of encoding the whole stream at once.  The transformer either sees all
-latents that are kept anew ("joint", as on a window), or remembers what it made of the earlier ones ("causal": they do
-not see the new one, and it alone is computed).
+The VAE remembers, so that one more frame costs the same however long the stream has run, and ends a latent frame
+(`frame_encoder`); those of a window are it and every fourth before.  The transformer either sees all of them anew
+("joint", as on a window), or remembers what it made of the earlier ones ("causal": they do not see the new one, and it
+alone is computed).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from policies.types import VegaError
+from policies.world_simulator.frame_encoder import Past
 from policies.world_simulator.transformer import TrunkMemory, WanTrunk
-from policies.world_simulator.vae import EncoderState, WanEncoder
+from policies.world_simulator.vae import WanEncoder
 
 CELLS = 8  # along each side of a picture whose change is looked at
 
@@ -50,7 +51,7 @@ class WorldStream:
     """
 
     def __init__(self, simulator: Streamed, attention: str = "joint"):
-        """attention: "joint" or "causal", what the newest latent frame costs the transformer."""
+        """attention: "joint" or "causal", whether the transformer sees the window's latent frames anew."""
         if attention not in ("joint", "causal"):
             raise VegaError(f"A stream's attention '{attention}' is unknown: choose joint or causal.")
         self._simulator, self._causal = simulator, attention == "causal"
@@ -58,87 +59,84 @@ class WorldStream:
 
     def reset(self) -> None:
         """Forget everything: the next frame begins a new video."""
-        encoder = self._simulator.encoder
-        self._state: EncoderState = encoder.start()
-        self._started = False
-        self._waiting: torch.Tensor | None = None
+        window, self._stride = self._simulator.latent_window, self._simulator.encoder.temporal_stride
+        self._past = Past()
         self._shape: tuple[int, int, int] | None = None
-        self._latents: deque[torch.Tensor] = deque(maxlen=self._simulator.latent_window)
-        self._memory: TrunkMemory | None = None
+        self._latents: deque[torch.Tensor] = deque(maxlen=self._stride * (window - 1) + 1)
+        # Each way of grouping frames has a memory of its own, with the number of the last frame in it.
+        self._memories: dict[int, tuple[TrunkMemory, int]] = {}
         self._features: torch.Tensor | None = None
-        self.unseen = 0  # latent frames that no tokens have been made of
 
     def fork(self) -> WorldStream:
         """A stream with the same past and a future of its own; costs nothing, what is remembered is shared."""
         twin = copy.copy(self)
-        twin._latents = self._latents.copy()
+        twin._latents, twin._memories = self._latents.copy(), self._memories.copy()
         return twin
 
     @property
+    def news(self) -> bool:
+        """Whether a frame has come that no tokens have been made of."""
+        return self._features is None and bool(self._latents)
+
+    @property
     def latents(self) -> torch.Tensor:
-        """The latent frames kept, oldest first: (B, C, T, h, w)."""
+        """The latent frames of the newest window, oldest first: (B, C, T, h, w)."""
+        return torch.cat(self._window(), dim=2)
+
+    def _window(self) -> list[torch.Tensor]:
         if not self._latents:
             raise VegaError("The stream has seen no frame yet: push one first.")
-        return torch.cat(list(self._latents), dim=2)
+        return list(self._latents)[:: -self._stride][::-1]
 
     @torch.no_grad()
-    def push(self, frames: torch.Tensor) -> int:
-        """Add frames (B, n, H, W, 3) uint8 RGB in order of time; returns how many latent frames they completed.
-
-        The first frame makes a latent frame alone, later ones in groups of the VAE's temporal stride.
-        """
-        video = self._simulator.to_canvas(frames)
+    def push(self, frames: torch.Tensor) -> None:
+        """Add frames (B, n, H, W, 3) uint8 RGB in order of time."""
         shape = (frames.shape[0], frames.shape[2], frames.shape[3])
         if self._shape not in (None, shape):
             raise VegaError(
                 f"The stream holds (batch, height, width) {self._shape}, these are {shape}: reset the stream first."
             )
         self._shape = shape
-        if self._waiting is not None:
-            video = torch.cat([self._waiting, video], dim=2)
-        encoder, made = self._simulator.encoder, 0
-        while video.shape[2] >= (need := encoder.temporal_stride if self._started else 1):
-            latent, self._state = encoder.step(video[:, :, :need], self._state)
+        for frame in self._simulator.to_canvas(frames).split(1, dim=2):
+            latent, self._past = self._simulator.encoder.step(frame, self._past)
             self._latents.append(latent)
-            self._started, made = True, made + 1
-            self.unseen += 1
-            video = video[:, :, need:]
-        self._waiting = video
-        return made
+            self._features = None
 
     @torch.no_grad()
     def tokens(self) -> torch.Tensor:
-        """f_gen (B, rows * columns, D) of the newest latent frame, in the light of those kept."""
-        latents = self.latents
+        """f_gen (B, rows * columns, D) of the newest frame, in the light of those kept."""
+        window = self._window()
         assert self._shape is not None, "latents exist only after a push"
-        if self._features is None or self.unseen:
-            self._features = self._remembered() if self._causal else self._simulator.tokens(latents)[:, -1:]
-            self.unseen = 0
+        if self._features is None:
+            whole = torch.cat(window, dim=2)
+            self._features = self._remembered(window) if self._causal else self._simulator.tokens(whole)[:, -1:]
         return self._simulator.pool(self._features, self._shape[1:])[:, 0]
 
-    def _remembered(self) -> torch.Tensor:
+    def _remembered(self, window: list[torch.Tensor]) -> torch.Tensor:
         """The newest latent frame's features (B, 1, rows, columns, D), from the transformer's memory if it has one."""
-        trunk, latents, kept = self._simulator.trunk, list(self._latents), self._simulator.latent_window - 1
-        memory, first = self._memory, len(latents) - self.unseen
-        if memory is None or first < 1 or memory.frames + self.unseen > trunk.positions_in_time:
+        trunk, now, kept = self._simulator.trunk, self._past.frames - 1, self._simulator.latent_window - 1
+        memory, last = self._memories.get(now % self._stride, (None, now))
+        new = (now - last) // self._stride
+        first = len(window) - new
+        if memory is None or first < 1 or memory.frames + new > trunk.positions_in_time:
             memory, first = None, 0
-            parts = [torch.cat(latents, dim=2)]
+            parts = [torch.cat(window, dim=2)]
         else:
-            parts = latents[first:]
+            parts = window[first:]
         for part in parts:
             # Noise by the place in the window, which the newest frame of a full one never leaves.
             features, memory = trunk.remember(self._simulator.noised(part, first), memory, kept)
             first += part.shape[2]
-        self._memory = memory
-        rows, columns = (n // p for n, p in zip(latents[-1].shape[3:], trunk.patch_size[1:], strict=True))
+        assert memory is not None
+        self._memories[now % self._stride] = memory, now
+        rows, columns = (n // p for n, p in zip(window[-1].shape[3:], trunk.patch_size[1:], strict=True))
         return features.unflatten(1, (-1, rows, columns))[:, -1:]
 
 
 class WindowStream:
     """A camera's windows of frames as they come query by query; only frames that the last one did not have are encoded.
 
-    Latent frames come in groups of frames, so the tokens are up to a group older than the newest frame, and what is
-    remembered reaches farther back than a window: encoding the window anew gives somewhat other tokens.
+    What is remembered reaches farther back than a window: encoding the window anew gives somewhat other tokens.
     """
 
     def __init__(self, simulator: Streamed, attention: str):
@@ -152,8 +150,8 @@ class WindowStream:
 
     @property
     def news(self) -> bool:
-        """Whether a latent frame has come that no tokens have been made of yet."""
-        return self._stream.unseen > 0
+        """Whether a frame has come that no tokens have been made of yet."""
+        return self._stream.news
 
     def see(self, window: torch.Tensor) -> None:
         """Take a window (1, T, H, W, 3) uint8 RGB, oldest frame first."""

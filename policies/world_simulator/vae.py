@@ -7,8 +7,8 @@ one only: for it, the 3-D convolution is a 2-D one, a third of the work, with th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from policies.files.weight_files import (
     write_component,
 )
 from policies.types import VegaError
-from policies.world_simulator.single_frames import SingleFrames, identity, runs_here
+from policies.world_simulator.frame_encoder import FrameEncoder, Past, identity
 
 
 class CausalConv(nn.Module):
@@ -53,13 +53,6 @@ class CausalConv(nn.Module):
             self._taken_from = identity([weight])
         padding = (conv._padding[2], conv._padding[0])
         return F.conv2d(x[:, :, 0], self._last_tap, conv.bias, conv.stride[1:], padding)[:, :, None]
-
-
-@dataclass(frozen=True)
-class EncoderState:
-    """What the encoder remembers of a stream: the last frames before every convolution.  Never changed in place."""
-
-    caches: tuple[torch.Tensor | None, ...]
 
 
 class WanEncoder(nn.Module):
@@ -87,7 +80,7 @@ class WanEncoder(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.requires_grad_(False)
-        self._single_frames: SingleFrames | None = None
+        self._one_by_one: FrameEncoder | None = None
         self._taken_from: tuple[object, ...] = ()
 
     @property
@@ -98,7 +91,7 @@ class WanEncoder(nn.Module):
         """Latent frames of a video; VegaError if its length does not divide into them."""
         stride = self.temporal_stride
         if frames < 1 or (frames - 1) % stride:
-            nearest = 1 + max(frames - 1, 0) // stride * stride
+            nearest = 1 + max(round((frames - 1) / stride), 0) * stride
             raise VegaError(f"A video of {frames} frames does not fit the VAE: give 1 + {stride} n, e.g. {nearest}.")
         return 1 + (frames - 1) // stride
 
@@ -106,43 +99,37 @@ class WanEncoder(nn.Module):
         """Every frame as its own video: (B, 3, T, H, W) -> (B, C, T, h, w)."""
         batch, _, count = video.shape[:3]
         single = self._prepared(video.transpose(1, 2).flatten(0, 1)[:, :, None])
-        weight = self.quant_conv.weight
-        if runs_here(self.encoder, weight.dtype, weight.device):
-            now = identity(self.parameters())
-            if self._single_frames is None or self._taken_from != now:
-                self._single_frames = SingleFrames(self.encoder, self.quant_conv, self.mean, self.std)
-                self._taken_from = now
-            latents = self._single_frames(single[:, :, 0])
+        if single.is_cpu and single.dtype == torch.float32:
+            latents = self._frame_encoder()(single[:, :, 0])
         else:
             # Channels last is what convolutions run fastest in, on CPUs and GPUs alike.
             single = single.contiguous(memory_format=torch.channels_last_3d)
             latents = self._normalised(self.encoder(single))[:, :, 0]
         return latents.unflatten(0, (batch, count)).transpose(1, 2)
 
-    def start(self) -> EncoderState:
-        """The memory of a stream that has not begun."""
-        return EncoderState((None,) * self._memories)
+    def step(self, frame: torch.Tensor, past: Past) -> tuple[torch.Tensor, Past]:
+        """The latent frame (B, C, 1, h, w) that ends with a stream's next frame (B, 3, 1, H, W); begin with `Past()`.
 
-    def step(self, video: torch.Tensor, state: EncoderState) -> tuple[torch.Tensor, EncoderState]:
-        """One more latent frame (B, C, 1, h, w): from 1 frame at the start, `temporal_stride` frames later."""
-        started = state.caches[0] is not None
-        wanted = self.temporal_stride if started else 1
-        if video.shape[2] != wanted:
-            raise VegaError(
-                f"The stream's next latent frame takes {wanted} frames, not {video.shape[2]}: give as many."
-            )
-        caches = list(state.caches)
-        latents = self.encoder(self._prepared(video), feat_cache=caches, feat_idx=[0])
-        return self._normalised(latents), EncoderState(tuple(caches))
+        Every frame ends one, `temporal_stride` frames after another of its kind (see `frame_encoder`).
+        """
+        latents, past = self._frame_encoder().step(self._prepared(frame)[:, :, 0], past)
+        return latents[:, :, None], past
+
+    def _frame_encoder(self) -> FrameEncoder:
+        now = identity(self.parameters())
+        if self._one_by_one is None or self._taken_from != now:
+            self._one_by_one = FrameEncoder(self.encoder, self.quant_conv, self.mean, self.std)
+            self._taken_from = now
+        return self._one_by_one
 
     def window(self, video: torch.Tensor) -> torch.Tensor:
         """A whole video, later frames seeing earlier ones: (B, 3, T, H, W) -> (B, C, 1 + (T - 1) / stride, h, w)."""
         self.latent_frames(video.shape[2])
-        state, latents = self.start(), []
+        video, latents = self._prepared(video), []
+        caches: list[torch.Tensor | None] = [None] * self._memories
         for part in [video[:, :, :1], *video[:, :, 1:].split(self.temporal_stride, dim=2)]:
             if part.shape[2]:
-                latent, state = self.step(part, state)
-                latents.append(latent)
+                latents.append(self._normalised(self.encoder(part, feat_cache=caches, feat_idx=[0])))
         return torch.cat(latents, dim=2)
 
     def _prepared(self, video: torch.Tensor) -> torch.Tensor:
@@ -192,10 +179,14 @@ def _on_meta(folder: Path) -> AutoencoderKLWan:
     for name in ("latents_mean", "latents_std"):
         numbers = vae.config[name]
         right = isinstance(numbers, list | tuple) and len(numbers) == vae.config.z_dim
-        if not right or not all(type(number) in (int, float) for number in numbers):
+        if not right or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
             raise VegaError(
                 f"File '{folder / 'config.json'}' needs {vae.config.z_dim} numbers in '{name}': download it again."
             )
+    if min(vae.config.latents_std) <= 0:
+        raise VegaError(
+            f"File '{folder / 'config.json'}' has numbers in 'latents_std' that are not above 0: download it again."
+        )
     del vae.decoder, vae.post_quant_conv
     return vae
 

@@ -6,7 +6,7 @@ The world simulator is frozen, its tokens come from the batch.  L1 on whole chun
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,10 @@ class VegaLearner(nn.Module):
             )
             inject_adapter_in_model(config, part, ADAPTER)
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The repeated blocks of the language model and the towers."""
+        return blocks(self.model, None)
+
     def learning(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that learn."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
@@ -71,14 +75,12 @@ class VegaLearner(nn.Module):
         return F.l1_loss(said.float(), batch.actions.to(device))
 
     @torch.no_grad()
-    def merged(self) -> dict[str, Tensor]:
-        """The model's weights under their names without adapters, LoRA added in; what it is made of stays as it is."""
-        state = {}
-        for name, value in self.model.state_dict().items():
-            if ".lora_" not in name:
-                state[name.replace(".base_layer.", ".")] = value
+    def merged(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The model's state under its names without adapters, LoRA added in; `state` stays as it is."""
+        plain = {n.replace(".base_layer.", "."): value for n, value in state.items() if ".lora_" not in n}
         for name, layer in self.model.named_modules():
             if isinstance(layer, LoraLinear):
-                weight = state[f"{name}.weight"]
-                state[f"{name}.weight"] = (weight.float() + layer.get_delta_weight(ADAPTER).float()).to(weight.dtype)
-        return state
+                down, up = (state[f"{name}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
+                weight = plain[f"{name}.weight"]
+                plain[f"{name}.weight"] = (weight.float() + layer.scaling[ADAPTER] * (up @ down)).to(weight.dtype)
+        return plain

@@ -1,8 +1,8 @@
 """What a training costs, told before it is paid: counted on tensors without memory, at full size.
 
 Counted: weights, gradients and the optimiser's state by their sizes; operations of forward and backward by torch's
-FlopCounterMode; activations as the bytes that backward has been left by a forward pass.  Assumed: how many operations a
-GPU does a second.  Not counted: the world simulator, whose tokens come from the disk, and what the allocator wastes.
+FlopCounterMode; activations as the bytes that backward has been left by a forward pass; the world simulator's tokens,
+which are computed once, by frame.  Assumed: how many operations a GPU does a second.  Not counted: NOT_COUNTED.
 """
 
 from __future__ import annotations
@@ -14,24 +14,31 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from policies.measuring.benchmark_models import FULL, Sizes
-from policies.measuring.counted import CAMERAS, META, on_meta
+from policies.measuring.counted import CAMERAS, META, on_meta, operations
+from policies.measuring.latencies import FRAME_SIZE
 from policies.openvla.config import VegaOpenVLAConfig
 from policies.openvla.policy import VegaOpenVLA
 from policies.training.vega.batches import Batch
 from policies.training.vega.learner import VegaLearner
 
 PROMPT = list(range(1, 36))
+NOT_COUNTED = (
+    "validation, reading and augmenting pictures, gradients on their way between GPUs, what the allocator adds, and "
+    "with --checkpointing one block's activations while they are computed again"
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of one GPU, and operations of one sample's forward and backward pass."""
+    """Bytes of one GPU, and operations of one sample's forward and backward pass; of one frame's tokens both."""
 
     weights: int
     gradients_and_optimizer: int
     activations: int
     operations_per_sample: float
     learning: int
+    operations_per_frame: float
+    bytes_per_frame: int
 
     @property
     def gigabytes(self) -> float:
@@ -72,10 +79,15 @@ def make_plan(rank: int, micro: int, checkpointing: bool, sizes: Sizes = FULL) -
             loss = learner(batch)
         activations = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
         loss.backward()
+    simulator = query.world.simulator
+    frame = torch.empty(1, 1, *FRAME_SIZE, 3, dtype=torch.uint8, device=META)
+    cells = (sizes.canvas // simulator.token_px) ** 2
     return Plan(
         weights=2 * (every - learned) + 4 * learned,
         gradients_and_optimizer=12 * learned,  # a gradient and AdamW's two moments, float32
         activations=activations,
         operations_per_sample=counter.get_total_flops() / micro,
         learning=learned,
+        operations_per_frame=operations(lambda: simulator(frame)),
+        bytes_per_frame=2 * cells * gen,  # float16, as `tokens` keeps them
     )

@@ -20,7 +20,6 @@ from policies.openvla.loading import TOWER_PREFIXES
 from policies.openvla.policy import VegaOpenVLA
 from policies.openvla.vision import stored_place
 from policies.training.vega.demonstrations import Demonstration, statistics
-from policies.training.vega.learner import VegaLearner
 from policies.types import VegaError
 
 CHECKPOINT = "openvla"  # folder of the merged OpenVLA-OFT inside the policy's
@@ -28,10 +27,17 @@ SHARD = "5GB"
 _COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
 
 
-def publish(policy: VegaOpenVLA, learner: VegaLearner, entries: Mapping[str, Any], step: int, folder: Path) -> None:
+def publish(
+    policy: VegaOpenVLA,
+    state: Mapping[str, Tensor],
+    fusion: Mapping[str, Tensor] | None,
+    entries: Mapping[str, Any],
+    step: int,
+    folder: Path,
+) -> None:
     """Write a folder that `load_policy` loads; `folder`/openvla is one in the published layout, a policy by itself.
 
-    entries: data set -> its statistics.
+    state: the model's, merged.  fusion: the fusion's.  entries: data set -> its statistics.
     """
     target = folder / CHECKPOINT
     if target.exists():
@@ -43,7 +49,6 @@ def publish(policy: VegaOpenVLA, learner: VegaLearner, entries: Mapping[str, Any
             if ".safetensors.index" not in file.name and not file.name.startswith("adapter_"):
                 shutil.copy(file, target / file.name)
     (target / "dataset_statistics.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-    state = learner.merged()
     stored = _stored(policy, state)
     save_torch_state_dict({k: v.cpu().contiguous() for k, v in stored.items()}, str(target), max_shard_size=SHARD)
     for part, prefix, stem in (
@@ -57,7 +62,7 @@ def publish(policy: VegaOpenVLA, learner: VegaLearner, entries: Mapping[str, Any
     if config.world_simulator is not None and policy.world is not None and policy.world.simulator.folder is not None:
         whole = str(policy.world.simulator.folder.resolve())
         config = replace(config, world_simulator=replace(config.world_simulator, source=whole))
-    write_policy(folder, config, None if learner.fusion is None else learner.fusion.state_dict())
+    write_policy(folder, config, fusion)
 
 
 def _stored(policy: VegaOpenVLA, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,11 +17,21 @@ from torch import nn
 from policies.openvla.policy import VegaOpenVLA
 from policies.training.optimisation import save_state
 from policies.training.vega.batches import Batch, Batches
-from policies.training.vega.engine import mean_over_processes, rounded_time, spread
+from policies.training.vega.engine import (
+    collected,
+    mean_over_processes,
+    rounded_time,
+    settle,
+    shard,
+    spread,
+    spread_like,
+    whole,
+)
 from policies.training.vega.learner import VegaLearner
 from policies.training.vega.publishing import publish
 from policies.types import VegaError
 
+CLIP = 1.0  # norm of a step's gradient
 STATE_FILE, LOG_FILE, POLICY_FOLDER = "training_state.pt", "log.jsonl", "policy"
 
 
@@ -67,13 +77,19 @@ class Run:
         validation: Sequence[Batch],
         statistics: Mapping[str, Any],
         output: Path,
+        sharded: bool = False,
     ) -> None:
-        """statistics: data set -> its entry, as the checkpoint that comes out is to have them."""
+        """statistics: data set -> its entry, as the checkpoint that comes out is to have them.
+
+        sharded: weights are spread over the processes, not the batch alone.
+        """
         self._engine, self._policy, self._learner, self._batches = engine, policy, learner, batches
         self._validation, self._statistics, self._output = validation, statistics, output
-        self._shared: nn.Module = spread(engine, learner)
+        self._shared: nn.Module = shard(engine, learner, learner.blocks()) if sharded else spread(engine, learner)
         parameters = [parameter for _, parameter in learner.learning()]
-        self._optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.01)
+        # In one call it takes no mixture of parameters that are spread and such that are not.
+        self._sharded, self._at_once = sharded, False if sharded else None
+        self._optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.01, foreach=self._at_once)
 
     def go(self, course: Course) -> None:
         """Train from where the output folder's state is to the last step, and publish the policy."""
@@ -92,8 +108,12 @@ class Run:
             self._say(line, f", {rounded_time(left)} left")
             if done % course.save_every == 0 or done == course.steps:
                 self._keep(done)
+        learner = self._learner
+        model = collected(engine, learner.model.state_dict())
+        fusion = None if learner.fusion is None else collected(engine, learner.fusion.state_dict())
         if engine.is_main_process:
-            publish(self._policy, self._learner, self._statistics, course.steps, self._output / POLICY_FOLDER)
+            merged, folder = learner.merged(model), self._output / POLICY_FOLDER
+            publish(self._policy, merged, fusion, self._statistics, course.steps, folder)
             print(self._output / POLICY_FOLDER, flush=True)
         engine.wait_for_everyone()
 
@@ -112,7 +132,11 @@ class Run:
                 loss = self._shared(batch)
                 engine.backward(loss * (engine.gradient_accumulation_steps / turns))
             total += loss.detach() / turns
-        nn.utils.clip_grad_norm_([parameter for _, parameter in self._learner.learning()], 1.0)
+        parameters = [parameter for _, parameter in self._learner.learning()]
+        if self._sharded:
+            settle(engine, parameters, CLIP)
+        else:
+            nn.utils.clip_grad_norm_(parameters, CLIP)
         self._optimizer.step()
         return mean_over_processes(engine, total)
 
@@ -122,23 +146,24 @@ class Run:
         engine = self._engine
         self._learner.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
-        for number, batch in enumerate(self._validation):
-            if number % engine.num_processes == engine.process_index:
-                with engine.autocast():
-                    loss = self._learner(batch)
+        for first in range(0, len(self._validation), engine.num_processes):
+            number = first + engine.process_index
+            # Processes that share weights can only run together, so one without a batch runs the last and forgets it.
+            batch = self._validation[min(number, len(self._validation) - 1)]
+            with engine.autocast():
+                loss = self._learner(batch)
+            if number < len(self._validation):
                 sums += torch.tensor([float(loss) * len(batch.actions), len(batch.actions)]).to(sums)
         sums = engine.reduce(sums, reduction="sum")
         self._learner.train()
         return float(sums[0] / sums[1]) if float(sums[1]) else float("nan")
 
     def _keep(self, done: int) -> None:
-        """The state after `done` steps; all processes have the same, so that any number of them can go on."""
+        """The state after `done` steps, whole, so that any number of processes can go on."""
+        state = whole(dict(self._learner.learning()))
+        optimizer = whole(self._optimizer.state_dict())
         if self._engine.is_main_process:
-            state = {name: parameter.detach().cpu() for name, parameter in self._learner.learning()}
-            save_state(
-                self._output / STATE_FILE,
-                {"step": done, "learning": state, "optimizer": self._optimizer.state_dict()},
-            )
+            save_state(self._output / STATE_FILE, {"step": done, "learning": state, "optimizer": optimizer})
         self._engine.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -152,8 +177,13 @@ class Run:
             raise VegaError(f"The state in '{path}' is of other settings: use them again, or name a new --output.")
         with torch.no_grad():
             for name, parameter in mine.items():
-                parameter.copy_(state["learning"][name])
+                parameter.copy_(spread_like(state["learning"][name], parameter))
+        for number, parameter in enumerate(mine.values()):
+            kept = state["optimizer"]["state"].get(number, {})
+            kept |= {key: spread_like(value, parameter) for key, value in kept.items() if value.ndim}
         self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:
+            group["foreach"] = self._at_once
         return int(state["step"])
 
     def _say(self, line: Mapping[str, float], more: str = "") -> None:

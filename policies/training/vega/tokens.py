@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class TokenCache:
         for begin in range(first, last, BATCH):
             pictures = [self._samples.picture(camera, i) for i in range(begin, min(begin + BATCH, last))]
             parts.append(native_tokens(simulator, pictures).half().cpu().numpy())
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # another run may write the same file
         with partial.open("wb") as file:
             np.save(file, np.concatenate(parts))
         partial.rename(path)
