@@ -72,7 +72,7 @@ def test_table_and_rows(effects, tmp_path, capsys):
     assert status == any(row["good"] is False for row in result["rows"])
     assert rows["features_largest_difference_from_reference"]["good"] is True
     assert rows["per_frame_features_times_faster_than_reference"]["threshold"] == ">=1.8"
-    assert rows["vae_stream_step_times_faster_than_window"]["threshold"] == ">=6"
+    assert rows["vae_stream_step_times_faster_than_window"]["threshold"] == ">=20"
     assert rows["query_per_frame_over_openvla_alone"]["threshold"] == "-"
     printed = capsys.readouterr().out
     assert "world simulator, reference schedule" in printed and "OpenVLA-OFT + streamed window" in printed

@@ -65,6 +65,23 @@ def count_query(sizes: Sizes) -> Counted:
     )
 
 
+def count_stream(sizes: Sizes, attention: str) -> float:
+    """Operations that one new frame costs the world simulator, once a stream has begun all ways of grouping frames."""
+    simulator = copy.copy(on_meta(sizes).world.simulator)
+    simulator.config = replace(simulator.config, mode="window", window=WINDOW)
+    frames = torch.empty(CAMERAS, WINDOW, *FRAME_SIZE, 3, dtype=torch.uint8, device=META)
+    stream = simulator.open_stream(attention)
+
+    def see(shown: torch.Tensor) -> None:
+        stream.push(shown)
+        stream.tokens()
+
+    see(frames)
+    for _ in range(simulator.encoder.temporal_stride):
+        see(frames[:, :1])
+    return operations(lambda: see(frames[:, :1]))
+
+
 def int8_weights_gb(sizes: Sizes = FULL) -> float:
     """GB of all weights with those of the blocks in eight bits, a bf16 scale for each of their rows, the rest bf16."""
     query = on_meta(sizes)
@@ -83,6 +100,9 @@ def measure_counted(meter: Meter, reduced: Sizes) -> None:
     meter.at_most("full_size_share_that_the_prior_adds", prior, PRIOR_SHARE)
     meter.at_most(f"full_size_share_refreshed_on_every_{REFRESH}th", prior / REFRESH, REFRESHED_SHARE)
     meter.information("full_size_share_that_a_window_of_17_adds", full.window / full.alone - 1)
+    for attention in ("joint", "causal"):
+        added = count_stream(FULL, attention) / full.alone
+        meter.information(f"full_size_share_that_a_{attention}_stream_of_17_adds", added)
     meter.information("reduced_size_share_that_the_prior_adds", small.per_frame / small.alone - 1)
     meter.information("reduced_size_share_that_a_window_of_17_adds", small.window / small.alone - 1)
     meter.at_most("full_size_int8_weights_gb", int8_weights_gb(), INT8_GB)

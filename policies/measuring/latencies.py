@@ -142,7 +142,7 @@ def measure_world_simulator(meter: Meter, wan: WanModels, single: LatentWorldSim
     else:
         meter.information("features_largest_difference_from_reference", error)
     meter.at_least("per_frame_features_times_faster_than_reference", slow.median_ms / fast.median_ms, 1.8)
-    meter.at_least("vae_stream_step_times_faster_than_window", whole.median_ms / step.median_ms, 6.0)
+    meter.at_least("vae_stream_step_times_faster_than_window", whole.median_ms / step.median_ms, 20.0)
 
 
 def measure_policy(meter: Meter, query: Query, video: torch.Tensor, refresh: int, full: bool) -> list[Latency]:
