@@ -30,7 +30,6 @@ from benchmarks.rows import Rows
 from policies.files.command_line import command, command_parser
 from policies.types import Image, VegaError
 from sim.robot.ros_client import RosClient, unused_domain
-from sim.space.showing import show
 from vega3d_ros.inference.process import ChildProcess
 from vega3d_ros.ros import conversions
 
@@ -103,6 +102,9 @@ def measure(rows: Rows, model: str, policy: str, frames: int, questions: int, te
         "cameras.eye.topic": "eye/image_raw",
     }.items():
         words += ["-p", f"{key}:={json.dumps(value)}"]
+    # Not at the top: who only asks for --help needs no simulator.
+    from sim.space.showing import show
+
     acts = [act_median_ms(policy)]
     # After torch, whose import of triton ends in a segmentation fault where Mesa has loaded its own LLVM before.
     film = [shot.picture for shot in show(THINGS, several=False, seed=0, frames=frames).shots]

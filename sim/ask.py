@@ -13,13 +13,8 @@ from pathlib import Path
 
 from policies.checkpoints import load_scene_model
 from policies.files.command_line import command, command_parser, results_folder
-from policies.spatial.nano.model import NanoScene
 from policies.spatial.nano.questions import read
 from policies.types import SceneView, VegaError
-from sim.space.ask_page import PAGE, AskedScene, write_ask_page
-from sim.space.film import intrinsics
-from sim.space.showing import show
-from sim.space.truth.asked import truth
 
 DEFAULT = "how far is the milk from the basket?"
 
@@ -37,6 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise VegaError("--frames counts from 1 and --seed from 0: give such numbers.")
     begun = time.monotonic()
     asked = read(args.question)
+    # Not at the top: who only asks for --help, or what is refused, needs neither torch nor a simulator.
+    from policies.spatial.nano.model import NanoScene
+    from sim.space.ask_page import PAGE, AskedScene, write_ask_page
+    from sim.space.film import intrinsics
+    from sim.space.showing import show
+    from sim.space.truth.asked import truth
+
     model = load_scene_model(args.model)
     if not isinstance(model, NanoScene):
         raise VegaError(f"The model '{args.model}' draws no map: give a vega-nano-spatial checkpoint.")

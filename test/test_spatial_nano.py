@@ -177,6 +177,7 @@ def test_a_map_lies_in_the_world_where_the_cameras_poses_say(seed: int, yaw: flo
         ("how far apart are the red mug and the plate", "distance", ("the red mug", "the plate")),
         ("What is the distance from the mug to the stove?", "distance", ("the mug", "the stove")),
         ("what is left of the milk?", "beside", ("the milk",)),
+        ("what's behind the plate", "beside", ("the plate",)),
         ("What is to the right of the black bowl?", "beside", ("the black bowl",)),
         ("which things are behind the basket?", "beside", ("the basket",)),
         ("is the milk in front of the basket?", "is_beside", ("the milk", "the basket")),

@@ -40,6 +40,7 @@ def read(prompt: str) -> Asked:
         options = tuple(match[1] for match in found if match)
         lines = lines[:at]
     text = " ".join(line for line in lines if not line.startswith(("These are frames", "Please answer"))).strip()
+    text = re.sub(r"\b(what|which|where)['\u2019]s\b", r"\1 is", text, flags=re.IGNORECASE)
     for pattern, make in _PATTERNS:
         if match := re.search(pattern, text, re.IGNORECASE):
             return make(match, options)
