@@ -71,8 +71,8 @@ class Writer(Protocol):
     """What every command interface can do.
 
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
-    would be lost, '' if it would not.  confirmed: whether all who listen have what was sent last.  stop: no command follows.
-    reset: an episode begins.
+    would be lost, '' if it would not.  confirmed: whether all who listen have what was sent last.  stop: no command
+    follows.  reset: an episode begins.
     """
 
     @property
