@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import numpy as np
 import pytest
+from ros_harness import COMMANDS, DEADLINE_S, REAL, Arm, Pace, node_environment, policy_node, start
 from test_safety_guard import AXIS, INSIDE, JUDGED, LIMITS, PERIOD_NS, STILL, Follower, arm, guard
 
 from benchmarks.wire_judge.controller import Controller
 from policies.types import VegaError
 from vega3d_ros.control.guard.safety_guard import SAID
+from vega3d_ros.inference.process import ChildProcess
 
 
 def test_an_arm_is_taken_over_slowly_and_where_it_was_told_to_be() -> None:
@@ -52,3 +57,34 @@ def test_an_arm_is_taken_over_slowly_and_where_it_was_told_to_be() -> None:
         guard().take_over(INSIDE + AXIS[6] * 5.0, STILL, 0)
     with pytest.raises(VegaError, match=r"begins outside .*workspace"):
         guard(workspace_upper=arm.forward(INSIDE)[0] - 0.01).take_over(INSIDE, STILL, 0)
+
+
+LISTENER = f"""
+import rclpy
+from trajectory_msgs.msg import JointTrajectory
+rclpy.init()
+node = rclpy.create_node("listener")
+node.create_subscription(JointTrajectory, "{COMMANDS}", lambda message: None, 10)
+print("there", flush=True)
+rclpy.spin(node)
+"""
+
+
+def test_the_policy_commands_only_when_all_who_listen_have_heard_that_the_arm_is_taken_over() -> None:
+    with policy_node(**REAL) as (robot, _):
+        environment = node_environment(robot.node.context.get_domain_id())
+        with ChildProcess("listener", [sys.executable, "-c", LISTENER], environment=environment, on_line=None) as other:
+            other.wait_for_line("there", DEADLINE_S)
+            robot.bring_up()
+            robot.send_instruction()
+            # A controller that is there and hears nothing, as one that comes up or has died.
+            topic = robot.node.resolve_topic_name(COMMANDS)
+            assert robot.until(lambda: robot.node.count_subscribers(topic) == 2)
+            other.signal(signal.SIGSTOP)
+            with Pace(robot, 0.05, Arm(robot).tick):
+                start(robot)
+                assert robot.until(lambda: "has not confirmed" in robot.sentence()), robot.sentence()
+                assert robot.commands and all(len(command.points) == 1 for command in robot.commands)
+                other.signal(signal.SIGCONT)
+                assert robot.until(lambda: any(len(command.points) > 1 for command in robot.commands)), robot.sentence()
+                assert robot.shows(0), robot.sentence()

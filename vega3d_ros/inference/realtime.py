@@ -39,6 +39,12 @@ class Answer:
     latency_s: float
 
 
+UNCONFIRMED = (
+    "Somebody who listens to the arm's commands has not confirmed them: wait, since one that died is forgotten after "
+    "half a minute, or see who is stuck (ros2 topic info -v)."
+)
+
+
 class Worker(Protocol):
     """Where questions go and answers come from; `InferenceWorker` says what each method does."""
 
@@ -101,6 +107,9 @@ class Realtime:
     command_timeout_s: how long the queue may be empty before `tick` raises.  policy_timeout_s: how long the policy may
     think about a question, once it has answered one (the first may compile); 0: as long as the queue lasts.  worker:
     who asks the policy, if not a thread of its own (a replay).
+
+    confirmed: whether all who listen to commands have the last of them; to be set, else it is believed.  An arm counts
+    as taken over only then: a controller that has just come up may be known here and not hear us for 0.3 s yet.
     """
 
     def __init__(
@@ -126,6 +135,9 @@ class Realtime:
         self.waiting_for = ""
         self.new_chunk: Answer | None = None
         self.journal: Journal = no_journal
+        self.confirmed: Callable[[], bool] = lambda: True
+        self._leading = False
+        self._unconfirmed = False
 
     def reset(self) -> None:
         """Begin an episode: nothing queued, what is being computed will not count."""
@@ -158,7 +170,7 @@ class Realtime:
         time_ns = sample.stamp_ns if time_ns is None else time_ns
         self._take_answers()
         self._check_policy()
-        self.waiting_for = "The policy is computing."
+        self.waiting_for = UNCONFIRMED if self._unconfirmed else "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
         lead, wait = self._take_over(sample, time_ns, begin_ns)
@@ -166,7 +178,7 @@ class Realtime:
         if item is None:
             self.journal("tick", **tick_fields(sample, lead, time_ns, begin_ns))
             if wait:
-                self.waiting_for = wait
+                self.waiting_for = UNCONFIRMED if self._unconfirmed else wait
                 return lead
             # While frames are missing the policy is not to blame, and asking it will do once they come.
             if self.scheduler.starved_s > self._timeout_s and not self._buffer.waiting_for:
@@ -208,7 +220,20 @@ class Realtime:
             return None, ""
         decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns)
         if decision is None:
-            return None, wait
+            if wait or not self._leading:
+                return None, wait
+            self._leading = False
+            self._unconfirmed = not self.confirmed()
+            if not self._unconfirmed:
+                return None, ""
+            # Again, from where the arm is then and with what is seen then.
+            self.journal("retake")
+            guard.reset()
+            self.scheduler.discard()
+            self._asked_s = None
+            self._maker.reset()
+            return None, UNCONFIRMED
+        self._leading = True
         return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns), wait
 
     def close(self, timeout_s: float) -> bool:

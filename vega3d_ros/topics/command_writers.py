@@ -31,7 +31,7 @@ from vega3d_ros.topics.trajectories import trajectories
 
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 BRAKING_DEADLINE_S = 1.0
-HEARD = Duration(seconds=0.1)
+HEARD, NOW = Duration(seconds=0.1), Duration(nanoseconds=0)
 DRY_RUN = "~/dry_run/"
 # Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
 RECORDERS = ("recorder", "rosbag2_recorder")
@@ -70,8 +70,9 @@ def make_writer(node: Node, parameters: NodeParameters, limits: GuardLimits, qos
 class Writer(Protocol):
     """What every command interface can do.
 
-    own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a
-    command would be lost, '' if it would not.  stop: no command follows.  reset: an episode begins.
+    own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
+    would be lost, '' if it would not.  confirmed: whether all who listen have what was sent last.  stop: no command
+    follows.  reset: an episode begins.
     """
 
     @property
@@ -81,6 +82,8 @@ class Writer(Protocol):
     def own_clients(self) -> int: ...
 
     def unheard(self) -> str: ...
+
+    def confirmed(self) -> bool: ...
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
 
@@ -150,6 +153,9 @@ class TrajectoryWriter:
     def unheard(self) -> str:
         return self._audience.missing()
 
+    def confirmed(self) -> bool:
+        return all(publisher.wait_for_all_acked(NOW) for publisher in self._publishers)
+
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         messages = trajectories(command, gripper, self._parameters)
         for publisher, message in zip(self._publishers, messages, strict=False):
@@ -196,6 +202,10 @@ class ForwardWriter:
 
     def unheard(self) -> str:
         return self._audience.missing()
+
+    def confirmed(self) -> bool:
+        """What follows at once is never confirmed in time."""
+        return True
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         if command.motion is not None and command.motion is not self._motion:

@@ -82,6 +82,10 @@ class Outputs:
         """What to say where `heard` is false."""
         return "" if self._writer is None or self._parameters.dry_run else self._writer.unheard()
 
+    def confirmed(self) -> bool:
+        """Whether all who listen to commands have what was sent last."""
+        return self._writer is None or self._parameters.dry_run or self._writer.confirmed()
+
     def rivals(self) -> str:
         """A sentence if somebody else could command this arm, else ''."""
         if self._writer is None:
