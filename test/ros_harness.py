@@ -257,6 +257,18 @@ def start(robot: FakeRobot) -> None:
     robot.client.trigger("policy_node/start")
 
 
+@contextmanager
+def moving(robot: FakeRobot) -> Iterator[Arm]:
+    """Brought up, told what to do, started and seen to command; its arm sends at 20 Hz until the end."""
+    arm = Arm(robot)
+    robot.bring_up()
+    robot.send_instruction()
+    with Pace(robot, 0.05, arm.tick):
+        start(robot)
+        assert arm.moves(), robot.sentence()
+        yield arm
+
+
 def node_command(policy: str, parameters: Mapping[str, Any], name: str = "policy_node") -> list[str]:
     """The command line of a policy_node for the LIBERO Panda."""
     command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "-r", f"__node:={name}"]

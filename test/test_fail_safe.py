@@ -16,6 +16,7 @@ from ros_harness import (
     FakeRobot,
     Pace,
     image_of,
+    moving,
     node_environment,
     policy_node,
     start,
@@ -144,24 +145,19 @@ def test_an_enabling_switch_must_be_held():
 @pytest.mark.parametrize("after_problem", ["wait", "deactivate"])
 def test_a_node_that_was_frozen_does_not_move_again_by_itself(after_problem):
     frozen_s = 3.0
-    with policy_node(**{**REAL, "after_problem": after_problem, "max_gap_periods": 40}) as (robot, child):
-        arm = Arm(robot)
-        robot.bring_up()
-        robot.send_instruction()
-        with Pace(robot, 0.05, arm.tick):
-            start(robot)
-            assert arm.moves(), robot.sentence()
-            child.signal(signal.SIGSTOP)
-            robot.until(lambda: False, frozen_s)
-            child.signal(signal.SIGCONT)
-            again = "activate policy_node" if after_problem == "deactivate" else "call ~/start again"
-            assert robot.shows(ERROR, "Nothing was decided for", again)
-            assert arm.rests()
-            assert robot.state() == ("inactive" if after_problem == "deactivate" else "active")
-            if after_problem == "deactivate":
-                assert robot.change("activate"), robot.log_text()
-            start(robot)
-            assert arm.moves(), robot.sentence()
+    parameters = {**REAL, "after_problem": after_problem, "max_gap_periods": 40}
+    with policy_node(**parameters) as (robot, child), moving(robot) as arm:
+        child.signal(signal.SIGSTOP)
+        robot.until(lambda: False, frozen_s)
+        child.signal(signal.SIGCONT)
+        again = "activate policy_node" if after_problem == "deactivate" else "call ~/start again"
+        assert robot.shows(ERROR, "Nothing was decided for", again)
+        assert arm.rests()
+        assert robot.state() == ("inactive" if after_problem == "deactivate" else "active")
+        if after_problem == "deactivate":
+            assert robot.change("activate"), robot.log_text()
+        start(robot)
+        assert arm.moves(), robot.sentence()
 
 
 def test_no_parameter_changes_while_the_node_is_active():
@@ -249,15 +245,9 @@ def test_a_node_ends_with_the_launcher_that_it_was_told_of(number, monkeypatch):
     with ChildProcess("launcher", sleeps, on_line=None) as launcher:
         launcher.wait_for_line("up", 60.0)
         monkeypatch.setenv(LAUNCHER, str(launcher.pid))
-        with policy_node(**REAL) as (robot, child):
-            arm = Arm(robot)
-            robot.bring_up()
-            robot.send_instruction()
-            with Pace(robot, 0.05, arm.tick):
-                start(robot)
-                assert arm.moves(), robot.sentence()
-                launcher.signal(number)
-                assert child.wait(DEADLINE_S) == 0, child.tail()
+        with policy_node(**REAL) as (robot, child), moving(robot):
+            launcher.signal(number)
+            assert child.wait(DEADLINE_S) == 0, child.tail()
             assert any("that started this node has ended" in line for line in child.tail()), child.tail()
 
 

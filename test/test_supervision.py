@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from ros_harness import COMMANDS, HOME, JOINTS, REAL, Arm, Pace, policy_node, start
+from ros_harness import COMMANDS, HOME, JOINTS, REAL, Arm, Pace, moving, policy_node, start
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -23,38 +23,32 @@ BRAKE_RAD_S2 = 1000.0  # of libero.yaml
 
 
 def test_the_emergency_stop_holds_until_the_arm_is_seen_at_rest():
-    with policy_node(**REAL) as (robot, _):
-        arm = Arm(robot)
-        robot.bring_up()
-        robot.send_instruction()
-        with Pace(robot, 0.05, arm.tick):
+    with policy_node(**REAL) as (robot, _), moving(robot) as arm:
+        robot.diagnostics.clear()
+        robot.client.trigger("policy_node/e_stop")
+        arm.speed = 0.5
+        assert robot.state() == "inactive"
+        assert robot.until(lambda: "emergency stop was set by the service ~/e_stop" in robot.sentence())
+        assert robot.until(lambda: robot.node.count_publishers(COMMANDS) == 0)
+        # It goes on telling, though it is inactive.
+        assert robot.shows(ERROR, "emergency stop", "~/clear_stop")
+        assert not robot.change("activate")
+        with pytest.raises(VegaError, match="emergency stop"):
             start(robot)
-            assert arm.moves(), robot.sentence()
-            robot.diagnostics.clear()
-            robot.client.trigger("policy_node/e_stop")
-            arm.speed = 0.5
-            assert robot.state() == "inactive"
-            assert robot.until(lambda: "emergency stop was set by the service ~/e_stop" in robot.sentence())
-            assert robot.until(lambda: robot.node.count_publishers(COMMANDS) == 0)
-            # It goes on telling, though it is inactive.
-            assert robot.shows(ERROR, "emergency stop", "~/clear_stop")
-            assert not robot.change("activate")
-            with pytest.raises(VegaError, match="emergency stop"):
-                start(robot)
-            seen: list[str] = []
+        seen: list[str] = []
 
-            def refused() -> str:
-                return str(robot.client.call(Trigger, "policy_node/clear_stop", Trigger.Request(), 20.0).message)
+        def refused() -> str:
+            return str(robot.client.call(Trigger, "policy_node/clear_stop", Trigger.Request(), 20.0).message)
 
-            robot.until(lambda: False, 0.7)  # longer than the cooldown of the stop itself
-            assert "the arm moved" in refused()
-            arm.speed = 0.0
-            assert robot.until(lambda: seen.append(refused()) or seen[-1].startswith("Cleared")), seen
-            assert arm.rests(), "a cleared stop alone must not move the arm"
-            assert robot.change("activate"), robot.log_text()
-            assert arm.rests()
-            start(robot)
-            assert arm.moves(), robot.sentence()
+        robot.until(lambda: False, 0.7)  # longer than the cooldown of the stop itself
+        assert "the arm moved" in refused()
+        arm.speed = 0.0
+        assert robot.until(lambda: seen.append(refused()) or seen[-1].startswith("Cleared")), seen
+        assert arm.rests(), "a cleared stop alone must not move the arm"
+        assert robot.change("activate"), robot.log_text()
+        assert arm.rests()
+        start(robot)
+        assert arm.moves(), robot.sentence()
 
 
 @pytest.mark.parametrize(
@@ -106,13 +100,8 @@ def test_a_silent_camera_deactivates_and_its_return_moves_nothing():
 
 
 def test_a_committed_trajectory_starts_at_once_and_ends_at_rest():
-    with policy_node(**REAL) as (robot, _):
-        arm = Arm(robot)
-        robot.bring_up()
-        robot.send_instruction()
-        with Pace(robot, 0.05, arm.tick):
-            start(robot)
-            assert arm.moves(), robot.sentence()
+    with policy_node(**REAL) as (robot, _), moving(robot):
+        pass
     # The controller is led to where the arm is, before the first command of the policy.
     leads = [command for command in robot.commands if len(command.points) == 1]
     commands = robot.commands[len(leads) :]
@@ -136,16 +125,10 @@ def test_a_committed_trajectory_starts_at_once_and_ends_at_rest():
 
 def test_a_trajectory_that_leaves_ahead_is_stamped_and_begins_with_the_one_under_way():
     ahead_s = 0.05
-    with policy_node(**REAL, command_ahead_s=ahead_s) as (robot, _):
-        arm = Arm(robot)
-        robot.bring_up()
-        robot.send_instruction()
-        with Pace(robot, 0.05, arm.tick):
-            start(robot)
-            assert arm.moves(), robot.sentence()
-            before = len(robot.commands)
-            robot.client.trigger("policy_node/stop")
-            robot.until(lambda: len(robot.commands) > before, 1.0)  # the braking, where the path is long enough for it
+    with policy_node(**REAL, command_ahead_s=ahead_s) as (robot, _), moving(robot):
+        before = len(robot.commands)
+        robot.client.trigger("policy_node/stop")
+        robot.until(lambda: len(robot.commands) > before, 1.0)  # the braking, where the path is long enough for it
     driver = Controller(Limits(np.full(7, -9.0), np.full(7, 9.0), np.full(7, 9.0), np.full(7, 1e3)), HOME.copy())
     for command in robot.commands:
         points = points_of(command, JOINTS)

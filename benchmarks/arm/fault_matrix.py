@@ -115,6 +115,15 @@ class Sabotage:
         moved = [ns for ns, speed in bench.samples if speed > MOVING_RAD_S]
         return max(0.0, (max(moved) - began) / 1e6) if moved else 0.0
 
+    def rest(self, fault: Callable[[Sabotage], int | None]) -> float:
+        """`rest_ms`, again where the arm stopped for another reason."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self.rest_ms(fault)
+            except NotAsked as error:
+                print(f"# {error}", flush=True)
+        return self.rest_ms(fault)
+
 
 def _camera(name: str, kind: str) -> Callable[[Sabotage], None]:
     def fault(sabotage: Sabotage) -> None:
@@ -221,15 +230,6 @@ FAULTS: dict[str, Callable[[Sabotage], int | None]] = {
 }
 
 
-def _measured(sabotage: Sabotage, name: str) -> float:
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return sabotage.rest_ms(FAULTS[name])
-        except NotAsked as error:
-            print(f"# {name}: {error}", flush=True)
-    return sabotage.rest_ms(FAULTS[name])
-
-
 def run(names: list[str], repetitions: int, results: Path | None, say: Callable[[str, list[float]], None]) -> None:
     """Run each fault `repetitions` times; `say(name, milliseconds of each)` after each fault.
 
@@ -242,7 +242,7 @@ def run(names: list[str], repetitions: int, results: Path | None, say: Callable[
             times = found.setdefault(name, [])
             while len(times) < repetitions:
                 sabotage = sabotage or Sabotage()
-                times.append(_measured(sabotage, name))
+                times.append(sabotage.rest(FAULTS[name]))
                 if name == "qos_mismatch" and sabotage.bench.state() == "inactive":
                     sabotage.bench.change("CLEANUP")  # what could not be heard is remembered until then
                 if results is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from benchmarks.arm.fault_matrix import NotAsked, Sabotage
+from benchmarks.arm.fault_matrix import Sabotage
 from benchmarks.arm.stand_in import DEADLINE_S, JOINTS, stand_in
 from policies.types import VegaError
 from vega3d_ros.control.guard.limits import combine_limits
@@ -20,7 +20,6 @@ URDF = "package://vega3d_ros/config/robots/libero_panda.urdf"
 ACCELERATION = 20.0
 OFFSET_RAD, LAG_S, NOISE_RAD = -0.005, 0.02, 1e-4
 CLOCK_HZ = 200.0
-ATTEMPTS = 5
 
 
 def arm() -> Kinematics:
@@ -87,15 +86,6 @@ class Judged(Sabotage):
         if self.bench.state() == "inactive":
             self.bench.change("ACTIVATE")
         self.bench.instruction.publish(String(data="go"))
-
-    def rest(self, fault: Callable[[Sabotage], int | None]) -> float:
-        """`rest_ms`, again where the arm stopped for another reason."""
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return self.rest_ms(fault)
-            except NotAsked as error:
-                print(f"# {error}", flush=True)
-        return self.rest_ms(fault)
 
     def close(self) -> None:
         self.bench.close()

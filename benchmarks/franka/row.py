@@ -156,15 +156,6 @@ def go_home(sabotage: Sabotage) -> None:
         node.destroy_subscription(listener)
 
 
-def _rest_ms(sabotage: Sabotage, fault: Callable[[Sabotage], int | None]) -> float:
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return sabotage.rest_ms(fault)
-        except NotAsked as error:
-            print(f"# {error}", flush=True)
-    return sabotage.rest_ms(fault)
-
-
 class Stops:
     """Why the arm stood still although nobody stopped it.
 

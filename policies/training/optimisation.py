@@ -1,4 +1,4 @@
-"""What every training here shares: the course of the learning rate, and states that survive being killed."""
+"""What trainings here share: the course of the learning rate, averages, and states that survive being killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -17,6 +18,19 @@ def set_learning_rate(optimizer: Optimizer, step: int, steps: int, peak: float, 
     rate = peak * min(1.0, (step + 1) / warm_up) * (floor + (1 - floor) * cosine)
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+@torch.no_grad()
+def average_in(average: nn.Module, new: nn.Module, step: int, longest: float) -> None:
+    """`average` follows the weights of `new` after `step` steps: EMA whose decay grows to `longest`."""
+    decay = min(longest, step / (step + 19))
+    for mean, weight in zip(average.parameters(), new.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+
+
+def smoothed(running: Mapping[str, float], parts: Mapping[str, Tensor]) -> dict[str, float]:
+    """The parts of a loss, averaged over the last fifty steps or so."""
+    return {key: 0.98 * running.get(key, float(v)) + 0.02 * float(v) for key, v in parts.items()}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

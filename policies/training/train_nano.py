@@ -33,7 +33,7 @@ from policies.training.curves import LOG, draw, read_log
 from policies.training.dataset import CAMERAS, CANVAS, Demonstrations
 from policies.training.nano.language_teacher import LanguageTeacher
 from policies.training.nano.learner import Learner
-from policies.training.optimisation import save_state, set_learning_rate
+from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
 from policies.training.wordings import vocabulary
 from policies.training.world_tokens import CachedWorldTokens
 from policies.types import VegaError
@@ -205,11 +205,8 @@ class Training:
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        decay = min(0.999, self.step / (self.step + 19))
-        with torch.no_grad():
-            for average, new in zip(self.average.parameters(), learner.parameters(), strict=True):
-                average.lerp_(new, 1 - decay)
-        return {key: 0.98 * self.running.get(key, float(v)) + 0.02 * float(v) for key, v in parts.items()}
+        average_in(self.average, learner, self.step, longest=0.999)
+        return smoothed(self.running, parts)
 
     def save(self) -> None:
         """The policy, the log and its picture, and last the state from which a training goes on."""

@@ -31,7 +31,7 @@ from policies.spatial.nano.network import CAMERA, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
 from policies.training.curves import LOG, draw, read_log
 from policies.training.dataset import recolour
-from policies.training.optimisation import save_state, set_learning_rate
+from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
 from policies.training.spatial.films import Films, WorldTokens, categories, film_files, read_films
 from policies.training.spatial.learner import Batch, SpatialLearner, labels
 from policies.types import VegaError
@@ -132,11 +132,8 @@ class Training:
         nn.utils.clip_grad_norm_(self.learner.parameters(), 2.0)
         self.optimizer.step()
         self.step += 1
-        decay = min(0.998, self.step / (self.step + 19))
-        with torch.no_grad():
-            for average, new in zip(self.average.parameters(), self.learner.parameters(), strict=True):
-                average.lerp_(new, 1 - decay)
-        return {key: 0.98 * self.running.get(key, float(v)) + 0.02 * float(v) for key, v in parts.items()}
+        average_in(self.average, self.learner, self.step, longest=0.998)
+        return smoothed(self.running, parts)
 
     @torch.inference_mode()
     def evaluate(self, films: Films) -> dict[str, float]:
