@@ -109,7 +109,7 @@ class Realtime:
     who asks the policy, if not a thread of its own (a replay).
 
     confirmed: whether all who listen to commands have the last of them; to be set, else it is believed.  An arm counts
-    as taken over only then: a controller that has just come up may be known here and not hear us for 0.3 s yet.
+    as taken over only then: a controller that has just come up may be known here and not hear us yet.
     """
 
     def __init__(
