@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 
 import numpy as np
 import pytest
 from ros_harness import COMMANDS, DEADLINE_S, REAL, Arm, Pace, node_environment, policy_node, start
-from test_safety_guard import AXIS, INSIDE, JUDGED, LIMITS, PERIOD_NS, STILL, Follower, arm, guard
+from test_safety_guard import AXIS, INSIDE, JUDGED, LIMITS, PERIOD, PERIOD_NS, STILL, Follower, arm, guard
 
 from benchmarks.wire_judge.controller import Controller
 from policies.types import VegaError
-from vega3d_ros.control.guard.safety_guard import SAID
+from vega3d_ros.control.guard.safety_guard import LATE
 from vega3d_ros.inference.process import ChildProcess
 
 
@@ -24,21 +25,26 @@ def test_an_arm_is_taken_over_slowly_and_where_it_was_told_to_be() -> None:
     for side in (-1.0, 1.0):
         controller = Controller(JUDGED, INSIDE + side * 2 * LIMITS.tolerance)
         assert not controller.take(0.0, [(lead.motion.times_s[1], INSIDE, STILL)]).outside
-    # Said again, whichever of them the controller hears first; a little late too, as time passes on the way.
+    # Said again until it is heard, each time with all the time that it takes: whichever of them a controller hears
+    # first, and however many of those that follow, it keeps its limits, one or two periods late too.
     led = [lead.motion]
-    ready_ns = round(lead.motion.times_s[-1] * 1e9)
-    for time_ns in range(PERIOD_NS + 7_000_000, ready_ns, PERIOD_NS):
-        again, wait = checker.take_over(INSIDE - 0.001, STILL, time_ns)
-        assert "taken over" in wait
-        led += [] if again is None else [again.motion]
-    assert len(led) == SAID and checker.take_over(INSIDE, STILL, ready_ns) == (None, "")
-    for first in range(SAID):
-        for side in (-1.0, 1.0):
-            controller = Controller(JUDGED, INSIDE + side * 2 * LIMITS.tolerance)
-            for motion in led[first:]:
-                start_s = motion.start_ns * 1e-9
-                assert not controller.take(start_s + 0.003, [(motion.times_s[1], INSIDE, STILL)], 0.003).outside
-                assert start_s + motion.times_s[-1] == pytest.approx(ready_ns * 1e-9, abs=1e-8)
+    for time_ns in range(PERIOD_NS + 7_000_000, 40 * PERIOD_NS, PERIOD_NS):
+        again, wait = checker.take_over(INSIDE - 0.001, STILL, time_ns, heard=False)
+        assert again is not None and "taken over" in wait
+        led.append(again.motion)
+    assert len({float(motion.times_s[-1]) for motion in led}) == 1
+    for first, following, side, late in itertools.product((0, 1, 5), (1, 2, 9), (-1.0, 1.0), (0.003, LATE * PERIOD)):
+        controller = Controller(JUDGED, INSIDE + side * 2 * LIMITS.tolerance)
+        for motion in led[first : first + following]:
+            start_s = motion.start_ns * 1e-9
+            assert not controller.take(start_s + late, [(motion.times_s[1], INSIDE, STILL)], late).outside
+    ready_ns = led[-1].start_ns + round(led[-1].times_s[-1] * 1e9)
+    assert checker.take_over(INSIDE, STILL, ready_ns - PERIOD_NS) == (None, wait)
+    assert checker.take_over(INSIDE, STILL, ready_ns) == (None, "")
+    # Somebody who begins to listen only now has to hear of it too.
+    late_one, wait = checker.take_over(INSIDE, STILL, ready_ns + PERIOD_NS, heard=False)
+    assert late_one is not None and "taken over" in wait
+    assert checker.take_over(INSIDE, STILL, ready_ns + 2 * PERIOD_NS)[1] == wait
     follower = Follower(guard())
     follower.step(INSIDE + AXIS[6] * 0.002)
     follower.guard.reset()

@@ -7,7 +7,7 @@ An event is a name and fields; times are stamps in ns, arrays are SI as in `cont
     query    query, sample_ns, frames_ns, instruction, base_position, base_quaternion     the policy is asked
     chunk    query, latency_s, actions (H, dim) or null, error                            its answer is taken over
     tick     sample_ns, time_ns, begin_ns, sample, command or null                        one control period
-    retake                                                not all heard of it: the next tick takes the arm over anew
+    unheard                                               not all heard what leads the arm: the next tick says it anew
     withdraw                                              the command of the last tick came too late to be sent
     brake    time_ns, begin_ns                            the path is left for the quickest braking
     sample: positions, velocities, gripper_positions of the joint state

@@ -109,7 +109,7 @@ class Realtime:
     who asks the policy, if not a thread of its own (a replay).
 
     confirmed: whether all who listen to commands have the last of them; to be set, else it is believed.  An arm counts
-    as taken over only then: a controller that has just come up may be known here and not hear us yet.
+    as taken over only while that is so.
     """
 
     def __init__(
@@ -143,6 +143,7 @@ class Realtime:
         """Begin an episode: nothing queued, what is being computed will not count."""
         self.scheduler.reset()
         self._asked_s = None
+        self._leading = self._unconfirmed = False
         self._maker.reset()
         if self.loop.guard is not None:
             self.loop.guard.reset()
@@ -151,10 +152,13 @@ class Realtime:
 
     def discard(self) -> None:
         """Forget what was computed so far: after a stop, a fault or a new instruction."""
+        self._forget()
+        self.journal("discard")
+
+    def _forget(self) -> None:
         self.scheduler.discard()
         self._asked_s = None
         self._maker.reset()
-        self.journal("discard")
 
     def tick(
         self, sample: JointSample, instruction: str, time_ns: int | None = None, begin_ns: int = 0
@@ -216,25 +220,23 @@ class Realtime:
     def _take_over(self, sample: JointSample, time_ns: int, begin_ns: int) -> tuple[JointCommand | None, str]:
         """Once an action waits: what leads the controller to the beginning of the path, and why it waits still."""
         guard = self.loop.guard
-        if guard is None or not self.scheduler.remaining:
+        if guard is None or not (self.scheduler.remaining or self._leading):
             return None, ""
-        decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns)
-        if decision is None:
-            if wait or not self._leading:
-                return None, wait
-            self._leading = False
-            self._unconfirmed = not self.confirmed()
-            if not self._unconfirmed:
-                return None, ""
-            # Again, from where the arm is then and with what is seen then.
-            self.journal("retake")
-            guard.reset()
-            self.scheduler.discard()
-            self._asked_s = None
-            self._maker.reset()
-            return None, UNCONFIRMED
-        self._leading = True
-        return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns), wait
+        heard = not self._leading or self.confirmed()
+        if not heard:
+            self._unconfirmed = True
+            self.journal("unheard")
+        decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns, heard)
+        if decision is not None:
+            self._leading = True
+            return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns), wait
+        if not wait and self._unconfirmed:
+            # What was planned when the arm was to be taken over may be long ago.
+            self._unconfirmed = False
+            self._forget()
+        # Until an action leaves, somebody may still begin to listen.
+        self._leading = self._leading and not (self.scheduler.remaining and not wait)
+        return None, wait
 
     def close(self, timeout_s: float) -> bool:
         """End the worker; False if the policy is still computing after `timeout_s`."""

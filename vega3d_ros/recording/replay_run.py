@@ -207,7 +207,7 @@ class Decisions:
             self._period.append(event)
         elif name == "chunk":
             self._period.append(event)
-        elif name == "retake":
+        elif name == "unheard":
             self._unheard = True
         elif name == "withdraw":
             self._realtime.withdraw()

@@ -71,8 +71,8 @@ class Writer(Protocol):
     """What every command interface can do.
 
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
-    would be lost, '' if it would not.  confirmed: whether all who listen have what was sent last.  stop: no command
-    follows.  reset: an episode begins.
+    would be lost, '' if it would not.  confirmed: whether all who listen have the last lead that was sent.  stop: no
+    command follows.  reset: an episode begins.
     """
 
     @property
@@ -109,6 +109,11 @@ class Audience:
             return ""
         topic = self._publishers[0].topic_name
         return f"Nobody listens to {topic}: start the arm's controller or correct 'controller'."
+
+    def listeners(self) -> list[set[bytes]]:
+        """Who listens to each, by the number that DDS gives a reader."""
+        topics = [publisher.topic_name for publisher in self._publishers]
+        return [{bytes(i.endpoint_gid) for i in self._node.get_subscriptions_info_by_topic(name)} for name in topics]
 
     def _listen(self) -> bool:
         counts = [int(publisher.get_subscription_count()) for publisher in self._publishers]
@@ -149,14 +154,19 @@ class TrajectoryWriter:
             for topic in command_topics(parameters)
         ]
         self._audience = Audience(node, self._publishers)
+        self._told: list[set[bytes]] = []
 
     def unheard(self) -> str:
         return self._audience.missing()
 
     def confirmed(self) -> bool:
-        return all(publisher.wait_for_all_acked(NOW) for publisher in self._publishers)
+        # Who began to listen since has nothing to confirm.
+        acked = all(publisher.wait_for_all_acked(NOW) for publisher in self._publishers)
+        return acked and self._told == self._audience.listeners()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+        if command.lead:
+            self._told = self._audience.listeners()
         messages = trajectories(command, gripper, self._parameters)
         for publisher, message in zip(self._publishers, messages, strict=False):
             publisher.publish(message)

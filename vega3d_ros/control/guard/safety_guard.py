@@ -30,9 +30,9 @@ EPSILON = 1e-9
 SHARE = 1.0 + 1e-9
 # An arm that moves faster is not taken over.
 REST_RAD_S = 0.05
-# Periods in which an arm's taking over is said: a controller that has just come up may not hear us yet, and one that
-# heard nothing of it would be jolted by the first command.
-SAID = 3
+# Periods by which what leads a controller may come late: it is said in each until it is heard.
+LATE = 2
+TAKEN_OVER = "The arm is being taken over."
 HALVINGS = 8
 MOSTLY = 0.8
 
@@ -100,7 +100,7 @@ class SafetyGuard:
         self._motion: Motion | None = None
         self._last_ns: int | None = None
         self._ready_ns: int | None = None
-        self._said_until_ns = 0
+        self._lead_ns = 0
         self._measured: tuple[FloatArray, FloatArray] | None = None
         self._from: tuple[FloatArray, FloatArray] | None = None
         self._before: tuple[Motion | None, int | None] = (None, None)  # the last command that passed
@@ -120,14 +120,18 @@ class SafetyGuard:
         if not self.committed:
             self._motion = None
 
-    def take_over(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[GuardDecision | None, str]:
+    def take_over(
+        self, measured: FloatArray, rate: FloatArray, time_ns: int, heard: bool = True
+    ) -> tuple[GuardDecision | None, str]:
         """What has to leave before the first command; and why that must wait still, '' when it need not.
 
         The controller holds the arm where it was told last, which may be a little beside where it is measured.  It is
         led to the beginning of our path, slowly enough for twice the tolerance, and to come from the end of our last.
-        That leaves in each of the first SAID periods; whichever the controller hears first is slow enough.
         Where that is within the tolerance of the arm, the new path begins there, so that stopping and starting does not
         make an arm sag.
+        heard: whether all who listen have what this said last.  Else it says it again, with all the time that it takes:
+        a controller that has just come up may be known here and not hear us yet, one that heard late would be left
+        little time, and one that heard nothing would be jolted by the first command.
         Raises VegaError where the arm is outside the limits.
         """
         if not self.committed:
@@ -145,21 +149,17 @@ class SafetyGuard:
                 if np.all(away <= self._tolerance):
                     origin = end
             self._check_inside(origin)
-            self._said_until_ns = time_ns + (SAID - 1) * self._period_ns + self._period_ns // 2
-            self._ready_ns = self._said_until_ns + round(self._lead_s(away) * 1e9)
-            return self._led(origin, time_ns), "The arm is being taken over."
-        if time_ns >= self._ready_ns:
-            return None, ""
-        assert self._motion is not None
-        again = self._led(self._motion.positions[-1], time_ns) if time_ns <= self._said_until_ns else None
-        return again, "The arm is being taken over."
-
-    def _led(self, origin: FloatArray, time_ns: int) -> GuardDecision:
-        assert self._ready_ns is not None
+            self._lead_ns = LATE * self._period_ns + round(self._lead_s(away) * 1e9)
+        elif heard:
+            return None, "" if time_ns >= self._ready_ns else TAKEN_OVER
+        else:
+            assert self._motion is not None
+            origin = self._motion.positions[-1]
         rest = np.zeros_like(origin)
-        times_s = np.array([0.0, 1e-9 * (self._ready_ns - time_ns)])
+        self._ready_ns = time_ns + self._lead_ns
+        times_s = np.array([0.0, 1e-9 * self._lead_ns])
         self._motion = Motion(time_ns, times_s, np.array([origin, origin]), np.array([rest, rest]))
-        return GuardDecision(origin.copy(), rest, 0.0, False, (), self._motion)
+        return GuardDecision(origin.copy(), rest, 0.0, False, (), self._motion), TAKEN_OVER
 
     def start(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[FloatArray, FloatArray]:
         """Positions (n,) rad and velocities (n,) rad/s from which the next command is to be computed.
