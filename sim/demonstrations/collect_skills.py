@@ -13,16 +13,15 @@ the way back from what it made of it: a round of DAgger (Ross et al. 2011) in wh
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from policies.checkpoints import check_exists, check_instructions, load_policy
 from policies.files.command_line import command, command_parser, results_folder
+from policies.files.processes import each_in_its_process
 from policies.training.wordings import paraphrase
 from policies.types import Policy
 from sim.demonstrations.arrangements import lay_out
@@ -83,9 +82,10 @@ def collect_task(
     missing = [i for i in range(episodes) if not tape_path(tapes, task, i).is_file()]
     made = tried = 0
     if missing:
+        # First: what it imports may end a process that EGL has drawn in (triton and Mesa each bring an LLVM).
+        policy = None if name is None else load_policy(name)
         environment = LiberoEnvironment(suite, task)
         views = Views(environment)
-        policy = None if name is None else load_policy(name)
         for episode in missing:
             for attempt in range(MOST_TRIES):
                 tried += 1
@@ -95,10 +95,6 @@ def collect_task(
                     break
         environment.close()
     return task, made, tried
-
-
-def _work(job: tuple[Any, ...]) -> tuple[int, int, int]:
-    return collect_task(*job)
 
 
 @command
@@ -119,13 +115,12 @@ def main(argv: list[str] | None = None) -> int:
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
     jobs = [(args.suite, task, args.episodes, args.seed, args.every, tapes, args.policy) for task in tasks]
     start = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
-        for done, (task, made, tried) in enumerate(pool.imap_unordered(_work, jobs), 1):
-            left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
-            print(
-                f"{done}/{len(jobs)} task {task}: {made} of {tried} episodes kept, {left:.1f} min left: {names[task]}",
-                flush=True,
-            )
+    for done, (_, (task, made, tried)) in enumerate(each_in_its_process(collect_task, jobs, args.processes), 1):
+        left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
+        print(
+            f"{done}/{len(jobs)} task {task}: {made} of {tried} episodes kept, {left:.1f} min left: {names[task]}",
+            flush=True,
+        )
     recorded = [tape_path(tapes, task, i) for task in tasks for i in range(args.episodes)]
     print(f"{write_dataset(recorded, dataset)} of {len(recorded)} episodes in the LeRobot dataset {dataset}")
     return 0

@@ -9,16 +9,15 @@ seed; the wording is the suite's.  What a training's folder is asked for is adde
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from policies.checkpoints import check_instructions, load_policy
 from policies.files.command_line import command, command_parser
+from policies.files.processes import each_in_its_process
 from policies.training.curves import LOG, SUCCESS, draw, read_log
 from policies.types import Policy
 from sim.demonstrations.arrangements import lay_out
@@ -52,10 +51,6 @@ def try_task(policy: str, suite: str, task: int, episodes: int, seed: int) -> li
     return found
 
 
-def _work(job: tuple[Any, ...]) -> list[tuple[str, bool, float]]:
-    return try_task(*job)
-
-
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.try_layouts", __doc__)
@@ -67,15 +62,13 @@ def main(argv: list[str] | None = None) -> int:
     won: Counter[str] = Counter()
     tried: Counter[str] = Counter()
     jobs = [(args.policy, args.suite, task, args.episodes, args.seed) for task in tasks]
-    # A process for each task: robosuite gives an environment's memory back with the process only.
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
-        for task, found in zip(tasks, pool.imap(_work, jobs), strict=True):
-            for kind, solved, nearest in found:
-                for key in (kind, "all"):
-                    won[key] += solved
-                    tried[key] += 1
-                outcome = "solved" if solved else f"not solved, came within {100 * nearest:.1f} cm of the first thing"
-                print(f"task {task} {kind}: {outcome}", flush=True)
+    for (_, _, task, *_), found in each_in_its_process(try_task, jobs, args.processes):
+        for kind, solved, nearest in found:
+            for key in (kind, "all"):
+                won[key] += solved
+                tried[key] += 1
+            outcome = "solved" if solved else f"not solved, came within {100 * nearest:.1f} cm of the first thing"
+            print(f"task {task} {kind}: {outcome}", flush=True)
     for key in sorted(tried):
         low, high = wilson_95(won[key], tried[key])
         print(f"{key}: {won[key]} of {tried[key]} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")

@@ -9,13 +9,12 @@ success test decides; the official initial states are the test set and are left 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
-from typing import Any
 
 import numpy as np
 
 from policies.files.command_line import command, command_parser
+from policies.files.processes import each_in_its_process
 from policies.types import VegaError
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.skills.expert import SkillExpert
@@ -53,10 +52,6 @@ def try_task(suite: str, task: int, episodes: int, seed: int) -> tuple[int, list
     return task, steps, failed, ""
 
 
-def _work(job: tuple[Any, ...]) -> tuple[int, list[int], list[tuple[int, str]], str]:
-    return try_task(*job)
-
-
 def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processes: int) -> None:
     """Which episodes, with these defaults."""
     parser.add_argument("--suite", default=suite, help="name of a suite")
@@ -84,19 +79,18 @@ def main(argv: list[str] | None = None) -> int:
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
     jobs = [(args.suite, task, args.episodes, args.seed) for task in tasks]
     missed = 0
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
-        for task, steps, failed, reason in pool.imap(_work, jobs):
-            rate = len(steps) / args.episodes
-            missed += rate < LEAST
-            verdict = "ok" if rate >= LEAST else "FAIL"
-            median = f"{int(np.median(steps))}" if steps else "-"
-            print(
-                f"{args.suite} {task} solved {len(steps)}/{args.episodes} >= {LEAST:.2f} {verdict}, "
-                f"median steps {median}: "
-                f"{names[task]}{f' ({reason})' if reason else ''}"
-                + (f" [not solved: {', '.join(f'{e} {k}' for e, k in failed)}]" if failed else ""),
-                flush=True,
-            )
+    for _, (task, steps, failed, reason) in each_in_its_process(try_task, jobs, args.processes):
+        rate = len(steps) / args.episodes
+        missed += rate < LEAST
+        verdict = "ok" if rate >= LEAST else "FAIL"
+        median = f"{int(np.median(steps))}" if steps else "-"
+        print(
+            f"{args.suite} {task} solved {len(steps)}/{args.episodes} >= {LEAST:.2f} {verdict}, "
+            f"median steps {median}: "
+            f"{names[task]}{f' ({reason})' if reason else ''}"
+            + (f" [not solved: {', '.join(f'{e} {k}' for e, k in failed)}]" if failed else ""),
+            flush=True,
+        )
     return 1 if missed else 0
 
 

@@ -8,19 +8,19 @@ Films that exist are not made again, so an interrupted run goes on; what is writ
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from policies.files.command_line import command, command_parser, results_folder
+from policies.files.processes import each_in_its_process
 from policies.types import VegaError
 from sim.space.assets import SPLITS, scene_of
 from sim.space.layout import assemble
 
 
-def _work(job: tuple[Any, int]) -> tuple[int, int, int]:
+def _work(*job: Any) -> tuple[int, int, int]:
     # Not at the top: who only asks for --help needs no simulator.
     from sim.space.filming import collect_stage
 
@@ -51,15 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     results_folder(args.output)
     jobs = [(args, number) for number in range(args.stages)]
     start, films, failures = time.monotonic(), 0, 0
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
-        for done, (number, made, failed) in enumerate(pool.imap_unordered(_work, jobs), 1):
-            films, failures = films + made, failures + failed
-            left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
-            print(
-                f"{done}/{len(jobs)} stage {number} ({scene_of(args.split, number)}): {made} films made"
-                + (f", {failed} could not be" if failed else "") + f", {left:.1f} min left",
-                flush=True,
-            )  # fmt: skip
+    for done, (_, (number, made, failed)) in enumerate(each_in_its_process(_work, jobs, args.processes), 1):
+        films, failures = films + made, failures + failed
+        left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
+        print(
+            f"{done}/{len(jobs)} stage {number} ({scene_of(args.split, number)}): {made} films made"
+            + (f", {failed} could not be" if failed else "") + f", {left:.1f} min left",
+            flush=True,
+        )  # fmt: skip
     counts = assemble(args.output, args.split)
     for kind, count in counts.items():
         print(f"{count:6d} {kind}")
