@@ -5,6 +5,9 @@ commands, and 10 episodes over ROS, and compares them; with the world simulator 
 training); the shipped checkpoint with something else in the place of its world simulator's tokens, on the same initial
 states; then the time of one `Policy.act` on one core.  Runs whose summary is complete and of the same checkpoint are
 reused; `--fresh` makes all of them again.
+
+`--all` judges the policy on all suites instead (`simulation/suites.py`; many hours on two cores, what is done is kept),
+and with `--base FOLDER` what steps, decisions, episodes and demonstrations cost against another build.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.rows import Rows
+from benchmarks.simulation.__main__ import main as compare_builds
+from benchmarks.simulation.suites import all_suites
 from policies.checkpoints import checkpoint_sha256, load_policy
 from policies.files.command_line import command, command_parser
 from policies.types import WORLD_CONTROLS, Observation, RobotState
@@ -33,7 +39,7 @@ REPORTED = ["libero_object_swap", "libero_object_lan"]
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = command_parser("python -m benchmarks.closed_loop", __doc__, paragraphs=2)
+    parser = command_parser("python -m benchmarks.closed_loop", __doc__, paragraphs=3)
     parser.add_argument("--policy", default="vega-nano", help="name or checkpoint folder")
     parser.add_argument("--without", default="vega-nano-plain", help="the same without a world simulator; '': none")
     parser.add_argument("--trials", type=int, default=10, help="initial states per task")
@@ -44,15 +50,37 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--control-trials", type=int, default=1, help="initial states per task of the controls")
     parser.add_argument("--control-tasks", default=ALL_TASKS, help="of each suite of the controls")
     parser.add_argument("--only-controls", action="store_true", help="no other rows")
+    parser.add_argument("--all", action="store_true", help="all suites instead, and the rows of their costs")
+    parser.add_argument("--all-trials", type=int, default=20, help="--all: initial states per task of the four suites")
+    parser.add_argument("--base", type=Path, help="--all: a checkout of the build to compare costs with")
     parser.add_argument("--record", type=Path, help="also write the rates to this file, as results.json of a policy")
     parser.add_argument("--fresh", action="store_true", help="do not reuse summaries in --output")
     args = parser.parse_args(argv)
     rows = Rows()
+    if args.all:
+        return everything(rows, args)
     if not args.only_controls:
         closed_loop(rows, args)
     for suite in args.controls:  # after the others, whose episodes they are paired with
         controls(rows, args, suite)
     return rows.status
+
+
+def everything(rows: Rows, args: argparse.Namespace) -> int:
+    """All suites, then costs; the exit status."""
+
+    def run(suite: str, trials: int, *words: str) -> dict[str, Any]:
+        return summary(args, suite, "direct", "eef", trials, further=words)
+
+    runs = all_suites(rows, run, args.all_trials, args.trials, args.policy)
+    record(args, runs)
+    costs = compare_builds(["--base", str(args.base), "--policy", args.policy]) if args.base else 0
+    return rows.status or costs
+
+
+def record(args: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> None:
+    if args.record:
+        args.record.write_text(json.dumps({name: measured(run) for name, run in runs.items()}, indent=1) + "\n")
 
 
 def closed_loop(rows: Rows, args: argparse.Namespace) -> None:
@@ -75,8 +103,7 @@ def closed_loop(rows: Rows, args: argparse.Namespace) -> None:
     for suite in args.suites:
         runs[suite] = summary(args, suite, "direct", "eef", args.trials)
         rows.information(f"success_{suite}_percent", 100 * runs[suite]["success_rate"])
-    if args.record:
-        args.record.write_text(json.dumps({name: measured(run) for name, run in runs.items()}, indent=1) + "\n")
+    record(args, runs)
 
 
 def controls(rows: Rows, args: argparse.Namespace, suite: str) -> None:
@@ -121,10 +148,12 @@ def summary(
     policy: str = "",
     control: str = "on",
     tasks: str = ALL_TASKS,
+    further: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The summary of a run, made now unless a complete one of this checkpoint is there."""
+    """The summary of a run, made now unless a complete one of this checkpoint is there.  further: words for it."""
     policy = policy or args.policy
     stand_in = "" if control == "on" else f"_{control}"
+    stand_in += "".join("_" + word.lstrip("-").replace(",", "_") for word in further)
     folder = args.output / f"{Path(policy).name}_{suite}_{transport}_{command}{stand_in}"
     path = folder / "summary.json"
     if path.is_file() and not args.fresh:
@@ -136,6 +165,7 @@ def summary(
     words = ["--suite", suite, "--policy", policy, "--trials", str(trials), "--transport", transport]
     words += ["--world-simulator", control] if control != "on" else []
     words += ["--tasks", tasks] if tasks != ALL_TASKS else []
+    words += further
     if transport == "direct":
         words += ["--workers", str(args.workers)]
     print(f"# sim/run_libero.py {' '.join(words)} --command {command}", flush=True)
