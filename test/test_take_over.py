@@ -28,10 +28,10 @@ def test_an_arm_is_taken_over_slowly_and_where_it_was_told_to_be() -> None:
     # Said again until it is heard, each time with all the time that it takes: whichever of them a controller hears
     # first, and however many of those that follow, it keeps its limits, one or two periods late too.
     led = [lead.motion]
-    for time_ns in range(PERIOD_NS + 7_000_000, 40 * PERIOD_NS, PERIOD_NS):
-        again, wait = checker.take_over(INSIDE - 0.001, STILL, time_ns, heard=False)
-        assert again is not None and "taken over" in wait
-        led.append(again.motion)
+    for period in range(1, 40):
+        again, wait = checker.take_over(INSIDE - 0.001, STILL, period * PERIOD_NS + 7_000_000, heard=False)
+        assert (again is None) == (period % LATE > 0) and "taken over" in wait
+        led += [] if again is None else [again.motion]
     assert len({float(motion.times_s[-1]) for motion in led}) == 1
     for first, following, side, late in itertools.product((0, 1, 5), (1, 2, 9), (-1.0, 1.0), (0.003, LATE * PERIOD)):
         controller = Controller(JUDGED, INSIDE + side * 2 * LIMITS.tolerance)

@@ -224,11 +224,10 @@ class Realtime:
             return None, ""
         heard = not self._leading or self.confirmed()
         if not heard:
-            self._unconfirmed = True
             self.journal("unheard")
         decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns, heard)
         if decision is not None:
-            self._leading = True
+            self._unconfirmed, self._leading = self._leading, True
             return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns), wait
         if not wait and self._unconfirmed:
             # What was planned when the arm was to be taken over may be long ago.

@@ -51,6 +51,7 @@ class ActionWriter:
         # One request ends every goal, those too that the controller has not accepted yet.
         self._cancels = [node.create_client(CancelGoal, f"{name}/_action/cancel_goal") for name in names[1:]]
         self._gripper_sent: float | None = None
+        self._last_lead: Any = None  # the future of what the server says to it
         self._problem = ""
 
     def unheard(self) -> str:
@@ -62,12 +63,13 @@ class ActionWriter:
         return ""
 
     def confirmed(self) -> bool:
-        """Its server is there, or `unheard` says so."""
-        return True
+        return self._last_lead is not None and self._last_lead.done()
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
         for message in trajectories(command, gripper, self._parameters)[:1]:
-            self._send(0, FollowJointTrajectory.Goal(trajectory=message))
+            answer = self._send(0, FollowJointTrajectory.Goal(trajectory=message))
+            if command.lead:
+                self._last_lead = answer
         # Said once: repeating it would make the gripper begin its motion anew at every step.
         if len(self._clients) > 1 and not command.lead and gripper != self._gripper_sent:
             goal = GripperCommand.Goal()
@@ -96,8 +98,10 @@ class ActionWriter:
         for client in self._clients:
             client.destroy()
 
-    def _send(self, index: int, goal: Any) -> None:
-        self._clients[index].send_goal_async(goal).add_done_callback(partial(self._answered, index))
+    def _send(self, index: int, goal: Any) -> Any:
+        answer = self._clients[index].send_goal_async(goal)
+        answer.add_done_callback(partial(self._answered, index))
+        return answer
 
     def _answered(self, index: int, future: Any) -> None:
         handle = future.result()

@@ -30,7 +30,7 @@ EPSILON = 1e-9
 SHARE = 1.0 + 1e-9
 # An arm that moves faster is not taken over.
 REST_RAD_S = 0.05
-# Periods by which what leads a controller may come late: it is said in each until it is heard.
+# Periods by which what leads a controller may come late; then it is said again.
 LATE = 2
 TAKEN_OVER = "The arm is being taken over."
 HALVINGS = 8
@@ -150,8 +150,8 @@ class SafetyGuard:
                     origin = end
             self._check_inside(origin)
             self._lead_ns = LATE * self._period_ns + round(self._lead_s(away) * 1e9)
-        elif heard:
-            return None, "" if time_ns >= self._ready_ns else TAKEN_OVER
+        elif heard or time_ns < self._ready_ns - self._lead_ns + (LATE - 0.5) * self._period_ns:
+            return None, "" if heard and time_ns >= self._ready_ns else TAKEN_OVER
         else:
             assert self._motion is not None
             origin = self._motion.positions[-1]
