@@ -181,6 +181,18 @@ def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
         raise VegaError(f"{str(refused[0]).rstrip('.')}{others}.")
 
 
+def serves_one(name_or_path: str) -> bool:
+    """Whether a checkpoint of this machine remembers an episode, so that it cannot decide for several in turns."""
+    name, _ = split_name(name_or_path)
+    if name not in shipped_policies() and not Path(name).expanduser().is_dir():
+        return False
+    try:
+        config = json.loads((find_checkpoint(name) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading it says what is wrong with it
+    return isinstance(config, dict) and config.get("remembers") is True
+
+
 def is_openvla(folder: Path) -> bool:
     """Whether the policy in `folder` has the full size: OpenVLA-OFT as published, or composed with it."""
     from policies.files.json_config import read_json

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.checkpoints import load_policy
+from policies.checkpoints import find_checkpoint, load_policy
 from policies.types import ActionChunk, ActionSpace, BatchPolicy, Observation, PolicySpec, RobotState, VegaError
+from sim.evaluation.evaluate import policy_is_shared
+from sim.evaluation.settings import EpisodeSettings
 from sim.evaluation.shared_policy import PolicyProcess, SharedPolicy
 from sim.run_libero import main
 
@@ -173,6 +177,19 @@ def test_workers_that_share_run_the_episodes_of_workers_that_do_not(tmp_path: Pa
         assert summary["policy_shared"] is bool(options)
         found.append([(e["task"], e["trial"], e["states_sha256"]) for e in summary["episodes"]])
     assert found[0] == found[1] and len(found[0]) == 2
+
+
+def test_a_policy_that_remembers_an_episode_is_shared_neither_by_default_nor_when_asked_to(tmp_path: Path) -> None:
+    folder = shutil.copytree(find_checkpoint("vega-nano-plain"), tmp_path / "remembers")
+    config = json.loads((folder / "config.json").read_text()) | {"remembers": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    workers = argparse.Namespace(workers=4, share_policy=None)
+    for policy, shared in (("vega-nano-plain", True), (str(folder), False)):
+        assert policy_is_shared(workers, EpisodeSettings("libero_object", policy, device="cuda:0")) is shared
+    with pytest.raises(VegaError, match="serves one at a time: leave --share-policy out"):
+        policy_is_shared(
+            argparse.Namespace(workers=4, share_policy=True), EpisodeSettings("libero_object", str(folder))
+        )
 
 
 def test_one_worker_shares_with_nobody(capsys: pytest.CaptureFixture[str]) -> None:

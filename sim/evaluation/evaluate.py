@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.checkpoints import checkpoint_sha256, statistics_key
+from policies.checkpoints import checkpoint_sha256, serves_one, statistics_key
 from policies.files.command_line import results_folder
 from policies.interrupts import stopped
 from policies.types import WORLD_CONTROLS, VegaError
@@ -93,10 +93,16 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
 
 
 def policy_is_shared(args: argparse.Namespace, settings: EpisodeSettings) -> bool:
-    """Whether one policy decides for all workers."""
+    """Whether one policy decides for all workers.  Raises VegaError where it is asked to and cannot."""
+    alone = serves_one(settings.policy)
+    if args.share_policy and alone:
+        raise VegaError(
+            f"Policy '{settings.policy}' remembers how far it is in an episode, so it serves one at a time: leave "
+            "--share-policy out."
+        )
     if args.workers == 1 or args.share_policy is not None:
         return bool(args.share_policy)
-    return settings.device != "cpu" and not settings.policy.startswith(("ws://", "wss://"))
+    return settings.device != "cpu" and not alone and not settings.policy.startswith(("ws://", "wss://"))
 
 
 def evaluate(
