@@ -13,6 +13,8 @@ from sim.run_libero import main
 from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
 from vega3d_ros.bringup.entries import parse_arguments
 
+PLAIN = ["--policy", "vega-nano-plain"]  # knows ten things of one suite
+
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
@@ -28,10 +30,10 @@ from vega3d_ros.bringup.entries import parse_arguments
         (["--trials", "0"], "from 1 on"),
         (["--device", "cuda:7"], "cannot be used"),
         # Refused before a scene is built; the whole sentence, and what the policy knows.
-        (["--suite", "libero_goal", "--tasks", "1"], "'put the bowl on the stove' names 'bowl', which this policy"),
+        ([*PLAIN, "--suite", "libero_goal", "--tasks", "1"], "'put the bowl on the stove' names 'bowl', which this policy"),
         (["--perturb", "camera,wind"], "--perturb takes camera, light, texture"),
         (["--perturb", "light", "--transport", "ros"], "leave --perturb out"),
-        (["--suite", "libero_10"], "of 10 instructions are refused"),
+        ([*PLAIN, "--suite", "libero_10"], "of 10 instructions are refused"),
         (["--output", "/proc/nowhere"], "cannot be written"),
     ],
 )
@@ -68,11 +70,11 @@ def test_an_instruction_that_the_policy_does_not_know_is_told_whole_and_before_a
 
     monkeypatch.setattr("sim.worlds.libero_env._build", built)
     sentence = "pick up the black bowl in the top drawer of the wooden cabinet and place it on the plate"
-    assert main(["--suite", "libero_spatial", "--tasks", "4", "--output", str(tmp_path / "run")]) == 2
+    assert main([*PLAIN, "--suite", "libero_spatial", "--tasks", "4", "--output", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert f"'{sentence}'" in said and "milk" in said and "chocolate pudding" in said
     assert not (tmp_path / "run").exists()
-    assert demo.main(["--suite", "libero_spatial", "--task", "4", "--output", str(tmp_path / "demo")]) == 1
+    assert demo.main([*PLAIN, "--suite", "libero_spatial", "--task", "4", "--output", str(tmp_path / "demo")]) == 1
     assert f"'{sentence}'" in capsys.readouterr().err
     with pytest.raises(VegaError, match="open the pod bay doors"):
         node_table(parse_arguments(["instruction:=open the pod bay doors"], ARGUMENTS))

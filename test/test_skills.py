@@ -76,7 +76,7 @@ def test_a_policy_drives_first_and_what_is_recorded_begins_where_the_skills_take
 def test_a_policy_that_cannot_be_told_the_tasks_is_refused_before_anything_is_built(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--suite", "libero_goal", "--policy", "vega-nano"]
+    arguments = ["--suite", "libero_goal", "--policy", "vega-nano-plain"]
     for main in (collect_skills.main, try_layouts.main):
         more = ["--output", str(tmp_path)] if main is collect_skills.main else []
         assert main([*arguments, *more]) == 2

@@ -47,7 +47,9 @@ def nano() -> VegaPolicy:
 
 
 def test_a_chunk_is_finite_bounded_and_repeatable(nano: VegaPolicy) -> None:
-    first, second = nano.act(observation()), nano.act(observation())
+    first = nano.act(observation())
+    nano.reset()
+    second = nano.act(observation())
     assert first.actions.shape == (8, 7)
     assert np.abs(first.actions).max() <= 1.0
     assert set(np.unique(first.actions[:, 6])) <= {-1.0, 1.0}
