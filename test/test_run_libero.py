@@ -30,7 +30,7 @@ PLAIN = ["--policy", "vega-nano-plain"]  # knows ten things of one suite
         (["--trials", "0"], "from 1 on"),
         (["--device", "cuda:7"], "cannot be used"),
         # Refused before a scene is built; the whole sentence, and what the policy knows.
-        ([*PLAIN, "--suite", "libero_goal", "--tasks", "1"], "'put the bowl on the stove' names 'bowl', which this policy"),
+        ([*PLAIN, "--suite", "libero_goal", "--tasks", "1"], "'put the bowl on the stove' names 'bowl', which this"),
         (["--perturb", "camera,wind"], "--perturb takes camera, light, texture"),
         (["--perturb", "light", "--transport", "ros"], "leave --perturb out"),
         ([*PLAIN, "--suite", "libero_10"], "of 10 instructions are refused"),
