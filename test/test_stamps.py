@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from vega3d_ros.control.stamps import StampWatch
+from vega3d_ros.control.stamps import StampWatch, read_at_once
 
 NOW_NS = 1_790_000_000 * 10**9
 
@@ -77,3 +77,20 @@ def test_a_clock_that_is_set_begins_anew():
 def test_a_clock_that_is_set_by_a_little_is_no_drift(when_s):
     watch = watched(lambda t: 0.0 if t < when_s else 0.4)
     assert watch.growth == 0.0 and "which does not grow" in watch.sentence("Camera 'wrist'")
+
+
+def test_two_clocks_are_read_at_the_same_time_though_the_thread_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000]
+
+    def passes(nanoseconds: int) -> int:
+        clock[0] += nanoseconds
+        return clock[0]
+
+    interrupted = iter((30_000_000, 5_000_000, 2_000, 0))
+    monkeypatch.setattr(time, "monotonic_ns", lambda: passes(500))
+    here, there = read_at_once(lambda: NOW_NS + passes(next(interrupted)))
+    assert abs(there - NOW_NS - here) <= 1_500
+    # Where it is interrupted at every reading, the shortest counts.
+    always = iter((9_000_000, 400_000, *[3_000_000] * 6))
+    here, there = read_at_once(lambda: NOW_NS + passes(next(always)))
+    assert abs(there - NOW_NS - here) <= 201_000

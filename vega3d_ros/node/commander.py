@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from policies.types import VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
+from vega3d_ros.control.stamps import read_at_once
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.node.node_report import Condition
@@ -139,7 +140,7 @@ class Commander:
             return None, 0
         if not self._latency_clock:
             return self._now_ns(), 0
-        return time.monotonic_ns(), self._now_ns() if self._ahead_ns else 0
+        return read_at_once(self._now_ns) if self._ahead_ns else (time.monotonic_ns(), 0)
 
     def _too_late(self, command: JointCommand) -> bool:
         if not self._ahead_ns or command.rejected or command.motion is None:
