@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from policies.checkpoints import find_checkpoint, load_policy
+from policies.nano.policy import VegaPolicy
 from policies.types import ActionChunk, ActionSpace, BatchPolicy, Observation, PolicySpec, RobotState, VegaError
 from sim.evaluation.evaluate import policy_is_shared
 from sim.evaluation.settings import EpisodeSettings
@@ -90,7 +92,10 @@ class Deadly(Alone):
 
 
 def test_a_batch_decides_as_each_alone_up_to_rounding() -> None:
-    policy = load_policy("vega-nano")
+    shipped = load_policy("vega-nano")
+    assert isinstance(shipped, VegaPolicy) and shipped.world is not None
+    # Its like without a memory, which could not be shared.
+    policy = VegaPolicy(replace(shipped.config, remembers=False), shipped.world.simulator).eval()
     assert isinstance(policy, BatchPolicy)
     texts = ("pick up the milk and place it in the basket", "get the ketchup", "milk")
     seen = [observation(i, policy.spec.cameras, policy.spec.window, text) for i, text in enumerate(texts)]
