@@ -23,6 +23,8 @@ STEP_S = 0.002
 # Jacobian and inertia change little in 10 ms; computing them at every 2 ms would cost the most of a call
 # and move the result by less than 0.01 mm.
 STEPS_PER_MODEL = 5
+# A matrix whose largest entry times that of its inverse is more has no inverse worth having.
+ILL = 1e8
 
 
 class ImpedanceLaw:
@@ -48,6 +50,7 @@ class ImpedanceLaw:
         self._space = action_space
         self._steps = max(1, round(1.0 / (action_space.rate_hz * STEP_S)))
         self._dt = 1.0 / (action_space.rate_hz * self._steps)
+        self._lowest = -kinematics.effort_limits
 
     def goal(self, q: FloatArray, action: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Position (3,) m and rotation (3, 3), base frame, that the action (>= 6,) pulls towards from q (n,) rad.
@@ -66,7 +69,7 @@ class ImpedanceLaw:
         result is the law's own and may lie beyond joint limits: the safety guard decides about those.
         """
         goal_position, goal_rotation = self.goal(q, action)
-        kinematics, effort, dt = self._kinematics, self._kinematics.effort_limits, self._dt
+        kinematics, lowest, highest, dt = self._kinematics, self._lowest, self._kinematics.effort_limits, self._dt
         n = kinematics.n
         state = np.concatenate([q, qd]).astype(np.float64, copy=False)
         q, qd = state[:n], state[n:]
@@ -76,9 +79,11 @@ class ImpedanceLaw:
                 position, rotation, jacobian, inertia, bias = kinematics.dynamics(q, qd)
                 error = np.concatenate([goal_position - position, orientation_error(goal_rotation, rotation)])
                 offset, gain, inverse = self._linear_law(q, error, jacobian, inertia, bias)
-            np.subtract(offset, gain @ state, out=torque)
-            np.minimum(np.maximum(torque, -effort, out=torque), effort, out=torque)
-            qd += dt * (inverse @ (torque - bias))
+            gain.dot(state, out=torque)
+            np.subtract(offset, torque, out=torque)
+            np.minimum(np.maximum(torque, lowest, out=torque), highest, out=torque)
+            torque -= bias
+            qd += dt * inverse.dot(torque)
             q += dt * qd
         q, qd = q.copy(), qd.copy()
         return q, qd
@@ -92,12 +97,12 @@ class ImpedanceLaw:
         """
         kp, kp_null = self._space.kp, self._space.kp_null
         wrench_to_torque, null, inverse = _operational_space(jacobian, inertia)
-        posture = null @ inertia
-        tool = wrench_to_torque @ jacobian
+        posture = null.dot(inertia)
+        tool = wrench_to_torque.dot(jacobian)
         home = self._kinematics.nearest(q, self._home)
         stiffness = kp * tool + kp_null * posture
         damping = 2.0 * np.sqrt(kp) * tool + 2.0 * np.sqrt(kp_null) * posture
-        offset = kp * (wrench_to_torque @ error + tool @ q) + kp_null * (posture @ home) + bias
+        offset = kp * (wrench_to_torque.dot(error) + tool.dot(q)) + kp_null * posture.dot(home) + bias
         return offset, np.concatenate([stiffness, damping], axis=1), inverse
 
 
@@ -114,19 +119,31 @@ def _operational_space(jacobian: FloatArray, inertia: FloatArray) -> tuple[Float
     weighted by their own inertia; (n, n) the projector of posture torques; (n, n) the inverse inertia.
     """
     inverse: FloatArray = np.linalg.inv(inertia).astype(np.float64, copy=False)
-    mobility = jacobian @ inverse @ jacobian.T
+    spread = jacobian.dot(inverse)
+    mobility = spread.dot(jacobian.T)
     weights = np.zeros((6, 6))
-    weights[:3, :3] = _inverse(mobility[:3, :3])
-    weights[3:, 3:] = _inverse(mobility[3:, 3:])
-    null = np.eye(len(inertia)) - jacobian.T @ _inverse(mobility) @ (jacobian @ inverse)
-    return jacobian.T @ weights, null, inverse
+    weights[:3, :3], weights[3:, 3:] = _inverses(mobility[:3, :3], mobility[3:, 3:])
+    null = np.eye(len(inertia)) - jacobian.T.dot(_inverse(mobility)).dot(spread)
+    return jacobian.T.dot(weights), null, inverse
+
+
+def _inverses(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """`_inverse` of both, in one call where both have one: of matrices so small the calls are what takes the time."""
+    both = np.array([first, second])
+    try:
+        inverse = np.linalg.inv(both).astype(np.float64, copy=False)
+        if (abs(inverse).max(axis=(1, 2)) * abs(both).max(axis=(1, 2)) < ILL).all():
+            return inverse[0], inverse[1]
+    except np.linalg.LinAlgError:
+        pass
+    return _inverse(first), _inverse(second)
 
 
 def _inverse(mobility: FloatArray) -> FloatArray:
     """The inverse, or near a singularity the pseudo-inverse, which takes four times as long."""
     try:
         inverse: FloatArray = np.linalg.inv(mobility).astype(np.float64, copy=False)
-        if np.abs(inverse).max() * np.abs(mobility).max() < 1e8:
+        if abs(inverse).max() * abs(mobility).max() < ILL:
             return inverse
     except np.linalg.LinAlgError:
         pass

@@ -183,7 +183,6 @@ class ControlLoop:
         """
         started = time.perf_counter()
         timings: dict[str, float] = {}
-        self._check_sample(sample)
         if self._queue.empty:
             if images is None:
                 raise VegaError("The policy is due but no images came: publish every camera at the control rate.")
@@ -193,6 +192,8 @@ class ControlLoop:
             started = time.perf_counter()
             self._queue.submit(chunk)
             self.last_chunk = chunk
+        else:
+            self._check_sample(sample)
         action = self._queue.pop().action
         command = next_command(self.guard, self._maker, sample, action, sample.stamp_ns, timings)
         timings["control"] = 1e3 * (time.perf_counter() - started)

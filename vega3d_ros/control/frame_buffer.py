@@ -9,6 +9,7 @@ Used from one thread.  Times are integer nanoseconds on the clock of the image h
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ class FrameBuffer:
                 frame.used = True
         self.waiting_for = ""
         return FrameSet(
-            images={camera: np.stack([frame.image for frame in frames]) for camera, frames in windows.items()},
+            images={camera: _stack(frames) for camera, frames in windows.items()},
             stamps_ns={
                 camera: np.array([frame.stamp_ns for frame in frames], dtype=np.int64)
                 for camera, frames in windows.items()
@@ -202,15 +203,15 @@ class FrameBuffer:
     def _window(self, camera: str, time_ns: int, tolerance_ns: int, from_rest: bool) -> list[_Frame] | None:
         ring, first_ns = self._rings[camera], self._first_ns.get(camera) if from_rest else None
         frames: list[_Frame] = []
-        stamps = np.array([frame.stamp_ns for frame in ring], dtype=np.int64)
+        stamps = [frame.stamp_ns for frame in ring]
         for k in range(self.window - 1, -1, -1):
             wanted_ns = time_ns - k * self.stride_ns
             if first_ns is not None:
                 wanted_ns = max(wanted_ns, first_ns)
-            distance = np.abs(stamps - wanted_ns)
-            nearest = int(np.argmin(distance))
-            repeats = bool(frames) and ring[nearest].stamp_ns <= frames[-1].stamp_ns
-            if distance[nearest] > tolerance_ns or (repeats and ring[nearest].stamp_ns != first_ns):
+            nearest = _nearest(stamps, wanted_ns)
+            repeats = bool(frames) and stamps[nearest] <= frames[-1].stamp_ns
+            far = abs(stamps[nearest] - wanted_ns) > tolerance_ns
+            if far or (repeats and stamps[nearest] != first_ns):
                 return None
             frames.append(ring[nearest])
         return frames
@@ -238,6 +239,19 @@ class FrameBuffer:
         if camera not in self._rings:
             raise VegaError(f"There is no camera '{camera}': the policy uses {_names(self.cameras)}.")
         return self._rings[camera]
+
+
+def _nearest(stamps: Sequence[int], wanted_ns: int) -> int:
+    """Index of the stamp nearest to it, of two the earlier; stamps rise and there is one."""
+    after = bisect_left(stamps, wanted_ns)
+    if after == len(stamps):
+        return after - 1
+    return after - 1 if after and wanted_ns - stamps[after - 1] <= stamps[after] - wanted_ns else after
+
+
+def _stack(frames: Sequence[_Frame]) -> Image:
+    # A policy may write into what it is given.
+    return frames[0].image[None].copy() if len(frames) == 1 else np.stack([frame.image for frame in frames])
 
 
 def _names(cameras: Iterable[str], capital: bool = False) -> str:

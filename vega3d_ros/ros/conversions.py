@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -92,10 +93,31 @@ def joint_sample(
 
     velocities: whether the arm's must be there; where they need not, what is missing is NaN.
     """
-    names = list(message.name)
+    names = tuple(message.name)
+    arm, gripper = _columns(names, tuple(joint_names), tuple(gripper_joints))
+    has_velocities = len(message.velocity) == len(names)
+    if len(message.position) != len(names) or not (has_velocities or not velocities):
+        raise VegaError(
+            f"joint_states has {len(names)} names, {len(message.position)} positions and {len(message.velocity)} "
+            "velocities: the driver must publish all three for every joint, or set velocity_filter_s in the robot's "
+            "file if it has no velocities."
+        )
+    position = np.asarray(message.position, dtype=np.float64)
+    positions, gripper_positions = position[arm], position[gripper]
+    rates = np.asarray(message.velocity, dtype=np.float64)[arm] if has_velocities else np.full(len(arm), np.nan)
+    must_be_finite = [positions, gripper_positions, *([rates] if velocities else [])]
+    if not all(np.isfinite(values).all() for values in must_be_finite):
+        raise VegaError("joint_states holds NaN or infinite values: check the robot's driver and encoders.")
+    return JointSample(stamp_ns(message.header.stamp), positions, rates, gripper_positions)
+
+
+@lru_cache(maxsize=16)  # a driver names its joints in the same order every time
+def _columns(
+    names: tuple[str, ...], joint_names: tuple[str, ...], gripper_joints: tuple[str, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where in `names` the arm's and the gripper's joints are.  Raises VegaError on what is missing or twice."""
     index = {name: i for i, name in enumerate(names)}
-    wanted = [*joint_names, *gripper_joints]
-    missing = [name for name in wanted if name not in index]
+    missing = [name for name in (*joint_names, *gripper_joints) if name not in index]
     if missing:
         raise VegaError(
             f"joint_states lacks {missing} and has {_shorten(names)}: correct joint_names and gripper.joints in the "
@@ -103,28 +125,8 @@ def joint_sample(
         )
     if len(index) != len(names):
         raise VegaError(f"joint_states names a joint twice in {_shorten(names)}: correct the driver.")
-    enough = len(message.velocity) == len(names) or not velocities
-    if len(message.position) != len(names) or not enough:
-        raise VegaError(
-            f"joint_states has {len(names)} names, {len(message.position)} positions and {len(message.velocity)} "
-            "velocities: the driver must publish all three for every joint, or set velocity_filter_s in the robot's "
-            "file if it has no velocities."
-        )
-    position = np.asarray(message.position, dtype=np.float64)
-    velocity = np.full(len(names), np.nan)
-    if len(message.velocity) == len(names):
-        velocity[:] = message.velocity
-    arm = [index[name] for name in joint_names]
-    gripper = [index[name] for name in gripper_joints]
-    must_be_finite = [position[arm], position[gripper], velocity[arm] if velocities else position[arm]]
-    if not np.all(np.isfinite(np.concatenate(must_be_finite))):
-        raise VegaError("joint_states holds NaN or infinite values: check the robot's driver and encoders.")
-    return JointSample(
-        stamp_ns=stamp_ns(message.header.stamp),
-        positions=position[arm],
-        velocities=velocity[arm],
-        gripper_positions=position[gripper],
-    )
+    arm, gripper = ([index[name] for name in wanted] for wanted in (joint_names, gripper_joints))
+    return np.array(arm, dtype=np.intp), np.array(gripper, dtype=np.intp)
 
 
 def joint_state_message(sample: JointSample, joint_names: Sequence[str], gripper_joints: Sequence[str]) -> JointState:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
 from policies.types import FloatArray, PolicySpec, VegaError
@@ -64,7 +66,7 @@ class FingerMap:
         """Raise VegaError where a reading cannot be in the unit of `opened` and `closed`."""
         if not readings.size:
             return
-        share = float(self._share(readings)[self.main])
+        share = float(self._share(readings[self.main]))
         if not SHARES[0] <= share <= SHARES[1]:
             raise VegaError(
                 f"The gripper's joint reads {readings[self.main]:.4g}, far outside gripper.closed {self.closed:g} to "
@@ -91,15 +93,13 @@ def finger_map(parameters: NodeParameters, spec: PolicySpec) -> FingerMap:
     return FingerMap(parameters.gripper_open, parameters.gripper_closed, main, spec.finger_open, spec.fingers)
 
 
-@dataclass
-class _Joint:
-    """The last report of a joint: unwrapped position, the driver's velocity, and the one from differences, if any."""
+@dataclass(frozen=True)
+class _Found:
+    """Of one message: the arm's joints and fingers that it names, and their places among those that are wanted."""
 
-    position: float
-    velocity: float
-    derived: float | None
-    stamp_ns: int
-    arrival_s: float
+    arm: tuple[str, ...]
+    fingers: tuple[str, ...]
+    places: NDArray[np.intp]
 
 
 class JointReader:
@@ -121,26 +121,34 @@ class JointReader:
         patience_s: float = 1.0,
     ) -> None:
         self._arm, self._fingers = tuple(joint_names), tuple(gripper_joints)
+        self._wanted = (*self._arm, *self._fingers)
         self._filter_s = velocity_filter_s
-        self._continuous = frozenset(continuous)
         self._together = together
-        self._patience_s = patience_s
-        self._known: dict[str, _Joint] = {}
-        self._fresh: set[str] = set()
-        self._turned: dict[str, float] = {}
+        arm, every = len(self._arm), len(self._wanted)
+        self._continuous = np.array([name in continuous for name in self._wanted], dtype=bool)
+        self._limits_s = np.full(every, patience_s)
+        self._limits_s[arm:] = max(FINGERS_AGE_S, patience_s)
+        # Of each joint the last report: unwrapped position, the driver's velocity, the one from differences (NaN where
+        # there is none), stamp, arrival.
+        self._positions, self._velocities, self._derived = (np.full(every, np.nan) for _ in range(3))
+        self._stamps = np.zeros(every, dtype=np.int64)
+        self._arrivals_s = np.full(every, -np.inf)
+        self._fresh = np.zeros(arm, dtype=bool)
+        self._turned = np.full(every, np.nan)
+        self._places_of = lru_cache(maxsize=8)(self._find)  # drivers name their joints the same way every time
 
     def clear(self) -> None:
         """Forget all reports, but not how often a joint has turned."""
-        self._known.clear()
-        self._fresh.clear()
+        self._arrivals_s[:] = -np.inf
+        self._fresh[:] = False
 
     def concerns(self, message: JointState) -> bool:
         """Whether the message names any joint of this robot."""
-        return not {*self._arm, *self._fingers}.isdisjoint(message.name)
+        return len(self._places_of(tuple(message.name)).places) > 0
 
     def lacks(self, message: JointState) -> VegaError:
         """What to say of a message that names none."""
-        return _lacks([*self._arm, *self._fingers], message)
+        return _lacks(self._wanted, message)
 
     def read(self, message: JointState, now_s: float) -> JointSample | None:
         """The sample that this message completes, None while joints are awaited; now_s: any steady clock.
@@ -148,68 +156,72 @@ class JointReader:
         Positions (n,) rad, unwrapped; velocities (n,) rad/s; gripper_positions in units of the gripper's joints.  The
         stamp is the oldest of the arm's joints.  Raises VegaError on what cannot be used.
         """
-        here = set(message.name)
-        arm = [name for name in self._arm if name in here]
-        fingers = [name for name in self._fingers if name in here]
-        if not arm and not fingers:
+        found = self._places_of(tuple(message.name))
+        arm = len(found.arm)
+        if not len(found.places):
             raise self.lacks(message)
-        part = joint_sample(message, arm, fingers, velocities=bool(arm) and not self._filter_s)
+        part = joint_sample(message, found.arm, found.fingers, velocities=bool(arm) and not self._filter_s)
+        velocities = np.zeros(len(found.places))
+        velocities[:arm] = part.velocities
         # Drivers without velocities send none, NaN, or zeros.
-        silent = bool(self._filter_s) and not np.any(np.isfinite(part.velocities) & (part.velocities != 0.0))
-        for index, name in enumerate(arm):
-            velocity = float("nan") if silent else float(part.velocities[index])
-            self._store(name, float(part.positions[index]), velocity, part.stamp_ns, now_s)
-        for index, name in enumerate(fingers):
-            self._store(name, float(part.gripper_positions[index]), 0.0, part.stamp_ns, now_s)
-        self._fresh.update(arm)
-        wanted = (*self._arm, *self._fingers)
-        missing = [
-            name
-            for name in wanted
-            if name not in self._known or now_s - self._known[name].arrival_s > self._limit_s(name)
-        ]
-        if missing:
-            raise _lacks(missing, message)
-        if self._together and any(self._known[name].stamp_ns != part.stamp_ns for name in wanted):
+        if self._filter_s and not np.any(np.isfinite(part.velocities) & (part.velocities != 0.0)):
+            velocities[:arm] = np.nan
+        positions = np.concatenate([part.positions, part.gripper_positions])
+        self._store(found.places, positions, velocities, part.stamp_ns, now_s)
+        self._fresh[found.places[:arm]] = True
+        missed = now_s - self._arrivals_s > self._limits_s
+        if missed.any():
+            raise _lacks([name for name, gone in zip(self._wanted, missed, strict=True) if gone], message)
+        if self._together and (self._stamps != part.stamp_ns).any():
             return None
-        if self._fresh != set(self._arm) or not (arm or self._together):
+        if not self._fresh.all() or not (arm or self._together):
             return None
-        self._fresh.clear()
+        self._fresh[:] = False
         return self._sample()
 
-    def _limit_s(self, name: str) -> float:
-        return self._patience_s if name in self._arm else max(FINGERS_AGE_S, self._patience_s)
+    def _find(self, names: tuple[str, ...]) -> _Found:
+        here = set(names)
+        arm = tuple(name for name in self._arm if name in here)
+        fingers = tuple(name for name in self._fingers if name in here)
+        places = [self._wanted.index(name) for name in (*arm, *fingers)]
+        return _Found(arm, fingers, np.array(places, dtype=np.intp))
 
-    def _store(self, name: str, position: float, velocity: float, stamp: int, now_s: float) -> None:
-        if name in self._continuous and name in self._turned:
-            position += TURN * round((self._turned[name] - position) / TURN)
-        self._turned[name] = position
-        self._known[name] = _Joint(position, velocity, self._derive(name, position, stamp), stamp, now_s)
+    def _store(
+        self, places: NDArray[np.intp], positions: FloatArray, velocities: FloatArray, stamp: int, now_s: float
+    ) -> None:
+        if self._continuous.any():
+            turned = self._turned[places]
+            turns = np.round((turned - positions) / TURN)
+            positions = positions + TURN * np.where(self._continuous[places] & np.isfinite(turned), turns, 0.0)
+            self._turned[places] = positions
+        if self._filter_s:
+            self._derived[places] = self._derive(places, positions, stamp)
+        self._positions[places], self._velocities[places] = positions, velocities
+        self._stamps[places], self._arrivals_s[places] = stamp, now_s
 
-    def _derive(self, name: str, position: float, stamp: int) -> float | None:
-        last = self._known.get(name)
-        if not self._filter_s or last is None:
-            return None
-        seconds = (stamp - last.stamp_ns) / 1e9
-        if seconds == 0.0:
-            return last.derived
-        if not 0.0 < seconds <= RESTART_S:
-            return None
-        rate = (position - last.position) / seconds
-        if last.derived is None:
-            return rate
-        return last.derived + (rate - last.derived) * seconds / (self._filter_s + seconds)
+    def _derive(self, places: NDArray[np.intp], positions: FloatArray, stamp: int) -> FloatArray:
+        """Velocities from differences, NaN where there is nothing to take the difference to."""
+        known = self._arrivals_s[places] > -np.inf
+        seconds = (stamp - self._stamps[places]) / 1e9
+        last = self._derived[places]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rates = (positions - self._positions[places]) / seconds
+            smooth = np.where(np.isnan(last), rates, last + (rates - last) * seconds / (self._filter_s + seconds))
+        smooth = np.where((seconds > 0.0) & (seconds <= RESTART_S), smooth, np.where(seconds == 0.0, last, np.nan))
+        return np.where(known, smooth, np.nan)
 
     def _sample(self) -> JointSample | None:
-        arm = [self._known[name] for name in self._arm]
-        velocities = [joint.derived if np.isnan(joint.velocity) else joint.velocity for joint in arm]
-        if any(velocity is None for velocity in velocities):
-            return None  # the first of two positions
+        arm = len(self._arm)
+        velocities = self._velocities[:arm].copy()
+        if self._filter_s:
+            velocities = np.where(np.isnan(velocities), self._derived[:arm], velocities)
+            if np.isnan(velocities).any():
+                return None  # the first of two positions
         return JointSample(
-            stamp_ns=min(joint.stamp_ns for joint in arm),
-            positions=np.array([joint.position for joint in arm]),
-            velocities=np.array(velocities, dtype=np.float64),
-            gripper_positions=np.array([self._known[name].position for name in self._fingers]),
+            stamp_ns=int(self._stamps[:arm].min()),
+            positions=self._positions[:arm].copy(),
+            velocities=velocities,
+            gripper_positions=self._positions[arm:].copy(),
         )
 
 

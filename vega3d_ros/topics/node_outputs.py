@@ -70,7 +70,7 @@ class Outputs:
             time.sleep(0.05)
         self._writer = make_writer(node, parameters, limits, qos_problems)
         self._decisions = node.create_publisher(String, "~/decisions", DECISIONS)
-        self._noted: list[str] = []
+        self._noted: list[tuple[int, str, dict[str, Any]]] = []
         self._count = 0
 
     def heard(self) -> bool:
@@ -99,15 +99,15 @@ class Outputs:
 
     def note(self, event: str, **fields: Any) -> None:
         """The journal of the control loop (`journal.py`); told by `publish_decisions`."""
-        self._noted.append(to_text(self._count, event, fields))
+        self._noted.append((self._count, event, fields))
         self._count += 1
 
     def publish_decisions(self) -> None:
         """Tell `~/decisions` what was noted; to be called after the command has left, as nobody waits for it."""
         noted, self._noted = self._noted, []
-        for text in noted:
+        for number, event, fields in noted:
             if self._node.context.ok():  # after a signal nothing can be published any more
-                self._decisions.publish(String(data=text))
+                self._decisions.publish(String(data=to_text(number, event, fields)))
 
     def stop(self) -> None:
         """No command follows until `reset`."""
