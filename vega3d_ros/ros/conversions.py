@@ -6,6 +6,7 @@ Stamps become integer nanoseconds; images become (H, W, 3) uint8 RGB.
 from __future__ import annotations
 
 import array
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -93,8 +94,18 @@ def joint_sample(
 
     velocities: whether the arm's must be there; where they need not, what is missing is NaN.
     """
+    positions, rates = joint_values(message, tuple(joint_names), tuple(gripper_joints), velocities)
+    arm = len(rates)
+    stamp = stamp_ns(message.header.stamp)
+    return JointSample(stamp, np.array(positions[:arm]), np.array(rates), np.array(positions[arm:]))
+
+
+def joint_values(
+    message: JointState, joint_names: tuple[str, ...], gripper_joints: tuple[str, ...], velocities: bool = True
+) -> tuple[list[float], list[float]]:
+    """What `joint_sample` is made of: positions of arm and gripper, velocities of the arm."""
     names = tuple(message.name)
-    arm, gripper = _columns(names, tuple(joint_names), tuple(gripper_joints))
+    places = _places(names, (*joint_names, *gripper_joints))
     has_velocities = len(message.velocity) == len(names)
     if len(message.position) != len(names) or not (has_velocities or not velocities):
         raise VegaError(
@@ -102,22 +113,19 @@ def joint_sample(
             "velocities: the driver must publish all three for every joint, or set velocity_filter_s in the robot's "
             "file if it has no velocities."
         )
-    position = np.asarray(message.position, dtype=np.float64)
-    positions, gripper_positions = position[arm], position[gripper]
-    rates = np.asarray(message.velocity, dtype=np.float64)[arm] if has_velocities else np.full(len(arm), np.nan)
-    must_be_finite = [positions, gripper_positions, *([rates] if velocities else [])]
-    if not all(np.isfinite(values).all() for values in must_be_finite):
+    arm = places[: len(joint_names)]
+    positions = [message.position[place] for place in places]
+    rates = [message.velocity[place] for place in arm] if has_velocities else [math.nan] * len(arm)
+    if not all(map(math.isfinite, (*positions, *(rates if velocities else ())))):
         raise VegaError("joint_states holds NaN or infinite values: check the robot's driver and encoders.")
-    return JointSample(stamp_ns(message.header.stamp), positions, rates, gripper_positions)
+    return positions, rates
 
 
 @lru_cache(maxsize=16)  # a driver names its joints in the same order every time
-def _columns(
-    names: tuple[str, ...], joint_names: tuple[str, ...], gripper_joints: tuple[str, ...]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where in `names` the arm's and the gripper's joints are.  Raises VegaError on what is missing or twice."""
+def _places(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int, ...]:
+    """Where in `names` the wanted joints are.  Raises VegaError on what is missing or twice."""
     index = {name: i for i, name in enumerate(names)}
-    missing = [name for name in (*joint_names, *gripper_joints) if name not in index]
+    missing = [name for name in wanted if name not in index]
     if missing:
         raise VegaError(
             f"joint_states lacks {missing} and has {_shorten(names)}: correct joint_names and gripper.joints in the "
@@ -125,8 +133,7 @@ def _columns(
         )
     if len(index) != len(names):
         raise VegaError(f"joint_states names a joint twice in {_shorten(names)}: correct the driver.")
-    arm, gripper = ([index[name] for name in wanted] for wanted in (joint_names, gripper_joints))
-    return np.array(arm, dtype=np.intp), np.array(gripper, dtype=np.intp)
+    return tuple(index[name] for name in wanted)
 
 
 def joint_state_message(sample: JointSample, joint_names: Sequence[str], gripper_joints: Sequence[str]) -> JointState:
@@ -150,11 +157,11 @@ def trajectory_message(
 
     Raises VegaError on values that are not finite, as the last check before the wire.
     """
-    if not (np.all(np.isfinite(positions)) and np.all(np.isfinite(velocities))):
+    places, rates = np.asarray(positions, dtype=np.float64), np.asarray(velocities, dtype=np.float64)
+    if not (np.isfinite(places).all() and np.isfinite(rates).all()):
         raise VegaError("A joint command holds NaN or infinite values and was not sent: report this with the log.")
     point = JointTrajectoryPoint()
-    point.positions = array.array("d", [float(value) for value in positions])
-    point.velocities = array.array("d", [float(value) for value in velocities])
+    point.positions, point.velocities = array.array("d", places.tobytes()), array.array("d", rates.tobytes())
     point.time_from_start = duration_message(period_s)
     message = JointTrajectory()
     message.header.stamp = time_message(stamp)
@@ -183,8 +190,8 @@ def command_messages(
     both = trajectory_message(
         command.stamp_ns,
         [*joint_names, gripper_joint],
-        [*command.positions, gripper_position],
-        [*command.velocities, 0.0],
+        np.append(command.positions, gripper_position),
+        np.append(command.velocities, 0.0),
         command.period_s,
     )
     return both, None

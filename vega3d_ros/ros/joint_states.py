@@ -6,17 +6,17 @@ drivers know no velocities, and joints that turn without end are reported within
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
 from policies.types import FloatArray, PolicySpec, VegaError
 from vega3d_ros.control.control_loop import JointSample
-from vega3d_ros.ros.conversions import joint_sample
+from vega3d_ros.ros.conversions import joint_values, stamp_ns
 from vega3d_ros.ros.node_parameters import NodeParameters
 
 FINGERS_AGE_S = 1.0  # grippers report at 5 Hz and more
@@ -93,13 +93,43 @@ def finger_map(parameters: NodeParameters, spec: PolicySpec) -> FingerMap:
     return FingerMap(parameters.gripper_open, parameters.gripper_closed, main, spec.finger_open, spec.fingers)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Of one message: the arm's joints and fingers that it names, and their places among those that are wanted."""
+@dataclass
+class _Joint:
+    """One joint's last report.
 
-    arm: tuple[str, ...]
-    fingers: tuple[str, ...]
-    places: NDArray[np.intp]
+    limit_s: after so long it is missed.  endless: it turns without end.  position: unwrapped; derived: the velocity
+    from differences, NaN if there is none.  arrival_s: -inf before the first.
+    """
+
+    name: str
+    limit_s: float
+    endless: bool
+    position: float = math.nan
+    velocity: float = math.nan
+    derived: float = math.nan
+    stamp_ns: int = 0
+    arrival_s: float = -math.inf
+    turned: float = math.nan
+
+    def take(self, position: float, velocity: float, stamp_ns: int, now_s: float, filter_s: float) -> None:
+        if self.endless:
+            if not math.isnan(self.turned):
+                position += TURN * round((self.turned - position) / TURN)
+            self.turned = position
+        if filter_s:
+            self.derived = self._derive(position, stamp_ns, filter_s)
+        self.position, self.velocity, self.stamp_ns, self.arrival_s = position, velocity, stamp_ns, now_s
+
+    def _derive(self, position: float, stamp_ns: int, filter_s: float) -> float:
+        seconds = (stamp_ns - self.stamp_ns) / 1e9
+        if self.arrival_s == -math.inf or not 0.0 <= seconds <= RESTART_S:
+            return math.nan
+        if seconds == 0.0:
+            return self.derived
+        rate = (position - self.position) / seconds
+        if math.isnan(self.derived):
+            return rate
+        return self.derived + (rate - self.derived) * seconds / (filter_s + seconds)
 
 
 class JointReader:
@@ -120,35 +150,28 @@ class JointReader:
         together: bool = False,
         patience_s: float = 1.0,
     ) -> None:
-        self._arm, self._fingers = tuple(joint_names), tuple(gripper_joints)
-        self._wanted = (*self._arm, *self._fingers)
         self._filter_s = velocity_filter_s
         self._together = together
-        arm, every = len(self._arm), len(self._wanted)
-        self._continuous = np.array([name in continuous for name in self._wanted], dtype=bool)
-        self._limits_s = np.full(every, patience_s)
-        self._limits_s[arm:] = max(FINGERS_AGE_S, patience_s)
-        # Of each joint the last report: unwrapped position, the driver's velocity, the one from differences (NaN where
-        # there is none), stamp, arrival.
-        self._positions, self._velocities, self._derived = (np.full(every, np.nan) for _ in range(3))
-        self._stamps = np.zeros(every, dtype=np.int64)
-        self._arrivals_s = np.full(every, -np.inf)
-        self._fresh = np.zeros(arm, dtype=bool)
-        self._turned = np.full(every, np.nan)
-        self._places_of = lru_cache(maxsize=8)(self._find)  # drivers name their joints the same way every time
+        longer_s = max(FINGERS_AGE_S, patience_s)
+        self._arm = [_Joint(name, patience_s, name in continuous) for name in joint_names]
+        self._fingers = [_Joint(name, longer_s, name in continuous) for name in gripper_joints]
+        self._joints = [*self._arm, *self._fingers]
+        self._fresh: set[str] = set()
+        self._named = lru_cache(maxsize=8)(self._find)  # drivers name their joints the same way every time
 
     def clear(self) -> None:
         """Forget all reports, but not how often a joint has turned."""
-        self._arrivals_s[:] = -np.inf
-        self._fresh[:] = False
+        for joint in self._joints:
+            joint.arrival_s = -math.inf
+        self._fresh.clear()
 
     def concerns(self, message: JointState) -> bool:
         """Whether the message names any joint of this robot."""
-        return len(self._places_of(tuple(message.name)).places) > 0
+        return any(self._named(tuple(message.name)))
 
     def lacks(self, message: JointState) -> VegaError:
         """What to say of a message that names none."""
-        return _lacks(self._wanted, message)
+        return _lacks(self._joints, message)
 
     def read(self, message: JointState, now_s: float) -> JointSample | None:
         """The sample that this message completes, None while joints are awaited; now_s: any steady clock.
@@ -156,72 +179,43 @@ class JointReader:
         Positions (n,) rad, unwrapped; velocities (n,) rad/s; gripper_positions in units of the gripper's joints.  The
         stamp is the oldest of the arm's joints.  Raises VegaError on what cannot be used.
         """
-        found = self._places_of(tuple(message.name))
-        arm = len(found.arm)
-        if not len(found.places):
+        arm, fingers = self._named(tuple(message.name))
+        if not arm and not fingers:
             raise self.lacks(message)
-        part = joint_sample(message, found.arm, found.fingers, velocities=bool(arm) and not self._filter_s)
-        velocities = np.zeros(len(found.places))
-        velocities[:arm] = part.velocities
+        positions, velocities = joint_values(message, arm, fingers, velocities=bool(arm) and not self._filter_s)
         # Drivers without velocities send none, NaN, or zeros.
-        if self._filter_s and not np.any(np.isfinite(part.velocities) & (part.velocities != 0.0)):
-            velocities[:arm] = np.nan
-        positions = np.concatenate([part.positions, part.gripper_positions])
-        self._store(found.places, positions, velocities, part.stamp_ns, now_s)
-        self._fresh[found.places[:arm]] = True
-        missed = now_s - self._arrivals_s > self._limits_s
-        if missed.any():
-            raise _lacks([name for name, gone in zip(self._wanted, missed, strict=True) if gone], message)
-        if self._together and (self._stamps != part.stamp_ns).any():
+        if self._filter_s and not any(math.isfinite(velocity) and velocity != 0.0 for velocity in velocities):
+            velocities = [math.nan] * len(arm)
+        velocities += [0.0] * len(fingers)
+        stamp, here = stamp_ns(message.header.stamp), {*arm, *fingers}
+        named = self._joints if len(here) == len(self._joints) else [j for j in self._joints if j.name in here]
+        for joint, position, velocity in zip(named, positions, velocities, strict=True):
+            joint.take(position, velocity, stamp, now_s, self._filter_s)
+        self._fresh.update(arm)
+        missing = [joint for joint in self._joints if now_s - joint.arrival_s > joint.limit_s]
+        if missing:
+            raise _lacks(missing, message)
+        if self._together and any(joint.stamp_ns != stamp for joint in self._joints):
             return None
-        if not self._fresh.all() or not (arm or self._together):
+        if len(self._fresh) != len(self._arm) or not (arm or self._together):
             return None
-        self._fresh[:] = False
+        self._fresh.clear()
         return self._sample()
 
-    def _find(self, names: tuple[str, ...]) -> _Found:
-        here = set(names)
-        arm = tuple(name for name in self._arm if name in here)
-        fingers = tuple(name for name in self._fingers if name in here)
-        places = [self._wanted.index(name) for name in (*arm, *fingers)]
-        return _Found(arm, fingers, np.array(places, dtype=np.intp))
-
-    def _store(
-        self, places: NDArray[np.intp], positions: FloatArray, velocities: FloatArray, stamp: int, now_s: float
-    ) -> None:
-        if self._continuous.any():
-            turned = self._turned[places]
-            turns = np.round((turned - positions) / TURN)
-            positions = positions + TURN * np.where(self._continuous[places] & np.isfinite(turned), turns, 0.0)
-            self._turned[places] = positions
-        if self._filter_s:
-            self._derived[places] = self._derive(places, positions, stamp)
-        self._positions[places], self._velocities[places] = positions, velocities
-        self._stamps[places], self._arrivals_s[places] = stamp, now_s
-
-    def _derive(self, places: NDArray[np.intp], positions: FloatArray, stamp: int) -> FloatArray:
-        """Velocities from differences, NaN where there is nothing to take the difference to."""
-        known = self._arrivals_s[places] > -np.inf
-        seconds = (stamp - self._stamps[places]) / 1e9
-        last = self._derived[places]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rates = (positions - self._positions[places]) / seconds
-            smooth = np.where(np.isnan(last), rates, last + (rates - last) * seconds / (self._filter_s + seconds))
-        smooth = np.where((seconds > 0.0) & (seconds <= RESTART_S), smooth, np.where(seconds == 0.0, last, np.nan))
-        return np.where(known, smooth, np.nan)
+    def _find(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Which of the arm's joints, and which fingers, are among them."""
+        arm, fingers = (tuple(j.name for j in joints if j.name in names) for joints in (self._arm, self._fingers))
+        return arm, fingers
 
     def _sample(self) -> JointSample | None:
-        arm = len(self._arm)
-        velocities = self._velocities[:arm].copy()
-        if self._filter_s:
-            velocities = np.where(np.isnan(velocities), self._derived[:arm], velocities)
-            if np.isnan(velocities).any():
-                return None  # the first of two positions
+        velocities = [joint.derived if math.isnan(joint.velocity) else joint.velocity for joint in self._arm]
+        if any(map(math.isnan, velocities)):
+            return None  # the first of two positions
         return JointSample(
-            stamp_ns=int(self._stamps[:arm].min()),
-            positions=self._positions[:arm].copy(),
-            velocities=velocities,
-            gripper_positions=self._positions[arm:].copy(),
+            stamp_ns=min(joint.stamp_ns for joint in self._arm),
+            positions=np.array([joint.position for joint in self._arm]),
+            velocities=np.array(velocities),
+            gripper_positions=np.array([joint.position for joint in self._fingers]),
         )
 
 
@@ -237,9 +231,9 @@ def joint_reader(parameters: NodeParameters, continuous: Collection[str], togeth
     )
 
 
-def _lacks(missing: Sequence[str], message: JointState) -> VegaError:
-    shown = [name[:32] for name in message.name[:12]]
+def _lacks(missing: Sequence[_Joint], message: JointState) -> VegaError:
+    names, shown = [joint.name for joint in missing], [name[:32] for name in message.name[:12]]
     return VegaError(
-        f"joint_states lacks {list(missing)} and has {shown}{' ...' if len(message.name) > 12 else ''}: correct "
+        f"joint_states lacks {names} and has {shown}{' ...' if len(message.name) > 12 else ''}: correct "
         "joint_names and gripper.joints in the robot's YAML."
     )

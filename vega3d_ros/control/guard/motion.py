@@ -31,7 +31,7 @@ class Motion:
         since = max(0.0, (time_ns - self.start_ns) * 1e-9)
         if since >= self.times_s[-1]:
             return self.positions[-1].copy(), np.zeros_like(self.positions[-1])
-        index = int(np.searchsorted(self.times_s, since, side="right")) - 1
+        index = int(self.times_s.searchsorted(since, side="right")) - 1
         seconds = float(self.times_s[index + 1] - self.times_s[index])
         cubic = Cubic(
             self.positions[index],
@@ -65,14 +65,14 @@ class Cubic:
 
     def at(self, seconds: float) -> tuple[FloatArray, FloatArray]:
         """Positions and velocities."""
-        s = seconds
-        return self.q0 + s * (self.v0 + s * (self.b + s * self.c)), self.v0 + s * (2.0 * self.b + 3.0 * s * self.c)
+        return self._place(seconds), self.v0 + seconds * (2.0 * self.b + 3.0 * seconds * self.c)
 
     def along(self, times_s: FloatArray) -> FloatArray:
         """Positions (m, n) at times (m,)."""
-        s = times_s[:, None]
-        positions: FloatArray = self.q0 + s * (self.v0 + s * (self.b + s * self.c))
-        return positions
+        return self._place(times_s[:, None])
+
+    def _place(self, s: FloatArray | float) -> FloatArray:
+        return self.q0 + s * (self.v0 + s * (self.b + s * self.c))
 
     def largest_acceleration(self) -> FloatArray:
         """It changes linearly, so one of the ends has it."""
@@ -91,12 +91,13 @@ class Cubic:
         """Lowest and highest position: at an end, or where the velocity passes zero inside."""
         low, high = np.minimum(self.q0, self.q1), np.maximum(self.q0, self.q1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            root = np.sqrt(self.b**2 - 3.0 * self.c * self.v0)
+            c3 = 3.0 * self.c
+            root = np.sqrt(self.b**2 - c3 * self.v0)
             # The form that does not cancel; either may be no number, and then does not count.
             q = -(self.b + np.where(self.b >= 0.0, root, -root))
-            for time_s in (q / (3.0 * self.c), self.v0 / q):
-                inside = (time_s > 0.0) & (time_s < self.seconds)
-                place = self.at(np.where(inside, time_s, 0.0))[0]  # type: ignore[arg-type]
+            times_s = np.array([q / c3, self.v0 / q])
+            inside = (times_s > 0.0) & (times_s < self.seconds)
+            for place in self._place(np.where(inside, times_s, 0.0)):
                 low, high = np.minimum(low, place), np.maximum(high, place)
         return low, high
 
@@ -109,5 +110,5 @@ def braking(
     All joints brake evenly over the same time, which keeps the tool near its way: the shortest that none needs more
     than its acceleration (n,) rad/s^2 for, and at least `shortest_s`.
     """
-    seconds = max(shortest_s, float(np.max(np.abs(velocity) / acceleration)))
+    seconds = max(shortest_s, float((np.abs(velocity) / acceleration).max()))
     return position + 0.5 * seconds * velocity, seconds

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.guard.limits import ArmModel, GuardLimits
 from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking
-from vega3d_ros.control.guard.zones import Pace, Workspace, Zone, looks
+from vega3d_ros.control.guard.zones import Pace, Workspace, Zone, look_along
 
 BoolArray = NDArray[np.bool_]
 RULES = ("finite", "shape", "position", "velocity", "acceleration", "workspace", "rate")
@@ -251,7 +251,7 @@ class SafetyGuard:
         out = np.any(rest < self.limits.lower - EPSILON) or np.any(rest > self.limits.upper + EPSILON)
         still = np.zeros_like(rest)
         path = Cubic(q, v, rest, still, seconds)
-        if out or not all(zone.allows(path.along(looks(seconds))) for zone in self._zones):
+        if out or not all(zone.allows(look_along(path)) for zone in self._zones):
             return None
         self._before = (motion, self._last_ns)
         self._motion = self._departing(time_ns, [(seconds, rest, still)])
@@ -267,8 +267,8 @@ class SafetyGuard:
         return Motion(
             time_ns,
             np.array([*times_s, *(begin_s + seconds for seconds, _, _ in points)]),
-            np.vstack([positions, *(q for _, q, _ in points)]),
-            np.vstack([velocities, *(v for _, _, v in points)]),
+            np.concatenate([positions, [q for _, q, _ in points]]),
+            np.concatenate([velocities, [v for _, _, v in points]]),
         )
 
     def _path_at(self, motion: Motion, time_ns: int) -> tuple[FloatArray, FloatArray]:
@@ -321,12 +321,13 @@ class SafetyGuard:
         slow = np.maximum(np.sqrt(6.0 * distance / self.limits.acceleration), 1.5 * distance / self.limits.velocity)
         return float(max(self._period, np.max(slow)))
 
-    def _bends(self, q0: FloatArray, v0: FloatArray, q1: FloatArray, v1: FloatArray) -> list[tuple[str, BoolArray]]:
-        """For each rule that is a joint's own: which joints (n,) the cubic or the braking after it breaks it with."""
-        limits = self.limits
-        cubic = Cubic(q0, v0, q1, v1, self._period)
+    def _bends(
+        self, q0: FloatArray, v0: FloatArray, q1: FloatArray, v1: FloatArray, rest: FloatArray
+    ) -> list[tuple[str, BoolArray]]:
+        """For each rule that is a joint's own: which joints (n,), or (k, n) where q0, v0 are (k, n), the cubic or the
+        braking after it, which ends at `rest`, breaks it with."""
+        limits, cubic = self.limits, Cubic(q0, v0, q1, v1, self._period)
         low, high = cubic.extent()
-        rest, _ = braking(q1, v1, limits.acceleration, self._shortest_s)
         low, high = np.minimum(low, rest), np.maximum(high, rest)
         return [
             ("position", ~((low >= limits.lower - EPSILON) & (high <= limits.upper + EPSILON))),
@@ -337,24 +338,20 @@ class SafetyGuard:
     def _broken(self, position: FloatArray, velocity: FloatArray) -> tuple[str, ...]:
         """Rules that the command's path breaks, from the path's state and, not committed, from the measured one."""
         assert self._from is not None and self._measured is not None
-        starts = [self._from] if self.committed else [self._from, self._measured]
-        broken = {rule for q0, v0 in starts for rule, joints in self._bends(q0, v0, position, velocity) if joints.any()}
-        if not broken & {"position", "velocity"}:  # far away, where a body is need not be looked at
-            broken |= {zone.rule for zone in self._zones if not self._allowed(zone, position, velocity)}
-        return tuple(rule for rule in self.counts if rule in broken)
-
-    def _allowed(self, zone: Zone, position: FloatArray, velocity: FloatArray) -> bool:
-        assert self._from is not None
-        cubic = Cubic(*self._from, position, velocity, self._period)
         rest, seconds = braking(position, velocity, self.limits.acceleration, self._shortest_s)
-        brake = Cubic(position, velocity, rest, np.zeros_like(rest), seconds)
-        return zone.allows(np.vstack([cubic.along(looks(self._period)), brake.along(looks(seconds))]))
+        q0, v0 = self._from if self.committed else map(np.array, zip(self._from, self._measured, strict=True))
+        broken = {rule for rule, joints in self._bends(q0, v0, position, velocity, rest) if joints.any()}
+        # Far away, where a body is need not be looked at.
+        if self._zones and not broken & {"position", "velocity"}:
+            way = Cubic(*self._from, position, velocity, self._period)
+            seen = look_along(way, Cubic(position, velocity, rest, np.zeros_like(rest), seconds))
+            broken |= {zone.rule for zone in self._zones if not zone.allows(seen)}
+        return tuple(rule for rule in self.counts if rule in broken)
 
     def _clamp(self, position: FloatArray, velocity: FloatArray) -> tuple[FloatArray, FloatArray] | None:
         """A command near it and within all limits: on the way to braking, joint by joint and then together; or None."""
         assert self._from is not None
-        limits, period = self.limits, self._period
-        q0, v0 = self._from
+        limits, period, (q0, v0) = self.limits, self._period, self._from
         rest, seconds = braking(q0, v0, limits.acceleration, period)
         slow_q, slow_v = Cubic(q0, v0, rest, np.zeros_like(rest), seconds).at(period)
         # The cubic bends by (v1 - v0) / T -+ 6 c / T^2 at its ends, where c is how far its end is beside that of even
@@ -371,7 +368,9 @@ class SafetyGuard:
         good, bad = np.zeros_like(q0), np.ones_like(q0)
         for share in [bad] + [None] * HALVINGS:
             middle = (good + bad) / 2 if share is None else share
-            wrong = np.logical_or.reduce([joints for _, joints in self._bends(q0, v0, *between(middle))])
+            place, rate = between(middle)
+            rest, _ = braking(place, rate, limits.acceleration, self._shortest_s)
+            wrong = np.logical_or.reduce([joints for _, joints in self._bends(q0, v0, place, rate, rest)])
             good, bad = np.where(wrong, good, middle), np.where(wrong, middle, bad)
         position, velocity = between(good)
         inside, outside = 0.0, 1.0

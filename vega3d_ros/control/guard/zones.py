@@ -8,6 +8,7 @@ import numpy as np
 
 from policies.types import FloatArray
 from vega3d_ros.control.guard.limits import ArmModel
+from vega3d_ros.control.guard.motion import Cubic
 
 # Times at which the tool's place is looked at, and the room for its bow between two of them: a t^2 / 8 at 100 m/s^2.
 LOOK_S, LOOK_ROOM_M, MOST_LOOKS = 0.0125, 0.002, 16
@@ -52,7 +53,12 @@ class Workspace:
         return True
 
 
-def looks(seconds: float) -> FloatArray:
+def look_along(*cubics: Cubic) -> FloatArray:
+    """(m, n) rad: where they lead, looked at as closely as a zone needs."""
+    return np.concatenate([cubic.along(_looks(cubic.seconds)) for cubic in cubics])
+
+
+def _looks(seconds: float) -> FloatArray:
     """Times within `seconds`, its end among them, close enough to find a zone left between two of them."""
     count = min(MOST_LOOKS, max(1, int(np.ceil(seconds / LOOK_S - ROUNDING))))
     return np.linspace(seconds / count, seconds, count)
