@@ -7,6 +7,7 @@ Each writer owns its publishers, sends one JointCommand per call, and leaves the
 from __future__ import annotations
 
 import array
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -115,6 +116,12 @@ class Audience:
         topics = [publisher.topic_name for publisher in self._publishers]
         return [{bytes(i.endpoint_gid) for i in self._node.get_subscriptions_info_by_topic(name)} for name in topics]
 
+    def look_ahead(self) -> None:
+        """After a command has left: what the next ones would look for soon, before they go."""
+        if time.monotonic() - self._looked_s > LOOK_AGAIN_S / 2:
+            self._looked_s = -math.inf
+            self._listen()
+
     def _listen(self) -> bool:
         counts = [int(publisher.get_subscription_count()) for publisher in self._publishers]
         now_s = time.monotonic()
@@ -170,6 +177,7 @@ class TrajectoryWriter:
         messages = trajectories(command, gripper, self._parameters)
         for publisher, message in zip(self._publishers, messages, strict=False):
             publisher.publish(message)
+        self._audience.look_ahead()
 
     def stop(self) -> None:
         """A committed trajectory ends at rest by itself."""
