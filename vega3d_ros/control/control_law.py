@@ -13,6 +13,8 @@ bits.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pinocchio as pin
 
@@ -57,10 +59,10 @@ class ImpedanceLaw:
 
         Numbers beyond +-1 are cut there, as the controller does.
         """
-        delta = np.clip(np.asarray(action, dtype=np.float64)[:6], -1.0, 1.0)
+        delta = np.minimum(np.maximum(np.asarray(action, dtype=np.float64)[:6], -1.0), 1.0)
         position, rotation = self._kinematics.tip_pose(q)
         turn = pin.exp3(self._space.rotation_scale * delta[3:])
-        return position + self._space.position_scale * delta[:3], turn @ rotation
+        return position + self._space.position_scale * delta[:3], turn.dot(rotation)
 
     def step(self, q: FloatArray, qd: FloatArray, action: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Joint positions (n,) rad and velocities (n,) rad/s at the end of the period.
@@ -101,14 +103,14 @@ class ImpedanceLaw:
         tool = wrench_to_torque.dot(jacobian)
         home = self._kinematics.nearest(q, self._home)
         stiffness = kp * tool + kp_null * posture
-        damping = 2.0 * np.sqrt(kp) * tool + 2.0 * np.sqrt(kp_null) * posture
+        damping = 2.0 * math.sqrt(kp) * tool + 2.0 * math.sqrt(kp_null) * posture
         offset = kp * (wrench_to_torque.dot(error) + tool.dot(q)) + kp_null * posture.dot(home) + bias
         return offset, np.concatenate([stiffness, damping], axis=1), inverse
 
 
 def orientation_error(goal: FloatArray, current: FloatArray) -> FloatArray:
     """(3,) base axes: sin(angle) * axis of the rotation from `current` to `goal`, both (3, 3)."""
-    turn = goal @ current.T
+    turn = goal.dot(current.T)
     return 0.5 * np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
 
 

@@ -6,6 +6,7 @@ NumPy only; no ROS, no torch.  Used from one thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,9 +203,9 @@ class ControlLoop:
     def _check_sample(self, sample: JointSample) -> None:
         n = self.kinematics.n
         for name, values in (("positions", sample.positions), ("velocities", sample.velocities)):
-            if values.shape != (n,) or not np.isfinite(values).all():
+            if values.shape != (n,) or not all(map(math.isfinite, values.tolist())):
                 raise VegaError(f"The joint state has no usable {name} for the arm's {n} joints: check its driver.")
-        if not np.isfinite(sample.gripper_positions).all():
+        if not all(map(math.isfinite, sample.gripper_positions.tolist())):
             raise VegaError("The joint state has no usable gripper positions: check its driver.")
 
 

@@ -157,11 +157,10 @@ def trajectory_message(
 
     Raises VegaError on values that are not finite, as the last check before the wire.
     """
-    places, rates = np.asarray(positions, dtype=np.float64), np.asarray(velocities, dtype=np.float64)
-    if not (np.isfinite(places).all() and np.isfinite(rates).all()):
-        raise VegaError("A joint command holds NaN or infinite values and was not sent: report this with the log.")
     point = JointTrajectoryPoint()
-    point.positions, point.velocities = array.array("d", places.tobytes()), array.array("d", rates.tobytes())
+    point.positions, point.velocities = array.array("d", positions), array.array("d", velocities)
+    if not all(map(math.isfinite, (*point.positions, *point.velocities))):
+        raise VegaError("A joint command holds NaN or infinite values and was not sent: report this with the log.")
     point.time_from_start = duration_message(period_s)
     message = JointTrajectory()
     message.header.stamp = time_message(stamp)
@@ -181,20 +180,15 @@ def command_messages(
 
     gripper_position: m, where the gripper joint shall be at the end of the period; see `GripperMemory`.
     """
+    stamp, period_s = command.stamp_ns, command.period_s
+    positions, velocities = command.positions.tolist(), command.velocities.tolist()
+    if gripper_joint and not gripper_apart:
+        names = [*joint_names, gripper_joint]
+        return trajectory_message(stamp, names, [*positions, gripper_position], [*velocities, 0.0], period_s), None
+    arm = trajectory_message(stamp, joint_names, positions, velocities, period_s)
     if not gripper_joint:
-        arm = trajectory_message(command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s)
         return arm, None
-    if gripper_apart:
-        arm = trajectory_message(command.stamp_ns, joint_names, command.positions, command.velocities, command.period_s)
-        return arm, trajectory_message(command.stamp_ns, [gripper_joint], [gripper_position], [0.0], command.period_s)
-    both = trajectory_message(
-        command.stamp_ns,
-        [*joint_names, gripper_joint],
-        np.append(command.positions, gripper_position),
-        np.append(command.velocities, 0.0),
-        command.period_s,
-    )
-    return both, None
+    return arm, trajectory_message(stamp, [gripper_joint], [gripper_position], [0.0], period_s)
 
 
 class GripperMemory:
