@@ -51,6 +51,7 @@ class Worker:
         self.environment: Any = None
         self.episodes: Any = None
         self.policy: Any = None
+        self.policy_name = ""
 
     def steps(self, suite: str, task: int, actions: list[list[float]], pictures: int) -> dict[str, Any]:
         """Step a trial through actions; CPU seconds of the steps and of the pictures drawn every `pictures` steps."""
@@ -85,8 +86,8 @@ class Worker:
 
     def act(self, policy: str, looks: int, repeats: int) -> dict[str, Any]:
         """CPU seconds of decisions on one core, `repeats` for each of `looks` scenes of coloured squares; actions."""
-        if self.policy is None:
-            self.policy = load("policies.checkpoints").load_policy(policy, threads=1)
+        if self.policy_name != policy:
+            self.policy, self.policy_name = load("policies.checkpoints").load_policy(policy, threads=1), policy
         types, rng = load("policies.types"), np.random.default_rng(0)
         times, decided = [], []
         for look in range(looks):
