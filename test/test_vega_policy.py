@@ -76,11 +76,15 @@ def test_saving_and_loading_changes_nothing(nano: VegaPolicy, tmp_path: Path) ->
     assert again.act(observation()).actions.tobytes() == nano.act(observation()).actions.tobytes()
 
 
-def test_the_shipped_checkpoint_is_small() -> None:
-    assert sum(p.stat().st_size for p in find_checkpoint("vega-nano").rglob("*")) <= 25e6
+SHIPPED = ["vega-nano", "vega-nano-plain", "vega-nano-suites"]
 
 
-@pytest.mark.parametrize("name", ["vega-nano", "vega-nano-plain"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_checkpoint_is_small(name: str) -> None:
+    assert sum(p.stat().st_size for p in find_checkpoint(name).rglob("*")) <= 25e6
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_configurations_are_written_as_the_shipped_ones_are(name: str, tmp_path: Path) -> None:
     load_policy(name).save_pretrained(tmp_path)  # type: ignore[attr-defined]
     written = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.json")}
