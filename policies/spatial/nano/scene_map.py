@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.spatial.nano.bundle import Observed, adjust, onto_surface
+from policies.spatial.nano.bundle import Observed, adjust, onto_surface, surface_rise
 from policies.spatial.nano.network import UNIT_M
 from policies.spatial.nano.sightings import Sightings
 from policies.types import FloatArray
@@ -83,10 +83,17 @@ def gap(first: Found, second: Found, places: FloatArray) -> FloatArray:
     return np.maximum((along - (first.widths + second.widths) / 2).max(axis=-1), TOUCHING)
 
 
-def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
-    """Of frames in the order in which they were seen."""
-    cameras = np.stack([frame.pose for frame in frames])
+def map_of(frames: Sequence[Sightings], focal: float, told: FloatArray | None = None) -> SceneMap:
+    """Of frames in the order in which they were seen.
+
+    told: (T, 5) their cameras where those are known but for how high the surface lies, NaN where they are not.
+    """
+    own = np.stack([frame.pose for frame in frames])
     spreads = np.stack([frame.spread for frame in frames])
+    known = np.zeros(len(frames), bool) if told is None else np.isfinite(told).all(axis=1)
+    if told is not None:
+        own[known], spreads[known] = told[known], 0.0
+    cameras = own.copy()
     tables = np.array([frame.table for frame in frames])
     seen = _Joined(frames)
     if not len(seen.kind):
@@ -101,7 +108,8 @@ def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
         places = np.stack([np.bincount(thing, weight * where[:, i], count) / total for i in (0, 1)], axis=-1)
         middles = np.bincount(thing, weight * seen.height, count) / total / 2
         observed = Observed(seen.frame, thing, seen.uv, seen.depth, seen.score)
-        own = np.stack([frame.pose for frame in frames])
+        rise = surface_rise(cameras, middles, observed, focal) if known.any() else 0.0
+        own[known, 2] -= rise
         cameras, places, covariance = adjust(own, spreads, places, middles, observed, focal)
     headings = cameras[seen.frame, 3]
     found = [_found(i, seen, thing == i, places[i], middles[i], headings, len(frames)) for i in range(count)]
