@@ -233,9 +233,9 @@ def test_intervals_are_over_scenes(data: Path) -> None:
         for i in items.values()
     ]
     assert figures(items, records, "scores")["overall"] == 50.0
-    low, high = intervals(items, records, "scores")["overall"]
+    low, high = intervals(records, "scores")["overall"]
     # Four scenes, two all right and two all wrong: as wide as four coins, whatever the number of questions.
-    assert (low, high) == (0.0, 100.0) and intervals(items, records, "corrected")["overall"] == (100.0, 100.0)
+    assert (low, high) == (0.0, 100.0) and intervals(records, "corrected")["overall"] == (100.0, 100.0)
 
 
 def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
