@@ -258,6 +258,8 @@ def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
         (["--model", "pathlib:Path"], "is no model"),
         (["--workers", "0"], "from 1 on"),
         (["--limit", "0"], "count from 1"),
+        (["--poses"], "takes no poses"),
+        (["--world-simulator", "noise"], "leave --world-simulator at on"),
         (["--resume"], "give it as --output"),
     ],
 )
