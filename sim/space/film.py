@@ -39,9 +39,13 @@ class Shot:
     depth_mm: Any = None
 
 
-def camera_path(rng: np.random.Generator, frames: int) -> FloatArray:
-    """(frames, 6): point looked at from the middle of the surface (3,) m, distance m, azimuth, elevation deg."""
-    kind = PATHS[str(rng.choice(list(PATHS)))]
+def camera_path(rng: np.random.Generator, frames: int, way: str | None = None) -> FloatArray:
+    """(frames, 6): point looked at from the middle of the surface (3,) m, distance m, azimuth, elevation deg.
+
+    way: one of PATHS, None for either.
+    """
+    drawn = str(rng.choice(list(PATHS)))
+    kind = PATHS[way or drawn]
     arc = rng.uniform(*kind["arc"])
     start = rng.uniform(-WIDEST_DEG, WIDEST_DEG - arc) + FRONT_DEG
     azimuth = np.array([start, start + arc / 2, start + arc])
