@@ -1,7 +1,7 @@
 """What one arm has over another, per task: `python -m sim.compare_answers --first RUN ... --second RUN ...`.
 
 RUN is a folder of `run_spatial.py`; of each arm as many, in the order of their seeds, about the same questions.  Prints
-both arms' means, second less first with its paired 95 % interval (over films and seeds), and that of each seed.
+both arms' means, the gain (second less first) with its paired 95 % interval over films and seeds, and each seed's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", nargs="+", type=Path, required=True, metavar="RUN", help="such as without the prior")
     parser.add_argument("--second", nargs="+", type=Path, required=True, metavar="RUN", help="such as with it")
     args = parser.parse_args(argv)
-    print(f"{'task, %':32}{'first':>8}{'second':>8}{'less':>8}  95 % interval    of each seed")
+    print(f"{'task, %':32}{'first':>8}{'second':>8}{'gain':>8}  95 % interval    of each seed")
     for name, found in differences(args.first, args.second).items():
         low, high = found.interval_95
         seeds = "  ".join(f"{value:+.1f}" for value in found.seeds)
