@@ -149,6 +149,7 @@ def test_an_answer_that_is_refused_is_an_error_not_a_wrong_answer(data: Path, tm
     assert main(run) == 1
     summary = summary_of(tmp_path / "o")
     assert summary["errors"] == 1 and summary["scores"]["object_counting"] == 100.0
+    assert summary["refused_as_wrong"]["object_counting"] == 75.0, "beside it what it would be if it were wrong"
 
 
 def test_boxes_are_scored_as_scanrefer_and_multi3drefer_do(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from policies.spatial.scores.answers import caption_scores, scan2cap_text, scanq
 from policies.spatial.scores.vsi import DIRECTIONS
 from policies.types import FloatArray
 from sim.results.result_files import ResultFiles
-from sim.results.spatial.items import Item, Scores
+from sim.results.spatial.items import Item, Scores, nothing
 
 SAMPLES = 1000  # of scenes, for an interval (bootstrap, percentiles)
 CAPTIONED = ("scanqa", "scan2cap")
@@ -73,6 +73,8 @@ class AnswerWriter(ResultFiles[AnswerRecord]):
             found["scores"] = figures(self.items, answered, "scores")
             found["corrected"] = figures(self.items, answered, "corrected")
             found["interval_95"] = intervals(answered, "scores")
+            wrong = [replace(r, scores=nothing(self.items[r.key])) if r.error else r for r in self.records]
+            found["refused_as_wrong"] = figures(self.items, wrong, "scores")
             found["blind"] = self._blind
             found["answers"] = [_stable(r) for r in sorted(self.records, key=lambda r: r.key)]
         return found
