@@ -20,7 +20,7 @@ import numpy as np
 
 from policies.files.command_line import command, command_parser, results_folder
 from policies.interrupts import stopped
-from policies.types import VegaError
+from policies.types import WORLD_CONTROLS, VegaError
 from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options
 from sim.evaluation.spatial.asking import SpatialSettings
 from sim.evaluation.spatial.benchmarks import BENCHMARKS, has_training, read_items
@@ -61,6 +61,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--grounding", action=argparse.BooleanOptionalAction, default=True,
         help="ask libero_space's questions for boxes too",
     )  # fmt: skip
+    parser.add_argument("--poses", action="store_true", help="tell the model where libero_space's cameras were")
+    parser.add_argument(
+        "--world-simulator", choices=WORLD_CONTROLS, default="on",
+        help="what stands in for the tokens of a vega-nano-spatial's world simulator, to see whether it uses them",
+    )  # fmt: skip
     add_run_options(parser, "model", "outputs/<benchmark>_<time>")
     return parser.parse_args(argv)
 
@@ -97,6 +102,8 @@ def header(args: argparse.Namespace, items: list[Item]) -> dict[str, Any]:
         "split": args.split or "",
         "model": args.model,
         "frames": args.frames,
+        "poses": args.poses,
+        "world_simulator": args.world_simulator,
         "questions": len(items),
         "scenes": len({item.task for item in items}),
         "kinds": dict(sorted(Counter(item.kind for item in items).items())),
@@ -117,8 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     training = other_scenes(args, items)
     folder = results_folder(args.output or Path("outputs") / f"{args.benchmark}_{time.strftime('%Y%m%d_%H%M%S')}")
     settings = SpatialSettings(
-        args.benchmark, args.data, args.model, args.split, args.frames, args.device, args.threads, args.grounding
-    )
+        args.benchmark, args.data, args.model, args.split, args.frames, args.device, args.threads, args.grounding,
+        args.poses, args.world_simulator,
+    )  # fmt: skip
     blind = {} if args.benchmark == "scan2cap" else baselines(items, training)
     writer = AnswerWriter(folder, header(args, items), items, blind, args.resume)
     done = {record.key for record in writer.records}

@@ -149,6 +149,7 @@ def test_an_answer_that_is_refused_is_an_error_not_a_wrong_answer(data: Path, tm
     assert main(run) == 1
     summary = summary_of(tmp_path / "o")
     assert summary["errors"] == 1 and summary["scores"]["object_counting"] == 100.0
+    assert summary["refused_as_wrong"]["object_counting"] == 75.0, "beside it what it would be if it were wrong"
 
 
 def test_boxes_are_scored_as_scanrefer_and_multi3drefer_do(tmp_path: Path) -> None:
@@ -233,9 +234,9 @@ def test_intervals_are_over_scenes(data: Path) -> None:
         for i in items.values()
     ]
     assert figures(items, records, "scores")["overall"] == 50.0
-    low, high = intervals(items, records, "scores")["overall"]
+    low, high = intervals(records, "scores")["overall"]
     # Four scenes, two all right and two all wrong: as wide as four coins, whatever the number of questions.
-    assert (low, high) == (0.0, 100.0) and intervals(items, records, "corrected")["overall"] == (100.0, 100.0)
+    assert (low, high) == (0.0, 100.0) and intervals(records, "corrected")["overall"] == (100.0, 100.0)
 
 
 def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
@@ -258,6 +259,8 @@ def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
         (["--model", "pathlib:Path"], "is no model"),
         (["--workers", "0"], "from 1 on"),
         (["--limit", "0"], "count from 1"),
+        (["--poses"], "takes no poses"),
+        (["--world-simulator", "noise"], "leave --world-simulator at on"),
         (["--resume"], "give it as --output"),
     ],
 )

@@ -283,12 +283,14 @@ def test_paths_stay_before_the_robot_and_above_the_table(seed: int) -> None:
     assert path.shape == (9, 6) and min(heights) > 0.1
     assert np.abs(path[:, 4] - 180).max() <= 100 + 1e-9
     assert np.abs(np.diff(path, axis=0)).max(axis=0)[3] < 0.6
+    near, around = (camera_path(np.random.default_rng(seed), 9, way)[:, 3] for way in ("near", "around"))
+    assert near.max() < around.min() and path[0, 3] in (near[0], around[0])
 
 
 def test_a_film_is_made_once_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filming, "choose_assets", lambda pool, rng: [(asset, 1) for asset in pool[:5]])  # robosuite's
     args = argparse.Namespace(
-        split="train", output=tmp_path, films=1, frames=3, height=96, width=128, depth=True, seed=1
+        split="train", output=tmp_path, films=1, frames=3, height=96, width=128, depth=True, seed=1, path=None
     )
     robosuite = list(assets.SCENES["train"]).index("robosuite_table")
     assert filming.collect_stage(args, robosuite) == (robosuite, 1, 0)

@@ -10,11 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from policies.spatial.nano.answers import Answerer
-from policies.spatial.nano.bundle import Observed, adjust, onto_surface, towards
+from policies.spatial.nano.bundle import Observed, adjust, onto_surface, positions, towards
 from policies.spatial.nano.nouns import Nouns
-from policies.spatial.nano.placing import positions, world_of
+from policies.spatial.nano.placing import placed_map, world_of
 from policies.spatial.nano.questions import read, read_expression
 from policies.spatial.nano.scene_map import DIRECTIONS, Found, SceneMap, gap
+from policies.spatial.nano.sightings import Sightings
 from policies.spatial.scores.vsi import question_of, score
 from policies.types import VegaError
 from sim.space.film import camera_path, camera_pose
@@ -168,6 +169,37 @@ def test_a_map_lies_in_the_world_where_the_cameras_poses_say(seed: int, yaw: flo
     turned = np.cos(DIRECTIONS - (0 - yaw)).max()
     assert turned <= 1.0 and 0.9 * thing.widths.min() <= box[3] <= 1.1 * thing.widths.max()
     assert np.allclose(world_of(made, [None] * 4).box(thing)[:3], thing.centre)
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.floats(-3.0, 3.0))
+def test_known_poses_place_things_though_frames_misjudge_their_cameras(seed: int, yaw: float) -> None:
+    """Frames that are 6 cm and 9 degrees wrong, all to one side, depths 1.5 %: true poses leave about a centimetre."""
+    rng = np.random.default_rng(seed)
+    cameras, poses = cameras_of(camera_path(rng, 8))
+    places = np.stack(np.meshgrid([-0.18, 0.0, 0.18], [-0.12, 0.12]), axis=-1).reshape(-1, 2)
+    points = np.column_stack([places + rng.uniform(-0.03, 0.03, (6, 2)), rng.uniform(0.02, 0.1, 6)])
+    wrong = rng.choice([-1.0, 1.0], 5) * [0.06, 0.06, 0.04, np.deg2rad(9), np.deg2rad(2)]
+    frames = []
+    for camera in cameras:
+        local = towards(np.tile(camera, (6, 1)), points)
+        assume((local[:, 2] > 0.15).all())
+        frames.append(
+            Sightings(
+                pose=camera + wrong, spread=np.array([0.06, 0.06, 0.04, 0.15, 0.03]), kind=np.arange(6),
+                score=np.full(6, 0.9), uv=FOCAL * local[:, :2] / local[:, 2:],
+                depth=local[:, 2] * np.exp(rng.normal(0, 0.015, 6)), height=2 * points[:, 2], longest=np.full(6, 0.1),
+                share=np.full(6, 0.01), shape=np.zeros((6, 5)), table=1.0, gate=np.zeros((1, 1), np.float32),
+            )
+        )  # fmt: skip
+    move = np.eye(4)
+    move[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+    move[:3, 3] = rng.uniform(-2, 2, 3)
+    world = placed_map(frames, [move @ pose for pose in poses], FOCAL)
+    assert sorted(thing.kind for thing in world.scene.things) == list(range(6))
+    for thing in world.scene.things:
+        true = (move @ [*points[thing.kind], 1.0])[:3]
+        assert np.linalg.norm(world.box(thing)[:3] - true) < 0.015
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from visualization_msgs.msg import Marker
 
 from policies.checkpoints import find_checkpoint, load_scene_model, shipped_policies
 from policies.spatial.live.memory import SceneMemory
-from policies.spatial.models import load_spatial_model, shipped_scene_models
+from policies.spatial.models import GroundingModel, PosedModel, load_spatial_model, shipped_scene_models
 from policies.spatial.scores import vsi
+from policies.spatial.scores.boxes import overlap
 from policies.types import Image, SceneAnswer, SceneObject, SceneView, VegaError
 from sim.results.spatial.frames import read_frames
 from vega3d_ros.ros import conversions
@@ -43,6 +44,25 @@ def test_it_answers_clearly_better_than_chance() -> None:
     directions = [value for kind in vsi.DIRECTIONS for value in scores[kind]]
     assert len(directions) >= 20 and np.mean(directions) >= 0.7, scores
     assert np.mean(scores["object_abs_distance"]) >= 0.45 and np.mean(scores["object_size_estimation"]) >= 0.6, scores
+
+
+def test_boxes_lie_on_the_things_where_the_cameras_are_known() -> None:
+    """ScanRefer's bound of a quarter, over all descriptions of three films, with and without the poses."""
+    model = load_spatial_model(NAME)
+    assert isinstance(model, PosedModel) and isinstance(model, GroundingModel)
+    overlaps: dict[bool, list[float]] = defaultdict(list)
+    for scene in SCENES:
+        frames, content = film(scene)
+        for posed in (True, False):
+            if posed:
+                model.watch_from(frames, [np.array(pose) for pose in content["camera_to_world"]])
+            else:
+                model.watch(frames)
+            for row in content["scanrefer"]:
+                found, scores = model.ground(row["conversations"][0]["value"])
+                overlaps[posed].append(overlap(found[int(scores[:-1].argmax())], row["box"]))
+    hits = {posed: np.mean(np.array(values) >= 0.25) for posed, values in overlaps.items()}
+    assert len(overlaps[True]) >= 8 and hits[True] >= 0.6 and hits[True] >= hits[False], hits
 
 
 def test_the_checkpoint_is_small_and_no_policy() -> None:

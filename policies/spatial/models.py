@@ -37,6 +37,15 @@ class GroundingModel(SpatialModel, Protocol):
         ...
 
 
+@runtime_checkable
+class PosedModel(SpatialModel, Protocol):
+    """Can be told where the cameras are."""
+
+    def watch_from(self, frames: Sequence[Image], poses: Sequence[FloatArray]) -> None:
+        """As `watch`; poses: (4, 4) of each frame's optical frame (x right, y down, z ahead) in the world, m."""
+        ...
+
+
 def shipped_scene_models() -> dict[str, Path]:
     """Name -> folder of those in this package: `vega_nano_spatial/` is `vega-nano-spatial`."""
     folders = [config.parent for config in sorted(HERE.glob("*/config.json"))]
@@ -49,20 +58,25 @@ def nano_folder(name: str) -> Path | None:
     return folder if is_spatial_nano(folder) else None
 
 
-def load_spatial_model(name: str, device: str = "cpu", threads: int = 1) -> SpatialModel:
+def load_spatial_model(
+    name: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on"
+) -> SpatialModel:
     """name: a shipped model, a folder or hub id `owner/name`, or `module:Class` (called with no arguments).
 
-    device, threads: of torch, for a checkpoint.
+    device, threads: of torch, for a checkpoint.  world_simulator: what stands in for a vega-nano-spatial's tokens, one
+    of WORLD_CONTROLS; of others only "on".
     Raises VegaError.
     """
     folder = nano_folder(name)
+    if folder is None and world_simulator != "on":
+        raise VegaError(f"The model '{name}' keeps its world simulator: leave --world-simulator at on.")
     if folder is not None:
         import torch
 
         from policies.spatial.nano.model import NanoWatching, load_scene
 
         torch.set_num_threads(threads)
-        return NanoWatching(load_scene(folder, device))
+        return NanoWatching(load_scene(folder, device, world_simulator))
     module, colon, kind = name.partition(":")
     if not colon:
         # Not at the top: transformers takes seconds, and a model of one's own may not need it.

@@ -2,7 +2,7 @@
 
 The average of the weights (EMA) is what is saved.  Goes on from its last checkpoint after any end, a kill included,
 with the losses that an undisturbed run has.  --without-prior trains the same model, with as many parameters, whose gate
-is closed to the world simulator's tokens.
+is closed to the world simulator's tokens; --from-scratch lets such arms begin alike.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Training:
         config = SpatialConfig(name=args.name, things=categories(files), world_control=control)
         simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
         network = build_network(config, simulator)
-        take_encoder(network, args.warm_start)
+        if not args.from_scratch:
+            take_encoder(network, args.warm_start)
         if args.init is not None:
             take_known(network, load_network(args.init))
         self.films = read_films(files, config, args.output)
@@ -206,6 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--warm-start", type=Path, default=shipped, help="policy whose encoder and gate are taken first"
     )
     parser.add_argument("--init", type=Path, help="checkpoint of this command whose weights are taken, words by word")
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="nothing is taken from a policy: encoder and gate begin at random"
+    )
     parser.add_argument("--without-prior", action="store_true", help="close the gate to the simulator's tokens")
     parser.add_argument("--held-out", default="layouts", help="split whose losses are logged; '' for none")
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps in all")

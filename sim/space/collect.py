@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=32, help="of each film")
     parser.add_argument("--height", type=int, default=480, help="of the frames, px, even")
     parser.add_argument("--width", type=int, default=640, help="of the frames, px, even")
+    parser.add_argument(
+        "--path", choices=("around", "near"), help="of every camera: near sees things one by one (default: either)"
+    )
     parser.add_argument("--depth", action="store_true", help="write depth and poses besides, as ScanNet does (slower)")
     parser.add_argument("--seed", type=int, default=7, help="of scenes, layouts and paths")
     parser.add_argument("--processes", type=int, default=2, help="that film at once")

@@ -19,7 +19,7 @@ FOVY_DEG = 55.0
 # point it looks at wanders from the middle (m, deg).  "near" sees a part at a time, so that things come one by one.
 PATHS = {
     "around": {"distance": (0.9, 1.4), "elevation": (-55.0, -25.0), "arc": (50.0, 150.0), "aside": (0.05, 0.10)},
-    "near": {"distance": (0.45, 0.7), "elevation": (-50.0, -25.0), "arc": (10.0, 60.0), "aside": (0.30, 0.40)},
+    "near": {"distance": (0.4, 0.6), "elevation": (-50.0, -25.0), "arc": (10.0, 60.0), "aside": (0.40, 0.55)},
 }
 FRONT_DEG = 180.0  # azimuth of the view towards the robot
 WIDEST_DEG = 100.0  # from it, to either side: beyond stands the robot
@@ -39,9 +39,13 @@ class Shot:
     depth_mm: Any = None
 
 
-def camera_path(rng: np.random.Generator, frames: int) -> FloatArray:
-    """(frames, 6): point looked at from the middle of the surface (3,) m, distance m, azimuth, elevation deg."""
-    kind = PATHS[str(rng.choice(list(PATHS)))]
+def camera_path(rng: np.random.Generator, frames: int, way: str | None = None) -> FloatArray:
+    """(frames, 6): point looked at from the middle of the surface (3,) m, distance m, azimuth, elevation deg.
+
+    way: one of PATHS, None for either.
+    """
+    drawn = str(rng.choice(list(PATHS)))
+    kind = PATHS[way or drawn]
     arc = rng.uniform(*kind["arc"])
     start = rng.uniform(-WIDEST_DEG, WIDEST_DEG - arc) + FRONT_DEG
     azimuth = np.array([start, start + arc / 2, start + arc])

@@ -44,7 +44,7 @@ def make_film(stage: Stage, camera: Camera, rng: np.random.Generator, scene: str
         things = lay_out(stage, rng)
         if things is None:
             continue
-        shots = list(camera.film(camera_path(rng, args.frames), args.depth))
+        shots = list(camera.film(camera_path(rng, args.frames, args.path), args.depth))
         facts = facts_of(stage, things, shots, scene)
         if len(facts.single) >= FEWEST_KINDS:
             known = sorted({asset.name for asset in SCENES[args.split][stage.scene]})

@@ -22,7 +22,7 @@ UNDRAWN = 5  # a group of geoms that MuJoCo's renderer leaves out
 VISUAL = 1  # robosuite's group of what is drawn
 STANDING, LYING = np.array([1.0, 0.0, 0.0, 0.0]), np.array([np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0])
 AWAY = np.array([0.0, 0.0, 60.0])
-SCALES = (0.75, 1.2)  # of each thing: who knows only what it is called does not know how large it is
+SCALES = (0.5, 1.5)  # of each thing: who knows only what it is called does not know how large it is
 FLOORS = ("light-gray", "white-marble", "wood-plank", "brown-ceramic", "gray-ceramic", "rustic", "dark")
 WALLS = ("light-gray-plaster", "gray-plaster", "light-blue", "white", "yellow-linen", "dark-green", "dark-blue")
 

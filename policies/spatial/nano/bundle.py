@@ -17,6 +17,7 @@ CAMERA, PLACE = 5, 2  # unknowns: right, forward, height, heading, pitch; x, y
 PIXELS, DEPTH, PLACE_M = 2.0, 0.08, 0.3  # expected errors of a sighting, and how far things stand from the middle
 SURE = np.array([0.01, 0.01, 0.005, 0.01, 0.005])  # no camera is known better, m and rad
 DOUBT = 1.4  # a camera is believed so much less than it says, as the frames of a film are wrong together
+SURFACE_M, HALF_HEIGHT = 0.03, 0.15  # expected errors of where the surface lies, and, as a share, of a thing's height
 HUBER, ITERATIONS, DAMPING = 2.0, 8, 1e-3
 STEP = 1e-5
 
@@ -51,6 +52,45 @@ def onto_surface(cameras: FloatArray, uv: FloatArray, depth: FloatArray, focal: 
     across, along = x - right, level - forward
     cosine, sine = np.cos(heading), np.sin(heading)
     return np.stack([across * sine + along * cosine, along * sine - across * cosine], axis=-1)
+
+
+def positions(cameras: FloatArray) -> FloatArray:
+    """(..., 5) cameras -> (..., 3) m, where they are."""
+    right, forward, height, heading, _ = np.moveaxis(cameras, -1, 0)
+    cosine, sine = np.cos(heading), np.sin(heading)
+    return np.stack([-(forward * cosine + right * sine), -(forward * sine - right * cosine), height], axis=-1)
+
+
+def rays(cameras: FloatArray, uv: FloatArray, focal: float) -> FloatArray:
+    """(n, 3) of length 1, along which cameras (n, 5) see pixels (n, 2) from the middle."""
+    heading, pitch = cameras[:, 3], cameras[:, 4]
+    x, down = uv.T / focal
+    level, up = np.cos(pitch) + down * np.sin(pitch), np.sin(pitch) - down * np.cos(pitch)
+    cosine, sine = np.cos(heading), np.sin(heading)
+    found = np.stack([x * sine + level * cosine, level * sine - x * cosine, up], axis=-1)
+    return np.asarray(found / np.linalg.norm(found, axis=-1, keepdims=True))
+
+
+def surface_rise(cameras: FloatArray, middles: FloatArray, seen: Observed, focal: float) -> float:
+    """How much higher the surface lies than cameras (T, 5) say that are known but for it, m.
+
+    Things stand on it: it lies half their height, `middles` (M,), below where the rays of several cameras meet.
+    """
+    origins, along = positions(cameras[seen.frame]), rays(cameras[seen.frame], seen.uv, focal)
+    across = np.eye(3) - along[:, :, None] * along[:, None]
+    across *= (seen.score * (focal / (PIXELS * seen.depth)) ** 2)[:, None, None]
+    told, doubts = [0.0], [SURFACE_M**2]
+    for thing, middle in enumerate(middles):
+        mine = seen.thing == thing
+        if len(np.unique(seen.frame[mine])) > 1:
+            inverse = np.linalg.pinv(across[mine].sum(axis=0), rcond=1e-9)
+            meet = inverse @ np.einsum("nij,nj->i", across[mine], origins[mine])
+            told.append(float(meet[2] - middle))
+            doubts.append(float(inverse[2, 2] + (HALF_HEIGHT * middle) ** 2))
+    # The weighted median: some rays are of another thing.
+    order = np.argsort(told)
+    share = np.cumsum(1.0 / np.array(doubts)[order])
+    return float(np.array(told)[order][np.searchsorted(share, 0.5 * share[-1])])
 
 
 def adjust(

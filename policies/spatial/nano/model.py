@@ -19,9 +19,9 @@ from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.network import CAMERA, Seen, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
 from policies.spatial.nano.pictures import fitted
-from policies.spatial.nano.placing import World, world_of
+from policies.spatial.nano.placing import World, placed_map
 from policies.spatial.nano.questions import read, read_expression
-from policies.spatial.nano.scene_map import Found, SceneMap, map_of
+from policies.spatial.nano.scene_map import Found, SceneMap
 from policies.spatial.nano.sightings import Sightings, sightings
 from policies.types import FloatArray, Image, SceneAnswer, SceneObject, SceneView, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -160,8 +160,8 @@ class NanoScene:
         """Of these frames; made again where they are others than the last time."""
         known = len(seen) == len(self._of) and all(a is b for a, b in zip(seen, self._of, strict=True))
         if self._world is None or not known:
-            scene = map_of([frame.sightings for frame in seen], self.config.focal)
-            self._world = world_of(scene, [frame.camera_to_world for frame in seen])
+            poses = [frame.camera_to_world for frame in seen]
+            self._world = placed_map([frame.sightings for frame in seen], poses, self.config.focal)
             self._of = list(seen)
         return self._world
 
@@ -184,15 +184,25 @@ def _shares(meant: int, others: int) -> FloatArray:
 
 
 class NanoWatching:
-    """The same for `sim/run_spatial.py`: a `policies.spatial.models.GroundingModel`."""
+    """The same for `sim/run_spatial.py`: a GroundingModel and PosedModel of `policies.spatial.models`."""
 
     def __init__(self, scene: NanoScene) -> None:
         self.scene = scene
         self._seen: list[Frame] = []
 
     def watch(self, frames: Sequence[Image]) -> None:
+        self._watch(frames, [None] * len(frames))
+
+    def watch_from(self, frames: Sequence[Image], poses: Sequence[FloatArray]) -> None:
+        self._watch(frames, poses)
+
+    def _watch(self, frames: Sequence[Image], poses: Sequence[FloatArray | None]) -> None:
         self.scene.forget()
-        self._seen = [self.scene.see(SceneView("film", i, frame)) for i, frame in enumerate(frames)]
+        views = [
+            SceneView("film", i, frame, camera_to_world=pose)
+            for i, (frame, pose) in enumerate(zip(frames, poses, strict=True))
+        ]
+        self._seen = [self.scene.see(view) for view in views]
 
     def answer(self, prompt: str, max_tokens: int) -> str:
         return self.scene.answer(self._frames(), prompt).text
@@ -206,6 +216,14 @@ class NanoWatching:
         return self._seen
 
 
-def load_scene(folder: Path, device: torch.device | str = "cpu") -> NanoScene:
-    """From a checkpoint folder.  Raises VegaError."""
-    return NanoScene(load_network(folder, device))
+def load_scene(folder: Path, device: torch.device | str = "cpu", world_simulator: str = "on") -> NanoScene:
+    """From a checkpoint folder.  world_simulator: what stands in for its tokens, one of WORLD_CONTROLS.
+
+    Raises VegaError, too where the checkpoint's gate is closed to them.
+    """
+    network = load_network(folder, device)
+    if world_simulator != "on":
+        if network.world.control != "on":
+            raise VegaError(f"The gate of {folder} is closed to its world simulator: leave --world-simulator at on.")
+        network.world.control = world_simulator
+    return NanoScene(network)

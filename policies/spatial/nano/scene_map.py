@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.spatial.nano.bundle import Observed, adjust, onto_surface
+from policies.spatial.nano.bundle import Observed, adjust, onto_surface, surface_rise, towards
 from policies.spatial.nano.network import UNIT_M
 from policies.spatial.nano.sightings import Sightings
 from policies.types import FloatArray
@@ -24,6 +24,7 @@ DIRECTIONS = np.arange(72) * np.pi / 36  # in which footprints are measured
 TOUCHING = 0.01  # least gap between two things, m
 INSIDE, SAME, OTHER = 0.6, 0.1, 0.4  # of two things at one place: when, and what becomes of the weaker one's score
 LEAST = 0.2  # of the best score of a kind: what is fainter is left out
+RESCALED = (0.6, 1.6)  # sizes follow better known depths so far
 CLEAR = 8e-4  # share of a picture from which a thing is clearly seen
 
 
@@ -83,10 +84,17 @@ def gap(first: Found, second: Found, places: FloatArray) -> FloatArray:
     return np.maximum((along - (first.widths + second.widths) / 2).max(axis=-1), TOUCHING)
 
 
-def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
-    """Of frames in the order in which they were seen."""
-    cameras = np.stack([frame.pose for frame in frames])
+def map_of(frames: Sequence[Sightings], focal: float, told: FloatArray | None = None) -> SceneMap:
+    """Of frames in the order in which they were seen.
+
+    told: (T, 5) their cameras where those are known but for how high the surface lies, NaN where they are not.
+    """
+    own = np.stack([frame.pose for frame in frames])
     spreads = np.stack([frame.spread for frame in frames])
+    known = np.zeros(len(frames), bool) if told is None else np.isfinite(told).all(axis=1)
+    if told is not None:
+        own[known], spreads[known] = told[known], 0.0
+    cameras = own.copy()
     tables = np.array([frame.table for frame in frames])
     seen = _Joined(frames)
     if not len(seen.kind):
@@ -101,8 +109,12 @@ def map_of(frames: Sequence[Sightings], focal: float) -> SceneMap:
         places = np.stack([np.bincount(thing, weight * where[:, i], count) / total for i in (0, 1)], axis=-1)
         middles = np.bincount(thing, weight * seen.height, count) / total / 2
         observed = Observed(seen.frame, thing, seen.uv, seen.depth, seen.score)
-        own = np.stack([frame.pose for frame in frames])
+        rise = surface_rise(cameras, middles, observed, focal) if known.any() else 0.0
+        own[known, 2] -= rise
         cameras, places, covariance = adjust(own, spreads, places, middles, observed, focal)
+        points = np.column_stack([places, middles])[thing]
+        seen.rescale(towards(cameras[seen.frame], points)[:, 2])
+    middles = np.bincount(thing, weight * seen.height, count) / total / 2
     headings = cameras[seen.frame, 3]
     found = [_found(i, seen, thing == i, places[i], middles[i], headings, len(frames)) for i in range(count)]
     return SceneMap(tuple(apart(found)), cameras, covariance, tables)
@@ -142,6 +154,7 @@ class _Joined:
         self.kind: NDArray[np.int64] = kind[kept]
         for name in ("score", "uv", "depth", "height", "longest", "share", "shape"):
             setattr(self, name, np.concatenate([getattr(frame, name) for frame in frames])[kept])
+        self._scale = np.ones(len(self.frame))
 
     score: FloatArray
     uv: FloatArray
@@ -150,6 +163,13 @@ class _Joined:
     longest: FloatArray
     share: FloatArray
     shape: FloatArray
+
+    def rescale(self, depth: FloatArray) -> None:
+        """Depths (n,) m are better known than the frames tell: who takes a thing for too far takes it for too large."""
+        scale = np.clip(depth / self.depth, *RESCALED)
+        more, self._scale = scale / self._scale, scale
+        self.height, self.longest = self.height * more, self.longest * more
+        self.shape = np.column_stack([self.shape[:, 0] + np.log(more), self.shape[:, 1:]])
 
 
 def _grouped(seen: _Joined, where: FloatArray, radius: float) -> NDArray[np.int64]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from policies.spatial.models import GroundingModel, SpatialModel, load_spatial_model
+from policies.spatial.models import GroundingModel, PosedModel, SpatialModel, load_spatial_model
 from policies.types import VegaError
 from sim.evaluation.spatial.benchmarks import GROUNDED, read_items
 from sim.results.spatial.answers import AnswerRecord
-from sim.results.spatial.frames import read_frames
+from sim.results.spatial.frames import read_frames, read_poses
 from sim.results.spatial.items import Answer, Grounding, Item, Scores, chosen, score
 
 SHORT, LONG = 16, 512  # tokens of an answer: VSI-Bench's, and those of the benchmarks in words
@@ -25,7 +25,7 @@ NEEDS_BOXES = (
 class SpatialSettings:
     """How questions are asked; see the options of the same names.
 
-    grounding: whether it is asked for boxes.
+    grounding: whether it is asked for boxes.  poses: whether it is told where the cameras are.
     """
 
     benchmark: str
@@ -36,13 +36,17 @@ class SpatialSettings:
     device: str = "cpu"
     threads: int = 1
     grounding: bool = True
+    poses: bool = False
+    world_simulator: str = "on"
 
     @property
     def unit(self) -> str:
         return "question"
 
     def build(self) -> Asker:
-        model = load_spatial_model(self.model, self.device, self.threads)
+        model = load_spatial_model(self.model, self.device, self.threads, self.world_simulator)
+        if self.poses and not isinstance(model, PosedModel):
+            raise VegaError(f"The model '{self.model}' takes no poses: leave --poses out.")
         if not isinstance(model, GroundingModel) and any(item.part in GROUNDED for item in self.items.values()):
             raise VegaError(NEEDS_BOXES.format(model=self.model, benchmark=self.benchmark))
         return Asker(self, model)
@@ -73,7 +77,7 @@ class Asker:
         """One question; what the model refuses is an error of the record.  Raises VegaError without frames."""
         begun, item = time.monotonic(), self.settings.items[task, trial]
         if self._watched != task:
-            self.model.watch(read_frames(self.settings.data, item.scene, self.settings.frames))
+            self._watch(item.scene)
             self._watched = task
         asked = time.monotonic()
         words, error = "", ""
@@ -94,6 +98,13 @@ class Asker:
             task, trial, item.kind, words, tuple(boxes), scores, corrected, error, round(now - begun, 3),
             round(1e3 * (now - asked), 2),
         )  # fmt: skip
+
+    def _watch(self, scene: str) -> None:
+        frames = read_frames(self.settings.data, scene, self.settings.frames)
+        if isinstance(self.model, PosedModel) and self.settings.poses:
+            self.model.watch_from(frames, read_poses(self.settings.data, scene, self.settings.frames))
+        else:
+            self.model.watch(frames)
 
     def _answer(self, item: Item) -> Answer:
         if item.part in GROUNDED:

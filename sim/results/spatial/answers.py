@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from policies.spatial.scores.answers import caption_scores, scan2cap_text, scanq
 from policies.spatial.scores.vsi import DIRECTIONS
 from policies.types import FloatArray
 from sim.results.result_files import ResultFiles
-from sim.results.spatial.items import Item, Scores
+from sim.results.spatial.items import Item, Scores, nothing
 
 SAMPLES = 1000  # of scenes, for an interval (bootstrap, percentiles)
 CAPTIONED = ("scanqa", "scan2cap")
@@ -72,7 +72,9 @@ class AnswerWriter(ResultFiles[AnswerRecord]):
         if self._whole:
             found["scores"] = figures(self.items, answered, "scores")
             found["corrected"] = figures(self.items, answered, "corrected")
-            found["interval_95"] = intervals(self.items, answered, "scores")
+            found["interval_95"] = intervals(answered, "scores")
+            wrong = [replace(r, scores=nothing(self.items[r.key])) if r.error else r for r in self.records]
+            found["refused_as_wrong"] = figures(self.items, wrong, "scores")
             found["blind"] = self._blind
             found["answers"] = [_stable(r) for r in sorted(self.records, key=lambda r: r.key)]
         return found
@@ -86,35 +88,38 @@ def _stable(record: AnswerRecord) -> dict[str, Any]:
 
 def figures(items: Mapping[tuple[int, int], Item], records: Sequence[AnswerRecord], which: str) -> dict[str, float]:
     """Per cent by name; which: "scores", the reference's, or "corrected"."""
-    sums, counts, names = _by_scene(items, records, which)
+    sums, counts, names = by_scene(records, which)
     if not names:
         means: dict[str, FloatArray] = {}
     else:
-        means = _means(sums.sum(axis=0, keepdims=True), counts.sum(axis=0, keepdims=True), names)
-    found = {name: round(100.0 * float(value[0]), 4) for name, value in _tasks(means).items()}
+        means = tasks(sums.sum(axis=0, keepdims=True), counts.sum(axis=0, keepdims=True), names)
+    found = {name: round(100.0 * float(value[0]), 4) for name, value in means.items()}
     return found | {name: round(value, 4) for name, value in _captions(items, records).items()}
 
 
-def intervals(
-    items: Mapping[tuple[int, int], Item], records: Sequence[AnswerRecord], which: str
-) -> dict[str, tuple[float, float]]:
+def intervals(records: Sequence[AnswerRecord], which: str) -> dict[str, tuple[float, float]]:
     """95 % by name, per cent: percentiles over scenes drawn again with replacement, whose answers go together."""
-    sums, counts, names = _by_scene(items, records, which)
+    sums, counts, names = by_scene(records, which)
     if not names:
         return {}
-    draws = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), SAMPLES)
-    tasks = _tasks(_means(draws @ sums, draws @ counts, names))
-    return {
-        name: (round(100 * float(np.nanpercentile(v, 2.5)), 2), round(100 * float(np.nanpercentile(v, 97.5)), 2))
-        for name, v in tasks.items()
-    }
+    draws = drawn_again(np.random.default_rng(0), len(sums))
+    return {name: percentiles(values) for name, values in tasks(draws @ sums, draws @ counts, names).items()}
 
 
-def _by_scene(
-    items: Mapping[tuple[int, int], Item], records: Sequence[AnswerRecord], which: str
-) -> tuple[FloatArray, FloatArray, list[tuple[str, str]]]:
+def drawn_again(rng: np.random.Generator, count: int) -> FloatArray:
+    """(SAMPLES, count) how often each of so many is drawn in as many draws with replacement."""
+    return rng.multinomial(count, np.full(count, 1 / count), SAMPLES).astype(np.float64)
+
+
+def percentiles(values: FloatArray) -> tuple[float, float]:
+    """The middle 95 % of samples, as per cent."""
+    low, high = np.nanpercentile(100 * values, (2.5, 97.5))
+    return round(float(low), 2), round(float(high), 2)
+
+
+def by_scene(records: Sequence[AnswerRecord], which: str) -> tuple[FloatArray, FloatArray, list[tuple[str, str]]]:
     """Sums and counts (scenes, names) of the scores; a name is a kind and a measure."""
-    rows = [(r.task, (items[r.key].kind, m), v) for r in records for m, v in getattr(r, which).items()]
+    rows = [(r.task, (r.kind, m), v) for r in records for m, v in getattr(r, which).items()]
     scenes = {task: i for i, task in enumerate(sorted({task for task, _, _ in rows}))}
     names = sorted({name for _, name, _ in rows})
     place = {name: i for i, name in enumerate(names)}
@@ -123,6 +128,21 @@ def _by_scene(
         sums[scenes[task], place[name]] += value
         counts[scenes[task], place[name]] += 1
     return sums, counts, names
+
+
+def tasks(sums: FloatArray, counts: FloatArray, names: Sequence[tuple[str, str]]) -> dict[str, FloatArray]:
+    """(samples,) mean scores of sums and counts (samples, names).
+
+    VSI-Bench's way: the levels of direction are one task, the overall is the plain mean of the tasks.
+    """
+    means = _means(sums, counts, names)
+    found = {name: value for name, value in means.items() if name not in DIRECTIONS}
+    levels = [means[name] for name in DIRECTIONS if name in means]
+    if levels:
+        found["object_rel_direction"] = np.mean(levels, axis=0)
+        found |= {name: means[name] for name in DIRECTIONS if name in means}
+    plain = [v for name, v in found.items() if "@" not in name and not name.startswith("EM") and name not in DIRECTIONS]
+    return ({"overall": np.mean(plain, axis=0)} if plain else {}) | found
 
 
 def _means(sums: FloatArray, counts: FloatArray, names: Sequence[tuple[str, str]]) -> dict[str, FloatArray]:
@@ -137,17 +157,6 @@ def _means(sums: FloatArray, counts: FloatArray, names: Sequence[tuple[str, str]
                 label = names[i][0] if measure == "score" else f"{measure} {names[i][0]}"
                 found[label] = sums[:, i] / counts[:, i]
     return found
-
-
-def _tasks(means: dict[str, FloatArray]) -> dict[str, FloatArray]:
-    """VSI-Bench's way: the levels of direction are one task, the overall is the plain mean of the tasks."""
-    found = {name: value for name, value in means.items() if name not in DIRECTIONS}
-    levels = [means[name] for name in DIRECTIONS if name in means]
-    if levels:
-        found["object_rel_direction"] = np.mean(levels, axis=0)
-        found |= {name: means[name] for name in DIRECTIONS if name in means}
-    tasks = [v for name, v in found.items() if "@" not in name and not name.startswith("EM") and name not in DIRECTIONS]
-    return ({"overall": np.mean(tasks, axis=0)} if tasks else {}) | found
 
 
 def _captions(items: Mapping[tuple[int, int], Item], records: Sequence[AnswerRecord]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The frames of a scene: of a video, or of a folder of pictures."""
+"""The frames of a scene: of a video, or of a folder of pictures; and where the cameras of libero_space's were."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from policies.types import Image, VegaError
+from policies.files.json_config import read_json
+from policies.types import FloatArray, Image, VegaError
 
 PLACES = ("", "posed_images", "scannet/posed_images", "videos")
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -26,6 +27,15 @@ def read_frames(data: Path, scene: str, most: int) -> list[Image]:
             if stem.is_dir() and (pictures := _pictures(stem)):
                 return [_picture(pictures[i]) for i in _evenly(len(pictures), most)]
     raise VegaError(f"Scene '{scene}' has no video and no pictures in '{data}': complete the data there.")
+
+
+def read_poses(data: Path, scene: str, most: int) -> list[FloatArray]:
+    """(4, 4) of the optical frames of what `read_frames` gives of libero_space, in the world, m.  Raises VegaError."""
+    path = data / f"{scene}.json"
+    if not path.is_file():
+        raise VegaError(f"Scene '{scene}' has no {path}, which tells where its cameras were: leave --poses out.")
+    poses = [np.array(pose, dtype=np.float64) for pose in read_json(path)["camera_to_world"]]
+    return [poses[i] for i in _evenly(len(poses), most)]
 
 
 def _evenly(count: int, most: int) -> list[int]:

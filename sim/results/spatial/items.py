@@ -86,6 +86,13 @@ def score(item: Item, answer: Answer) -> tuple[Scores, Scores]:
     return {}, {}
 
 
+def nothing(item: Item) -> Scores:
+    """The scores of no answer at all: none of them above 0."""
+    if item.part in ("one_box", "boxes"):
+        return dict.fromkeys(_box_scores(item, []), 0.0)
+    return {"question": {"score": 0.0}, "words": {"EM": 0.0}}.get(item.part, {})
+
+
 def _box_scores(item: Item, found: Sequence[FloatArray]) -> Scores:
     if item.part == "boxes":
         return {f"F1@{bound}": boxes.f1(found, item.boxes, bound) for bound in (0.25, 0.5)}

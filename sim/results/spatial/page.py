@@ -158,6 +158,8 @@ def _facts(summary: Mapping[str, Any]) -> str:
     facts = {
         "Benchmark": f"{summary['benchmark']} {summary['split']}".strip(),
         "Model": summary["model"],
+        "Cameras": "their poses were told" if summary.get("poses") else "nothing was told of their poses",
+        "World simulator": summary.get("world_simulator", "on"),
         "Questions": f"{summary['questions']} about {summary['scenes']} scenes, {summary['errors']} errors",
         "Answer": " · ".join(f"{name} {value:.1f} ms" for name, value in latency.items()),
         "Wall time": f"{summary['wall_s'] / 60:.1f} min",

@@ -1,0 +1,77 @@
+"""Two arms of an experiment with a model for every seed, asked the same questions: what the one has over the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.files.json_config import read_json
+from policies.types import FloatArray, VegaError
+from sim.results.result_files import SUMMARY_FILE
+from sim.results.spatial.answers import AnswerRecord, by_scene, drawn_again, percentiles, tasks
+
+ASKED = ("benchmark", "split", "frames", "poses", "questions", "scenes", "kinds")  # what runs must have alike
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one task, per cent.  first, second: the arms' means over their models.  seeds: second less first of each."""
+
+    first: float
+    second: float
+    interval_95: tuple[float, float]
+    seeds: tuple[float, ...]
+
+    @property
+    def difference(self) -> float:
+        return self.second - self.first
+
+
+def read_answers(folder: Path) -> tuple[Mapping[str, Any], list[AnswerRecord]]:
+    """Summary and answers of a run of `run_spatial`.  Raises VegaError."""
+    path = folder / SUMMARY_FILE
+    if not path.is_file() or "answers" not in (summary := read_json(path)):
+        raise VegaError(f"Folder '{folder}' has no finished run of run_spatial: let one end there.")
+    return summary, [AnswerRecord(**answer) for answer in summary["answers"] if not answer["error"]]
+
+
+def differences(first: Sequence[Path], second: Sequence[Path], which: str = "scores") -> dict[str, Difference]:
+    """By task; first, second: folders of runs, in the order of their seeds.  Raises VegaError for unlike runs.
+
+    The interval: percentiles over films and seeds, both drawn again with replacement; an arm's answers to a film, and
+    the arms of a seed, go together.
+    """
+    if len(first) != len(second) or not first:
+        raise VegaError(f"There are {len(first)} runs of one arm and {len(second)} of the other: give as many of each.")
+    summaries, answers = zip(*(read_answers(folder) for folder in (*first, *second)), strict=True)
+    for folder, summary in zip((*first, *second), summaries, strict=True):
+        unlike = [name for name in ASKED if summary.get(name) != summaries[0].get(name)]
+        if unlike:
+            raise VegaError(f"Run '{folder}' has another {unlike[0]} than '{first[0]}': ask both the same.")
+    found = [by_scene(records, which) for records in answers]
+    names = found[0][2]
+    if any(other[2] != names or other[0].shape != found[0][0].shape for other in found):
+        raise VegaError(f"Not all runs have answered about the same films: read the errors in their {SUMMARY_FILE}.")
+    # (arms, seeds, films, names)
+    sums, counts = (np.stack([table[i] for table in found]).reshape(2, len(first), *found[0][0].shape) for i in (0, 1))
+    rng = np.random.default_rng(0)
+    films, seeds = drawn_again(rng, sums.shape[2]), drawn_again(rng, len(first))
+
+    def drawn(values: FloatArray, arm: int) -> FloatArray:
+        return np.asarray(np.einsum("kr,kf,rfn->kn", seeds, films, values[arm], optimize=True))
+
+    samples = [tasks(drawn(sums, arm), drawn(counts, arm), names) for arm in (0, 1)]
+    means = [tasks(sums[arm].sum(axis=(0, 1))[None], counts[arm].sum(axis=(0, 1))[None], names) for arm in (0, 1)]
+    each = [tasks(sums[arm].sum(axis=1), counts[arm].sum(axis=1), names) for arm in (0, 1)]
+    return {
+        name: Difference(
+            100 * float(means[0][name][0]), 100 * float(means[1][name][0]),
+            percentiles(samples[1][name] - samples[0][name]),
+            tuple(100 * float(value) for value in each[1][name] - each[0][name]),
+        )
+        for name in means[0]
+    }  # fmt: skip

@@ -1,0 +1,71 @@
+"""`sim/compare_answers.py`: paired differences of two arms against what normal theory and plain means say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policies.types import FloatArray, VegaError
+from sim.compare_answers import main
+from sim.results.spatial.paired import differences
+
+FILMS, QUESTIONS = 60, 4
+KIND = "object_abs_distance"
+
+
+def run(folder: Path, scores: FloatArray, **more: object) -> Path:
+    """scores: (films, questions)."""
+    answers = [
+        {
+            "task": task, "trial": trial, "kind": KIND, "answer": "", "boxes": [], "error": "",
+            "scores": {"score": float(scores[task, trial])}, "corrected": {},
+        }
+        for task in range(len(scores)) for trial in range(scores.shape[1])
+    ]  # fmt: skip
+    folder.mkdir()
+    header = {"benchmark": "libero_space", "split": "layouts", "questions": scores.size, **more}
+    (folder / "summary.json").write_text(json.dumps({**header, "answers": answers}))
+    return folder
+
+
+def test_the_interval_of_one_seed_is_that_of_paired_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 0.2, (FILMS, 1))  # films that are hard for both: pairing takes it away
+    plain = 0.5 + hard + rng.normal(0, 0.05, (FILMS, QUESTIONS))
+    better = plain + 0.03 + rng.normal(0, 0.05, (FILMS, 1))
+    first, second = run(tmp_path / "a", plain), run(tmp_path / "b", better)
+    found = differences([first], [second])[KIND]
+    gains = 100 * (better - plain).mean(axis=1)
+    half = 1.96 * gains.std(ddof=1) / FILMS**0.5
+    assert found.difference == pytest.approx(gains.mean()) == pytest.approx(found.seeds[0])
+    assert found.interval_95 == pytest.approx((gains.mean() - half, gains.mean() + half), abs=0.25 * half)
+    assert main(["--first", str(first), "--second", str(second)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(KIND))
+    assert f"{gains.mean():+.1f}" in line.split()
+
+
+def test_seeds_that_disagree_widen_the_interval(tmp_path: Path) -> None:
+    flat = np.full((FILMS, QUESTIONS), 0.5)
+    first = [run(tmp_path / f"a{seed}", flat) for seed in range(3)]
+    second = [run(tmp_path / f"b{seed}", flat + gain) for seed, gain in enumerate((-0.1, 0.0, 0.1))]
+    found = differences(first, second)[KIND]
+    # No film differs from another: all that is left is which seeds were drawn.
+    assert found.seeds == pytest.approx((-10, 0, 10)) and found.difference == pytest.approx(0)
+    assert found.interval_95 == pytest.approx((-10, 10), abs=3.5)
+    assert differences(first, first)[KIND].interval_95 == (0.0, 0.0)
+
+
+def test_runs_of_other_questions_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = np.full((FILMS, QUESTIONS), 0.5)
+    first = run(tmp_path / "a", flat)
+    with pytest.raises(VegaError, match="another split"):
+        differences([first], [run(tmp_path / "b", flat, split="test")])
+    with pytest.raises(VegaError, match="Not all runs"):
+        differences([first], [run(tmp_path / "c", flat[1:], questions=flat.size)])
+    assert main(["--first", str(first), str(first), "--second", str(first)]) == 2
+    assert "give as many of each" in capsys.readouterr().err
+    assert main(["--first", str(tmp_path), "--second", str(first)]) == 2
+    assert "has no finished run" in capsys.readouterr().err
