@@ -6,7 +6,6 @@ same jobs, in turns, each in a process of its own; times are CPU time of the pro
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
-from policies.files.command_line import command
+from policies.files.command_line import command, command_parser
 from policies.types import VegaError
 
 # Of every suite; drawers, knobs and much contact among them.
@@ -64,9 +63,9 @@ class Build:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Steps, episodes and demonstrations against another build.")
+    parser = command_parser("python -m benchmarks.simulation", __doc__, paragraphs=2)
     parser.add_argument("--base", type=Path, required=True, help="folder of the build to compare with")
-    parser.add_argument("--policy", default="vega-nano")
+    parser.add_argument("--policy", default="vega-nano", help="name of one that both builds ship, or a folder")
     kinds = ("steps", "act", "episodes", "demonstrations")
     parser.add_argument("--rows", nargs="+", choices=kinds, help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="how often each episode and demonstration is repeated")
