@@ -162,13 +162,10 @@ def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
     For whoever is going to build a scene or to start processes first.  Policies that live elsewhere, and those that
     understand any sentence, are not asked.
     """
-    name_or_path, _ = split_name(name_or_path)
-    if name_or_path not in shipped_policies() and not Path(name_or_path).expanduser().is_dir():
-        return
+    config = _config_here(name_or_path)
     try:
-        config = json.loads((find_checkpoint(name_or_path) / "config.json").read_text(encoding="utf-8"))
         vocabulary = Vocabulary(config["words"], config["things"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return  # of another kind; loading it says what is wrong with it
     refused: list[VegaError] = []
     for instruction in instructions:
@@ -183,14 +180,19 @@ def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
 
 def serves_one(name_or_path: str) -> bool:
     """Whether a checkpoint of this machine remembers an episode, so that it cannot decide for several in turns."""
+    return _config_here(name_or_path).get("remembers") is True
+
+
+def _config_here(name_or_path: str) -> dict[str, Any]:
+    """The configuration of a checkpoint of this machine as it is written; empty where there is none to be read."""
     name, _ = split_name(name_or_path)
     if name not in shipped_policies() and not Path(name).expanduser().is_dir():
-        return False
+        return {}
     try:
         config = json.loads((find_checkpoint(name) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # loading it says what is wrong with it
-    return isinstance(config, dict) and config.get("remembers") is True
+        return {}  # loading it says what is wrong with it
+    return config if isinstance(config, dict) else {}
 
 
 def is_openvla(folder: Path) -> bool:
