@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from policies.types import FloatArray
 from vega3d_ros.ros.conversions import time_message
 
 
@@ -90,19 +89,11 @@ class Latencies:
         """`<stage>_ms_p50`, `_p95`, `_p99` and `<stage>_count` (of the window) for every stage seen."""
         values: dict[str, object] = {}
         for stage, samples in sorted(self._stages.items()):
-            ordered = np.sort(np.fromiter(samples, dtype=np.float64, count=len(samples)))
-            for percent in (50, 95, 99):
-                values[f"{stage}_ms_p{percent}"] = f"{_percentile(ordered, percent):.3f}"
+            percents = (50, 95, 99)
+            found = np.percentile(np.fromiter(samples, dtype=np.float64, count=len(samples)), percents)
+            values |= {f"{stage}_ms_p{percent}": f"{value:.3f}" for percent, value in zip(percents, found, strict=True)}
             values[f"{stage}_count"] = len(samples)
         return values
-
-
-def _percentile(ordered: FloatArray, percent: float) -> float:
-    """Of values that rise.  np.percentile takes far longer, and this is in the thread that commands."""
-    place = percent / 100.0 * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return float(ordered[below] + (place - below) * (ordered[above] - ordered[below]))
 
 
 def counts(counter: Mapping[str, int] | Counter[str]) -> dict[str, object]:

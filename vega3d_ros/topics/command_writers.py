@@ -7,7 +7,6 @@ Each writer owns its publishers, sends one JointCommand per call, and leaves the
 from __future__ import annotations
 
 import array
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -119,17 +118,21 @@ class Audience:
     def look_ahead(self) -> None:
         """After a command has left: what the next ones would look for soon, before they go."""
         if time.monotonic() - self._looked_s > LOOK_AGAIN_S / 2:
-            self._looked_s = -math.inf
-            self._listen()
+            self._look(self._counted())
 
     def _listen(self) -> bool:
-        counts = [int(publisher.get_subscription_count()) for publisher in self._publishers]
-        now_s = time.monotonic()
+        counts = self._counted()
         # Counting is cheap; asking for names at every command would not be.
-        if counts != self._counts or now_s - self._looked_s > LOOK_AGAIN_S:
-            self._counts, self._looked_s = counts, now_s
-            self._listens = all(counts) and all(map(self._drives, self._publishers))
+        if counts != self._counts or time.monotonic() - self._looked_s > LOOK_AGAIN_S:
+            self._look(counts)
         return self._listens
+
+    def _counted(self) -> list[int]:
+        return [int(publisher.get_subscription_count()) for publisher in self._publishers]
+
+    def _look(self, counts: list[int]) -> None:
+        self._counts, self._looked_s = counts, time.monotonic()
+        self._listens = all(counts) and all(map(self._drives, self._publishers))
 
     def _drives(self, publisher: Any) -> bool:
         infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
