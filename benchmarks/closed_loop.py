@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
+from benchmarks.simulation.__main__ import check_build
 from benchmarks.simulation.__main__ import main as compare_builds
 from benchmarks.simulation.suites import all_suites
 from policies.checkpoints import checkpoint_sha256, load_policy
@@ -68,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def everything(rows: Rows, args: argparse.Namespace) -> int:
     """All suites, then costs; the exit status."""
+
+    if args.base:
+        check_build(args.base)  # before hours of other rows
 
     def run(suite: str, trials: int, *words: str) -> dict[str, Any]:
         return summary(args, suite, "direct", "eef", trials, further=words)

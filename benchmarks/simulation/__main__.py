@@ -65,13 +65,12 @@ class Build:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m benchmarks.simulation", __doc__, paragraphs=2)
     parser.add_argument("--base", type=Path, required=True, help="folder of the build to compare with")
-    parser.add_argument("--policy", default="vega-nano", help="name of one that both builds ship, or a folder")
+    parser.add_argument("--policy", default="vega-nano", help="name, also where the base ships another, or a folder")
     kinds = ("steps", "act", "episodes", "demonstrations")
     parser.add_argument("--rows", nargs="+", choices=kinds, help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="how often each episode and demonstration is repeated")
     args = parser.parse_args(argv)
-    if not (args.base / "sim").is_dir():
-        raise VegaError(f"There is no build in {args.base}: give a checkout's folder with --base.")
+    check_build(args.base)
     ours, base = Build(HERE), Build(args.base.resolve())
     rows = Rows()
     try:
@@ -87,6 +86,12 @@ def main(argv: list[str] | None = None) -> int:
         ours.close()
         base.close()
     return rows.status
+
+
+def check_build(folder: Path) -> None:
+    """Raise VegaError where there is none to compare with."""
+    if not (folder / "sim").is_dir():
+        raise VegaError(f"There is no build in {folder}: give a checkout's folder with --base.")
 
 
 def side_by_side(ours: Build, base: Build, jobs: list[Job], others: list[Job] | None = None) -> list[tuple[Job, Job]]:
@@ -148,9 +153,12 @@ def compare_act(rows: Rows, ours: Build, base: Build, policy: str, rounds: int) 
 
 
 def of_the_base(base: Build, policy: str) -> str:
-    """The folder of a policy's checkpoint in the other build, which both can read."""
-    folder = base.folder / "policies" / policy.replace("-", "_")
-    return str(folder) if folder.is_dir() else policy
+    """A checkpoint that both builds can read: that folder, the base's own of that name, or else its default."""
+    if Path(policy).is_dir():
+        return policy
+    shipped = base.folder / "policies"
+    own = shipped / policy.replace("-", "_")
+    return str(own if own.is_dir() else shipped / "vega_nano")
 
 
 def compare_episodes(rows: Rows, ours: Build, base: Build, policy: str, rounds: int) -> None:

@@ -37,8 +37,9 @@ def each_in_its_process(work: Callable[..., Any], jobs: Iterable[Job], processes
                     answer = pipe.recv()  # type: ignore[call-arg, union-attr]
                 except EOFError:
                     process.join()
+                    told = tuple(part for part in job if isinstance(part, (str, int)))  # not all of a command's options
                     raise VegaError(
-                        f"The process that did {job} ended without an answer (exit status {process.exitcode}): see "
+                        f"The process that did {told} ended without an answer (exit status {process.exitcode}): see "
                         "whether memory ran out, then run the command again; what is done is kept."
                     ) from None
                 process.join()
