@@ -94,6 +94,26 @@ def test_what_stands_on_a_fixture_is_reset_onto_it_and_stays_in_a_new_layout(sto
         assert scene.box("akita_black_bowl_1").low[2] > scene.table
 
 
+def test_layouts_exchange_things_and_keep_the_place_that_an_instruction_names(stove: LiberoEnvironment) -> None:
+    """What a layout is called is what it is: things moved far, fixtures exchanged, and the twin is still told apart."""
+    stove.seed_random(0)
+    stove.random_reset()
+    scene = Scene(stove)
+    usual = {name: scene.pose(name).position[:2] for name in scene.names}
+    moved: dict[str, list[np.ndarray]] = {name: [] for name in scene.names}
+    kinds = []
+    for seed in range(12):
+        kinds.append(lay_out(stove, np.random.default_rng(seed)))
+        for name, at in moved.items():
+            at.append(np.linalg.norm(scene.pose(name).position[:2] - usual[name]))
+        stands_on = scene.site("flat_stove_1_cook_region").position - scene.pose("akita_black_bowl_1").position
+        assert np.linalg.norm(stands_on[:2]) < 0.1  # the instruction: the bowl on the stove
+    assert kinds.count("suite") < 6
+    assert np.median(moved["cookies_1"]) > 0.05
+    assert max(moved["plate_1"]) > 0.15
+    assert max(moved["flat_stove_1"]) > 0.3
+
+
 def test_views_stay_in_their_bounds_and_leave_the_physics_alone(stove: LiberoEnvironment) -> None:
     views, model = Views(stove), stove.env.sim.model._model
     built = model.cam_pos.copy(), model.mat_rgba.copy()

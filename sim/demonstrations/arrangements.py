@@ -14,29 +14,35 @@ from policies.types import FloatArray
 from sim.demonstrations.skills.scene import Box, Scene
 from sim.worlds.libero_env import LiberoEnvironment
 
-KINDS = {"suite": 0.2, "shifted": 0.3, "permuted": 0.2, "random": 0.3}
+KINDS = {"suite": 0.1, "shifted": 0.2, "permuted": 0.35, "random": 0.35}
 SHIFT = 0.06  # of each thing about the place that the suite gives it, m
 FIXTURE_SHIFT = 0.02  # m
+EXCHANGED = 0.5  # of the permuted layouts, those in which fixtures stand in each other's places too
+BESIDE = 0.2  # from a thing to what an instruction may place it by ("next to the ramekin"), m
 MIN_GAP = 0.03
 FALL = 0.05  # m
 REACH = (0.32, 0.78)  # horizontal distance from the arm's base at which things are within reach, m
 SIDEWAYS = 0.33
 ATTEMPTS = 20
-WIDE = 0.18  # diagonal from which a thing (a basket, a caddy) stays in its half of the table, m
+WIDE = 0.22  # diagonal from which a thing (a basket, a caddy) stays in its half of the table, m
 
 
 def lay_out(environment: LiberoEnvironment, rng: np.random.Generator) -> str:
     """Reset and lay the scene out anew; the kind of layout.
 
     suite: the task's own regions.  shifted: up to 6 cm about them, fixtures 2 cm.  permuted: things of like size
-    exchanged, then shifted a little.  random: anywhere within reach.  What fell or slid is laid out again.
-    The arm is left at its settled home.
+    exchanged, often fixtures too, then shifted a little.  random: anywhere within reach.  What fell or slid is laid out
+    again.  Where a thing that the goal names has a twin, only its place tells them apart: it and what stands beside it
+    keep their places to 6 cm in every layout, and the twin keeps away.  The arm is left at its settled home.
     """
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     for attempt in range(ATTEMPTS):
         environment.seed_random(int(rng.integers(2**31)))
         environment.random_reset()
+        environment.settle()  # a reset leaves things up to 16 cm above where they come to lie
         scene = Scene(environment)
+        if kind == "permuted" and rng.random() < EXCHANGED and not _exchange_fixtures(scene, rng):
+            continue
         if kind != "suite":
             _move_fixtures(scene, rng)
         if not _rearrange(scene, kind, rng, wide=attempt < ATTEMPTS // 2):
@@ -58,20 +64,45 @@ def _stayed(scene: Scene, name: str, before: Any) -> bool:
     return bool(upright and np.linalg.norm(moved[:2]) < 0.025 and moved[2] > -FALL)
 
 
+def _exchange_fixtures(scene: Scene, rng: np.random.Generator) -> bool:
+    """Put the fixtures in each other's places, each with what is on it or in it; False where they would overlap."""
+    names = [name for name in scene.env.fixtures_dict if name in scene.names]
+    at = {name: scene.pose(name).position[:2].copy() for name in names}
+    carried = {name: _carried(scene, name) for name in names}
+    for name, other in zip(names, rng.permutation(len(names)), strict=True):
+        _move_fixture(scene, name, carried[name], at[names[other]] - at[name])
+    boxes = [scene.box(name) for name in names]
+    return not any(_overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def _move_fixtures(scene: Scene, rng: np.random.Generator) -> None:
     """Shift each fixture a little, with what is on it or in it."""
     for name in scene.env.fixtures_dict:
-        if name not in scene.names:
-            continue
-        shift = rng.uniform(-FIXTURE_SHIFT, FIXTURE_SHIFT, 2)
-        box = scene.box(name)
-        for other in scene.movable:
-            at = scene.pose(other).position[:2]
-            if np.all(at > box.low[:2]) and np.all(at < box.high[:2]):
-                _shift(scene, other, shift)
-        body = scene.env.sim.model.body_name2id(scene.env.fixtures_dict[name].root_body)
-        scene.env.sim.model.body_pos[body][:2] += shift
-        scene.env.sim.forward()
+        if name in scene.names:
+            _move_fixture(scene, name, _carried(scene, name), rng.uniform(-FIXTURE_SHIFT, FIXTURE_SHIFT, 2))
+
+
+def _carried(scene: Scene, fixture: str) -> list[str]:
+    box = scene.box(fixture)
+    return [name for name in scene.movable if _within(scene.pose(name).position, box)]
+
+
+def _within(position: FloatArray, box: Box) -> bool:
+    """As seen from above."""
+    return bool(np.all(position[:2] > box.low[:2]) and np.all(position[:2] < box.high[:2]))
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    """As seen from above."""
+    return bool(np.all(a.low[:2] < b.high[:2]) and np.all(b.low[:2] < a.high[:2]))
+
+
+def _move_fixture(scene: Scene, fixture: str, carried: list[str], by: FloatArray) -> None:
+    for name in carried:
+        _shift(scene, name, by)
+    body = scene.env.sim.model.body_name2id(scene.env.fixtures_dict[fixture].root_body)
+    scene.env.sim.model.body_pos[body][:2] += by
+    scene.env.sim.forward()
 
 
 def _piles(scene: Scene) -> list[list[str]]:
@@ -81,18 +112,25 @@ def _piles(scene: Scene) -> list[list[str]]:
     fixed = [scene.box(n) for n in scene.names if n not in scene.movable]
     piles = []
     for name in bottoms:
-        at = scene.pose(name).position[:2]
-        if any(np.all(at > box.low[:2]) and np.all(at < box.high[:2]) for box in fixed):
+        if any(_within(scene.pose(name).position, box) for box in fixed):
             continue
         box = scene.box(name)
-        pile = [name]
-        for other in scene.movable:
-            if other not in bottoms:
-                spot = scene.pose(other).position[:2]
-                if np.all(spot > box.low[:2]) and np.all(spot < box.high[:2]):
-                    pile.append(other)
-        piles.append(pile)
+        piles.append([name, *(o for o in scene.movable if o not in bottoms and _within(scene.pose(o).position, box))])
     return piles
+
+
+def _told_apart_by_place(scene: Scene, piles: list[list[str]]) -> tuple[set[str], set[str]]:
+    """Of the piles' bottoms, those whose place an instruction needs, and the twins that must keep away from them."""
+    goal = {word for predicate in scene.env.parsed_problem["goal_state"] for word in predicate[1:]}
+    named = [name for name in scene.movable if name in goal]
+    twins = {o for name in named for o in scene.movable if o not in goal and scene.category(o) == scene.category(name)}
+    wanted = [name for name in named if any(scene.category(name) == scene.category(twin) for twin in twins)]
+    at = {name: scene.pose(name).position[:2] for name in scene.movable}
+    by_place = {
+        pile[0] for pile in piles for name in wanted
+        if name in pile or (not twins & {*pile} and np.linalg.norm(at[pile[0]] - at[name]) < BESIDE)
+    }  # fmt: skip
+    return by_place, twins
 
 
 def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) -> bool:
@@ -100,13 +138,17 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
     if kind == "suite":
         return True
     piles = _piles(scene)
+    by_place, twins = _told_apart_by_place(scene, piles)
     boxes = {pile[0]: _hull([scene.box(name) for name in pile]) for pile in piles}
     small = [p for p in piles if np.linalg.norm((boxes[p[0]].high - boxes[p[0]].low)[:2]) < WIDE]
     places = {pile[0]: scene.pose(pile[0]).position[:2].copy() for pile in piles}
+    together = rng.uniform(-SHIFT, SHIFT, 2)
     if kind == "permuted":
-        order = rng.permutation(len(small))
-        places |= {pile[0]: places[small[i][0]].copy() for pile, i in zip(small, order, strict=True)}
+        free = [pile for pile in small if pile[0] not in by_place]
+        order = rng.permutation(len(free))
+        places |= {pile[0]: places[free[i][0]].copy() for pile, i in zip(free, order, strict=True)}
     taken = [scene.box(name) for name in scene.names if name not in scene.movable]
+    fixtures = len(taken)
     stays = {name for pile in piles for name in pile}
     taken += [scene.box(name) for name in scene.movable if name not in stays]
     base = np.array(scene.env.robots[0].base_pos[:2])
@@ -114,19 +156,27 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
     region = np.array([[-0.30, -0.30], [0.22, 0.30]]) if wide else np.array([[-0.2, -0.25], [0.15, 0.25]])
     centre = np.array(scene.env.workspace_offset[:2])
     moves = {}
-    for pile in sorted(piles, key=lambda p: -float(np.prod((boxes[p[0]].high - boxes[p[0]].low)[:2]))):
+    for pile in sorted(piles, key=lambda p: (p[0] not in by_place, -_area(boxes[p[0]]))):
         name = pile[0]
         own = scene.pose(name).position[:2]
         low, high = boxes[name].low[:2] - own, boxes[name].high[:2] - own
         local = min(spread, SHIFT) if pile not in small else spread
         for _ in range(200):
-            at = places[name] + rng.uniform(-local, local, 2) if np.isfinite(local) else centre + rng.uniform(*region)
+            if name in by_place:
+                at = own + together
+            elif np.isfinite(local):
+                at = places[name] + rng.uniform(-local, local, 2)
+            else:
+                at = centre + rng.uniform(*region)
+            gap, others = (0.0, taken[:fixtures]) if name in by_place else (MIN_GAP, taken)
+            there = Box(np.array([*(at + low - gap), 0.0]), np.array([*(at + high + gap), 9.0]))
+            clear = not any(_overlap(there, box) for box in others)
             far = float(np.linalg.norm(at - base))
-            clear = all(
-                np.any(at + low - MIN_GAP > box.high[:2]) or np.any(at + high + MIN_GAP < box.low[:2]) for box in taken
-            )
             near_enough = kind != "random" or (REACH[0] < far < REACH[1] and abs(at[1] - base[1]) < SIDEWAYS)
-            if clear and near_enough:
+            told_apart = kind == "shifted" or name in by_place or not twins & {*pile} or all(
+                np.linalg.norm(at - scene.pose(other).position[:2] - moves[other]) > BESIDE for other in by_place
+            )
+            if clear and near_enough and told_apart:
                 break
         else:
             return False
@@ -136,6 +186,11 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
         for name in pile:
             _shift(scene, name, moves[pile[0]])
     return True
+
+
+def _area(box: Box) -> float:
+    """As seen from above, m2."""
+    return float(np.prod((box.high - box.low)[:2]))
 
 
 def _hull(boxes: list[Box]) -> Box:
