@@ -24,6 +24,7 @@ FALL = 0.05  # m
 REACH = (0.32, 0.78)  # horizontal distance from the arm's base at which things are within reach, m
 SIDEWAYS = 0.33
 ATTEMPTS = 20
+DRAWS = 200
 WIDE = 0.22  # diagonal from which a thing (a basket, a caddy) stays in its half of the table, m
 
 
@@ -124,7 +125,7 @@ def _told_apart_by_place(scene: Scene, piles: list[list[str]]) -> tuple[set[str]
     goal = {word for predicate in scene.env.parsed_problem["goal_state"] for word in predicate[1:]}
     named = [name for name in scene.movable if name in goal]
     twins = {o for name in named for o in scene.movable if o not in goal and scene.category(o) == scene.category(name)}
-    wanted = [name for name in named if any(scene.category(name) == scene.category(twin) for twin in twins)]
+    wanted = [n for n in named if any(o != n and scene.category(o) == scene.category(n) for o in scene.movable)]
     at = {name: scene.pose(name).position[:2] for name in scene.movable}
     by_place = {
         pile[0] for pile in piles for name in wanted
@@ -140,52 +141,56 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
     piles = _piles(scene)
     by_place, twins = _told_apart_by_place(scene, piles)
     boxes = {pile[0]: _hull([scene.box(name) for name in pile]) for pile in piles}
-    small = [p for p in piles if np.linalg.norm((boxes[p[0]].high - boxes[p[0]].low)[:2]) < WIDE]
-    places = {pile[0]: scene.pose(pile[0]).position[:2].copy() for pile in piles}
+    own = {pile[0]: scene.pose(pile[0]).position[:2].copy() for pile in piles}
+    small = [name for name, box in boxes.items() if np.linalg.norm((box.high - box.low)[:2]) < WIDE]
     together = rng.uniform(-SHIFT, SHIFT, 2)
+    places = dict(own)
     if kind == "permuted":
-        free = [pile for pile in small if pile[0] not in by_place]
-        order = rng.permutation(len(free))
-        places |= {pile[0]: places[free[i][0]].copy() for pile, i in zip(free, order, strict=True)}
-    taken = [scene.box(name) for name in scene.names if name not in scene.movable]
-    fixtures = len(taken)
-    stays = {name for pile in piles for name in pile}
-    taken += [scene.box(name) for name in scene.movable if name not in stays]
-    base = np.array(scene.env.robots[0].base_pos[:2])
-    spread = {"shifted": SHIFT, "permuted": 0.02, "random": np.inf}[kind]
+        free = [name for name in small if name not in by_place]
+        places |= {name: own[free[i]] for name, i in zip(free, rng.permutation(len(free)), strict=True)}
+    fixed = [scene.box(name) for name in scene.names if name not in scene.movable]
+    piled = {name for pile in piles for name in pile}
+    taken = fixed + [scene.box(name) for name in scene.movable if name not in piled]
     region = np.array([[-0.30, -0.30], [0.22, 0.30]]) if wide else np.array([[-0.2, -0.25], [0.15, 0.25]])
-    centre = np.array(scene.env.workspace_offset[:2])
-    moves = {}
-    for pile in sorted(piles, key=lambda p: (p[0] not in by_place, -_area(boxes[p[0]]))):
-        name = pile[0]
-        own = scene.pose(name).position[:2]
-        low, high = boxes[name].low[:2] - own, boxes[name].high[:2] - own
-        local = min(spread, SHIFT) if pile not in small else spread
-        for _ in range(200):
-            if name in by_place:
-                at = own + together
-            elif np.isfinite(local):
-                at = places[name] + rng.uniform(-local, local, 2)
-            else:
-                at = centre + rng.uniform(*region)
-            gap, others = (0.0, taken[:fixtures]) if name in by_place else (MIN_GAP, taken)
-            there = Box(np.array([*(at + low - gap), 0.0]), np.array([*(at + high + gap), 9.0]))
-            clear = not any(_overlap(there, box) for box in others)
-            far = float(np.linalg.norm(at - base))
-            near_enough = kind != "random" or (REACH[0] < far < REACH[1] and abs(at[1] - base[1]) < SIDEWAYS)
-            told_apart = kind == "shifted" or name in by_place or not twins & {*pile} or all(
-                np.linalg.norm(at - scene.pose(other).position[:2] - moves[other]) > BESIDE for other in by_place
-            )
-            if clear and near_enough and told_apart:
-                break
-        else:
+    spread = {"shifted": SHIFT, "permuted": 0.02, "random": np.inf}[kind]
+    base = np.array(scene.env.robots[0].base_pos[:2])
+    moves: dict[str, FloatArray] = {}
+
+    def drawn(name: str) -> FloatArray:
+        if name in by_place:
+            return own[name] + together
+        local = spread if name in small else min(spread, SHIFT)
+        if np.isfinite(local):
+            return places[name] + rng.uniform(-local, local, 2)
+        return np.array(scene.env.workspace_offset[:2]) + rng.uniform(*region)
+
+    def fits(pile: list[str], at: FloatArray) -> bool:
+        # What stays together stands as close as it did: only a fixture may be in the way.
+        gap, others = (0.0, fixed) if pile[0] in by_place else (MIN_GAP, taken)
+        if any(_overlap(_moved(boxes[pile[0]], at - own[pile[0]]).grown(gap), box) for box in others):
             return False
-        taken.append(Box(np.array([*(at + low), 0.0]), np.array([*(at + high), 9.0])))
-        moves[name] = at - own
+        far = float(np.linalg.norm(at - base))
+        if kind == "random" and not (REACH[0] < far < REACH[1] and abs(at[1] - base[1]) < SIDEWAYS):
+            return False
+        confusing = kind != "shifted" and pile[0] not in by_place and twins & {*pile}
+        return not confusing or all(np.linalg.norm(at - own[o] - moves[o]) > BESIDE for o in by_place)
+
+    for pile in sorted(piles, key=lambda pile: (pile[0] not in by_place, -_area(boxes[pile[0]]))):
+        name = pile[0]
+        at = next((at for _ in range(DRAWS) if fits(pile, at := drawn(name))), None)
+        if at is None:
+            return False
+        moves[name] = at - own[name]
+        taken.append(_moved(boxes[name], moves[name]))
     for pile in piles:
         for name in pile:
             _shift(scene, name, moves[pile[0]])
     return True
+
+
+def _moved(box: Box, by: FloatArray) -> Box:
+    """In the plane of the table."""
+    return Box([*box.low, *by, 0.0], [*box.high, *by, 0.0])
 
 
 def _area(box: Box) -> float:
