@@ -190,7 +190,7 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
 
 def _moved(box: Box, by: FloatArray) -> Box:
     """In the plane of the table."""
-    return Box([*box.low, *by, 0.0], [*box.high, *by, 0.0])
+    return Box(box.low + np.append(by, 0.0), box.high + np.append(by, 0.0))
 
 
 def _area(box: Box) -> float:
