@@ -279,5 +279,5 @@ def gate_image(
     rows = np.arange(bottom - top) * gate.shape[0] // (bottom - top)
     columns = np.arange(right - left) * gate.shape[1] // (right - left)
     image = np.ones(frame, dtype=np.float32)
-    image[top:bottom, left:right] = gate[rows[:, None], columns]
+    image[top:bottom, left:right] = gate.take(columns, axis=1).take(rows, axis=0)
     return image

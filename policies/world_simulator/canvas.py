@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -57,10 +58,13 @@ def draw(frames: torch.Tensor, canvas: tuple[int, int], framing: str, dtype: tor
     return x.unflatten(0, (batch, time)).transpose(1, 2)
 
 
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)  # kept for later calls, in whatever mode those are
 def coverage(tokens: int, start: float, stop: float, cells: int) -> torch.Tensor:
     """(cells, tokens) weights with rows summing to 1: how much of each token lies in each of `cells` equal cells.
 
-    The cells divide [start, stop], in tokens, from the edge of the first token.
+    The cells divide [start, stop], in tokens, from the edge of the first token.  Every time the same tensor: only read
+    it.
     """
     edges = torch.linspace(start, stop, cells + 1, dtype=torch.float64)
     left = torch.arange(tokens, dtype=torch.float64)

@@ -81,6 +81,7 @@ class WanEncoder(nn.Module):
         self.register_buffer("std", std, persistent=False)
         self.requires_grad_(False)
         self._one_by_one: FrameEncoder | None = None
+        self._weights: list[torch.Tensor] = []
         self._taken_from: tuple[object, ...] = ()
 
     @property
@@ -116,10 +117,11 @@ class WanEncoder(nn.Module):
         return latents[:, :, None], past
 
     def _frame_encoder(self) -> FrameEncoder:
-        now = identity(self.parameters())
-        if self._one_by_one is None or self._taken_from != now:
+        # Listing the parameters takes longer than looking at them, and the list stays what it is.
+        if self._one_by_one is None or self._taken_from != identity(self._weights):
             self._one_by_one = FrameEncoder(self.encoder, self.quant_conv, self.mean, self.std)
-            self._taken_from = now
+            self._weights = list(self.parameters())
+            self._taken_from = identity(self._weights)
         return self._one_by_one
 
     def window(self, video: torch.Tensor) -> torch.Tensor:
