@@ -18,7 +18,7 @@ from benchmarks.wire_judge.controller import Controller, Limits, Verdict
 from policies.types import ActionSpace, VegaError
 from vega3d_ros.control.control_law import ImpedanceLaw
 from vega3d_ros.control.guard.limits import combine_limits
-from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.safety_guard import LATE, GuardDecision, SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
 
 URDF = (Path(__file__).parents[1] / "config" / "robots" / "libero_panda.urdf").read_text()
@@ -61,7 +61,7 @@ class Follower:
         assert (lead is not None and bool(wait)) == checker.committed
         if lead is not None:
             self.run(lead)
-            self.time_ns = lead.motion.start_ns + round(lead.motion.times_s[-1] * 1e9)
+            self.time_ns = lead.motion.start_ns + round(lead.motion.times_s[-1] * 1e9) + LATE * PERIOD_NS
             assert checker.take_over(np.array(begin), STILL, self.time_ns) == (None, "")
 
     def run(self, decision: GuardDecision, late_s: float = 0.0) -> None:
@@ -244,7 +244,7 @@ def test_braking_leaves_the_path_at_once_along_the_limits(ahead_ns) -> None:
     assert seconds <= ahead_ns * 1e-9 + 0.6 / LIMITS.acceleration[6] + 1e-6 < PERIOD
     follower.run(braking)
     assert not follower.worst.outside
-    follower.time_ns += round(seconds * 1e9)
+    follower.time_ns += round(seconds * 1e9) + 1
     assert not follower.controller.state(follower.time_ns * 1e-9)[1].any()
     assert follower.guard.brake(follower.time_ns) is None
     # An arm that is known to be elsewhere is told nothing.

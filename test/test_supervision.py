@@ -129,14 +129,17 @@ def test_a_trajectory_that_leaves_ahead_is_stamped_and_begins_with_the_one_under
         robot.client.trigger("policy_node/stop")
         robot.until(lambda: len(robot.commands) > before, 1.0)  # the braking, where the path is long enough for it
     driver = Controller(Limits(np.full(7, -9.0), np.full(7, 9.0), np.full(7, 9.0), np.full(7, 1e3)), HOME.copy())
-    for command in robot.commands:
+    # What leads the controller begins whenever it arrives.
+    leads = [command for command in robot.commands if len(command.points) == 1]
+    commands = robot.commands[len(leads) :]
+    assert leads == robot.commands[: len(leads)] and not any(stamp_ns(lead.header.stamp) for lead in leads)
+    assert all(lead.points[0].time_from_start.nanosec >= 50_000_000 for lead in leads) and len(commands) > 3
+    for command in commands:
         points = points_of(command, JOINTS)
         stamp_s = stamp_ns(command.header.stamp) * 1e-9
         assert stamp_s > 0.0 and points is not None and not points[-1][2].any()
         # Whenever a controller gets it until it departs, it goes the same way.
-        assert len(robot.commands) > 3 and not driver.take(stamp_s + 0.3 * ahead_s, points, 0.3 * ahead_s).outside
-    assert robot.commands[0].points[0].time_from_start.nanosec >= 50_000_000, "the lead"
-    commands = [command for command in robot.commands if len(command.points) > 1]
+        assert not driver.take(stamp_s + 0.3 * ahead_s, points, 0.3 * ahead_s).outside
     for earlier, command in itertools.pairwise(commands):
         departs = next(p for p in points_of(command, JOINTS) if p[0] >= ahead_s - 1e-6)
         path = Controller(driver.limits, HOME.copy())

@@ -23,7 +23,8 @@ import numpy as np
 from benchmarks.wire_judge.controller import Controller, Limits, Verdict
 from policies.types import FloatArray
 from vega3d_ros.control.guard.limits import GuardLimits
-from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.motion import Motion
+from vega3d_ros.control.guard.safety_guard import LATE, GuardDecision, SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.control.resources import resolve
 
@@ -78,6 +79,7 @@ class Sequence:
         )
         self.time_ns = int(rng.integers(10**15))
         guard.ahead_ns = int(rng.choice([0, AHEAD_NS]))
+        self._led_s = 0.0
         deaf, said, heard = int(rng.integers(LONGEST_DEAF)), 0, True
         while True:  # until the arm is taken over, of which a controller that comes up may not hear the first
             lead, wait = guard.take_over(begin, np.zeros(kinematics.n), self.time_ns, heard)
@@ -85,7 +87,7 @@ class Sequence:
                 break
             if lead is not None and said >= deaf:
                 # Where the controller holds the arm beside its measured place, nobody who sends messages knows.
-                self._judge(lead, boxed=False)
+                self._judge_lead(lead)
             said += lead is not None
             # What is heard may be known a period later.
             heard = said > deaf and bool(rng.random() < 0.5)
@@ -116,15 +118,23 @@ class Sequence:
                 self._judge(braking)
                 self.time_ns += self.guard.ahead_ns
 
-    def _judge(self, decision: GuardDecision, boxed: bool = True) -> None:
-        motion, judged = decision.motion, self.judged
-        points = list(zip(motion.times_s[1:], motion.positions[1:], motion.velocities[1:], strict=True))
+    def _judge_lead(self, lead: GuardDecision) -> None:
+        """It begins when it arrives, after those before it."""
+        late_s = self.rng.uniform(0.0, LATE * PERIOD_S)
+        self._led_s = max(self._led_s, lead.motion.start_ns * 1e-9 + late_s)
+        self._take(self._led_s, lead.motion, 0.0)
+
+    def _judge(self, decision: GuardDecision) -> None:
         late_s = 1e-9 * int(self.rng.integers(self.guard.ahead_ns + 1))
-        verdict = self.controller.take(motion.start_ns * 1e-9 + late_s, points, late_s)
-        judged.outside += verdict.outside
-        judged.worst = judged.worst or Verdict()
-        judged.worst.add(verdict)
-        judged.out_of_box += boxed and not self._in_box()
+        self._take(decision.motion.start_ns * 1e-9 + late_s, decision.motion, late_s)
+        self.judged.out_of_box += not self._in_box()
+
+    def _take(self, now_s: float, motion: Motion, begun_s: float) -> None:
+        points = list(zip(motion.times_s[1:], motion.positions[1:], motion.velocities[1:], strict=True))
+        verdict = self.controller.take(now_s, points, begun_s)
+        self.judged.outside += verdict.outside
+        self.judged.worst = self.judged.worst or Verdict()
+        self.judged.worst.add(verdict)
 
     def _in_box(self) -> bool:
         low, high = self.guard.limits.workspace_lower, self.guard.limits.workspace_upper

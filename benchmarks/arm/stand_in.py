@@ -129,14 +129,17 @@ class Bench:
         node.create_timer(1.0 / CAMERA_HZ, self._send_frames)
         self.driver = self.start_driver()
         self.node = self.start_node({})
+        self._took_place = False  # of one that was killed, since the arm moved last
 
     def start_driver(self) -> ChildProcess:
+        self._took_place = True
         return ChildProcess(
             "driver", [sys.executable, *self.arm.driver], environment=self.environment, on_line=None
         )
 
     def start_node(self, parameters: Mapping[str, Any], name: str = "policy_node") -> ChildProcess:
         """parameters: beside those of this bench."""
+        self._took_place = True
         robot = share_folder() / "config" / "robots" / f"{self.arm.file}.yaml"
         command = [sys.executable, "-m", "vega3d_ros.node.policy_node", "--ros-args", "-r", f"__node:={name}"]
         command += ["--params-file", str(robot)]
@@ -192,6 +195,21 @@ class Bench:
 
     def move(self) -> None:
         """Mend everything, and wait until the arm moves."""
+        try:
+            self._mend_and_move()
+        except VegaError as error:
+            if not self._took_place:
+                raise
+            # Fast DDS 2.14.5 looks after the shared memory of a dead process without its own lock, and now and then
+            # takes it from the process that has the same port next, which then hears nothing (some one in sixty kills).
+            told = (*self.node.tail(3), *self.driver.tail(3))
+            print(f"# Once more, with processes in no dead one's place: {error} {' '.join(told)}", flush=True)
+            self.node.stop(3.0)
+            self.driver.stop(3.0)
+            self._mend_and_move()
+        self._took_place = False
+
+    def _mend_and_move(self) -> None:
         from std_msgs.msg import Bool, String
         from std_srvs.srv import Trigger
 

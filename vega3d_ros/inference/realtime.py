@@ -177,7 +177,7 @@ class Realtime:
         self.waiting_for = UNCONFIRMED if self._unconfirmed else "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
-        lead, wait = self._take_over(sample, time_ns, begin_ns)
+        lead, wait = self._take_over(sample, time_ns)
         item = None if wait else self.scheduler.pop()
         if item is None:
             self.journal("tick", **tick_fields(sample, lead, time_ns, begin_ns))
@@ -217,7 +217,7 @@ class Realtime:
         self.journal("brake", time_ns=time_ns, begin_ns=begin_ns)
         return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns)
 
-    def _take_over(self, sample: JointSample, time_ns: int, begin_ns: int) -> tuple[JointCommand | None, str]:
+    def _take_over(self, sample: JointSample, time_ns: int) -> tuple[JointCommand | None, str]:
         """Once an action waits: what leads the controller to the beginning of the path, and why it waits still."""
         guard = self.loop.guard
         if guard is None or not (self.scheduler.remaining or self._leading):
@@ -228,7 +228,7 @@ class Realtime:
         decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns, heard)
         if decision is not None:
             self._unconfirmed, self._leading = self._leading, True
-            return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns), wait
+            return command_of(decision, sample, self.period_s, {}, lead=True), wait
         if not wait and self._unconfirmed:
             # What was planned when the arm was to be taken over may be long ago.
             self._unconfirmed = False

@@ -30,8 +30,9 @@ EPSILON = 1e-9
 SHARE = 1.0 + 1e-9
 # An arm that moves faster is not taken over.
 REST_RAD_S = 0.05
-# Periods by which what leads a controller may come late; then it is said again.
-LATE = 2
+# Periods after which what leads a controller is said again where it may not be heard; and by which it may begin late,
+# twice as many, since a controller that has just come up may have it before it looks.
+AGAIN, LATE = 2, 4
 TAKEN_OVER = "The arm is being taken over."
 HALVINGS = 8
 MOSTLY = 0.8
@@ -100,7 +101,7 @@ class SafetyGuard:
         self._motion: Motion | None = None
         self._last_ns: int | None = None
         self._ready_ns: int | None = None
-        self._lead_ns = 0
+        self._lead_s = 0.0
         self._measured: tuple[FloatArray, FloatArray] | None = None
         self._from: tuple[FloatArray, FloatArray] | None = None
         self._before: tuple[Motion | None, int | None] = (None, None)  # the last command that passed
@@ -129,9 +130,10 @@ class SafetyGuard:
         led to the beginning of our path, slowly enough for twice the tolerance, and to come from the end of our last.
         Where that is within the tolerance of the arm, the new path begins there, so that stopping and starting does not
         make an arm sag.
-        heard: whether all who listen have what this said last.  Else it says it again, with all the time that it takes:
-        a controller that has just come up may be known here and not hear us yet, one that heard late would be left
-        little time, and one that heard nothing would be jolted by the first command.
+        The lead begins when it arrives, however late: one with a time of its own would leave a controller that has just
+        come up little time, or none.
+        heard: whether all who listen have what this said last.  Else it says it again, and waits anew: one that has
+        just come up may be known here and not hear us yet, and would be jolted by the first command.
         Raises VegaError where the arm is outside the limits.
         """
         if not self.committed:
@@ -149,15 +151,15 @@ class SafetyGuard:
                 if np.all(away <= self._tolerance):
                     origin = end
             self._check_inside(origin)
-            self._lead_ns = LATE * self._period_ns + round(self._lead_s(away) * 1e9)
-        elif heard or time_ns < self._ready_ns - self._lead_ns + (LATE - 0.5) * self._period_ns:
-            return None, "" if heard and time_ns >= self._ready_ns else TAKEN_OVER
+            self._lead_s = self._slow_s(away)
         else:
             assert self._motion is not None
+            if heard or time_ns < self._motion.start_ns + (AGAIN - 0.5) * self._period_ns:
+                return None, "" if heard and time_ns >= self._ready_ns else TAKEN_OVER
             origin = self._motion.positions[-1]
         rest = np.zeros_like(origin)
-        self._ready_ns = time_ns + self._lead_ns
-        times_s = np.array([0.0, 1e-9 * self._lead_ns])
+        self._ready_ns = time_ns + round(1e9 * self._lead_s) + LATE * self._period_ns
+        times_s = np.array([0.0, self._lead_s])
         self._motion = Motion(time_ns, times_s, np.array([origin, origin]), np.array([rest, rest]))
         return GuardDecision(origin.copy(), rest, 0.0, False, (), self._motion), TAKEN_OVER
 
@@ -315,7 +317,7 @@ class SafetyGuard:
                     f"The arm begins outside what safety allows ({zone.rule}): move it inside, then call ~/start again."
                 )
 
-    def _lead_s(self, away: FloatArray) -> float:
+    def _slow_s(self, away: FloatArray) -> float:
         """Time in which a controller may go over twice the tolerance or `away` (n,) rad, from rest to rest."""
         distance = np.maximum(2.0 * self._tolerance, 1.1 * away)
         slow = np.maximum(np.sqrt(6.0 * distance / self.limits.acceleration), 1.5 * distance / self.limits.velocity)
