@@ -133,9 +133,7 @@ class Bench:
 
     def start_driver(self) -> ChildProcess:
         self._took_place = True
-        return ChildProcess(
-            "driver", [sys.executable, *self.arm.driver], environment=self.environment, on_line=None
-        )
+        return ChildProcess("driver", [sys.executable, *self.arm.driver], environment=self.environment, on_line=None)
 
     def start_node(self, parameters: Mapping[str, Any], name: str = "policy_node") -> ChildProcess:
         """parameters: beside those of this bench."""
