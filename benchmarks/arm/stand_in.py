@@ -133,9 +133,7 @@ class Bench:
 
     def start_driver(self) -> ChildProcess:
         self._took_place = True
-        return ChildProcess(
-            "driver", [sys.executable, *self.arm.driver], environment=self.environment, on_line=None
-        )
+        return ChildProcess("driver", [sys.executable, *self.arm.driver], environment=self.environment, on_line=None)
 
     def start_node(self, parameters: Mapping[str, Any], name: str = "policy_node") -> ChildProcess:
         """parameters: beside those of this bench."""
@@ -200,8 +198,8 @@ class Bench:
         except VegaError as error:
             if not self._took_place:
                 raise
-            # Fast DDS 2.14.5 looks after the shared memory of a dead process without its own lock, and now and then
-            # takes it from the process that has the same port next, which then hears nothing (some one in sixty kills).
+            # Senders of Fast DDS 2.14.5 look without its lock whether a dead process has left shared memory behind, and
+            # may take it from the one that has that port next, which then does not hear them: seen once in 150 kills.
             told = (*self.node.tail(3), *self.driver.tail(3))
             print(f"# Once more, with processes in no dead one's place: {error} {' '.join(told)}", flush=True)
             self.node.stop(3.0)
