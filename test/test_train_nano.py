@@ -120,6 +120,23 @@ def test_a_fused_policy_starts_from_a_plain_one(plain: Path, fused: Path, demos:
     assert {key for key in state if key not in known} == {key for key in state if key.startswith("world.fusion")}
 
 
+def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
+    demos: Path, fused: Path, tmp_path: Path
+) -> None:
+    """As a round of DAgger does: more data, no other option."""
+    before, after = load_vega_policy(fused), load_vega_policy(train(demos, tmp_path, 1, "--init", str(fused)))
+    assert before.world is not None and after.world is not None
+    assert after.config.world_simulator == before.config.world_simulator
+    assert (tmp_path / "world_simulator" / "vae").is_dir()
+    # One step is small, and a fusion that began anew would be far away.
+    for name, value in before.world.fusion.state_dict().items():
+        assert torch.allclose(after.world.fusion.state_dict()[name], value, atol=0.02)
+    assert not torch.equal(
+        torch.cat([p.flatten() for p in before.world.fusion.parameters()]),
+        torch.cat([p.flatten() for p in after.world.fusion.parameters()]),
+    )
+
+
 def test_tokens_come_from_the_cache_as_the_policy_would_see_them(demos: Path, simulator: Path, fused: Path) -> None:
     policy = load_vega_policy(fused)
     assert policy.world is not None

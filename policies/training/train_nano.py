@@ -46,8 +46,16 @@ TOLD_EVERY = 50  # steps
 def build_policy(
     args: argparse.Namespace, demos: Demonstrations, known: VegaPolicy | None, simulator: LatentWorldSimulator | None
 ) -> VegaPolicy:
-    """A new policy; all weights that it shares with `known` are taken from there."""
+    """A new policy; all weights that it shares with `known` are taken from there.
+
+    Without a `simulator`, that of `known` stays, and its fusion with it.
+    """
     world = WorldViewConfig("world_simulator", CANVAS, args.fusion) if simulator else None
+    if known is not None and simulator is None:
+        kept = None if known.world is None else known.world.simulator
+        policy = VegaPolicy(dataclasses.replace(known.config, name=args.name), kept)
+        policy.load_state_dict(known.state_dict())
+        return policy
     if known is not None:
         policy = VegaPolicy(dataclasses.replace(known.config, name=args.name, world_simulator=world), simulator)
         shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}
@@ -252,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")
     parser.add_argument("--name", default="vega-nano", help="of the policy")
-    parser.add_argument("--init", type=Path, help="checkpoint folder to start from")
+    parser.add_argument("--init", type=Path, help="checkpoint folder to start from, with its world simulator if any")
     parser.add_argument("--warm-start", type=Path, help="checkpoint whose weights a new policy takes where they fit")
     parser.add_argument(
         "--sentences", type=Path, help="text file of what a new policy will be told later, besides those in --data"
@@ -264,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
         help="tell a new policy how far it believed to be when it decided last",
     )  # fmt: skip
     parser.add_argument("--language-teacher", action="store_true", help="learn what sentences mean from MiniLM")
-    parser.add_argument("--world-simulator", type=Path, help="folder of a world simulator, to be fused in")
+    parser.add_argument("--world-simulator", type=Path, help="folder of a world simulator, to be fused in anew")
     parser.add_argument("--fusion", default="token_gate", choices=fusion_names(), help="how tokens meet")
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
