@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from policies.types import FloatArray
 
 CAMERA, PLACE = 5, 2  # unknowns: right, forward, height, heading, pitch; x, y
-PIXELS, DEPTH, PLACE_M = 2.0, 0.08, 0.3  # expected errors of a sighting, and how far things stand from the middle
+PIXELS, DEPTH, PLACE_M = 2.0, 0.12, 0.3  # expected errors of a sighting, and how far things stand from the middle
 SURE = np.array([0.01, 0.01, 0.005, 0.01, 0.005])  # no camera is known better, m and rad
 DOUBT = 1.4  # a camera is believed so much less than it says, as the frames of a film are wrong together
 SURFACE_M, HALF_HEIGHT = 0.03, 0.15  # expected errors of where the surface lies, and, as a share, of a thing's height
-HUBER, ITERATIONS, DAMPING = 2.0, 8, 1e-3
+HUBER, ITERATIONS, DAMPING = 1.5, 8, 1e-3
 STEP = 1e-5
 
 
