@@ -130,7 +130,7 @@ def test_a_camera_sees_a_point_where_the_simulators_does(seed: int) -> None:
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_the_adjustment_finds_things_that_no_single_frame_places_well(seed: int) -> None:
-    """Cameras told 5 cm and 8 degrees wrong, true pixels: things end nearer than they began, to about a centimetre."""
+    """Cameras told 5 cm and 8 degrees wrong, true pixels: true distances between things, to a centimetre or two."""
     rng = np.random.default_rng(seed)
     cameras, _ = cameras_of(camera_path(rng, 8))
     points = np.column_stack([rng.uniform(-0.3, 0.3, (6, 2)), np.full(6, 0.05)])
@@ -148,7 +148,7 @@ def test_the_adjustment_finds_things_that_no_single_frame_places_well(seed: int)
     def shape(xy: np.ndarray) -> np.ndarray:
         return np.linalg.norm(xy[:, None] - xy[None], axis=-1)
 
-    assert np.abs(shape(places) - shape(points[:, :2])).max() < 0.01, "distances do not depend on where the map lies"
+    assert np.abs(shape(places) - shape(points[:, :2])).max() < 0.02, "distances do not depend on where the map lies"
     assert np.linalg.eigvalsh(covariance).min() > -1e-9
 
 
