@@ -125,7 +125,8 @@ class Training:
         # Of the step alone, so that a training that goes on sees what it would have seen.
         rng = np.random.default_rng([args.seed, self.step])
         set_learning_rate(self.optimizer, self.step, args.steps, args.lr, warm_up=100, floor=0.02)
-        batch = self.batch(self.films, rng.integers(len(self.films.film), size=args.batch), rng, True)
+        index = rng.choice(len(self.films.film), size=args.batch, p=self.films.chances)
+        batch = self.batch(self.films, index, rng, True)
         with torch.autocast("cpu", torch.bfloat16):
             loss, parts = self.learner(batch)
         self.optimizer.zero_grad(set_to_none=True)

@@ -2,11 +2,15 @@
 
 Every frame says where its camera may be and how sure it is, and where it sees things; things stand on the surface, so
 that a thing has two unknowns.  Huber's weights (Gauss-Newton, damped), since some sightings are wrong.
+
+That goes downhill from where a frame says that its camera is, and from half a turn away it goes nowhere.  So every two
+things that a frame and the others share propose a camera, and a frame may begin anew where it fits them (`relocated`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +18,18 @@ from numpy.typing import NDArray
 from policies.types import FloatArray
 
 CAMERA, PLACE = 5, 2  # unknowns: right, forward, height, heading, pitch; x, y
-PIXELS, DEPTH, PLACE_M = 2.0, 0.08, 0.3  # expected errors of a sighting, and how far things stand from the middle
+PIXELS, DEPTH, PLACE_M = 2.0, 0.12, 0.3  # expected errors of a sighting, and how far things stand from the middle
 SURE = np.array([0.01, 0.01, 0.005, 0.01, 0.005])  # no camera is known better, m and rad
 DOUBT = 1.4  # a camera is believed so much less than it says, as the frames of a film are wrong together
 SURFACE_M, HALF_HEIGHT = 0.03, 0.15  # expected errors of where the surface lies, and, as a share, of a thing's height
-HUBER, ITERATIONS, DAMPING = 2.0, 8, 1e-3
+HUBER, ITERATIONS, DAMPING = 1.5, 8, 1e-3
 STEP = 1e-5
+MISS_M, MOST = 0.06, 3.0  # expected miss of a thing, and how many of them count at most
+APART_M = 0.10  # two things that propose a camera stand so far apart
+FEWEST = 3  # things that a frame must share with the others
+FLAT = [0, 1, 3]  # what of a camera can be seen from above: right, forward, heading
+OWN = 0.5  # weight of where the frame says that it is
+BETTER = 1.5  # by which a proposal must be better to be taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,3 +160,71 @@ def _equations(
     normal[np.diag_indices(count)] += np.concatenate([(held / scale**2).ravel(), np.full(where.size, PLACE_M**-2)])
     pull += np.concatenate([(held * drift / scale).ravel(), (where / PLACE_M**2).ravel()])
     return normal, pull
+
+
+def relocated(
+    cameras: FloatArray, own: FloatArray, spreads: FloatArray, kind: NDArray[np.int64], seen: Observed, focal: float
+) -> FloatArray:
+    """`own`, (T, 5), but for frames that fit the others badly: of those, where they fit.
+
+    cameras: (T, 5), as adjusted.  own, spreads: (T, 5), as the frames tell.  kind: (n,) of the sightings `seen`.
+    """
+    better = own.copy()
+    where = onto_surface(cameras[seen.frame], seen.uv, seen.depth, focal)
+    for frame in range(len(cameras)):
+        mine, places = _shared(frame, kind, seen, where)
+        if len(mine) >= FEWEST:
+            weight, camera = seen.score[mine], cameras[frame]
+            # From above, ahead of a camera that looks along x: real its distance ahead, imaginary to the left.
+            level = np.tile([0.0, 0.0, camera[2], 0.0, camera[4]], (len(mine), 1))
+            local = _complex(onto_surface(level, seen.uv[mine], seen.depth[mine], focal))
+            found = _proposal(camera[FLAT], own[frame, FLAT], spreads[frame, FLAT], weight, local, _complex(places))
+            if found is not None:
+                better[frame, FLAT] = found
+    return better
+
+
+def _complex(points: FloatArray) -> NDArray[np.complex128]:
+    return np.asarray(points[:, 0] + 1j * points[:, 1], dtype=np.complex128)
+
+
+def _shared(
+    frame: int, kind: NDArray[np.int64], seen: Observed, where: FloatArray
+) -> tuple[list[int], FloatArray]:
+    """The best sighting of each kind in this frame, and where the others say that the kind's best thing stands."""
+    mine: list[int] = []
+    places = []
+    for one in np.unique(kind[seen.frame == frame]):
+        others = np.flatnonzero((kind == one) & (seen.frame != frame))
+        if not len(others):
+            continue
+        group = others[seen.thing[others] == np.bincount(seen.thing[others], seen.score[others]).argmax()]
+        if len(np.unique(seen.frame[group])) > 1:
+            here = np.flatnonzero((kind == one) & (seen.frame == frame))
+            mine.append(int(here[seen.score[here].argmax()]))
+            places.append(np.average(where[group], axis=0, weights=seen.score[group]))
+    return mine, np.array(places).reshape(-1, 2)
+
+
+def _proposal(
+    now: FloatArray, own: FloatArray, spread: FloatArray, weight: FloatArray, local: NDArray[np.complex128],
+    world: NDArray[np.complex128],
+) -> FloatArray | None:  # fmt: skip
+    """Right, forward, heading (3,) that lay things seen at `local` best at `world`, if much better than `now` does."""
+
+    def cost(camera: FloatArray) -> float:
+        right, forward, heading = camera
+        miss = np.abs((local - forward + 1j * right) * np.exp(1j * heading) - world) / MISS_M
+        drift = camera - own
+        drift[2] = np.arctan2(np.sin(drift[2]), np.cos(drift[2]))
+        return float(weight @ np.minimum(miss, MOST) + OWN * np.minimum(np.abs(drift / spread), MOST).mean())
+
+    best, least = None, cost(now) - BETTER
+    for i, j in combinations(range(len(local)), 2):
+        if min(abs(world[i] - world[j]), abs(local[i] - local[j])) >= APART_M:
+            heading = float(np.angle((world[i] - world[j]) / (local[i] - local[j])))
+            moved = (local - world * np.exp(-1j * heading))[[i, j]].mean()
+            proposed = np.array([-moved.imag, moved.real, heading])
+            if (new := cost(proposed)) < least:
+                best, least = proposed, new
+    return best

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.spatial.nano.bundle import Observed, adjust, onto_surface, surface_rise, towards
+from policies.spatial.nano.bundle import Observed, adjust, onto_surface, relocated, surface_rise, towards
 from policies.spatial.nano.network import UNIT_M
 from policies.spatial.nano.sightings import Sightings
 from policies.types import FloatArray
@@ -112,6 +112,9 @@ def map_of(frames: Sequence[Sightings], focal: float, told: FloatArray | None = 
         rise = surface_rise(cameras, middles, observed, focal) if known.any() else 0.0
         own[known, 2] -= rise
         cameras, places, covariance = adjust(own, spreads, places, middles, observed, focal)
+        if radius == ROUNDS_M[0] and not known.any():
+            anew = relocated(cameras, own, spreads, seen.kind, observed, focal)
+            cameras, own = np.where((anew != own).any(axis=1, keepdims=True), anew, cameras), anew
         points = np.column_stack([places, middles])[thing]
         seen.rescale(towards(cameras[seen.frame], points)[:, 2])
     middles = np.bincount(thing, weight * seen.height, count) / total / 2

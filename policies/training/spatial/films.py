@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ class Films:
     share: FloatArray
     table: FloatArray
     names: tuple[str, ...]
+
+    @cached_property
+    def chances(self) -> FloatArray:
+        """(F,) with which frames are drawn, so that every stage is seen as often: things are of one size in a stage."""
+        stages = [name.rsplit("_", 1)[0] for name in self.names]
+        _, stage, counts = np.unique([stages[film] for film in self.film], return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / (counts[stage] * len(counts)))
 
 
 def film_files(folders: Sequence[Path], split: str) -> list[Path]:
@@ -92,7 +100,7 @@ def read_films(files: Sequence[Path], config: SpatialConfig, cache: Path) -> Fil
         camera_to_world=np.concatenate([np.array(scene["camera_to_world"]) for scene in scenes]),
         share=np.concatenate([row["seen"].T for row in rows]),
         table=np.repeat([scene["table_area_m2"] or np.nan for scene in scenes], counts),
-        names=tuple(f"{file.parent.name}/{file.stem}" for file in files),
+        names=tuple(f"{file.parent.parent.name}/{file.parent.name}/{file.stem}" for file in files),
         **each,
     )
 
