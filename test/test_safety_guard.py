@@ -216,6 +216,21 @@ def test_a_command_that_comes_late_bends_the_path_if_it_carries_no_stamp() -> No
     assert worst[0].outside and not worst[1].outside, worst
 
 
+def test_the_judge_tells_a_jump_of_the_arm_and_lets_the_gripper_close_at_once() -> None:
+    """A message that comes after the time of its first point is joined where it is by then."""
+    free = Limits(
+        np.append(JUDGED.lower, -np.inf), np.append(JUDGED.upper, np.inf),
+        np.append(JUDGED.velocity, np.inf), np.append(JUDGED.acceleration, np.inf),
+    )  # fmt: skip
+    rest = np.zeros(8)
+    for jump, outside in ((0.04 * np.eye(8)[7], False), (1e-3 * np.eye(8)[0], True)):
+        for late in (0.0, 0.0015):  # joined at once, and along a segment shorter than a cycle
+            begin = np.append(INSIDE, 0.0)
+            controller = Controller(free, begin)
+            points = [(0.001, begin + jump, rest), (0.06, begin + jump, rest)]
+            assert controller.take(1.0, points, late).outside == outside
+
+
 def test_a_withdrawn_command_leaves_the_path_as_it_was() -> None:
     follower = Follower(guard())
     follower.guard.ahead_ns = 10_000_000

@@ -5,7 +5,8 @@ or on arrival where that is 0; from the state that the controller is commanding 
 goes to the first point, then from point to point, along cubics where velocities are given and straight where they are
 not, and holds its end.  One that arrives after the time of its first point is joined at once where it is by then,
 whatever the controller commanded before: that jump is outside every limit.  One that ends in the past is refused.  A
-message is judged by the whole of its path, also where a later one cuts it off.
+message is judged by the whole of its path, also where a later one cuts it off.  A joint whose limits are infinite, as the
+gripper's, may go anywhere at once.
 
 Imports NumPy alone.
 """
@@ -38,6 +39,10 @@ class Limits:
     upper: Array
     velocity: Array
     acceleration: Array
+
+    def apart(self, a: Array, b: Array) -> float:
+        """The greatest distance of a joint that has limits."""
+        return float(np.max(np.abs(a - b), initial=0.0, where=np.isfinite(self.velocity)))
 
 
 @dataclass
@@ -102,7 +107,7 @@ def judge_line(p0: Array, v0: Array, p1: Array, seconds: float, limits: Limits) 
 def judge_instant(p0: Array, v0: Array, p1: Array, v1: Array, seconds: float, limits: Limits) -> Verdict:
     """Less than a cycle: what its ends ask; the rounding of stamps to ns would bend the cubic between them."""
     beyond = np.maximum(limits.lower - np.minimum(p0, p1), np.maximum(p0, p1) - limits.upper)
-    far = np.max(np.abs(p1 - p0 - 0.5 * seconds * (v0 + v1))) > JOIN_RAD
+    far = limits.apart(p1, p0 + 0.5 * seconds * (v0 + v1)) > JOIN_RAD
     bend = np.maximum(0.0, np.abs(v1 - v0) - JOIN_RAD_S) / seconds
     return Verdict(
         float(np.max(beyond)),
@@ -148,7 +153,7 @@ class Controller:
             self.points.insert(0, (begun_s, start, rate))
         else:
             joined, speed = self.state(now_s)
-            if np.max(np.abs(joined - start)) > JOIN_RAD or np.max(np.abs(speed - rate)) > JOIN_RAD_S:
+            if self.limits.apart(joined, start) > JOIN_RAD or self.limits.apart(speed, rate) > JOIN_RAD_S:
                 verdict.add(Verdict(0.0, np.inf, np.inf))
             # Only what is still to come is run.
             passed = max(index for index, point in enumerate(points) if point[0] <= begun_s)

@@ -74,7 +74,7 @@ class UnkindDriver(Node):
         self.messages = self.outside = 0
         self.latest_ms = self.last_s = self.set_back_s = 0.0
         self.simulated = bool(self.get_parameter("use_sim_time").value)
-        self.worst, self.first = Verdict(), ""
+        self.worst, self.first, self.last_stamp_ns = Verdict(), "", 0
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.system = Clock(clock_type=ClockType.SYSTEM_TIME)
         self.states = self.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
@@ -134,7 +134,8 @@ class UnkindDriver(Node):
             verdict = self.controller.take(now_s - late_s, points, begun_s)
             if stamp_ns:
                 self.latest_ms = max(self.latest_ms, 1e3 * begun_s)
-        self.tell(verdict, f"{1e3 * begun_s:.1f} ms after its stamp")
+        since_ms, self.last_stamp_ns = (stamp_ns - self.last_stamp_ns) / 1e6, stamp_ns
+        self.tell(verdict, f"{1e3 * begun_s:.1f} ms after its stamp, which is {since_ms:.1f} ms after the last one's")
 
     def on_positions(self, message: Float64MultiArray, info: dict[str, int]) -> None:
         self.messages += 1
