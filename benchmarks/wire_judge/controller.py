@@ -5,8 +5,8 @@ or on arrival where that is 0; from the state that the controller is commanding 
 goes to the first point, then from point to point, along cubics where velocities are given and straight where they are
 not, and holds its end.  One that arrives after the time of its first point is joined at once where it is by then,
 whatever the controller commanded before: that jump is outside every limit.  One that ends in the past is refused.  A
-message is judged by the whole of its path, also where a later one cuts it off.  A joint without limits, as the gripper's,
-may go anywhere at once.
+message is judged by the whole of its path, also where a later one cuts it off.  A joint without limits, as the
+gripper's, may go anywhere at once.
 
 Imports NumPy alone.
 """
