@@ -28,15 +28,15 @@ DRAWS = 200
 WIDE = 0.22  # diagonal from which a thing (a basket, a caddy) stays in its half of the table, m
 
 
-def lay_out(environment: LiberoEnvironment, rng: np.random.Generator) -> str:
-    """Reset and lay the scene out anew; the kind of layout.
+def lay_out(environment: LiberoEnvironment, rng: np.random.Generator, kind: str = "") -> str:
+    """Reset and lay the scene out anew; the kind of layout, drawn unless it is given.
 
     suite: the task's own regions.  shifted: up to 6 cm about them, fixtures 2 cm.  permuted: things of like size
     exchanged, often fixtures too, then shifted a little.  random: anywhere within reach.  What fell or slid is laid out
     again.  Where a thing that the goal names has a twin, only its place tells them apart: it and what stands beside it
     keep their places to 6 cm in every layout, and the twin keeps away.  The arm is left at its settled home.
     """
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
     for attempt in range(ATTEMPTS):
         environment.seed_random(int(rng.integers(2**31)))
         environment.random_reset()
@@ -66,8 +66,15 @@ def _stayed(scene: Scene, name: str, before: Any) -> bool:
 
 
 def _exchange_fixtures(scene: Scene, rng: np.random.Generator) -> bool:
-    """Put the fixtures in each other's places, each with what is on it or in it; False where they would overlap."""
-    names = [name for name in scene.env.fixtures_dict if name in scene.names]
+    """Put the fixtures in each other's places, each with what is on it or in it; False where they would overlap.
+
+    What the task opens, closes or turns stays: an arm opens a drawer only from where it is meant to stand.
+    """
+    turned = [w for predicate in scene.env.parsed_problem["goal_state"] for w in predicate[1:] if scene.joints_of(w)]
+    names = [
+        name for name in scene.env.fixtures_dict
+        if name in scene.names and not any(word.startswith(name) for word in turned)
+    ]  # fmt: skip
     at = {name: scene.pose(name).position[:2].copy() for name in names}
     carried = {name: _carried(scene, name) for name in names}
     for name, other in zip(names, rng.permutation(len(names)), strict=True):

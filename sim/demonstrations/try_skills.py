@@ -1,9 +1,10 @@
 """Success of the skills on random layouts, without drawing anything.
 
-    python -m sim.demonstrations.try_skills --suite libero_goal --episodes 20
+    python -m sim.demonstrations.try_skills --suite libero_goal --episodes 20 --layouts suite
 
 One row per task: how many layouts were solved, the median of the steps of those, and what is asked.  The suite's own
-success test decides; the official initial states are the test set and are left alone.
+success test decides; the official initial states are the test set and are left alone.  Other layouts than the suite's
+own random resets may leave a task that cannot be solved, such as a drawer with something before it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from policies.files.command_line import command, command_parser
 from policies.files.processes import each_in_its_process
 from policies.types import VegaError
-from sim.demonstrations.arrangements import lay_out
+from sim.demonstrations.arrangements import KINDS, lay_out
 from sim.demonstrations.skills.expert import SkillExpert
 from sim.worlds.libero_env import LiberoEnvironment
 from sim.worlds.suites import list_tasks, load_task
@@ -24,9 +25,9 @@ from sim.worlds.suites import list_tasks, load_task
 LEAST = 0.95
 
 
-def attempt(environment: LiberoEnvironment, rng: np.random.Generator) -> tuple[bool, int, str]:
-    """One episode on a new layout: solved?, steps, kind of layout."""
-    kind = lay_out(environment, rng)
+def attempt(environment: LiberoEnvironment, rng: np.random.Generator, layouts: str) -> tuple[bool, int, str]:
+    """One episode on a new layout, of that kind unless it is "": solved?, steps, kind of layout."""
+    kind = lay_out(environment, rng, layouts)
     expert = SkillExpert(environment)
     for step in range(environment.max_steps):
         if environment.step_eef(expert.action()):
@@ -34,13 +35,15 @@ def attempt(environment: LiberoEnvironment, rng: np.random.Generator) -> tuple[b
     return False, environment.max_steps, kind
 
 
-def try_task(suite: str, task: int, episodes: int, seed: int) -> tuple[int, list[int], list[tuple[int, str]], str]:
+def try_task(
+    suite: str, task: int, episodes: int, seed: int, layouts: str
+) -> tuple[int, list[int], list[tuple[int, str]], str]:
     """(task, steps of the solved episodes, (episode, kind of layout) of the others, why there is no expert)."""
     environment = LiberoEnvironment(suite, task)
     steps, failed = [], []
     try:
         for episode in range(episodes):
-            solved, count, kind = attempt(environment, np.random.default_rng([seed, task, episode]))
+            solved, count, kind = attempt(environment, np.random.default_rng([seed, task, episode]), layouts)
             if solved:
                 steps.append(count)
             else:
@@ -75,9 +78,13 @@ def chosen_tasks(args: argparse.Namespace) -> list[int]:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.try_skills", __doc__)
     add_options(parser, "libero_object", 2001, 1)
+    parser.add_argument(
+        "--layouts", default="", choices=["", *KINDS],
+        help="of this kind alone (suite: the suite's own random resets; default: drawn)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
-    jobs = [(args.suite, task, args.episodes, args.seed) for task in tasks]
+    jobs = [(args.suite, task, args.episodes, args.seed, args.layouts) for task in tasks]
     missed = 0
     for _, (task, steps, failed, reason) in each_in_its_process(try_task, jobs, args.processes):
         rate = len(steps) / args.episodes
