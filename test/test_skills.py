@@ -35,7 +35,8 @@ def stove() -> Iterator[LiberoEnvironment]:
 
 def test_a_task_of_each_kind_is_solved_and_the_row_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     # A drawer pulled open, a bottle laid on a rack.
-    assert try_skills.main(["--suite", "libero_goal", "--tasks", "0", "9", "--episodes", "2", "--layouts", "suite"]) == 0
+    options = ["--suite", "libero_goal", "--tasks", "0", "9", "--episodes", "2", "--layouts", "suite"]
+    assert try_skills.main(options) == 0
     rows = capsys.readouterr().out.strip().splitlines()
     assert len(rows) == 2 and all("solved 2/2 >= 0.95 ok" in row for row in rows)
 
