@@ -6,6 +6,7 @@ exit 1 on a FAIL.
 - From a question's publication to its answer's arrival, all frames seen and read before, against one `Policy.act` of
   the shipped policy on one core, measured before and after in the same run.
 - The same against encoding every frame at the question: the node's own time per frame, as often as there are frames.
+- `make ask` against `make demo`, by the clock on the wall, in turn: once each to warm up, then twice.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -34,7 +37,8 @@ from vega3d_ros.inference.process import ChildProcess
 from vega3d_ros.ros import conversions
 
 DEADLINE_S = 300.0
-OVER_ACT, FASTER = 4.0, 4.0
+OVER_ACT, FASTER, OVER_DEMO = 4.0, 4.0, 1.0
+ROOT = Path(__file__).parents[1]
 THINGS = ("milk carton", "basket")  # that the film shows clearly
 
 
@@ -137,6 +141,28 @@ def measure(rows: Rows, model: str, policy: str, frames: int, questions: int, te
     rows.at_least("answer_times_faster_than_encoding_at_the_question", faster, FASTER)
 
 
+def make_s(target: str) -> float:
+    """Seconds that `make TARGET` takes.  Raises VegaError where it fails."""
+    begun = time.monotonic()
+    try:
+        subprocess.run(["make", target], cwd=ROOT, check=True, capture_output=True, timeout=DEADLINE_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise VegaError(f"`make {target}` failed ({error}): run it by hand to see why.") from error
+    return time.monotonic() - begun
+
+
+def compare_first_steps(rows: Rows) -> None:
+    """What somebody does first with an answer and with an episode."""
+    taken: dict[str, list[float]] = {"ask": [], "demo": []}
+    for _ in range(3):
+        for target, times in taken.items():
+            times.append(make_s(target))
+    ask_s, demo_s = (sum(times[1:]) / 2 for times in taken.values())
+    rows.information("make_ask_s", ask_s)
+    rows.information("make_demo_s", demo_s)
+    rows.at_most("make_ask_over_make_demo", ask_s / demo_s, OVER_DEMO)
+
+
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
@@ -151,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise VegaError("Frames and questions count from 1: give positive numbers.")
     rows = Rows()
     measure(rows, options.model, options.policy, options.frames, options.questions, options.question)
+    compare_first_steps(rows)
     return rows.status
 
 
