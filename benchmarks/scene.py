@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -144,10 +143,9 @@ def measure(rows: Rows, model: str, policy: str, frames: int, questions: int, te
 def make_s(target: str) -> float:
     """Seconds that `make TARGET` takes.  Raises VegaError where it fails."""
     begun = time.monotonic()
-    try:
-        subprocess.run(["make", target], cwd=ROOT, check=True, capture_output=True, timeout=DEADLINE_S)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise VegaError(f"`make {target}` failed ({error}): run it by hand to see why.") from error
+    with ChildProcess(f"make {target}", ["make", target], folder=ROOT, on_line=None) as child:
+        if child.wait(DEADLINE_S) != 0:
+            raise VegaError(f"`make {target}` failed: run it by hand to see why.")
     return time.monotonic() - begun
 
 
