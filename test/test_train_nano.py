@@ -128,13 +128,20 @@ def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
     assert before.world is not None and after.world is not None
     assert after.config.world_simulator == before.config.world_simulator
     assert (tmp_path / "world_simulator" / "vae").is_dir()
-    # One step is small, and a fusion that began anew would be far away.
-    for name, value in before.world.fusion.state_dict().items():
+    for name, value in before.world.fusion.state_dict().items():  # one step is small
         assert torch.allclose(after.world.fusion.state_dict()[name], value, atol=0.02)
     assert not torch.equal(
         torch.cat([p.flatten() for p in before.world.fusion.parameters()]),
         torch.cat([p.flatten() for p in after.world.fusion.parameters()]),
     )
+    with torch.no_grad():  # as no fusion begins, whatever the seed
+        for parameter in before.world.fusion.parameters():
+            parameter += 1.0
+    data = Demonstrations([demos], CAMERAS, tmp_path)
+    again = train_nano.build_policy(SimpleNamespace(name="x", fusion="token_gate"), data, before, None)  # type: ignore[arg-type]
+    assert again.world is not None and again.config.name == "x"
+    assert again.state_dict().keys() == before.state_dict().keys()
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in again.state_dict().items())
 
 
 def test_tokens_come_from_the_cache_as_the_policy_would_see_them(demos: Path, simulator: Path, fused: Path) -> None:
