@@ -71,23 +71,23 @@ def _exchange_fixtures(scene: Scene, rng: np.random.Generator) -> bool:
     What the task opens, closes or turns stays: an arm opens a drawer only from where it is meant to stand.
     """
     turned = [w for predicate in scene.env.parsed_problem["goal_state"] for w in predicate[1:] if scene.joints_of(w)]
-    names = [
-        name for name in scene.env.fixtures_dict
-        if name in scene.names and not any(word.startswith(name) for word in turned)
-    ]  # fmt: skip
+    names = [name for name in _fixtures(scene) if not any(word.startswith(name) for word in turned)]
     at = {name: scene.pose(name).position[:2].copy() for name in names}
     carried = {name: _carried(scene, name) for name in names}
     for name, other in zip(names, rng.permutation(len(names)), strict=True):
         _move_fixture(scene, name, carried[name], at[names[other]] - at[name])
-    boxes = [scene.box(name) for name in names]
+    boxes = [scene.box(name) for name in _fixtures(scene)]
     return not any(_overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def _move_fixtures(scene: Scene, rng: np.random.Generator) -> None:
     """Shift each fixture a little, with what is on it or in it."""
-    for name in scene.env.fixtures_dict:
-        if name in scene.names:
-            _move_fixture(scene, name, _carried(scene, name), rng.uniform(-FIXTURE_SHIFT, FIXTURE_SHIFT, 2))
+    for name in _fixtures(scene):
+        _move_fixture(scene, name, _carried(scene, name), rng.uniform(-FIXTURE_SHIFT, FIXTURE_SHIFT, 2))
+
+
+def _fixtures(scene: Scene) -> list[str]:
+    return [name for name in scene.env.fixtures_dict if name in scene.names]
 
 
 def _carried(scene: Scene, fixture: str) -> list[str]:
