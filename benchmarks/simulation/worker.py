@@ -49,6 +49,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.environment: Any = None
+        self.wanted: tuple[str, int, bool] | None = None
         self.episodes: Any = None
         self.policy: Any = None
         self.policy_name = ""
@@ -107,9 +108,10 @@ class Worker:
     def demonstration(self, suite: str, task: int, seed: int) -> dict[str, Any]:
         """One demonstration of the build's own expert, every fourth step drawn; None of it where it failed."""
         module = load("sim.demonstrations.collect_skills", "sim.demonstrations.collect_demos", "sim.collect_demos")
-        environment, rng = self._environment(suite, task), np.random.default_rng(seed)
+        skilled = module.__name__.endswith("collect_skills")
+        environment, rng = self._environment(suite, task, simplified=skilled), np.random.default_rng(seed)
         begun = time.process_time()
-        if module.__name__.endswith("collect_skills"):
+        if skilled:
             views = load("sim.demonstrations.views").Views(environment)
             with tempfile.TemporaryDirectory() as folder:
                 kept = module.collect_episode(environment, views, rng, Path(folder) / "tape.npz", 4)
@@ -117,12 +119,30 @@ class Worker:
             kept = module.collect_episode(environment, rng, 4) is not None
         return {"cpu_s": time.process_time() - begun, "kept": bool(kept)}
 
-    def _environment(self, suite: str, task: int) -> Any:
-        found = self.environment
-        if found is None or (found.suite, found.task) != (suite, task):
-            if found is not None:
-                found.close()
+    def simplified(self, suite: str, task: int, repeats: int) -> dict[str, Any]:
+        """Pictures with all faces and with fewer: CPU seconds, and the mean difference of a pixel, levels of 255."""
+        seen, spent = [], []
+        for fewer in (False, True):
+            environment = self._environment(suite, task, simplified=fewer)
+            environment.reset(0)
+            pictures = [environment.render(camera).astype(int) for camera in environment.cameras]
+            begun = time.process_time()
+            for _ in range(repeats):
+                pictures = [environment.render(camera).astype(int) for camera in environment.cameras]
+            spent.append(time.process_time() - begun)
+            seen.append(np.stack(pictures))
+        return {"all_s": spent[0], "fewer_s": spent[1], "apart": float(np.abs(seen[0] - seen[1]).mean())}
+
+    def _environment(self, suite: str, task: int, simplified: bool = False) -> Any:
+        """simplified: drawn as demonstrations are, where the build knows how."""
+        wanted = (suite, task, simplified and (FOLDER / "sim/demonstrations/simplified_meshes.py").is_file())
+        if wanted != self.wanted:
+            if self.environment is not None:
+                self.environment.close()
             self.environment = load("sim.worlds.libero_env", "sim.libero_env").LiberoEnvironment(suite, task)
+            self.wanted = wanted
+            if wanted[2]:
+                load("sim.demonstrations.simplified_meshes").simplify_meshes(self.environment)
         return self.environment
 
 

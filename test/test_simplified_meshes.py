@@ -1,0 +1,56 @@
+"""Meshes with fewer faces change little of what is seen and nothing of what happens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sim.demonstrations.simplified_meshes import PLAIN, simplify_meshes
+from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
+
+TASK = ("libero_spatial", 1)
+# Mean difference of a pixel, levels of 255; meshes of one colour alone come to 5 and more, faces in disorder to 7.
+DIFFERENCE = 2.0
+
+
+@pytest.fixture(scope="module")
+def environment():
+    made = LiberoEnvironment(*TASK)
+    yield made
+    made.close()
+
+
+def seen_and_done(environment: LiberoEnvironment) -> tuple[dict[str, np.ndarray], list[bytes]]:
+    """Pictures, and the states of thirty steps that bring the hand down among the things."""
+    environment.reset(0)
+    states = []
+    for _ in range(30):
+        environment.step_eef(np.array([0.3, 0.2, -1.0, 0.0, 0.0, 0.3, -1.0]))
+        states.append(environment.states_digest())
+    return {camera: environment.render(camera).astype(int) for camera in CAMERAS}, states
+
+
+def test_what_is_touched_keeps_its_faces(environment: LiberoEnvironment) -> None:
+    """Before the other test, which leaves no mesh with more faces."""
+    model = environment.env.sim.model._model
+    faces, kinds = model.mesh_facenum.copy(), model.geom_contype.copy()
+    model.geom_contype[:] = 1
+    try:
+        assert simplify_meshes(environment) == 0
+        assert (model.mesh_facenum == faces).all()
+    finally:
+        model.geom_contype[:] = kinds
+
+
+def test_fewer_faces_look_alike_and_move_alike(environment: LiberoEnvironment) -> None:
+    pictures, states = seen_and_done(environment)
+    model = environment.env.sim.model._model
+    before = model.mesh_facenum.copy()
+    left_out = simplify_meshes(environment)
+    assert left_out == (before - model.mesh_facenum).sum() > before.sum() / 2
+    assert (model.mesh_facenum[before <= PLAIN] == before[before <= PLAIN]).all()
+    fewer, again = seen_and_done(environment)
+    assert again == states
+    for camera, picture in pictures.items():
+        difference = np.abs(fewer[camera] - picture)
+        assert 0 < difference.mean() < DIFFERENCE, camera
