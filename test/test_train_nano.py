@@ -20,6 +20,7 @@ from policies.training import train_nano
 from policies.training import train_world_simulator as world_simulator
 from policies.training.curves import read_log
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
+from policies.training.nano import building
 from policies.types import Observation, RobotState, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator, WorldSimulatorConfig, save_world_simulator
 
@@ -108,8 +109,8 @@ def test_saving_and_loading_keeps_the_world_simulator(fused: Path, tmp_path: Pat
 
 def test_a_fused_policy_starts_from_a_plain_one(plain: Path, fused: Path, demos: Path, simulator: Path) -> None:
     before = load_vega_policy(plain)
-    fresh = train_nano.build_policy(
-        SimpleNamespace(name="x", fusion="token_gate"),  # type: ignore[arg-type]
+    fresh = building.build_policy(
+        SimpleNamespace(name="x", fusion="token_gate", tokens="wan"),  # type: ignore[arg-type]
         Demonstrations([demos], CAMERAS, plain),
         before,
         LatentWorldSimulator.from_pretrained(simulator, dtype=torch.float32),
@@ -138,24 +139,10 @@ def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
         for parameter in before.world.fusion.parameters():
             parameter += 1.0
     data = Demonstrations([demos], CAMERAS, tmp_path)
-    again = train_nano.build_policy(SimpleNamespace(name="x", fusion="token_gate"), data, before, None)  # type: ignore[arg-type]
+    again = building.build_policy(SimpleNamespace(name="x", fusion="token_gate", tokens="wan"), data, before, None)  # type: ignore[arg-type]
     assert again.world is not None and again.config.name == "x"
     assert again.state_dict().keys() == before.state_dict().keys()
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in again.state_dict().items())
-
-
-def test_tokens_come_from_the_cache_as_the_policy_would_see_them(demos: Path, simulator: Path, fused: Path) -> None:
-    policy = load_vega_policy(fused)
-    assert policy.world is not None
-    data = Demonstrations([demos], CAMERAS, fused)
-    data.world_tokens = train_nano.CachedWorldTokens(policy.world, data, fused, 7)
-    index = np.arange(FRAMES)
-    rng = np.random.default_rng(0)
-    batch = data.batch(index, policy.vocabulary, rng, augment=False)
-    frames = {c: torch.from_numpy(data.frames(c, index, rng, augment=False)[0])[:, None] for c in GRIDS}
-    assert batch.f_gen is not None
-    for camera, tokens in policy.world.tokens(frames).items():
-        assert torch.allclose(batch.f_gen[camera], tokens, atol=2e-3 * float(tokens.abs().max()))
 
 
 def test_it_goes_on_where_it_stopped(demos: Path, simulator: Path, plain: Path, tmp_path: Path) -> None:
@@ -245,7 +232,7 @@ def test_a_teacher_of_language_places_words_and_stays_out_of_the_checkpoint(
         def words(self, known: tuple[str, ...], dim: int) -> np.ndarray:
             return np.arange(len(known) * dim, dtype=np.float32).reshape(len(known), dim) / 1000
 
-    monkeypatch.setattr(train_nano, "LanguageTeacher", Teacher)
+    monkeypatch.setattr(building, "LanguageTeacher", Teacher)
     folder = train(demos, tmp_path, 2, "--language-teacher")
     policy = load_vega_policy(folder)
     count = len(policy.vocabulary) - 1

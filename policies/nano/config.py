@@ -8,6 +8,7 @@ from typing import Literal
 
 from policies.files.json_config import LATER, read_config, read_json, write_config
 from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
+from policies.fusion.sources import Kind
 from policies.types import WORLD_SPEED, ActionSpace, PolicySpec, SpeedOptions, VegaError
 
 POSE_NUMBERS = 9  # of the tool in the proprioception: position, two columns of the rotation
@@ -44,12 +45,13 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class WorldViewConfig:
-    """The world simulator of a policy and how it enters.
+    """The world simulator of a policy, or what the policy was trained on in its place, and how that enters.
 
     source: folder relative to the checkpoint, or a hub id.  canvas: camera -> (rows, columns) px.  fusion: a name that
     `gated_fusion.build_fusion` knows.  refresh_every: the simulator runs on every n-th query, or earlier where a
     picture changes by refresh_change levels of 255, if that is not 0.  stride: distance of two frames of a window in
-    control periods, if the simulator looks at a window; stream: how, one of `fusion.world_view.STREAMS`.
+    control periods, if the simulator looks at a window; stream: how, one of `fusion.world_view.STREAMS`.  encoder: what
+    gives the tokens, see `fusion.sources`; "imagenet" comes from its package and not from `source`.
     """
 
     source: str
@@ -59,6 +61,7 @@ class WorldViewConfig:
     refresh_change: float = field(default=0.0, metadata=LATER)
     stride: int = 1
     stream: str = field(default="joint", metadata=LATER)
+    encoder: Kind = field(default="wan", metadata=LATER)
 
 
 @dataclass(frozen=True)

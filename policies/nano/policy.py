@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
+from policies.fusion.sources import TokenSource, open_source
 from policies.fusion.world_view import CameraView, WorldView
 from policies.nano.config import CameraConfig, VegaConfig
 from policies.nano.layers import TEXT_ENCODERS, L1Head, SemanticEncoder, Trunk
@@ -29,7 +30,6 @@ from policies.types import (
     SpeedOptions,
     VegaError,
 )
-from policies.world_simulator.simulator import LatentWorldSimulator
 
 PROPRIO_DIM = 11
 
@@ -93,8 +93,8 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
     proprio_mean: Tensor
     proprio_std: Tensor
 
-    def __init__(self, config: VegaConfig, simulator: LatentWorldSimulator | None = None) -> None:
-        """simulator: of the world, where the config names one."""
+    def __init__(self, config: VegaConfig, source: TokenSource | None = None) -> None:
+        """source: of the generative tokens, where the config names one."""
         super().__init__()
         self.config = config
         self.vocabulary = Vocabulary(config.words, config.things)
@@ -106,7 +106,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         self.semantic_encoder = SemanticEncoder(
             tuple(config.cameras), config.channels, config.text_dim, config.encoder_blocks
         )
-        self.world = build_world_view(config, grids, simulator)
+        self.world = build_world_view(config, grids, source)
         self.trunk = Trunk(
             grids,
             config.channels,
@@ -128,7 +128,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             return self.config.spec
         assert self.config.world_simulator is not None
         return replace(
-            self.config.spec, window=self.world.simulator.frames_needed, stride=self.config.world_simulator.stride
+            self.config.spec, window=self.world.source.frames_needed, stride=self.config.world_simulator.stride
         )
 
     @property
@@ -212,8 +212,8 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         write_policy(folder, self.config, self.state_dict())
         if self.world is not None and self.config.world_simulator is not None:
             target = folder / self.config.world_simulator.source
-            if self.world.simulator.folder != target:
-                self.world.simulator.save_pretrained(target)
+            if self.world.source.folder != target:
+                self.world.source.save_pretrained(target)
 
 
 def load_vega_policy(
@@ -221,34 +221,31 @@ def load_vega_policy(
 ) -> VegaPolicy:
     """The small policy in a folder.  Raises VegaError on a missing or corrupt file."""
     config = VegaConfig.load(folder).with_speed(speed)
-    simulator = None
-    if config.world_simulator is not None:
-        source = config.world_simulator.source
-        local = folder / source
-        if not local.is_dir() and "/" not in source:
-            raise VegaError(f"The checkpoint {folder} has no folder {source}/: get the checkpoint again.")
-        simulator = LatentWorldSimulator.from_pretrained(
-            local if local.is_dir() else source, device=device, dtype=torch.float32
-        )
-    policy = VegaPolicy(config, simulator)
+    source = None
+    if (world := config.world_simulator) is not None:
+        local = folder / world.source
+        if world.encoder != "imagenet" and not local.is_dir() and "/" not in world.source:
+            raise VegaError(f"The checkpoint {folder} has no folder {world.source}/: get the checkpoint again.")
+        source = open_source(world.encoder, local if local.is_dir() else world.source, device)
+    policy = VegaPolicy(config, source)
     read_weights(policy, folder, "policy")
     return policy.to(device).eval()
 
 
 def build_world_view(
-    config: VegaConfig, grids: Mapping[str, tuple[int, int]], simulator: LatentWorldSimulator | None
+    config: VegaConfig, grids: Mapping[str, tuple[int, int]], source: TokenSource | None
 ) -> WorldView | None:
     """What the config says about the world simulator, composed.  grids: camera -> (rows, columns) of f_sem."""
     world = config.world_simulator
     if world is None:
         return None
-    if simulator is None:
+    if source is None:
         raise VegaError(f"Policy {config.name} needs a world simulator: load it with policies.checkpoints.load_policy.")
     if missing := sorted(set(grids) - set(world.canvas)):
         raise VegaError(f"The world simulator of policy {config.name} has no canvas for '{missing[0]}': add one.")
     cameras = {name: CameraView(world.canvas[name], grid) for name, grid in grids.items()}
-    fusion = build_fusion(world.fusion, config.channels, simulator.dim)
-    return WorldView(simulator, cameras, fusion, world.refresh_every, world.refresh_change, world.stream)
+    fusion = build_fusion(world.fusion, config.channels, source.dim)
+    return WorldView(source, cameras, fusion, world.refresh_every, world.refresh_change, world.stream)
 
 
 def _proprio(state: RobotState) -> FloatArray:

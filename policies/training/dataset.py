@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.files.made_once import made_once
 from policies.nano.config import CameraConfig
 from policies.nano.policy import prepare_image, proprioception
 from policies.nano.vocabulary import Vocabulary
@@ -67,7 +68,7 @@ class Batch:
 
 
 class WorldTokens(Protocol):
-    """The world simulator's tokens of all frames, computed before training (`policies/training/world_tokens.py`)."""
+    """The generative tokens of all frames, computed before training (`policies/training/nano/world_tokens.py`)."""
 
     def batch(self, index: NDArray[np.int64], rng: np.random.Generator, *, augment: bool) -> dict[str, Tensor]:
         """f_gen of frames `index`: camera -> (B, N, G)."""
@@ -95,8 +96,9 @@ class Wordings:
 class Demonstrations:
     """All rows of some datasets, one frame of each camera in a row.
 
-    cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  Raises VegaError for a
-    dataset without these cameras or with another robot's numbers.
+    cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  steps_per_row: control
+    steps from one row's pictures to the next's, of each dataset.  Raises VegaError for a dataset without these cameras
+    or with another robot's numbers.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Demonstrations:
         self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "episode"}
         firsts = np.cumsum([0, *(len(recording.episodes) for recording in recordings)])
         self.episode = np.concatenate([part["episode"] + first for part, first in zip(parts, firsts, strict=False)])
+        self.steps_per_row = tuple(round(space.rate_hz / recording.fps) for recording in recordings)
         self.sentences = [sentence for recording in recordings for sentence in recording.instructions()]
         self.wordings = Wordings.make(self.sentences)
         cache.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,22 @@ class Demonstrations:
         """Rows to learn from, and rows of every `hold_out`-th episode (none for 0)."""
         held = self.episode % hold_out == hold_out - 1 if hold_out else np.zeros(len(self), bool)
         return np.flatnonzero(~held), np.flatnonzero(held)
+
+    def windows(self, index: NDArray[np.int64], count: int, stride: int) -> NDArray[np.int64]:
+        """(B, count) rows whose pictures a policy sees that decides at rows `index`, oldest first.
+
+        stride: control steps from one to the next.  Before an episode's first row there is only that, as at run time
+        (`sim.worlds.frames`).  Raises VegaError where no row lies at such a distance.
+        """
+        if count > 1 and any(stride % steps for steps in self.steps_per_row):
+            raise VegaError(
+                f"Rows are {' or '.join(map(str, sorted(set(self.steps_per_row))))} control steps apart, so windows of "
+                f"frames {stride} apart cannot be made of them: give a stride that they divide, or other --data."
+            )
+        _, first, episode = np.unique(self.episode, return_index=True, return_inverse=True)
+        per_row = np.repeat(self.steps_per_row, np.diff(self._first_row))[index]
+        back = np.arange(count)[::-1] * stride // per_row[:, None]
+        return np.maximum(index[:, None] - back, first[episode[index]][:, None])
 
     def frames(
         self, camera: str, index: NDArray[np.int64], rng: np.random.Generator, *, augment: bool
@@ -223,14 +242,14 @@ def _decoded(recording: Recording, name: str, camera: CameraConfig, cache: Path)
     digest = hashlib.sha256(repr((name, camera)).encode())
     for path in sorted((recording.folder / "data").rglob("*.parquet")):
         digest.update(path.read_bytes())
-    path = cache / f"frames_{name}_{digest.hexdigest()[:12]}.npy"
-    if not path.exists():
-        partial = path.with_suffix(".partial")
+
+    def decode(partial: Path) -> None:
         frames = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(recording), *camera.output_size, 3))
         for row, picture in recording.pictures(name):
             frames[row] = prepare_image(picture, camera, name)
         frames.flush()  # type: ignore[attr-defined]
-        partial.rename(path)
+
+    path = made_once(cache / f"frames_{name}_{digest.hexdigest()[:12]}.npy", decode)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 

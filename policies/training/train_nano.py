@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import json
 import sys
 import time
@@ -25,93 +24,20 @@ from torch import nn
 from policies.checkpoints import is_openvla
 from policies.files.command_line import command, command_parser, results_folder
 from policies.fusion.gated_fusion import fusion_names
-from policies.nano.config import VegaConfig, WorldViewConfig
 from policies.nano.layers import TEXT_ENCODERS
-from policies.nano.policy import VegaPolicy, load_vega_policy
+from policies.nano.policy import load_vega_policy
 from policies.nano.vocabulary import Vocabulary
 from policies.training.curves import LOG, draw, read_log
-from policies.training.dataset import CAMERAS, CANVAS, Demonstrations
-from policies.training.nano.language_teacher import LanguageTeacher
+from policies.training.dataset import CAMERAS, Demonstrations
+from policies.training.nano.building import KINDS, build_policy, chosen_source, learn_language
+from policies.training.nano.hiding import hidden
 from policies.training.nano.learner import Learner
+from policies.training.nano.world_tokens import CachedWorldTokens
 from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
-from policies.training.wordings import vocabulary
-from policies.training.world_tokens import CachedWorldTokens
 from policies.types import VegaError
-from policies.world_simulator.simulator import LatentWorldSimulator
 
 STATE_FILE = "training_state.pt"
 TOLD_EVERY = 50  # steps
-
-
-def build_policy(
-    args: argparse.Namespace, demos: Demonstrations, known: VegaPolicy | None, simulator: LatentWorldSimulator | None
-) -> VegaPolicy:
-    """A new policy; all weights that it shares with `known` are taken from there.
-
-    Without a `simulator`, that of `known` stays, and its fusion with it.
-    """
-    world = WorldViewConfig("world_simulator", CANVAS, args.fusion) if simulator else None
-    if known is not None and simulator is None:
-        kept = None if known.world is None else known.world.simulator
-        policy = VegaPolicy(dataclasses.replace(known.config, name=args.name), kept)
-        policy.load_state_dict(known.state_dict())
-        return policy
-    if known is not None:
-        policy = VegaPolicy(dataclasses.replace(known.config, name=args.name, world_simulator=world), simulator)
-        shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}
-        policy.load_state_dict(shared | {k: v for k, v in policy.state_dict().items() if k.startswith("world.")})
-        return policy
-    words, things = vocabulary([*demos.wordings.of, *further_sentences(args.sentences)])
-    mean, std = demos.data["proprio"].mean(axis=0), demos.data["proprio"].std(axis=0)
-    config = VegaConfig(
-        name=args.name,
-        cameras=CAMERAS,
-        words=words,
-        things=things,
-        proprio_mean=tuple(round(float(v), 6) for v in mean),
-        proprio_std=tuple(round(float(max(v, 0.01)), 6) for v in std),
-        text_encoder=args.text_encoder,
-        remembers=args.remember,
-        encoder_blocks=args.encoder_blocks,
-        world_simulator=world,
-    )
-    policy = VegaPolicy(config, simulator)
-    if args.warm_start is not None:
-        take_what_fits(policy, load_vega_policy(args.warm_start))
-    return policy
-
-
-def further_sentences(path: Path | None) -> list[str]:
-    """Lines of a text file.  Raises VegaError where it cannot be read."""
-    if path is None:
-        return []
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise VegaError(f"The sentences in {path} cannot be read ({error}): give a text file, one a line.") from error
-
-
-def take_what_fits(policy: VegaPolicy, known: VegaPolicy) -> None:
-    """Weights of the same name and shape, but for words, which mean something else there."""
-    own = policy.state_dict()
-    shared = {
-        key: value
-        for key, value in known.state_dict().items()
-        if key in own and own[key].shape == value.shape and not key.startswith("text.embedding")
-    }
-    policy.load_state_dict(own | shared)
-
-
-def learn_language(policy: VegaPolicy, demos: Demonstrations, fresh: bool) -> None:
-    """Let a teacher say what every wording means, and where single words lie, for words that nobody demonstrates."""
-    teacher = LanguageTeacher()
-    demos.meanings = teacher(demos.wordings.texts)
-    embedding = policy.text.embedding
-    if fresh:
-        with torch.no_grad():
-            embedding.weight[1:] = torch.from_numpy(teacher.words(policy.vocabulary.known, policy.config.text_dim))
-    # Fixed, so that a word without a demonstration stays where its relatives are.
-    embedding.weight.requires_grad_(False)
 
 
 def evaluate(
@@ -134,7 +60,8 @@ def evaluate(
 class Training:
     """One training: its parts, and the state that survives a kill."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, blank: bool = False) -> None:
+        """blank: generative tokens are not computed, to measure what a step costs."""
         self.args = args
         cpu = not torch.cuda.is_available()
         parts = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -146,16 +73,17 @@ class Training:
             known = load_vega_policy(args.init)
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
-            self.demos = Demonstrations(args.data, cameras, args.output)
+            self.demos = Demonstrations(args.data, cameras, args.cache or args.output)
         self.rows, self.held_out = self.demos.split(args.hold_out)
-        simulator = None
-        if args.world_simulator:
-            simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
-        policy = build_policy(args, self.demos, known, simulator)
+        policy = build_policy(args, self.demos, known, chosen_source(args))
         if args.language_teacher:
             learn_language(policy, self.demos, known is None)
         if policy.world is not None:
-            self.demos.world_tokens = CachedWorldTokens(policy.world, self.demos, args.output, args.seed)
+            # What several trainings share does not depend on the seed of one.
+            seed = args.seed if args.cache is None else 0
+            self.demos.world_tokens = CachedWorldTokens(
+                policy.world, self.demos, args.cache or args.output, seed, policy.spec.stride, blank
+            )  # fmt: skip
         self.words = policy.vocabulary
         self.learner = Learner(policy).to(self.accelerator.device)
         self.average = copy.deepcopy(self.learner)
@@ -205,7 +133,11 @@ class Training:
         rng = np.random.default_rng([args.seed, self.step, self.accelerator.process_index])
         set_learning_rate(self.optimizer, self.step, args.steps, args.lr, warm_up=300, floor=0.02)
         rows = self.rows[rng.integers(len(self.rows), size=args.batch)]
-        batch = self.demos.batch(rows, self.words, rng, augment=True).to(self.accelerator.device)
+        batch = self.demos.batch(rows, self.words, rng, augment=True)
+        # Drawn apart from the rest, which is the same in every arm of an experiment.
+        own = np.random.default_rng([args.seed, self.step, self.accelerator.process_index, 1])
+        batch.images = hidden(batch.images, own, args.drop_semantic, args.mask_patches)
+        batch = batch.to(self.accelerator.device)
         with self.accelerator.autocast():
             loss, parts = self.prepared(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -248,6 +180,8 @@ class Training:
 def train(args: argparse.Namespace) -> None:
     if min(args.steps, args.batch, args.threads, args.save_every) < 1 or args.hold_out < 0:
         raise VegaError("--steps, --batch, --threads and --save-every count something: give numbers from 1 on.")
+    if not (0 <= args.drop_semantic < 1 and 0 <= args.mask_patches < 1):
+        raise VegaError("--drop-semantic and --mask-patches are probabilities: give numbers from 0 to below 1.")
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     results_folder(args.output)
@@ -273,6 +207,11 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--language-teacher", action="store_true", help="learn what sentences mean from MiniLM")
     parser.add_argument("--world-simulator", type=Path, help="folder of a world simulator, to be fused in anew")
+    parser.add_argument(
+        "--tokens", default="wan", choices=KINDS,
+        help="what is fused in: the world simulator's tokens, what stands in their place (policies/fusion/sources.py), "
+        "or nothing, with the trunk of a new policy widened to as many parameters",
+    )  # fmt: skip
     parser.add_argument("--fusion", default="token_gate", choices=fusion_names(), help="how tokens meet")
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
@@ -280,6 +219,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument(
+        "--drop-semantic", type=float, default=0.0, metavar="P",
+        help="hide a row's pictures from the semantic encoder with this probability, blurred or whole",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask-patches", type=float, default=0.0, metavar="P", help="hide each patch from it with this probability"
+    )
+    parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="learn nothing from every N-th episode")
     train(parser.parse_args(argv))
     return 0

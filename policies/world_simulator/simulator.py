@@ -28,7 +28,7 @@ from torch import nn
 from policies.files.json_config import read_config, read_json, write_config
 from policies.files.tensor_sources import DictSource, TensorSource
 from policies.files.weight_files import resolve_folder
-from policies.types import VegaError
+from policies.types import WORLD_CONTROLS, VegaError
 from policies.world_simulator.canvas import draw, place, pool_official, pool_registered
 from policies.world_simulator.experts import HIGH, INDEX_FILE, LOW, transformer_folder
 from policies.world_simulator.prompt import PROMPT_FILE, read_prompt, save_prompt
@@ -102,6 +102,9 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch
 class LatentWorldSimulator(nn.Module):
     """Frames to geometry-aware tokens.  Inference only; used from one thread at a time."""
 
+    what = "a world simulator's"
+    stand_ins = WORLD_CONTROLS  # what makes sense in the place of its tokens
+
     def __init__(
         self,
         encoder: WanEncoder,
@@ -165,7 +168,7 @@ class LatentWorldSimulator(nn.Module):
 
         frames: (B, T, H, W, 3) uint8 RGB, oldest first; T = 1 or more per frame, T = config.window in a window.
         """
-        return self.pool(self.tokens(self.latents(frames))[:, -1:], frames.shape[2:4])[:, 0]
+        return self.pool(self.native(frames)[:, None], frames.shape[2:4])[:, 0]
 
     @torch.no_grad()
     def beside(self, others: Sequence[LatentWorldSimulator], frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -181,9 +184,18 @@ class LatentWorldSimulator(nn.Module):
     @torch.no_grad()
     def embedded(self, frames: torch.Tensor) -> torch.Tensor:
         """The same without noise and without any block: what Wan's patch embedding makes of the latents."""
+        return self.pool(self.native_embedded(frames)[:, None], frames.shape[2:4])[:, 0]
+
+    @torch.no_grad()
+    def native(self, frames: torch.Tensor) -> torch.Tensor:
+        """`forward` before it is pooled: (B, rows, columns, D) of the whole canvas."""
+        return self.tokens(self.latents(frames))[:, -1]
+
+    @torch.no_grad()
+    def native_embedded(self, frames: torch.Tensor) -> torch.Tensor:
+        """`embedded` before it is pooled: (B, rows, columns, D)."""
         latents = self.latents(frames).to(self.trunk.patch_embedding.weight.dtype)
-        tokens = self.trunk.patch_embedding(latents).permute(0, 2, 3, 4, 1)
-        return self.pool(tokens[:, -1:], frames.shape[2:4])[:, 0]
+        return self.trunk.patch_embedding(latents)[:, :, -1].permute(0, 2, 3, 1)
 
     def latents(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames as `forward` takes them -> normalised latents (B, C, T', h, w), without noise."""
