@@ -11,6 +11,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,13 @@ def evaluate(
 
 
 class Training:
-    """One training: its parts, and the state that survives a kill."""
+    """One training: its parts, and the state that survives a kill.
+
+    label: before all that is said.  ahead: trainings like this one that come after it, whose time is told too.
+    """
+
+    label = ""
+    ahead = 0.0
 
     def __init__(self, args: argparse.Namespace, blank: bool = False) -> None:
         """blank: generative tokens are not computed, to measure what a step costs."""
@@ -120,7 +127,9 @@ class Training:
                 left = self.seconds / self.step * (args.steps - self.step)
                 text = " ".join(f"{key} {value:.4f}" for key, value in self.running.items())
                 pace = self.step * args.batch * self.accelerator.num_processes / self.seconds
-                self.say(f"{self.step}/{args.steps} {text} | {pace:.0f} rows/s, {left / 60:.1f} min left")
+                whole = left + self.ahead * self.seconds / self.step * args.steps
+                others = f", {whole / 3600:.1f} h of all" if self.ahead else ""
+                self.say(f"{self.step}/{args.steps} {text} | {pace:.0f} rows/s, {left / 60:.1f} min left{others}")
             if (self.step % args.save_every == 0 or self.step == args.steps) and self.accelerator.is_main_process:
                 self.save()
         if before == args.steps:
@@ -174,10 +183,11 @@ class Training:
 
     def say(self, text: str) -> None:
         if self.accelerator.is_main_process:
-            print(text, flush=True)
+            print(self.label + text, flush=True)
 
 
-def train(args: argparse.Namespace) -> None:
+def open_training(args: argparse.Namespace, blank: bool = False) -> Training:
+    """Checked and ready to `run`.  blank: see `Training`."""
     if min(args.steps, args.batch, args.threads, args.save_every) < 1 or args.hold_out < 0:
         raise VegaError("--steps, --batch, --threads and --save-every count something: give numbers from 1 on.")
     if not (0 <= args.drop_semantic < 1 and 0 <= args.mask_patches < 1):
@@ -185,11 +195,10 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     results_folder(args.output)
-    Training(args).run()
+    return Training(args, blank)
 
 
-@command
-def main(argv: list[str] | None = None) -> int:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser("python -m policies.training.train_nano", __doc__, paragraphs=2)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")
@@ -228,7 +237,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="learn nothing from every N-th episode")
-    train(parser.parse_args(argv))
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    open_training(arguments(argv)).run()
     return 0
 
 

@@ -92,6 +92,11 @@ class CachedWorldTokens:
         assert result is not None
         result.flush()  # type: ignore[attr-defined]
 
+    def compute_block(self) -> None:
+        """A block of every camera, and nothing is kept: to measure how long all of them take."""
+        for camera in self._tokens:
+            self._world.source_of(camera).native(self.pictures(camera, VARIANTS - 1, 0))
+
     def _noise_seeds(self, camera: str, variant: int) -> NDArray[np.int64]:
         return np.concatenate([seeds_of(self.pictures(camera, variant, block)) for block in range(self.blocks)])
 

@@ -1,0 +1,109 @@
+"""The command that trains an experiment's arms: whole blocks first, the same numbers after a kill, nothing mixed up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from recorded import make_dataset
+
+from policies.checkpoints import checkpoint_sha256, find_checkpoint
+from policies.training.curves import read_log
+from policies.training.study import __main__ as study
+from policies.training.study.runs import claimed
+
+SHIPPED = find_checkpoint("vega-nano") / "world_simulator"
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("demos"))
+
+
+def words(demos: Path, output: Path, *more: str) -> list[str]:
+    return [
+        "--data", str(demos), "--world-simulator", str(SHIPPED), "--output", str(output), "--arms", "semantic", "prior",
+        "--seeds", "0", "1", "--steps", "4", "--batch", "4", "--save-every", "2", "--hold-out", "3", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("whole")
+    assert study.main(words(demos, output)) == 0
+    return output
+
+
+def test_all_arms_and_seeds_are_trained_at_equal_budget(whole: Path) -> None:
+    found = json.loads((whole / "study.json").read_text())
+    assert [(run["arm"], run["seed"]) for run in found["runs"]] == [
+        ("semantic", 0), ("prior", 0), ("semantic", 1), ("prior", 1),
+    ]  # fmt: skip
+    assert found["asked"] == 4 and found["whole_seeds"] == [0, 1]
+    assert {run["steps"] for run in found["runs"]} == {4}
+    sizes = [run["parameters"] for run in found["runs"]]
+    assert max(sizes) / min(sizes) < 1.01
+    for run in found["runs"]:
+        assert run["held_out"]["action"] > 0 and run["seconds"] > 0 and len(run["data_sha256"][0]) == 64
+        folder = whole / "runs" / f"{run['arm']}-{run['seed']}"
+        assert run["checkpoint_sha256"] == checkpoint_sha256(str(folder))
+    assert len({run["checkpoint_sha256"] for run in found["runs"]}) == 4
+    assert (whole / "study.png").stat().st_size > 1000
+
+
+def test_killed_it_goes_on_to_the_same_numbers_with_whole_blocks(demos: Path, whole: Path, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "policies.training.study", *words(demos, tmp_path)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    watchdog = threading.Timer(300, process.kill)
+    watchdog.start()
+    try:  # in the middle of the first seed's second arm
+        said = next(line for line in process.stdout if "prior-0: held out" in line)
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait(60)
+    assert said.startswith("[2/4]")
+    assert json.loads((tmp_path / "study.json").read_text())["whole_seeds"] == []
+    assert not (tmp_path / "runs" / "semantic-1").exists(), "another seed before the first was whole"
+    before = (tmp_path / "runs" / "semantic-0" / "run.json").stat().st_mtime_ns
+    assert study.main(words(demos, tmp_path)) == 0
+    assert (tmp_path / "runs" / "semantic-0" / "run.json").stat().st_mtime_ns == before
+    for name in ("semantic-0", "prior-0", "prior-1"):
+        one, other = (read_log(folder / "runs" / name / "log.jsonl") for folder in (whole, tmp_path))
+        for line in (*one, *other):
+            del line["seconds"]
+        assert one == other
+    hashes = [
+        {run["checkpoint_sha256"] for run in json.loads((folder / "study.json").read_text())["runs"]}
+        for folder in (whole, tmp_path)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_run_of_another_process_is_left_alone_and_told(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claimed(tmp_path / "runs" / "semantic-0") as ours:
+        assert ours
+        assert study.main([*words(demos, tmp_path), "--arms", "semantic", "--seeds", "0"]) == 2
+    assert "Another process" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "semantic-0" / "config.json").exists()
+
+
+def test_a_plan_says_how_long_and_trains_nothing(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study.main(words(demos, tmp_path, "--plan")) == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 runs are missing" in said and "rows/s" in said
+    assert not (tmp_path / "runs").exists() and not list(tmp_path.glob("cache/world_tokens*"))
+
+
+def test_other_options_are_another_study(demos: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.main([*words(demos, whole), "--steps", "5"]) == 2
+    assert "another words" in capsys.readouterr().err
