@@ -15,7 +15,12 @@ TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "policies")
 PACKAGES = r"(?:policies|sim|vega3d_ros|benchmarks)"
 TORCH_IS_THEIR_SUBJECT = {
     f"policies.{name}"
-    for name in ("benchmark", "compose", *(f"training.train_{what}" for what in ("nano", "spatial", "world_simulator")))
+    for name in (
+        "benchmark",
+        "compose",
+        "training.study",
+        *(f"training.train_{what}" for what in ("nano", "spatial", "world_simulator")),
+    )
 }
 # Skills are tried in the simulator: it is imported with them.
 SIMULATOR_IS_THEIR_SUBJECT = {f"sim.demonstrations.{name}" for name in ("collect_skills", "try_layouts", "try_skills")}
