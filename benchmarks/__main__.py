@@ -1,8 +1,8 @@
 """The closed loop and its transport, one after the other: `python -m benchmarks` (about half an hour on two cores).
 
 Others have commands of their own: `benchmarks.clients`, `benchmarks.control`, `benchmarks.evaluation`,
-`benchmarks.house`, `benchmarks.interrupts`, `benchmarks.mood`, `benchmarks.scene`, `benchmarks.simulation`,
-`benchmarks.training`, `benchmarks.wire`, `policies.benchmark`; each answers --help.
+`benchmarks.house`, `benchmarks.interrupts`, `benchmarks.mood`, `benchmarks.prior`, `benchmarks.scene`,
+`benchmarks.simulation`, `benchmarks.training`, `benchmarks.wire`, `policies.benchmark`; each answers --help.
 """
 
 from __future__ import annotations

@@ -28,10 +28,11 @@ from benchmarks.simulation.__main__ import main as compare_builds
 from benchmarks.simulation.suites import all_suites
 from policies.checkpoints import checkpoint_sha256, load_policy
 from policies.files.command_line import command, command_parser
-from policies.types import WORLD_CONTROLS, Observation, RobotState
+from policies.types import WORLD_CONTROLS, Observation, RobotState, VegaError
 from sim import run_libero
 from sim.results.evaluation import parse_tasks
 from sim.results.paired import compare_pair
+from sim.results.result_files import SUMMARY_FILE
 
 ACT_MS = 60.0
 ALL_TASKS = "0-9"
@@ -156,25 +157,44 @@ def summary(
 ) -> dict[str, Any]:
     """The summary of a run, made now unless a complete one of this checkpoint is there.  further: words for it."""
     policy = policy or args.policy
-    stand_in = "" if control == "on" else f"_{control}"
-    stand_in += "".join("_" + word.lstrip("-").replace(",", "_") for word in further)
-    folder = args.output / f"{Path(policy).name}_{suite}_{transport}_{command}{stand_in}"
-    path = folder / "summary.json"
-    if path.is_file() and not args.fresh:
-        found = dict(json.loads(path.read_text()))
-        same = found.get("checkpoint_sha256") == checkpoint_sha256(policy)
-        tried = {(e["task"], e["trial"]) for e in found["episodes"]}
-        if same and {(task, trial) for task in parse_tasks(tasks, 10) for trial in range(trials)} <= tried:
-            return found
+    folder = run_folder(args.output, policy, suite, transport, command, control, further)
+    found = None if args.fresh else kept(folder, policy)
+    if found is not None and covers(found, tasks, trials):
+        return found
     words = ["--suite", suite, "--policy", policy, "--trials", str(trials), "--transport", transport]
     words += ["--world-simulator", control] if control != "on" else []
     words += ["--tasks", tasks] if tasks != ALL_TASKS else []
     words += further
+    words += ["--resume"] if found is not None else []
     if transport == "direct":
         words += ["--workers", str(args.workers)]
     print(f"# sim/run_libero.py {' '.join(words)} --command {command}", flush=True)
-    run_libero.main([*words, "--command", command, "--output", str(folder)])
-    return dict(json.loads(path.read_text()))
+    if run_libero.main([*words, "--command", command, "--output", str(folder)]) not in (0, 1):
+        raise VegaError(f"The run in {folder} did not end: see above, or make all runs again with --fresh.")
+    return dict(json.loads((folder / SUMMARY_FILE).read_text()))
+
+
+def run_folder(
+    output: Path, policy: str, suite: str, transport: str = "direct", command: str = "eef", control: str = "on",
+    further: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """Where a run lies."""
+    stand_in = "" if control == "on" else f"_{control}"
+    stand_in += "".join("_" + word.lstrip("-").replace(",", "_") for word in further)
+    return output / f"{Path(policy).name}_{suite}_{transport}_{command}{stand_in}"
+
+
+def kept(folder: Path, policy: str) -> dict[str, Any] | None:
+    """The summary of a run of this very checkpoint, as far as it came; None without one."""
+    path = folder / SUMMARY_FILE
+    found = dict(json.loads(path.read_text())) if path.is_file() else {}
+    return found if found.get("checkpoint_sha256") == checkpoint_sha256(policy) else None
+
+
+def covers(found: dict[str, Any], tasks: str, trials: int) -> bool:
+    """Whether a run has these tasks and trials."""
+    tried = {(e["task"], e["trial"]) for e in found["episodes"]}
+    return {(task, trial) for task in parse_tasks(tasks, 10) for trial in range(trials)} <= tried
 
 
 def identical(ros: dict[str, Any], direct: dict[str, Any]) -> int:
@@ -187,18 +207,25 @@ def identical(ros: dict[str, Any], direct: dict[str, Any]) -> int:
 
 def act_median_ms(name: str, repetitions: int = 100) -> float:
     """Median wall time of one `Policy.act` on one core, after ten to warm up."""
+    return act_medians_ms(name, repetitions)[0]
+
+
+def act_medians_ms(name: str, repetitions: int = 100) -> tuple[float, float]:
+    """The same, and of what the world simulator or whatever stands in its place takes of it, 0 where nothing does."""
     policy = load_policy(name, threads=1)
     rng = np.random.default_rng(0)
-    images = {camera: rng.integers(0, 255, (1, 256, 256, 3), dtype=np.uint8) for camera in policy.spec.cameras}
+    shape = (policy.spec.window, 256, 256, 3)
+    images = {camera: rng.integers(0, 255, shape, dtype=np.uint8) for camera in policy.spec.cameras}
     down = np.array([1.0, 0.0, 0.0, 0.0])
     state = RobotState(0, (), np.zeros(7), np.zeros(7), np.full(2, 0.04), np.array([0.45, 0.0, 0.26]), down)
     observation = Observation(images, state, "pick up the milk and place it in the basket", 0)
     times = []
     for _ in range(repetitions + 10):
         start = time.perf_counter()
-        policy.act(observation)
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times[10:]))
+        chunk = policy.act(observation)
+        times.append((1e3 * (time.perf_counter() - start), chunk.timings_ms.get("world_simulator", 0.0)))
+    whole, part = np.median(times[10:], axis=0)
+    return float(whole), float(part)
 
 
 if __name__ == "__main__":

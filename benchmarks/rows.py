@@ -20,6 +20,11 @@ class Rows:
     def information(self, name: str, value: float) -> None:
         print(f"{name} {value:.4g} - ok", flush=True)
 
+    def missing(self, name: str, what: str) -> None:
+        """A row that cannot be measured."""
+        self.failed.append(name)
+        print(f"{name} missing - FAIL  # {what}", flush=True)
+
     @property
     def status(self) -> int:
         """Exit status: 1 if a row failed."""

@@ -120,7 +120,7 @@ class Training:
             f"{len(demos.wordings.of)} sentences, from step {self.step} of {args.steps}"
         )
         start, before = time.monotonic() - self.seconds, self.step
-        while self.step < args.steps:
+        while self.step < min(args.steps, args.until or args.steps):
             self.running = self.optimise()
             self.seconds = time.monotonic() - start
             if self.step % TOLD_EVERY == 0:
@@ -223,6 +223,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--fusion", default="token_gate", choices=fusion_names(), help="how tokens meet")
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
+    parser.add_argument("--until", type=int, metavar="STEP", help="stop there, as if killed (default: at the end)")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=7, help="of weights and batches")

@@ -1,4 +1,4 @@
-"""Two evaluations on the same initial states: which of them solved what the other did not."""
+"""Evaluations on the same initial states: which of two solved what the other did not, and of two arms with seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from math import comb, sqrt
 from typing import Any
 
+import numpy as np
+
+from policies.types import FloatArray
+
 Z_95 = 1.959964
+SAMPLES = 1000  # drawn again for an interval (bootstrap, percentiles)
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,49 @@ def compare_pair(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[st
     for key in outcomes[0].keys() & outcomes[1].keys():
         counts[outcomes[0][key], outcomes[1][key]] += 1
     return Pair(counts[True, True], counts[True, False], counts[False, True], counts[False, False])
+
+
+@dataclass(frozen=True)
+class ArmDifference:
+    """Of two arms with as many seeds each, percentage points, second less first; seeds: of each of them.
+
+    states: initial states that all runs tried.  interval_95: percentiles over states and seeds, both drawn again with
+    replacement; what all seeds made of a state, and both arms of a seed, go together.
+    """
+
+    states: int
+    difference: float
+    interval_95: tuple[float, float]
+    seeds: tuple[float, ...]
+
+
+Episodes = Sequence[Mapping[str, Any]]
+
+
+def compare_arms(first: Sequence[Episodes], second: Sequence[Episodes]) -> ArmDifference:
+    """The episodes of a run for every seed of two arms, in the same order of seeds; as many of each, at least one.
+
+    States that not all runs have are left out.
+    """
+    runs = [{(e["task"], e["trial"]): float(e["success"]) for e in run} for run in (*first, *second)]
+    states = sorted(set.intersection(*(set(run) for run in runs)))
+    if not states:
+        return ArmDifference(0, 0.0, (-100.0, 100.0), (0.0,) * len(first))
+    table = np.array([[run[state] for state in states] for run in runs]).reshape(2, len(first), len(states))
+    gained = table[1] - table[0]  # (seeds, states)
+    rng = np.random.default_rng(0)
+    by_state, by_seed = drawn_again(rng, len(states)), drawn_again(rng, len(first))
+    samples = np.einsum("kr,kf,rf->k", by_seed, by_state, gained, optimize=True) / gained.size
+    each = tuple(100 * float(value) for value in gained.mean(axis=1))
+    return ArmDifference(len(states), 100 * float(gained.mean()), percentiles(samples), each)
+
+
+def drawn_again(rng: np.random.Generator, count: int) -> FloatArray:
+    """(SAMPLES, count) how often each of so many is drawn in as many draws with replacement."""
+    return rng.multinomial(count, np.full(count, 1 / count), SAMPLES).astype(np.float64)
+
+
+def percentiles(values: FloatArray) -> tuple[float, float]:
+    """The middle 95 % of samples, as per cent."""
+    low, high = np.nanpercentile(100 * values, (2.5, 97.5))
+    return round(float(low), 2), round(float(high), 2)

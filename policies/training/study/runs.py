@@ -104,11 +104,12 @@ class Run:
     def told(self, output: Path | None = None) -> list[str]:
         """The words of `train_nano`.  output: in place of the run's own folder."""
         study = self.study
+        data = [str(folder.resolve()) for folder in study.data]
+        simulator, cache = study.simulator_of(self.arm).resolve(), (study.output / "cache").resolve()
         return [
-            "--data", *map(str, study.data), "--output", str(output or self.folder), "--name", self.name,
-            "--world-simulator", str(study.simulator_of(self.arm)), "--tokens", ARMS[self.arm].tokens,
-            "--cache", str(study.output / "cache"), "--seed", str(self.seed), "--threads", str(study.threads),
-            *study.words,
+            "--data", *data, "--output", str(output or self.folder), "--name", self.name,
+            "--world-simulator", str(simulator), "--tokens", ARMS[self.arm].tokens, "--cache", str(cache),
+            "--seed", str(self.seed), "--threads", str(study.threads), *study.words,
         ]  # fmt: skip
 
     def train(self, ahead: float, label: str) -> None:
@@ -126,6 +127,7 @@ class Run:
         record = {
             "arm": self.arm,
             "seed": self.seed,
+            "words": self.told(),
             "parameters": sum(p.numel() for p in policy.parameters() if p.requires_grad),
             "steps": training.step,
             "seconds": last["seconds"],

@@ -12,10 +12,10 @@ import numpy as np
 from policies.spatial.scores.answers import caption_scores, scan2cap_text, scanqa_text
 from policies.spatial.scores.vsi import DIRECTIONS
 from policies.types import FloatArray
+from sim.results.paired import drawn_again, percentiles
 from sim.results.result_files import ResultFiles
 from sim.results.spatial.items import Item, Scores, nothing
 
-SAMPLES = 1000  # of scenes, for an interval (bootstrap, percentiles)
 CAPTIONED = ("scanqa", "scan2cap")
 
 
@@ -104,17 +104,6 @@ def intervals(records: Sequence[AnswerRecord], which: str) -> dict[str, tuple[fl
         return {}
     draws = drawn_again(np.random.default_rng(0), len(sums))
     return {name: percentiles(values) for name, values in tasks(draws @ sums, draws @ counts, names).items()}
-
-
-def drawn_again(rng: np.random.Generator, count: int) -> FloatArray:
-    """(SAMPLES, count) how often each of so many is drawn in as many draws with replacement."""
-    return rng.multinomial(count, np.full(count, 1 / count), SAMPLES).astype(np.float64)
-
-
-def percentiles(values: FloatArray) -> tuple[float, float]:
-    """The middle 95 % of samples, as per cent."""
-    low, high = np.nanpercentile(100 * values, (2.5, 97.5))
-    return round(float(low), 2), round(float(high), 2)
 
 
 def by_scene(records: Sequence[AnswerRecord], which: str) -> tuple[FloatArray, FloatArray, list[tuple[str, str]]]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from policies.files.json_config import read_json
 from policies.types import FloatArray, VegaError
+from sim.results.paired import drawn_again, percentiles
 from sim.results.result_files import SUMMARY_FILE
-from sim.results.spatial.answers import AnswerRecord, by_scene, drawn_again, percentiles, tasks
+from sim.results.spatial.answers import AnswerRecord, by_scene, tasks
 
 ASKED = ("benchmark", "split", "frames", "poses", "questions", "scenes", "kinds")  # what runs must have alike
 

@@ -1,0 +1,180 @@
+"""What the prior is worth, in numbers: `python -m benchmarks.prior --study FOLDER`.
+
+Evaluates the checkpoints of a study (`python -m policies.training.study`) with `sim/run_libero.py` on the same initial
+states, then prints what was asked: that all of it ran, what each arm has over the semantic stream alone, what the best
+arm loses when its tokens become noise, what a distilled encoder loses and saves, and whether the study repeats itself.
+Episodes that were run are read again; `--print-only` runs none.  A row of what is missing is a FAIL that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.closed_loop import act_medians_ms
+from benchmarks.prior.evaluations import Condition, Episodes, Evaluations, Trained, percent, read_study, whole
+from benchmarks.prior.repeated import repeat
+from benchmarks.rows import Rows
+from policies.checkpoints import checkpoint_sha256
+from policies.files.command_line import command, command_parser
+from policies.files.json_config import read_json
+from policies.types import VegaError
+from sim.results.paired import ArmDifference, compare_arms
+
+CONDITIONS = ["libero_object", "libero_object_swap", "libero_object_temp_x0.2", "libero_object:camera"]
+PLAIN = "libero_object"  # everything else has something moved
+RUNS, SEEDS, EPISODES, TASKS = 7 * 3, 3, 200, 10
+CLEAR_OF_ZERO = 0.01  # points
+POINTS, FASTER = 3.0, 4.0
+BASE, PRIOR, WITHOUT_TOKENS = "semantic", "prior", ("semantic", "noise")
+DISTILLED_FILE = "distilled.json"
+
+Found = dict[Trained, dict[Condition, Episodes]]
+
+
+def difference(rows: Rows, name: str, found: ArmDifference) -> None:
+    """Information about two arms, second less first."""
+    rows.information(f"{name}_points", found.difference)
+    rows.information(f"{name}_points_at_least", found.interval_95[0])
+    rows.information(f"{name}_points_at_most", found.interval_95[1])
+    rows.information(f"{name}_states", found.states)
+
+
+def gather(rows: Rows, trained: Sequence[Trained], conditions: Sequence[Condition], runs: Evaluations) -> Found:
+    """Episodes of every run, and the rows that say whether they are all there."""
+    found: Found = {}
+    for run in trained:
+        if not run.unchanged:
+            print(f"# {run.name}: its checkpoint is not the one that the study has made", flush=True)
+            continue
+        parts = {condition: runs.episodes(run.folder, condition) for condition in conditions}
+        lacking = [condition.name for condition, episodes in parts.items() if episodes is None]
+        if lacking:
+            print(f"# {run.name}: no complete run of {', '.join(lacking)}", flush=True)
+        found[run] = {condition: episodes for condition, episodes in parts.items() if episodes is not None}
+    complete = [parts for parts in found.values() if len(parts) == len(conditions)]
+    rows.at_least("arm_seed_runs_finished_with_checkpoint_hash", len(complete), RUNS)
+    counts = [sum(map(len, parts.values())) for parts in complete]
+    rows.at_least("episodes_of_each_run", min(counts, default=0), EPISODES)
+    tried = [episode for parts in found.values() for episodes in parts.values() for episode in episodes]
+    rows.at_most("episodes_with_errors", sum(bool(episode["error"]) for episode in tried), 0)
+    return found
+
+
+def of_arm(found: Found, arm: str, condition: Condition) -> dict[int, Episodes]:
+    """seed -> episodes."""
+    return {run.seed: parts[condition] for run, parts in found.items() if run.arm == arm and condition in parts}
+
+
+def arms(rows: Rows, found: Found, conditions: Sequence[Condition]) -> None:
+    """What each arm solves, and what it has over the semantic stream alone at equal parameters."""
+    for condition in conditions:
+        base = of_arm(found, BASE, condition)
+        for arm in dict.fromkeys((BASE, PRIOR, *(run.arm for run in found))):
+            own = of_arm(found, arm, condition)
+            if own:
+                rows.information(f"{arm}_{condition.name}_success_percent", percent(list(own.values())))
+            seeds = sorted(own.keys() & base.keys())
+            name = f"{arm}_minus_{BASE}_{condition.name}"
+            if arm != BASE and seeds:
+                difference(rows, name, compare_arms([base[s] for s in seeds], [own[s] for s in seeds]))
+            if arm == PRIOR and len(seeds) < SEEDS:
+                rows.missing(name, f"{len(seeds)} of {SEEDS} seeds have runs of both arms")
+
+
+def noise(rows: Rows, found: Found, conditions: Sequence[Condition], runs: Evaluations) -> None:
+    """What the best arm loses when noise takes the place of its tokens, where something is moved."""
+    name, moved = "best_arm_points_lost_to_noise", [c for c in conditions if c.name != PLAIN]
+    whole_runs = {run: parts for run, parts in found.items() if len(parts) == len(conditions)}
+    by_arm = {run.arm: [r for r in whole_runs if r.arm == run.arm] for run in whole_runs}
+    able = {arm: own for arm, own in by_arm.items() if arm not in WITHOUT_TOKENS and len(own) >= SEEDS}
+    if not able or not moved:
+        rows.missing(name, f"no arm with generative tokens has {SEEDS} seeds with all runs")
+        return
+    best = max(able, key=lambda arm: percent([whole(whole_runs[run]) for run in able[arm]]))
+    print(f"# the best arm with generative tokens is {best}", flush=True)
+    lost: dict[str, ArmDifference] = {}
+    for condition in moved:
+        pairs = [(runs.episodes(run.folder, condition, "noise"), whole_runs[run][condition]) for run in able[best]]
+        noisy = [one for one, _ in pairs if one is not None]
+        if len(noisy) < len(pairs):
+            rows.missing(f"{name}_{condition.name}", f"{len(pairs) - len(noisy)} runs with noise in place")
+            continue
+        lost[condition.name] = compare_arms(noisy, [other for _, other in pairs])
+        difference(rows, f"{best}_minus_noise_in_its_place_{condition.name}", lost[condition.name])
+    if len(lost) == len(moved):
+        low = max(found.interval_95[0] for found in lost.values())
+        rows.at_least(f"{name}_at_least_where_most", low, CLEAR_OF_ZERO)
+
+
+def distilled(
+    rows: Rows, folder: Path | None, found: Found, conditions: Sequence[Condition], runs: Evaluations
+) -> None:
+    """The small encoder in the place of the whole chain: what is solved, and how long a decision takes."""
+    names = ("distilled_minus_full_chain_points", "distilled_act_times_faster")
+    if folder is None or not (folder / DISTILLED_FILE).is_file():
+        for name in names:
+            rows.missing(name, "no policy of `python -m policies.training.distil` is given as --distilled")
+        return
+    teacher = read_json(folder / DISTILLED_FILE)["policy_sha256"]
+    full = next((run for run in found if run.record["checkpoint_sha256"] == teacher), None)
+    if full is None:
+        for name in names:
+            rows.missing(name, "what it was distilled from is no run of this study")
+        return
+    parts = {condition: runs.episodes(folder, condition) for condition in conditions}
+    own = {condition: episodes for condition, episodes in parts.items() if episodes is not None}
+    if len(own) < len(conditions) or len(found[full]) < len(conditions):
+        rows.missing(names[0], f"{folder.name} or {full.name} lacks runs")
+    else:
+        gained = compare_arms([whole(found[full])], [whole(own)])
+        difference(rows, "distilled_minus_full_chain_one_seed", gained)
+        rows.at_least(names[0], gained.difference, -POINTS)
+    whole_ms, part_ms = act_medians_ms(str(full.folder))
+    small_ms, small_part_ms = act_medians_ms(str(folder))
+    for name, value in (("full_chain", whole_ms), ("distilled", small_ms)):
+        rows.information(f"{name}_act_median_ms", value)
+    rows.information("world_simulators_part_of_act_times_faster", part_ms / small_part_ms)
+    rows.at_least(names[1], whole_ms / small_ms, FASTER)
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = command_parser("python -m benchmarks.prior", __doc__, paragraphs=2)
+    parser.add_argument("--study", type=Path, default=Path("outputs/study"), help="folder of the study")
+    parser.add_argument("--suites", nargs="+", default=CONDITIONS, help="SUITE, or SUITE:KINDS with perturbed views")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="of each arm and seed, over all suites")
+    parser.add_argument("--distilled", type=Path, help="checkpoint folder of policies.training.distil")
+    parser.add_argument("--workers", type=int, default=2, help="processes; the results do not depend on it")
+    parser.add_argument("--output", type=Path, help="folder of the runs (default: evaluations/ in the study's)")
+    parser.add_argument("--repeat-arm", default=PRIOR, help="of the study's first seed, trained again for a while")
+    parser.add_argument("--print-only", action="store_true", help="run nothing, print what is there")
+    args = parser.parse_args(argv)
+    return judge(args)
+
+
+def judge(args: argparse.Namespace) -> int:
+    conditions = [Condition.read(text) for text in dict.fromkeys(args.suites)]
+    trials, rest = divmod(args.episodes, TASKS * len(conditions))
+    if rest or trials < 1:
+        raise VegaError(
+            f"{args.episodes} episodes cannot be shared by {len(conditions)} suites of {TASKS} tasks: give a multiple "
+            f"of {TASKS * len(conditions)} as --episodes."
+        )
+    trained = read_study(args.study)
+    runs = Evaluations(args.output or args.study / "evaluations", trials, args.workers, not args.print_only)
+    if args.distilled is not None:
+        print(f"# distilled: {checkpoint_sha256(str(args.distilled))}", flush=True)
+    rows = Rows()
+    found = gather(rows, trained, conditions, runs)
+    arms(rows, found, conditions)
+    noise(rows, found, conditions, runs)
+    distilled(rows, args.distilled, found, conditions, runs)
+    repeat(rows, trained, args.repeat_arm, run=not args.print_only)
+    return rows.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

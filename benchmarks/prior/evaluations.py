@@ -1,0 +1,102 @@
+"""Episodes of a study's checkpoints on the same initial states, run once and read after that."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.closed_loop import ALL_TASKS, covers, kept, run_folder, summary
+from policies.checkpoints import checkpoint_sha256
+from policies.files.json_config import read_json
+from policies.types import VegaError
+
+STUDY_FILE = "study.json"
+Episodes = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A suite, and what is perturbed about its views."""
+
+    suite: str
+    perturbed: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> Condition:
+        """libero_object, or libero_object:camera."""
+        suite, _, perturbed = text.partition(":")
+        return cls(suite, perturbed)
+
+    @property
+    def name(self) -> str:
+        return f"{self.suite}_{self.perturbed.replace(',', '_')}" if self.perturbed else self.suite
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Of `sim/run_libero.py`."""
+        return ("--perturb", self.perturbed) if self.perturbed else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished run of a study.  folder: its checkpoint."""
+
+    arm: str
+    seed: int
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the checkpoint is the one that the study has told of."""
+        return self.folder.is_dir() and checkpoint_sha256(str(self.folder)) == self.record["checkpoint_sha256"]
+
+
+def read_study(folder: Path) -> list[Trained]:
+    """The finished runs.  Raises VegaError where there is no study."""
+    if not (folder / STUDY_FILE).is_file():
+        raise VegaError(f"There is no study in {folder}: make one with `python -m policies.training.study`.")
+    runs = read_json(folder / STUDY_FILE)["runs"]
+    return [
+        Trained(run["arm"], run["seed"], folder / "runs" / f"{run['arm']}-{run['seed']}", run) for run in runs
+    ]  # fmt: skip
+
+
+class Evaluations:
+    """trials: initial states per task.  run: whether missing episodes are run now, by `workers` processes."""
+
+    def __init__(self, output: Path, trials: int, workers: int, run: bool) -> None:
+        self.output, self.trials, self.run = output, trials, run
+        self._options = argparse.Namespace(output=output, workers=workers, fresh=False)
+
+    def episodes(self, policy: Path, condition: Condition, control: str = "on") -> Episodes | None:
+        """The first `trials` of every task; None where they are missing and not to be run."""
+        if self.run:
+            found: dict[str, Any] | None = summary(
+                self._options, condition.suite, "direct", "eef", self.trials, str(policy), control, ALL_TASKS,
+                condition.words,
+            )  # fmt: skip
+        else:
+            folder = run_folder(self.output, str(policy), condition.suite, control=control, further=condition.words)
+            found = kept(folder, str(policy))
+        if found is None or not covers(found, ALL_TASKS, self.trials):
+            return None
+        return [episode for episode in found["episodes"] if episode["trial"] < self.trials]
+
+
+def whole(parts: Mapping[Condition, Episodes]) -> Episodes:
+    """The episodes of several conditions as of one, their tasks told apart."""
+    return [episode | {"task": f"{c.name} {episode['task']}"} for c, found in parts.items() for episode in found]
+
+
+def percent(runs: Sequence[Episodes]) -> float:
+    """Solved, of all episodes of some runs."""
+    outcomes = [bool(episode["success"]) for run in runs for episode in run]
+    return 100.0 * sum(outcomes) / len(outcomes)

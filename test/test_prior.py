@@ -1,0 +1,131 @@
+"""The rows of `python -m benchmarks.prior` follow from the episodes that are there, and say what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.closed_loop import run_folder
+from benchmarks.prior import __main__ as prior
+from benchmarks.prior import repeated
+from benchmarks.prior.evaluations import Condition, Trained
+from benchmarks.rows import Rows
+from policies.checkpoints import checkpoint_sha256
+from sim.results.paired import compare_arms
+
+SUITES = ["libero_object", "libero_object_swap", "libero_object:camera"]
+RATES = {"semantic": 3, "prior": 6, "noise": 1}  # of ten trials' tasks, how many are solved at first
+
+
+def checkpoint(folder: Path, text: str) -> str:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"name": text}))
+    return checkpoint_sha256(str(folder))
+
+
+def evaluation(output: Path, policy: Path, suite: str, solved: int, control: str = "on") -> Path:
+    """A run of one trial per task, the first `solved` tasks of which are."""
+    condition = Condition.read(suite)
+    folder = run_folder(output, str(policy), condition.suite, control=control, further=condition.words)
+    folder.mkdir(parents=True)
+    episodes = [{"task": task, "trial": 0, "success": task < solved, "error": ""} for task in range(10)]
+    text = {"checkpoint_sha256": checkpoint_sha256(str(policy)), "episodes": episodes}
+    (folder / "summary.json").write_text(json.dumps(text))
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Three arms with three seeds, each evaluated on three suites; the prior is worth something, noise costs it."""
+    runs = []
+    for arm, solved in RATES.items():
+        for seed in range(3):
+            folder = tmp_path / "runs" / f"{arm}-{seed}"
+            digest = checkpoint(folder, f"{arm} {seed}")
+            runs.append({"arm": arm, "seed": seed, "checkpoint_sha256": digest})
+            for suite in SUITES:
+                evaluation(tmp_path / "evaluations", folder, suite, solved + (seed == 2))
+                if arm == "prior":
+                    evaluation(tmp_path / "evaluations", folder, suite, 1, "noise")
+    (tmp_path / "study.json").write_text(json.dumps({"runs": runs}))
+    return tmp_path
+
+
+def rows(study: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    words = ["--study", str(study), "--suites", *SUITES, "--episodes", "30", "--print-only"]
+    assert prior.main(words) == 1  # three arms are no seven
+    said = capsys.readouterr().out.splitlines()
+    return {line.split()[0]: line.split() for line in said if not line.startswith("#")}
+
+
+def test_rows_follow_from_the_episodes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(study, capsys)
+    assert found["arm_seed_runs_finished_with_checkpoint_hash"][1:] == ["9", ">=21", "FAIL"]
+    assert found["episodes_of_each_run"][1:] == ["30", ">=200", "FAIL"]
+    assert found["prior_minus_semantic_libero_object_swap_points"][1:] == ["30", "-", "ok"]
+    assert found["noise_minus_semantic_libero_object_camera_points"][1] == "-20"
+    low = float(found["prior_minus_semantic_libero_object_points_at_least"][1])
+    assert 0 <= low < 30
+    assert found["prior_libero_object_success_percent"][1] == "63.33"
+    assert found["prior_minus_noise_in_its_place_libero_object_swap_points"][1] == "53.33"
+    assert found["best_arm_points_lost_to_noise_at_least_where_most"][-1] == "ok"
+    assert "prior_minus_noise_in_its_place_libero_object_points" not in found  # nothing is moved there
+    assert found["distilled_act_times_faster"][1:4] == ["missing", "-", "FAIL"]
+    assert found[repeated.NAME][3] == "FAIL"
+
+
+def test_what_is_missing_or_another_is_not_counted(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "runs" / "prior-1" / "config.json").write_text("{}")  # another checkpoint than the study's
+    folder = run_folder(study / "evaluations", str(study / "runs" / "prior-2"), "libero_object_swap", control="noise")
+    (folder / "summary.json").unlink()
+    found = rows(study, capsys)
+    assert found["arm_seed_runs_finished_with_checkpoint_hash"][1] == "8"
+    assert found["prior_minus_semantic_libero_object_swap"][1:4] == ["missing", "-", "FAIL"]
+    assert found["prior_minus_semantic_libero_object_swap_points"][1] == "30"  # of the two seeds that are left
+    assert found["best_arm_points_lost_to_noise"][1] == "missing"
+
+
+def test_a_noise_run_that_is_missing_is_said(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(study / "evaluations", str(study / "runs" / "prior-2"), "libero_object_swap", control="noise")
+    (folder / "summary.json").unlink()
+    found = rows(study, capsys)
+    assert found["best_arm_points_lost_to_noise_libero_object_swap"][1] == "missing"
+    assert "best_arm_points_lost_to_noise_at_least_where_most" not in found
+
+
+def test_a_run_that_comes_out_otherwise_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words of a run are those of its training; what they print is compared to the last digit."""
+    line = {"step": 2, "seconds": 3.0, "train": {"action": 0.5}, "held_out": {"action": 0.25}}
+    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
+    run = Trained("prior", 0, tmp_path, {"words": ["--output", "there"]})
+    for factor, verdict in ((1.0, "ok"), (1.0 + 1e-15, "FAIL")):
+        program = (
+            "import json, sys; at = sys.argv.index('--output') + 1; assert sys.argv[-2:] == ['--until', '2'];"
+            f"line = {line!r}; line['seconds'] = 9; line['held_out']['action'] *= {factor!r};"
+            "open(sys.argv[at] + '/log.jsonl', 'w').write(json.dumps(line) + chr(10))"
+        )
+        (tmp_path / "stand_in.py").write_text(program)
+        monkeypatch.setattr(repeated, "TRAINING", [str(tmp_path / "stand_in.py")])
+        repeated.repeat(Rows(), [run], "prior", run=True)
+        assert capsys.readouterr().out.splitlines()[-1].endswith(verdict)
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=30))
+def test_two_arms_on_the_same_states(outcomes: list[tuple[bool, ...]]) -> None:
+    """Two seeds of two arms; the difference is the mean over both, and no interval leaves it out."""
+    runs = [[{"task": 0, "trial": i, "success": row[k]} for i, row in enumerate(outcomes)] for k in range(4)]
+    found = compare_arms(runs[:2], runs[2:])
+    gained = [(row[2] + row[3] - row[0] - row[1]) / 2 for row in outcomes]
+    assert found.states == len(outcomes)
+    assert found.difference == pytest.approx(100 * sum(gained) / len(gained))
+    low, high = found.interval_95
+    assert low - 1e-2 <= found.difference <= high + 1e-2
+    assert sum(found.seeds) / 2 == pytest.approx(found.difference)
+    other = compare_arms(runs[2:], runs[:2])
+    assert other.interval_95 == pytest.approx((-high, -low), abs=0.02)
