@@ -4,6 +4,7 @@
     vae         its latents through Wan's patch embedding: no noise, no block
     noise       Gaussian noise with the mean and deviation of the first's tokens of that frame, channel by channel
     imagenet    EfficientNet-Lite0 with ImageNet weights, which come from its package
+    distilled   a small encoder that has learned what another source says of a frame
 
 All are frozen, lie on a grid of their own and are pooled onto that of the semantic tokens in the same way.
 """
@@ -13,17 +14,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from policies.fusion.controls import noise_like, seeds_of
+from policies.fusion.distilled import DistilledEncoder
 from policies.fusion.imagenet import ImageNetEncoder
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
-Kind = Literal["wan", "vae", "noise", "imagenet"]
+Kind = Literal["wan", "vae", "noise", "imagenet", "distilled"]
 View = tuple[float, float, float, float]
 
 
@@ -122,9 +124,11 @@ def open_source(kind: str, folder: str | os.PathLike[str], device: torch.device 
     """The source of this kind, its weights in `folder` unless they come from a package.  Raises VegaError."""
     if kind == "imagenet":
         return ImageNetEncoder.from_package(device)
+    if kind == "distilled":
+        return DistilledEncoder.from_pretrained(Path(folder), device)
     of: dict[str, Callable[[LatentWorldSimulator], Any]] = {"wan": lambda it: it, "vae": LatentTokens}
     of["noise"] = NoiseTokens
     if kind not in of:
-        raise VegaError(f"Generative tokens of kind '{kind}' are unknown: choose one of wan, vae, noise, imagenet.")
+        raise VegaError(f"Generative tokens of kind '{kind}' are unknown: choose one of {', '.join(get_args(Kind))}.")
     source: TokenSource = of[kind](LatentWorldSimulator.from_pretrained(folder, device=device, dtype=torch.float32))
     return source

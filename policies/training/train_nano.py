@@ -11,7 +11,6 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +197,7 @@ def open_training(args: argparse.Namespace, blank: bool = False) -> Training:
     return Training(args, blank)
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser("python -m policies.training.train_nano", __doc__, paragraphs=2)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")

@@ -47,40 +47,45 @@ def tell(study: Study) -> None:
     print(f"{len(found)} of {len(study.runs)} runs are finished: {study.output / page.SUMMARY}", flush=True)
 
 
-def plan(study: Study, steps: int, jobs: int) -> None:
-    """Say what would be done, from what a few steps of each arm take on this machine now.
+def plan(study: Study, steps: int, batch: int, jobs: int) -> None:
+    """Say what would be done, from what a few steps of each arm take: now, and of the processor's time.
 
     Pictures are decoded for it, and kept for the study; generative tokens are not computed.
     """
     missing = [run for run in study.runs if run.record is None]
-    print(f"{'arm':12}{'parameters':>12}{'rows/s':>8}{'min a run':>11}{'min of tokens, once':>21}{'runs missing':>14}")
+    columns = ("parameters", "rows/s now", "with a core", "min a run", "min of tokens", "runs missing")
+    print(f"{'arm':12}" + "".join(f"{column:>14}" for column in columns))
     total = 0.0
     for arm in study.arms:
         own = [run for run in missing if run.arm == arm]
         with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
-            size, rate, run_s, tokens_s = measure((own or [Run(study, arm, study.seeds[0])])[0], Path(folder), steps)
+            run = own[0] if own else Run(study, arm, study.seeds[0])
+            size, rate, alone, tokens_s = measure(run, Path(folder))
+        run_s = steps * batch / alone
         total += len(own) * run_s + tokens_s * bool(own)
         longer = f"  longer than {LONGEST_MIN:.0f} min: fewer --steps" if run_s > 60 * LONGEST_MIN else ""
-        print(f"{arm:12}{size:12}{rate:8.0f}{run_s / 60:11.1f}{tokens_s / 60:21.1f}{len(own):14}{longer}", flush=True)
+        told = f"{arm:12}{size:14}{rate:14.0f}{alone:14.0f}{run_s / 60:14.1f}{tokens_s / 60:14.1f}{len(own):14}"
+        print(told + longer, flush=True)
     hours = f"{total / 3600:.1f} h in all" + (f", {total / jobs / 3600:.1f} h with --jobs {jobs}" if jobs > 1 else "")
-    print(f"{len(missing)} of {len(study.runs)} runs are missing, of {steps} steps each: {hours}")
+    print(f"{len(missing)} of {len(study.runs)} runs are missing, of {steps} steps each: {hours}, each with a core")
 
 
-def measure(run: Run, folder: Path, steps: int) -> tuple[int, float, float, float]:
-    """Parameters, rows per second, seconds of a run, seconds of the tokens that it needs."""
+def measure(run: Run, folder: Path) -> tuple[int, float, float, float]:
+    """Parameters; rows per second by the clock and by the processor's; seconds of processor for the tokens."""
     training = train_nano.open_training(train_nano.arguments(run.told(folder)), blank=True)
     training.optimise()
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     for _ in range(MEASURED):
         training.optimise()
-    step_s = (time.perf_counter() - begun) / MEASURED
+    took, used = time.perf_counter() - begun, (time.process_time() - used) / training.args.threads
     size = sum(p.numel() for p in training.learner.policy.parameters() if p.requires_grad)
     tokens_s, cached = 0.0, training.demos.world_tokens
     if isinstance(cached, CachedWorldTokens):
-        begun = time.perf_counter()
+        before = time.process_time()
         cached.compute_block()
-        tokens_s = (time.perf_counter() - begun) / BLOCK * len(training.demos) * VARIANTS
-    return size, training.args.batch / step_s, step_s * steps, tokens_s
+        tokens_s = (time.process_time() - before) / training.args.threads / BLOCK * len(training.demos) * VARIANTS
+    rows = MEASURED * training.args.batch
+    return size, rows / took, rows / used, tokens_s
 
 
 @command
@@ -108,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     results_folder(args.output)
     study.prepare(keep=not args.plan)
     if args.plan:
-        plan(study, args.steps, args.jobs)
+        plan(study, args.steps, args.batch, args.jobs)
         return 0
     if args.jobs == 1:
         work(study, 1)
