@@ -37,7 +37,7 @@ def words(demos: Path, output: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole")
-    assert study.main(words(demos, output)) == 0
+    assert study.main(words(demos, output, "--jobs", "2")) == 0
     return output
 
 

@@ -10,82 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 from policies.files.command_line import command, command_parser, results_folder
 from policies.files.processes import each_in_its_process
-from policies.training import train_nano
-from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
 from policies.training.study import page
 from policies.training.study.arms import SEVEN, WINDOW
-from policies.training.study.runs import Run, Study, claimed, records
+from policies.training.study.planning import plan
+from policies.training.study.runs import Study, records
+from policies.training.study.working import tell, work
 from policies.types import VegaError
-
-MEASURED = 4  # steps, for a plan; one more before them
-LONGEST_MIN = 30.0  # of a run, where a study is to end
-
-
-def work(study: Study, jobs: int) -> int:
-    """Do runs that nobody does, until none is left; returns how many."""
-    runs, done = study.runs, 0
-    for number, run in enumerate(runs, 1):
-        with claimed(run.folder) as ours:
-            if not ours or run.record is not None:
-                continue
-            ahead = sum(other.record is None for other in runs[number:]) / jobs
-            run.train(ahead, f"[{number}/{len(runs)}] {run.name}: ")
-        done += 1
-        page.write(study.output, runs)
-        tell(study)
-    return done
-
-
-def tell(study: Study) -> None:
-    found = records(study.runs)
-    print(f"{len(found)} of {len(study.runs)} runs are finished: {study.output / page.SUMMARY}", flush=True)
-
-
-def plan(study: Study, steps: int, batch: int, jobs: int) -> None:
-    """Say what would be done, from what a few steps of each arm take: now, and of the processor's time.
-
-    Pictures are decoded for it, and kept for the study; generative tokens are not computed.
-    """
-    missing = [run for run in study.runs if run.record is None]
-    columns = ("parameters", "rows/s now", "with a core", "min a run", "min of tokens", "runs missing")
-    print(f"{'arm':12}" + "".join(f"{column:>14}" for column in columns))
-    total = 0.0
-    for arm in study.arms:
-        own = [run for run in missing if run.arm == arm]
-        with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
-            run = own[0] if own else Run(study, arm, study.seeds[0])
-            size, rate, alone, tokens_s = measure(run, Path(folder))
-        run_s = steps * batch / alone
-        total += len(own) * run_s + tokens_s * bool(own)
-        longer = f"  longer than {LONGEST_MIN:.0f} min: fewer --steps" if run_s > 60 * LONGEST_MIN else ""
-        told = f"{arm:12}{size:14}{rate:14.0f}{alone:14.0f}{run_s / 60:14.1f}{tokens_s / 60:14.1f}{len(own):14}"
-        print(told + longer, flush=True)
-    hours = f"{total / 3600:.1f} h in all" + (f", {total / jobs / 3600:.1f} h with --jobs {jobs}" if jobs > 1 else "")
-    print(f"{len(missing)} of {len(study.runs)} runs are missing, of {steps} steps each: {hours}, each with a core")
-
-
-def measure(run: Run, folder: Path) -> tuple[int, float, float, float]:
-    """Parameters; rows per second by the clock and by the processor's; seconds of processor for the tokens."""
-    training = train_nano.open_training(train_nano.arguments(run.told(folder)), blank=True)
-    training.optimise()
-    begun, used = time.perf_counter(), time.process_time()
-    for _ in range(MEASURED):
-        training.optimise()
-    took, used = time.perf_counter() - begun, (time.process_time() - used) / training.args.threads
-    size = sum(p.numel() for p in training.learner.policy.parameters() if p.requires_grad)
-    tokens_s, cached = 0.0, training.demos.world_tokens
-    if isinstance(cached, CachedWorldTokens):
-        before = time.process_time()
-        cached.compute_block()
-        tokens_s = (time.process_time() - before) / training.args.threads / BLOCK * len(training.demos) * VARIANTS
-    rows = MEASURED * training.args.batch
-    return size, rows / took, rows / used, tokens_s
 
 
 @command
