@@ -6,6 +6,7 @@ With it the resumption of `train_nano` itself, which trains each of them.
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from recorded import make_dataset
 from policies.checkpoints import checkpoint_sha256, find_checkpoint
 from policies.training.curves import read_log
 from policies.training.study import __main__ as study
-from policies.training.study.runs import claimed
+from policies.training.study.runs import Study, claimed
 
 SHIPPED = find_checkpoint("vega-nano") / "world_simulator"
 
@@ -37,7 +38,7 @@ def words(demos: Path, output: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole")
-    assert study.main(words(demos, output, "--jobs", "2")) == 0
+    assert study.main(words(demos, output)) == 0
     return output
 
 
@@ -88,6 +89,15 @@ def test_killed_it_goes_on_to_the_same_numbers_with_whole_blocks(demos: Path, wh
         for folder in (whole, tmp_path)
     ]
     assert hashes[0] == hashes[1]
+
+
+def test_another_process_can_be_told_to_work(demos: Path, tmp_path: Path) -> None:
+    """What `--jobs 2` hands to its processes can be sent to them, and means the same there."""
+    asked = Study(tmp_path, (demos,), SHIPPED, arms=("prior",), seeds=(0,), words=(), window=5)
+    assert asked.options["window"] == 5  # computed once, and sent along
+    worker, sent = pickle.loads(pickle.dumps((study.work, asked)))
+    assert worker.__module__ != study.__name__ and sent.options == asked.options
+    assert [run.name for run in sent.runs] == ["prior-0"]
 
 
 def test_a_run_of_another_process_is_left_alone_and_told(
