@@ -119,7 +119,12 @@ def test_a_run_that_comes_out_otherwise_is_found(
 @given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=30))
 def test_two_arms_on_the_same_states(outcomes: list[tuple[bool, ...]]) -> None:
     """Two seeds of two arms; the difference is the mean over both, and no interval leaves it out."""
-    runs = [[{"task": 0, "trial": i, "success": row[k]} for i, row in enumerate(outcomes)] for k in range(4)]
+    runs = [
+        [{"task": 0, "trial": i, "success": row[k], "error": ""} for i, row in enumerate(outcomes)] for k in range(4)
+    ]
+    runs[0].append({"task": 0, "trial": 99, "success": False, "error": "the renderer died"})  # says nothing
+    for other in runs[1:]:
+        other.append({"task": 0, "trial": 99, "success": True, "error": ""})
     found = compare_arms(runs[:2], runs[2:])
     gained = [(row[2] + row[3] - row[0] - row[1]) / 2 for row in outcomes]
     assert found.states == len(outcomes)

@@ -97,6 +97,6 @@ def whole(parts: Mapping[Condition, Episodes]) -> Episodes:
 
 
 def percent(runs: Sequence[Episodes]) -> float:
-    """Solved, of all episodes of some runs."""
-    outcomes = [bool(episode["success"]) for run in runs for episode in run]
-    return 100.0 * sum(outcomes) / len(outcomes)
+    """Solved, of all episodes of some runs that ended without an error."""
+    outcomes = [bool(episode["success"]) for run in runs for episode in run if not episode["error"]]
+    return 100.0 * sum(outcomes) / len(outcomes) if outcomes else 0.0

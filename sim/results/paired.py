@@ -87,9 +87,9 @@ Episodes = Sequence[Mapping[str, Any]]
 def compare_arms(first: Sequence[Episodes], second: Sequence[Episodes]) -> ArmDifference:
     """The episodes of a run for every seed of two arms, in the same order of seeds; as many of each, at least one.
 
-    States that not all runs have are left out.
+    States that not all runs have without an error are left out.
     """
-    runs = [{(e["task"], e["trial"]): float(e["success"]) for e in run} for run in (*first, *second)]
+    runs = [{(e["task"], e["trial"]): float(e["success"]) for e in run if not e["error"]} for run in (*first, *second)]
     states = sorted(set.intersection(*(set(run) for run in runs)))
     if not states:
         return ArmDifference(0, 0.0, (-100.0, 100.0), (0.0,) * len(first))
