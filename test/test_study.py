@@ -16,6 +16,7 @@ import pytest
 from recorded import make_dataset
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint
+from policies.fusion import imagenet
 from policies.training.curves import read_log
 from policies.training.study import __main__ as study
 from policies.training.study.runs import Study, claimed
@@ -117,6 +118,16 @@ def test_a_plan_says_how_long_and_trains_nothing(
     said = capsys.readouterr().out
     assert "4 of 4 runs are missing" in said and "rows/s" in said
     assert not (tmp_path / "runs").exists() and not list(tmp_path.glob("cache/world_tokens*"))
+
+
+def test_what_an_arm_lacks_is_said_before_any_is_trained(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(imagenet, "PACKAGES", ("no_such_package",))
+    for arm, said in (("imagenet", "pip install"), ("kx", "no arm 'kx'")):
+        assert study.main([*words(demos, tmp_path), "--arms", "semantic", arm]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_options_are_another_study(demos: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

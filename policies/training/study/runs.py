@@ -18,6 +18,7 @@ from typing import Any
 
 from policies.checkpoints import checkpoint_sha256
 from policies.files.json_config import read_json
+from policies.fusion.imagenet import ImageNetEncoder
 from policies.training import train_nano
 from policies.training.curves import LOG, read_log
 from policies.training.study.arms import arm_named, simulator_of
@@ -51,10 +52,10 @@ class Study:
     def prepare(self, keep: bool) -> None:
         """Make the arms' world simulators, and keep what decides the numbers.
 
-        Raises VegaError where the folder has a study of other ones.
+        Raises VegaError where the folder has a study of other ones, or a package is missing that an arm needs.
         """
-        for arm in self.arms:
-            arm_named(arm)
+        if any(arm_named(arm).tokens == "imagenet" for arm in self.arms):
+            ImageNetEncoder.from_package()  # before hours of other arms
         path = self.output / OPTIONS_FILE
         if path.is_file():
             before = read_json(path)
