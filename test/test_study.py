@@ -16,9 +16,12 @@ import pytest
 from recorded import make_dataset
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint
+from policies.files import made_once
 from policies.fusion import imagenet
 from policies.training.curves import read_log
 from policies.training.study import __main__ as study
+from policies.training.study import page
+from policies.training.study.arms import Arm, simulator_of
 from policies.training.study.runs import Study, claimed
 
 SHIPPED = find_checkpoint("vega-nano") / "world_simulator"
@@ -133,3 +136,61 @@ def test_what_an_arm_lacks_is_said_before_any_is_trained(
 def test_other_options_are_another_study(demos: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert study.main([*words(demos, whole), "--steps", "5"]) == 2
     assert "another words" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [("--drop-semantic", "1.5"), ("--hold-out", "1"), ("--window", "4")])
+def test_a_slip_of_the_pen_leaves_the_folder_free(
+    wrong: tuple[str, str], demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study.main([*words(demos, tmp_path), "--arms", "window", *wrong]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "options.json").exists() and not (tmp_path / "runs").exists()
+
+
+def test_what_is_made_of_one_simulator_is_not_taken_for_anothers(demos: Path, tmp_path: Path) -> None:
+    """Such as after a plan with another one in the same folder."""
+    given = [find_checkpoint(name) / "world_simulator" for name in ("vega-nano", "vega-nano-suites")]
+    made = [Study(tmp_path, (demos,), one, ("window",), (0,), (), 5).simulator_of("window") for one in given]
+    weights = [path / "transformer" / "diffusion_pytorch_model.safetensors" for path in (*given, *made)]
+    kept = [path.read_bytes() for path in weights]
+    assert kept[0] != kept[1] and kept[:2] == kept[2:]
+
+
+def test_processes_that_begin_together_make_a_simulator_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, asked, flock = [], threading.Semaphore(0), made_once.fcntl.flock
+
+    def make(given: Path, target: Path) -> None:
+        calls.append(target)
+        target.mkdir()
+        if len(calls) == 1:
+            assert asked.acquire(timeout=60) and asked.acquire(timeout=60), "the other did not come for it"
+
+    def counted(*args: object) -> None:
+        asked.release()
+        flock(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(made_once.fcntl, "flock", counted)
+    arm, found = Arm(made="x", make=make), []
+    threads = [threading.Thread(target=lambda: found.append(simulator_of(arm, SHIPPED, tmp_path))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert found == [tmp_path / "x"] * 2 and len(calls) == 1
+
+
+def test_the_summary_keeps_what_other_commands_have_trained(demos: Path, tmp_path: Path) -> None:
+    """And a sweep may have more arms than there are colours."""
+    arms = tuple(f"k{number}" for number in range(100, 1300, 100))
+    asked = Study(tmp_path, (demos,), SHIPPED, arms, (0, 1), (), 5)
+    for run in asked.runs:
+        run.folder.mkdir(parents=True)
+        losses = {"action": 0.1 + run.seed}
+        (run.folder / "log.jsonl").write_text(json.dumps({"step": 1, "train": losses, "held_out": losses}) + "\n")
+        record = {"arm": run.arm, "seed": run.seed, "train": losses, "held_out": losses}
+        (run.folder / "run.json").write_text(json.dumps(record))
+    page.write(tmp_path, asked.runs)
+    whole = json.loads((tmp_path / "study.json").read_text())["runs"]
+    page.write(tmp_path, Study(tmp_path, (demos,), SHIPPED, arms[:1], (1,), (), 5).runs)
+    assert len(whole) == 24
+    assert sorted(json.loads((tmp_path / "study.json").read_text())["runs"], key=str) == sorted(whole, key=str)

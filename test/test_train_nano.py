@@ -142,6 +142,19 @@ def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in again.state_dict().items())
 
 
+def test_it_does_not_go_on_with_what_is_composed_in_another_way(
+    demos: Path, simulator: Path, fused: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noise has as many channels as what it stands for: nothing else would tell."""
+    before = (fused / "config.json").read_text()
+    for more, said in ((("--tokens", "noise"), "another world_simulator"), (("--no-remember",), "another")):
+        train(demos, fused, 2, "--world-simulator", str(simulator), *more)
+        assert said in capsys.readouterr().err
+    train(demos, fused, 2, "--hold-out", "1")
+    assert "every episode is held out" in capsys.readouterr().err
+    assert (fused / "config.json").read_text() == before
+
+
 def test_it_goes_on_where_it_stopped(demos: Path, simulator: Path, plain: Path, tmp_path: Path) -> None:
     options = ["--world-simulator", str(simulator), "--init", str(plain)]
     train(demos, tmp_path, 1, *options)

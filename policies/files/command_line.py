@@ -59,7 +59,7 @@ def results_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may try the same folder
     except OSError as error:
         raise VegaError(f"Results cannot be written to {path} ({error.strerror}): give another --output.") from error
     return path

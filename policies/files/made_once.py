@@ -1,16 +1,20 @@
-"""Files that several processes need and one makes: what was decoded or computed from a data set."""
+"""Files that several processes share: made by one of them, and whole whenever another looks."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+from policies.types import VegaError
 
 
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     """`path`, after `make` has written it unless it is there; who comes while another makes it waits for that one.
 
-    make: writes the whole to the path that it is given, which is renamed; a kill leaves nothing under the right name.
+    make: writes the whole file or folder to the path that it is given, which is renamed; a kill leaves nothing under
+    the right name, but perhaps a part of it under the other.
     """
     if not path.exists():
         with path.with_name(f".{path.stem}.lock").open("w") as lock:
@@ -20,3 +24,16 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
                 make(partial)
                 partial.rename(path)
     return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.  Raises VegaError where there is no room for it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise VegaError(
+            f"File '{path}' cannot be written ({error.strerror}): make room there; what it held is kept."
+        ) from error

@@ -88,7 +88,7 @@ def like(tokens: Tensor, model: Tensor) -> Tensor:
 
 @torch.no_grad()
 def untrained(simulator: LatentWorldSimulator, seed: int = SEED) -> LatentWorldSimulator:
-    """A copy whose linear and convolution weights are drawn anew, N(0, 1 / fan in); norms and biases stay."""
+    """A copy whose weights are drawn anew, N(0, 1 / fan in), the gains of the VAE's norms among them; biases stay."""
     other = copy.copy(simulator)
     generator = torch.Generator().manual_seed(seed)
     for part in ("encoder", "trunk"):
@@ -98,7 +98,7 @@ def untrained(simulator: LatentWorldSimulator, seed: int = SEED) -> LatentWorldS
 
 @torch.no_grad()
 def drawn_anew(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy whose matrices and kernels are N(0, 1 / fan in), the rest as it is."""
+    """A copy in which whatever has two axes or more is N(0, 1 / fan in), the rest as it is."""
     module = copy.deepcopy(module)
     for tensor in module.parameters():
         if tensor.ndim >= 2:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import sys
 import time
@@ -23,7 +24,9 @@ from torch import nn
 
 from policies.checkpoints import is_openvla
 from policies.files.command_line import command, command_parser, results_folder
+from policies.files.made_once import write_whole
 from policies.fusion.gated_fusion import fusion_names
+from policies.nano.config import VegaConfig
 from policies.nano.layers import TEXT_ENCODERS
 from policies.nano.policy import load_vega_policy
 from policies.nano.vocabulary import Vocabulary
@@ -103,13 +106,24 @@ class Training:
         path, log = self.args.output / STATE_FILE, self.args.output / LOG
         if path.exists():
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.accelerator.device)
+            self._check_same()
             self.learner.load_state_dict(state["learner"])
             self.average.load_state_dict(state["ema"])
             optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
         if self.accelerator.is_main_process:
             # What was logged after the last checkpoint is done again.
-            log.write_text("".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
+            write_whole(log, "".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
+
+    def _check_same(self) -> None:
+        """Raise VegaError where the policy in the folder is composed in another way, its name aside."""
+        before, now = VegaConfig.load(self.args.output), self.learner.policy.config
+        for field in dataclasses.fields(now):
+            if field.name != "name" and getattr(before, field.name) != getattr(now, field.name):
+                raise VegaError(
+                    f"The policy in {self.args.output} has another {field.name}: go on with the options and --data "
+                    "that it began with, or give another --output, and what is there as --init."
+                )
 
     def run(self) -> None:
         args, demos = self.args, self.demos
@@ -185,12 +199,19 @@ class Training:
             print(self.label + text, flush=True)
 
 
-def open_training(args: argparse.Namespace, blank: bool = False) -> Training:
-    """Checked and ready to `run`.  blank: see `Training`."""
+def check(args: argparse.Namespace) -> None:
+    """Raise VegaError for numbers that make no sense."""
     if min(args.steps, args.batch, args.threads, args.save_every) < 1 or args.hold_out < 0:
         raise VegaError("--steps, --batch, --threads and --save-every count something: give numbers from 1 on.")
+    if args.hold_out == 1:
+        raise VegaError("With --hold-out 1 every episode is held out: give 2 or more, or 0 to learn from all.")
     if not (0 <= args.drop_semantic < 1 and 0 <= args.mask_patches < 1):
         raise VegaError("--drop-semantic and --mask-patches are probabilities: give numbers from 0 to below 1.")
+
+
+def open_training(args: argparse.Namespace, blank: bool = False) -> Training:
+    """Checked and ready to `run`.  blank: see `Training`."""
+    check(args)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     results_folder(args.output)

@@ -3,7 +3,7 @@
     semantic    nothing; the trunk is widened to as many parameters
     prior       the world simulator's tokens of the newest frame
     noise       noise with the mean and deviation of those, frame by frame and channel by channel
-    untrained   the tokens of a world simulator of the same shape whose matrices and kernels were drawn at random
+    untrained   the tokens of a world simulator of the same shape whose weights were drawn at random
     vae         the VAE's latents through the patch embedding
     imagenet    EfficientNet-Lite0 with ImageNet weights
     window      the world simulator's tokens in the light of the frames before
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from policies.files.made_once import made_once
 from policies.files.weight_files import write_tensors
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -58,14 +59,14 @@ def simulator_of(arm: Arm, given: Path, folder: Path) -> Path:
     """The arm's world simulator: that in `given`, or one made of it below `folder`, once.  Raises VegaError."""
     if arm.make is None:
         return given
-    target = folder / arm.made
-    if not target.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
+    make = arm.make
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def afresh(partial: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
-        arm.make(given, partial)
-        partial.rename(target)
-    return target
+        make(given, partial)
+
+    return made_once(folder / arm.made, afresh)
 
 
 def made_with(**settings: Any) -> Make:
@@ -78,7 +79,7 @@ def made_with(**settings: Any) -> Make:
 
 
 def make_untrained(given: Path, target: Path) -> None:
-    """One of the same shape: matrices and kernels N(0, 1 / fan in), norms and biases as they are."""
+    """One of the same shape: what has two axes or more is N(0, 1 / fan in), the gains of the VAE's norms among it."""
     made_with()(given, target)
     generator = torch.Generator().manual_seed(0)
     for path in sorted(target.glob("*/*.safetensors")):

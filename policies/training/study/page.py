@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from policies.files.json_config import read_json
+from policies.files.made_once import write_whole
 from policies.training.curves import LOG, read_log
-from policies.training.study.runs import Run, records
+from policies.training.study.runs import RUN_FILE, Run, records
 
 SUMMARY, PICTURE = "study.json", "study.png"
 SHOWN = ("action", "target_m", "map", "point")  # held-out losses
 
 
 def write(output: Path, runs: Sequence[Run]) -> None:
-    """The finished runs of a study and how their held-out losses went; nothing before the first is logged."""
+    """The finished runs of a study and how their held-out losses went; nothing before the first is logged.
+
+    Told are all that the folder has; drawn those that are asked for now.
+    """
     found = records(runs)
+    own = {run.folder for run in runs}
+    others = [read_json(path) for path in sorted(output.glob(f"runs/*/{RUN_FILE}")) if path.parent not in own]
     blocks = [seed for seed in dict.fromkeys(run.seed for run in runs) if _whole(seed, runs)]
-    text = json.dumps({"asked": len(runs), "whole_seeds": blocks, "runs": found}, indent=1) + "\n"
-    partial = output / f"{SUMMARY}.{os.getpid()}.partial"  # other processes tell of the same study
-    partial.write_text(text)
-    partial.rename(output / SUMMARY)
+    text = {"asked": len(runs), "whole_seeds": blocks, "runs": [*found, *others]}
+    write_whole(output / SUMMARY, json.dumps(text, indent=1) + "\n")
     draw(output / PICTURE, runs, found)
 
 
@@ -45,7 +50,7 @@ def draw(path: Path, runs: Sequence[Run], found: Sequence[Mapping[str, Any]]) ->
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = dict(zip(arms, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    colours = dict(zip(arms, cycle(pyplot.get_cmap("tab10").colors), strict=False))  # type: ignore[attr-defined]
     figure, axes = pyplot.subplots(1, len(names) + 1, figsize=(4.2 * (len(names) + 1), 4), squeeze=False)
     for axis, name in zip(axes[0], names, strict=False):
         for arm in arms:

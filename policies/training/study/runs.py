@@ -18,6 +18,7 @@ from typing import Any
 
 from policies.checkpoints import checkpoint_sha256
 from policies.files.json_config import read_json
+from policies.files.made_once import write_whole
 from policies.fusion.imagenet import ImageNetEncoder
 from policies.training import train_nano
 from policies.training.curves import LOG, read_log
@@ -50,10 +51,12 @@ class Study:
         }
 
     def prepare(self, keep: bool) -> None:
-        """Make the arms' world simulators, and keep what decides the numbers.
+        """Make the arms' world simulators, and keep what decides the numbers, unless something is wrong with it.
 
         Raises VegaError where the folder has a study of other ones, or a package is missing that an arm needs.
         """
+        if not self.simulator.is_dir():
+            raise VegaError(f"There is no world simulator in {self.simulator}: give its folder as --world-simulator.")
         if any(arm_named(arm).tokens == "imagenet" for arm in self.arms):
             ImageNetEncoder.from_package()  # before hours of other arms
         path = self.output / OPTIONS_FILE
@@ -65,13 +68,14 @@ class Study:
                     f"The study in {self.output} has another {other[0]} ({before.get(other[0])}, now "
                     f"{self.options[other[0]]}): go on with the same, or give another --output."
                 )
-        if keep:
-            path.write_text(json.dumps(self.options, indent=1) + "\n")
-        for arm in self.arms:
-            self.simulator_of(arm)
+        for run in self.runs:
+            train_nano.check(train_nano.arguments(run.told()))
+        if keep and not path.is_file():
+            write_whole(path, json.dumps(self.options, indent=1) + "\n")
 
     def simulator_of(self, arm: str) -> Path:
-        return simulator_of(arm_named(arm, self.window), self.simulator, self.output / "simulators")
+        given = self.options["world_simulator_sha256"][:12]  # a plan may have been made with another one
+        return simulator_of(arm_named(arm, self.window), self.simulator, self.output / "simulators" / given)
 
     @property
     def runs(self) -> list[Run]:
@@ -136,9 +140,7 @@ class Run:
             "checkpoint_sha256": checkpoint_sha256(str(self.folder)),
             "data_sha256": self.study.options["data_sha256"],
         }
-        partial = (self.folder / RUN_FILE).with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        partial.rename(self.folder / RUN_FILE)
+        write_whole(self.folder / RUN_FILE, json.dumps(record, indent=1) + "\n")
         aside.unlink()
 
 
