@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,15 @@ def test_what_cannot_be_distilled_or_read_is_one_sentence(
     weights.unlink()
     with pytest.raises(VegaError, match="distilled encoder"):
         load_policy(str(tmp_path / "copy"))
+
+
+def test_it_overwrites_neither_its_teacher_nor_another_encoder(
+    demos: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = shutil.copytree(find_checkpoint(TEACHER), tmp_path / "teacher")
+    before, words = checkpoint_sha256(str(teacher)), ["--data", str(demos), "--hold-out", "3", "--steps", "1"]
+    assert distil.main(["--policy", str(teacher), "--output", str(teacher / ".." / "teacher"), *words]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert checkpoint_sha256(str(teacher)) == before
+    assert distil.main(["--policy", TEACHER, "--output", str(student), "--width", "48", *words]) == 2
+    assert "another --width" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
 from policies.files.command_line import command, command_parser, results_folder
+from policies.files.made_once import write_whole
 from policies.fusion.distilled import DistilledConfig, DistilledEncoder
 from policies.fusion.sources import NoiseTokens
 from policies.fusion.world_view import WorldView
@@ -53,6 +54,8 @@ class Distillation:
             raise VegaError(f"The policy '{args.policy}' has the full size: give one trained by train_nano.")
         self.policy, self.sha256 = load_vega_policy(folder), checkpoint_sha256(str(folder))
         self.world = _teacher(self.policy, args.policy)
+        if args.output.resolve() == folder.resolve():
+            raise VegaError(f"The policy in {folder} would be overwritten: give another --output.")
         self.demos = Demonstrations(args.data, self.policy.config.cameras, args.cache or args.output)
         learned, held_out = self.demos.split(args.hold_out)
         self.tokens = CachedWorldTokens(
@@ -70,11 +73,13 @@ class Distillation:
         path, log = args.output / STATE_FILE, args.output / LOG
         if path.exists():
             self._go_on(torch.load(path, weights_only=True))
-        log.write_text("".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
+        write_whole(log, "".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
 
     def _go_on(self, state: dict[str, Any]) -> None:
         if state["policy_sha256"] != self.sha256:
             raise VegaError(f"In {self.args.output} another policy is being distilled: give another --output.")
+        if len(state["encoder"]["layers.2.bias"]) != self.args.width:
+            raise VegaError(f"The encoder in {self.args.output} has another --width: give that, or another --output.")
         for name in ("encoder", "average", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
