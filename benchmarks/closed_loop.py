@@ -155,11 +155,14 @@ def summary(
     tasks: str = ALL_TASKS,
     further: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The summary of a run, made now unless a complete one of this checkpoint is there.  further: words for it."""
+    """The summary of a run, made now unless a complete one of this checkpoint is there.  further: words for it.
+
+    Episodes that ended with an error are tried again.
+    """
     policy = policy or args.policy
     folder = run_folder(args.output, policy, suite, transport, command, control, further)
     found = None if args.fresh else kept(folder, policy)
-    if found is not None and covers(found, tasks, trials):
+    if found is not None and covers(found, tasks, trials) and not any(e["error"] for e in found["episodes"]):
         return found
     words = ["--suite", suite, "--policy", policy, "--trials", str(trials), "--transport", transport]
     words += ["--world-simulator", control] if control != "on" else []

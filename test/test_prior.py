@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import closed_loop
 from benchmarks.closed_loop import run_folder
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import repeated
-from benchmarks.prior.evaluations import Condition, Trained
+from benchmarks.prior.evaluations import Condition, Evaluations, Trained
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256
+from policies.training.study.arms import SEVEN
 from sim.results.paired import compare_arms
 
 SUITES = ["libero_object", "libero_object_swap", "libero_object:camera"]
@@ -134,3 +136,76 @@ def test_two_arms_on_the_same_states(outcomes: list[tuple[bool, ...]]) -> None:
     assert sum(found.seeds) / 2 == pytest.approx(found.difference)
     other = compare_arms(runs[2:], runs[:2])
     assert other.interval_95 == pytest.approx((-high, -low), abs=0.02)
+
+
+def test_an_episode_with_an_error_is_tried_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = study / "runs" / "prior-0"
+    folder = run_folder(study / "evaluations", str(policy), "libero_object")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["episodes"][3] |= {"error": "the renderer died", "success": False}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    said = []
+
+    def run(words: list[str]) -> int:
+        said.append(words)
+        summary["episodes"][3] |= {"error": "", "success": True}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return 0
+
+    monkeypatch.setattr(closed_loop.run_libero, "main", run)
+    runs = Evaluations(study / "evaluations", 1, 1, run=True)
+    for _ in range(2):
+        found = runs.episodes(policy, Condition("libero_object"))
+        assert found is not None and found[3]["success"]
+    assert len(said) == 1 and "--resume" in said[0]
+
+
+def test_runs_of_a_sweep_are_no_arms_that_were_asked_for(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prior.ARMS == SEVEN
+    runs = json.loads((study / "study.json").read_text())["runs"]
+    for run in runs:
+        if run["arm"] == "noise":
+            run["arm"] = "k700"
+            (study / "runs" / f"noise-{run['seed']}").rename(study / "runs" / f"k700-{run['seed']}")
+            for suite in SUITES:
+                evaluation(study / "evaluations", study / "runs" / f"k700-{run['seed']}", suite, 1)
+    (study / "study.json").write_text(json.dumps({"runs": runs}))
+    assert rows(study, capsys)["arm_seed_runs_finished_with_checkpoint_hash"][1] == "6"
+
+
+def test_where_nothing_was_tried_no_row_is_ok(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "evaluations").rename(study / "elsewhere")
+    assert {line[-1 if line[-1] == "ok" else 3] for line in rows(study, capsys).values()} == {"FAIL"}
+
+
+@pytest.mark.parametrize(("solved", "verdict"), [(0, "missing"), (3, "0")])
+def test_an_encoder_of_a_policy_that_solves_nothing_proves_nothing(
+    solved: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prior, "act_medians_ms", lambda folder: (8.0, 4.0))
+    condition, folder = Condition("libero_object"), tmp_path / "distilled"
+    full = Trained("prior", 0, tmp_path / "prior-0", {"checkpoint_sha256": checkpoint(tmp_path / "prior-0", "it")})
+    checkpoint(folder, "small")
+    (folder / "distilled.json").write_text(json.dumps({"policy_sha256": full.record["checkpoint_sha256"]}))
+    evaluation(tmp_path / "runs", folder, "libero_object", solved)
+    evaluation(tmp_path / "runs", full.folder, "libero_object", solved)
+    runs = Evaluations(tmp_path / "runs", 1, 1, run=False)
+    whole = runs.episodes(full.folder, condition)
+    assert whole is not None
+    prior.distilled(Rows(), folder, {full: {condition: whole}}, [condition], runs)
+    found = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert found["distilled_minus_full_chain_points"][1] == verdict
+
+
+def test_what_is_something_else_is_one_sentence(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--study", str(study), "--suites", *SUITES, "--episodes", "30", "--print-only"]
+    checkpoint(study / "other", "other")
+    (study / "other" / "distilled.json").write_text("{}")
+    assert prior.main([*words, "--distilled", str(study / "other")]) == 2
+    assert "says nothing of policy_sha256" in capsys.readouterr().err
+    checkpoint(study / "elsewhere" / "prior-0", "named alike")
+    assert prior.main([*words, "--distilled", str(study / "elsewhere" / "prior-0")]) == 2
+    assert "rename it" in capsys.readouterr().err
+    (study / "study.json").write_text("{}")
+    assert prior.main(words) == 2
+    assert "says nothing of runs" in capsys.readouterr().err

@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.closed_loop import act_medians_ms
-from benchmarks.prior.evaluations import Condition, Episodes, Evaluations, Trained, percent, read_study, whole
+from benchmarks.prior.evaluations import Condition, Episodes, Evaluations, Trained, percent, read_study, said, whole
 from benchmarks.prior.repeated import repeat
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256
 from policies.files.command_line import command, command_parser
-from policies.files.json_config import read_json
 from policies.types import VegaError
 from sim.results.paired import ArmDifference, compare_arms
 
 CONDITIONS = ["libero_object", "libero_object_swap", "libero_object_temp_x0.2", "libero_object:camera"]
 PLAIN = "libero_object"  # everything else has something moved
-RUNS, SEEDS, EPISODES, TASKS = 7 * 3, 3, 200, 10
+ARMS = ("semantic", "prior", "noise", "untrained", "vae", "imagenet", "window")
+SEEDS, EPISODES, TASKS = 3, 200, 10
 CLEAR_OF_ZERO = 0.01  # points
 POINTS, FASTER = 3.0, 4.0
 BASE, PRIOR, WITHOUT_TOKENS = "semantic", "prior", ("semantic", "noise")
@@ -54,12 +54,16 @@ def gather(rows: Rows, trained: Sequence[Trained], conditions: Sequence[Conditio
         if lacking:
             print(f"# {run.name}: no complete run of {', '.join(lacking)}", flush=True)
         found[run] = {condition: episodes for condition, episodes in parts.items() if episodes is not None}
-    complete = [parts for parts in found.values() if len(parts) == len(conditions)]
-    rows.at_least("arm_seed_runs_finished_with_checkpoint_hash", len(complete), RUNS)
-    counts = [sum(map(len, parts.values())) for parts in complete]
+    complete = {run: parts for run, parts in found.items() if len(parts) == len(conditions)}
+    asked = [min(SEEDS, sum(run.arm == arm for run in complete)) for arm in ARMS]  # a sweep's are not among them
+    rows.at_least("arm_seed_runs_finished_with_checkpoint_hash", sum(asked), SEEDS * len(ARMS))
+    counts = [sum(map(len, parts.values())) for parts in complete.values()]
     rows.at_least("episodes_of_each_run", min(counts, default=0), EPISODES)
     tried = [episode for parts in found.values() for episodes in parts.values() for episode in episodes]
-    rows.at_most("episodes_with_errors", sum(bool(episode["error"]) for episode in tried), 0)
+    if tried:
+        rows.at_most("episodes_with_errors", sum(bool(episode["error"]) for episode in tried), 0)
+    else:
+        rows.missing("episodes_with_errors", "there are no episodes")
     return found
 
 
@@ -118,7 +122,7 @@ def distilled(
         for name in names:
             rows.missing(name, "no policy of `python -m policies.training.distil` is given as --distilled")
         return
-    teacher = read_json(folder / DISTILLED_FILE)["policy_sha256"]
+    teacher = said(folder / DISTILLED_FILE, "policy_sha256")
     full = next((run for run in found if run.record["checkpoint_sha256"] == teacher), None)
     if full is None:
         for name in names:
@@ -128,6 +132,8 @@ def distilled(
     own = {condition: episodes for condition, episodes in parts.items() if episodes is not None}
     if len(own) < len(conditions) or len(found[full]) < len(conditions):
         rows.missing(names[0], f"{folder.name} or {full.name} lacks runs")
+    elif not percent([whole(found[full])]):
+        rows.missing(names[0], f"{full.name} solves nothing that could be lost")
     else:
         gained = compare_arms([whole(found[full])], [whole(own)])
         difference(rows, "distilled_minus_full_chain_one_seed", gained)
@@ -166,6 +172,8 @@ def judge(args: argparse.Namespace) -> int:
     trained = read_study(args.study)
     runs = Evaluations(args.output or args.study / "evaluations", trials, args.workers, not args.print_only)
     if args.distilled is not None:
+        if args.distilled.name in {run.name for run in trained}:
+            raise VegaError(f"The folder {args.distilled} is named as a run of the study: rename it.")
         print(f"# distilled: {checkpoint_sha256(str(args.distilled))}", flush=True)
     rows = Rows()
     found = gather(rows, trained, conditions, runs)

@@ -63,10 +63,18 @@ def read_study(folder: Path) -> list[Trained]:
     """The finished runs.  Raises VegaError where there is no study."""
     if not (folder / STUDY_FILE).is_file():
         raise VegaError(f"There is no study in {folder}: make one with `python -m policies.training.study`.")
-    runs = read_json(folder / STUDY_FILE)["runs"]
     return [
-        Trained(run["arm"], run["seed"], folder / "runs" / f"{run['arm']}-{run['seed']}", run) for run in runs
-    ]  # fmt: skip
+        Trained(run["arm"], run["seed"], folder / "runs" / f"{run['arm']}-{run['seed']}", run)
+        for run in said(folder / STUDY_FILE, "runs")
+    ]
+
+
+def said(path: Path, what: str) -> Any:
+    """What a JSON file says of something.  Raises VegaError where it says nothing."""
+    found = read_json(path)
+    if what not in found:
+        raise VegaError(f"File '{path}' says nothing of {what}: give the folder that its command has written.")
+    return found[what]
 
 
 class Evaluations:
