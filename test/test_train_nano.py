@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from policies.checkpoints import checkpoint_sha256, find_checkpoint, load_policy
 from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training import train_nano
 from policies.training import train_world_simulator as world_simulator
-from policies.training.curves import read_log
+from policies.training.curves import cut_log, read_log
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
 from policies.training.nano import building
 from policies.types import Observation, RobotState, VegaError
@@ -163,6 +165,25 @@ def test_it_goes_on_where_it_stopped(demos: Path, simulator: Path, plain: Path, 
     train(demos, tmp_path, 2, *options)
     assert torch.load(tmp_path / "training_state.pt", weights_only=True)["step"] == 2
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("world_tokens_*.npy")} == files
+
+
+def full_disk(path: Path, *_: object, **__: object) -> int:
+    """As `Path.write_text` there: the file is empty before anything is refused."""
+    path.open("w").close()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that goes on cuts its log; what was logged until its checkpoint is nowhere else."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full_disk)
+        with pytest.raises(VegaError, match="No space left on device"):
+            cut_log(log, 1)
+    assert len(read_log(log)) == 2 and list(tmp_path.iterdir()) == [log]
+    cut_log(log, 1)
+    assert read_log(log) == [{"step": 1}]
 
 
 def test_what_it_believed_goes_into_the_next_decision_until_another_task(plain: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.files.command_line import command, command_parser
+from policies.files.made_once import write_whole
 from policies.types import VegaError
 
 LOG, SUCCESS, PICTURE = "log.jsonl", "success.jsonl", "curves.png"
@@ -25,6 +26,11 @@ def read_log(path: Path, before: int | None = None) -> list[dict[str, Any]]:
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     found = [json.loads(line) for line in lines]
     return [line for line in found if before is None or line["step"] <= before]
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Leave out what was logged after `step`: it is done again.  A new log where there is none."""
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in read_log(path, step)))
 
 
 def draw(folder: Path) -> Path:

@@ -24,12 +24,11 @@ from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
 from policies.files.command_line import command, command_parser, results_folder
-from policies.files.made_once import write_whole
 from policies.fusion.distilled import DistilledConfig, DistilledEncoder
 from policies.fusion.sources import NoiseTokens
 from policies.fusion.world_view import WorldView
 from policies.nano.policy import VegaPolicy, load_vega_policy
-from policies.training.curves import LOG, draw, read_log
+from policies.training.curves import LOG, cut_log, draw
 from policies.training.dataset import Demonstrations
 from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
 from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
@@ -73,7 +72,7 @@ class Distillation:
         path, log = args.output / STATE_FILE, args.output / LOG
         if path.exists():
             self._go_on(torch.load(path, weights_only=True))
-        write_whole(log, "".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
+        cut_log(log, self.step)
 
     def _go_on(self, state: dict[str, Any]) -> None:
         if state["policy_sha256"] != self.sha256:

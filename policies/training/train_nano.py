@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import json
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ from torch import nn
 
 from policies.checkpoints import is_openvla
 from policies.files.command_line import command, command_parser, results_folder
-from policies.files.made_once import write_whole
 from policies.fusion.gated_fusion import fusion_names
 from policies.nano.config import VegaConfig
 from policies.nano.layers import TEXT_ENCODERS
 from policies.nano.policy import load_vega_policy
 from policies.nano.vocabulary import Vocabulary
-from policies.training.curves import LOG, draw, read_log
+from policies.training.curves import LOG, cut_log, draw
 from policies.training.dataset import CAMERAS, Demonstrations
 from policies.training.nano.building import KINDS, build_policy, chosen_source, learn_language
 from policies.training.nano.hiding import hidden
@@ -112,13 +111,12 @@ class Training:
             optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
         if self.accelerator.is_main_process:
-            # What was logged after the last checkpoint is done again.
-            write_whole(log, "".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
+            cut_log(log, self.step)
 
     def _check_same(self) -> None:
         """Raise VegaError where the policy in the folder is composed in another way, its name aside."""
         before, now = VegaConfig.load(self.args.output), self.learner.policy.config
-        for field in dataclasses.fields(now):
+        for field in fields(now):
             if field.name != "name" and getattr(before, field.name) != getattr(now, field.name):
                 raise VegaError(
                     f"The policy in {self.args.output} has another {field.name}: go on with the options and --data "

@@ -29,7 +29,7 @@ from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.model import build_network, load_network, save_network
 from policies.spatial.nano.network import CAMERA, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
-from policies.training.curves import LOG, draw, read_log
+from policies.training.curves import LOG, cut_log, draw
 from policies.training.dataset import recolour
 from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
 from policies.training.spatial.films import Films, WorldTokens, categories, film_files, read_films
@@ -89,8 +89,7 @@ class Training:
             self.average.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
-        # What was logged after the last checkpoint is done again.
-        log.write_text("".join(json.dumps(line) + "\n" for line in read_log(log, self.step)))
+        cut_log(log, self.step)
 
     def batch(self, films: Films, index: NDArray[np.int64], rng: np.random.Generator, augment: bool) -> Batch:
         mirrored = rng.random(len(index)) < 0.5 * augment
