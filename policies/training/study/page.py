@@ -71,6 +71,7 @@ def draw(path: Path, runs: Sequence[Run], found: Sequence[Mapping[str, Any]]) ->
     last.set(
         title=f"{name} at the end, each seed", yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5)
     )
+    last.locator_params(axis="x", nbins=4)
     figure.suptitle(f"{len(found)} of {len(runs)} runs finished")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
