@@ -5,6 +5,7 @@ Used by `run_libero --transport ros` and by the demonstration.  The processes ar
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -29,6 +30,7 @@ from vega3d_ros.inference.process import ChildProcess, stop_all
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 START_S = 300.0
 CALL_S = 30.0
+WORDS_S = 5.0
 RESET_S = 300.0
 RESET_AGAIN_S = 100.0  # building a world takes long, and must not be asked for meanwhile
 
@@ -197,6 +199,8 @@ class RosEpisodes:
         client = self._client
         assert client is not None
         if not client.change_state("policy_node", transition, START_S):
+            with contextlib.suppress(VegaError):  # its answer may be here before what it says is read
+                self._child("policy_node").wait_for_line("[ERROR]", WORDS_S)
             raise VegaError(f"policy_node could not {label}: {self._last_words('policy_node')}")
 
     def _watch(self) -> None:
@@ -208,9 +212,11 @@ class RosEpisodes:
                 child.wait(1.0)
                 raise VegaError(f"{child.name} ended with status {status}: {self._last_words(child.name)}")
 
+    def _child(self, name: str) -> ChildProcess:
+        return next(child for child in self._children if child.name == name)
+
     def _last_words(self, name: str) -> str:
-        child = next(child for child in self._children if child.name == name)
-        lines = [line for line in child.tail(200) if line.strip()]
+        lines = [line for line in self._child(name).tail(200) if line.strip()]
         errors = [line for line in lines if "[ERROR]" in line or "[FATAL]" in line]
         return (errors or lines or ["it printed nothing"])[-1].rsplit("]: ", 1)[-1]
 
