@@ -52,7 +52,7 @@ def simplify_mesh(model: Any, mesh: int, faces: int, textured: bool) -> None:
     shows what lies between two patches.
     """
     vertices, triangles = _part(model, mesh, "vert"), _part(model, mesh, "face")
-    # MuJoCo keeps a vertex for every normal and texture coordinate: without one for each place nothing hangs together.
+    # LIBERO's .msh files have a vertex for every corner of a face: nothing hangs together before places are made one.
     places, place = np.unique(vertices, axis=0, return_inverse=True)
     welded = place.reshape(-1)[triangles].astype(np.int32)
     points, found = fast_simplification.simplify(places, welded, target_count=faces)
