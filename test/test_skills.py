@@ -16,7 +16,7 @@ from policies.training.wordings import paraphrase
 from policies.types import VegaError
 from sim.demonstrations import collect_skills, try_layouts, try_skills
 from sim.demonstrations.arrangements import lay_out
-from sim.demonstrations.skills.expert import ordered, skill_for
+from sim.demonstrations.skills.expert import SkillExpert, ordered, skill_for
 from sim.demonstrations.skills.motion import DOWN, hand_rotation, lean_from, nearer_half_turn
 from sim.demonstrations.skills.scene import Scene
 from sim.demonstrations.views import MOVED, Views
@@ -113,6 +113,25 @@ def test_layouts_exchange_things_and_keep_the_place_that_an_instruction_names(st
     assert np.median(moved["cookies_1"]) > 0.05
     assert max(moved["plate_1"]) > 0.15
     assert max(moved["flat_stove_1"]) > 0.3
+
+
+def test_a_knob_is_turned_where_its_fixture_has_been_put() -> None:
+    environment = LiberoEnvironment("libero_goal", 7)  # turn on the stove
+    try:
+        environment.seed_random(0)
+        environment.random_reset()
+        scene = Scene(environment)
+        usual = scene.pose("flat_stove_1").position[:2]
+        for seed in range(20):
+            lay_out(environment, np.random.default_rng(seed), "permuted")
+            if np.linalg.norm(scene.pose("flat_stove_1").position[:2] - usual) > 0.3:
+                break
+        else:
+            pytest.fail("the stove stands where it always does")
+        expert = SkillExpert(environment)
+        assert any(environment.step_eef(expert.action()) for _ in range(environment.max_steps))
+    finally:
+        environment.close()
 
 
 def test_views_stay_in_their_bounds_and_leave_the_physics_alone(stove: LiberoEnvironment) -> None:

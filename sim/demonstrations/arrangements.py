@@ -66,17 +66,13 @@ def _stayed(scene: Scene, name: str, before: Any) -> bool:
 
 
 def _exchange_fixtures(scene: Scene, rng: np.random.Generator) -> bool:
-    """Put the fixtures in each other's places, each with what is on it or in it; False where they would overlap.
-
-    What the task opens, closes or turns stays: an arm opens a drawer only from where it is meant to stand.
-    """
-    turned = [w for predicate in scene.env.parsed_problem["goal_state"] for w in predicate[1:] if scene.joints_of(w)]
-    names = [name for name in _fixtures(scene) if not any(word.startswith(name) for word in turned)]
+    """Put the fixtures in each other's places, each with what is on it or in it; False where they would overlap."""
+    names = _fixtures(scene)
     at = {name: scene.pose(name).position[:2].copy() for name in names}
     carried = {name: _carried(scene, name) for name in names}
     for name, other in zip(names, rng.permutation(len(names)), strict=True):
         _move_fixture(scene, name, carried[name], at[names[other]] - at[name])
-    boxes = [scene.box(name) for name in _fixtures(scene)]
+    boxes = [scene.box(name) for name in names]
     return not any(_overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
