@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -12,8 +11,8 @@ from typing import Any
 
 from benchmarks.prior.evaluations import Trained
 from benchmarks.rows import Rows
+from policies.training.curves import LOG, read_log
 
-LOG = "log.jsonl"
 DEADLINE_S = 3600.0  # of some hundred steps, on a machine that does much else
 TRAINING = ["-m", "policies.training.train_nano"]
 NAME = "losses_repeated_from_the_seed"
@@ -21,9 +20,7 @@ NAME = "losses_repeated_from_the_seed"
 
 def first_line(folder: Path) -> Mapping[str, Any]:
     """What a training has logged first; empty without a log."""
-    path = folder / LOG
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return dict(json.loads(lines[0])) if lines else {}
+    return next(iter(read_log(folder / LOG)), {})
 
 
 def losses(line: Mapping[str, Any]) -> dict[str, float]:

@@ -101,10 +101,15 @@ def drawn_anew(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy in which whatever has two axes or more is N(0, 1 / fan in), the rest as it is."""
     module = copy.deepcopy(module)
     for tensor in module.parameters():
-        if tensor.ndim >= 2:
-            drawn = torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5
-            tensor.copy_(drawn.to(tensor))
+        tensor.copy_(drawn_like(tensor, generator))
     return module
+
+
+def drawn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """N(0, 1 / fan in) in its shape where it has two axes or more; what has one stays."""
+    if tensor.ndim < 2:
+        return tensor
+    return (torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5).to(tensor)
 
 
 def noise_like(tokens: Tensor, seeds: Sequence[int]) -> Tensor:

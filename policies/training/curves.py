@@ -33,6 +33,12 @@ def cut_log(path: Path, step: int) -> None:
     write_whole(path, "".join(json.dumps(line) + "\n" for line in read_log(path, step)))
 
 
+def add_line(path: Path, line: dict[str, Any]) -> None:
+    """At the end of a log, which is begun where there is none."""
+    with path.open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
 def draw(folder: Path) -> Path:
     """Write the picture of a training's folder.  Raises VegaError where nothing is logged there."""
     log = read_log(folder / LOG)

@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import command, command_parser
 from policies.fusion.distilled import DistilledConfig, DistilledEncoder
 from policies.fusion.sources import NoiseTokens
 from policies.fusion.world_view import WorldView
 from policies.nano.policy import VegaPolicy, load_vega_policy
-from policies.training.curves import LOG, cut_log, draw
+from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import Demonstrations
 from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
-from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import average_in, begin, save_state, set_learning_rate, smoothed
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw as on_canvas
 
@@ -165,8 +165,7 @@ class Distillation:
         """The log and its picture, the policy, and last the state from which a training goes on."""
         output, held_out = self.args.output, self.evaluate()
         line = {"step": self.step, "seconds": round(self.seconds, 1), "train": self.running, "held_out": held_out}
-        with (output / LOG).open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        add_line(output / LOG, line)
         draw(output)
         distilled(self.policy, self.average).save_pretrained(output)
         record = {"policy": self.policy.config.name, "policy_sha256": self.sha256, "step": self.step, **held_out}
@@ -216,9 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.steps, args.threads, args.save_every, args.width) < 1 or args.width % 16 or args.hold_out < 0:
         raise VegaError("--steps, --threads, --save-every and --width count something: give numbers from 1 on.")
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    results_folder(args.output)
+    begin(args.seed, args.threads, args.output)
     Distillation(args).run()
     return 0
 

@@ -11,6 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from policies.files.command_line import results_folder
+
+
+def begin(seed: int, threads: int, output: Path) -> None:
+    """What every training does first.  Raises VegaError where nothing can be written to its folder."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    results_folder(output)
+
 
 def set_learning_rate(optimizer: Optimizer, step: int, steps: int, peak: float, warm_up: int, floor: float) -> None:
     """Linear over `warm_up` steps, then a cosine from `peak` to `floor` times it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from dataclasses import fields
@@ -23,19 +22,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import command, command_parser
 from policies.fusion.gated_fusion import fusion_names
 from policies.nano.config import VegaConfig
 from policies.nano.layers import TEXT_ENCODERS
 from policies.nano.policy import load_vega_policy
 from policies.nano.vocabulary import Vocabulary
-from policies.training.curves import LOG, cut_log, draw
+from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import CAMERAS, Demonstrations
 from policies.training.nano.building import KINDS, build_policy, chosen_source, learn_language
 from policies.training.nano.hiding import hidden
 from policies.training.nano.learner import Learner
 from policies.training.nano.world_tokens import CachedWorldTokens
-from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import average_in, begin, save_state, set_learning_rate, smoothed
 from policies.types import VegaError
 
 STATE_FILE = "training_state.pt"
@@ -176,8 +175,7 @@ class Training:
             rows, device = self.held_out, self.accelerator.device
             line["held_out"] = evaluate(self.average, self.demos, rows, self.words, device)
             self.say("held out: " + " ".join(f"{key} {value:.4f}" for key, value in line["held_out"].items()))
-        with (args.output / LOG).open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        add_line(args.output / LOG, line)
         self.average.policy.save_pretrained(args.output)
         draw(args.output)
         save_state(
@@ -210,9 +208,7 @@ def check(args: argparse.Namespace) -> None:
 def open_training(args: argparse.Namespace, blank: bool = False) -> Training:
     """Checked and ready to `run`.  blank: see `Training`."""
     check(args)
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    results_folder(args.output)
+    begin(args.seed, args.threads, args.output)
     return Training(args, blank)
 
 

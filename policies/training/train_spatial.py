@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import HERE
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import command, command_parser
 from policies.files.json_config import read_json
 from policies.nano.policy import load_vega_policy
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.model import build_network, load_network, save_network
 from policies.spatial.nano.network import CAMERA, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
-from policies.training.curves import LOG, cut_log, draw
+from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import recolour
-from policies.training.optimisation import average_in, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import average_in, begin, save_state, set_learning_rate, smoothed
 from policies.training.spatial.films import Films, WorldTokens, categories, film_files, read_films
 from policies.training.spatial.learner import Batch, SpatialLearner, labels
 from policies.types import VegaError
@@ -152,8 +152,7 @@ class Training:
         if self.held is not None:
             line["held_out"] = self.evaluate(self.held)
             print(f"held out: {_told(line['held_out'])}", flush=True)
-        with (args.output / LOG).open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        add_line(args.output / LOG, line)
         save_network(self.average.network, args.output)
         draw(args.output)
         save_state(
@@ -221,9 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.steps, args.batch, args.threads, args.save_every) < 1:
         raise VegaError("--steps, --batch, --threads and --save-every count something: give numbers from 1 on.")
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    results_folder(args.output)
+    begin(args.seed, args.threads, args.output)
     Training(args).run()
     return 0
 

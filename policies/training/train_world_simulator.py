@@ -24,10 +24,10 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import command, command_parser
 from policies.nano.policy import prepare_image
 from policies.training.dataset import CAMERAS, CANVAS
-from policies.training.optimisation import save_state, set_learning_rate
+from policies.training.optimisation import begin, save_state, set_learning_rate
 from policies.training.recordings import Recording
 from policies.types import VegaError
 from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
@@ -196,9 +196,7 @@ def picture(path: Path, *rows: Tensor) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    results_folder(args.output)
+    begin(args.seed, args.threads, args.output)
     clips = Clips(args.data)
     vae, generator = small_vae(), Generator()
     print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)

@@ -8,7 +8,6 @@ seed; the wording is the suite's.  What a training's folder is asked for is adde
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from policies.checkpoints import check_instructions, load_policy
 from policies.files.command_line import command, command_parser
 from policies.files.processes import each_in_its_process
-from policies.training.curves import LOG, SUCCESS, draw, read_log
+from policies.training.curves import LOG, SUCCESS, add_line, draw, read_log
 from policies.types import Policy
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.disturbances import Driver
@@ -82,8 +81,7 @@ def note(folder: Path, suite: str, solved: int, tried: int) -> None:
     if not log:
         return
     line = {"step": log[-1]["step"], "suite": suite, "solved": solved, "tried": tried}
-    with (folder / SUCCESS).open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    add_line(folder / SUCCESS, line)
     print(draw(folder))
 
 

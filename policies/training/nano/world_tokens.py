@@ -7,6 +7,7 @@ they are, `VARIANTS - 1` sets come from shifted and recoloured frames, so that t
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,12 @@ class CachedWorldTokens:
                     self._seeds[camera].append(np.arange(len(demos)))
                     continue
                 path = folder / f"world_tokens_{camera}_{variant}_{digest}.npy"
-                made_once(path, lambda partial, camera=camera, variant=variant: self._compute(camera, variant, partial))  # type: ignore[misc]
+                made_once(path, partial(self._compute, camera, variant))
                 self._tokens[camera].append(np.load(path, mmap_mode="r"))
                 if isinstance(source, NoiseTokens):
-                    self._seeds[camera].append(self._noise_seeds(camera, variant))
+                    path = folder / f"noise_seeds_{camera}_{variant}_{digest}.npy"
+                    made_once(path, partial(self._compute_seeds, camera, variant))
+                    self._seeds[camera].append(np.load(path))
 
     def pictures(self, camera: str, variant: int, block: int) -> Tensor:
         """What the source sees of the rows of a block: (n, T, H, W, 3) uint8, oldest first."""
@@ -76,15 +79,14 @@ class CachedWorldTokens:
     def blocks(self) -> int:
         return -(-len(self._demos) // BLOCK)
 
-    def _compute(self, camera: str, variant: int, partial: Path) -> None:
+    def _compute(self, camera: str, variant: int, target: Path) -> None:
         source = self._world.source_of(camera)
         result: NDArray[np.float16] | None = None
         for block in range(self.blocks):
             tokens = source.native(self.pictures(camera, variant, block))
             if result is None:
-                result = np.lib.format.open_memmap(
-                    partial, "w+", np.float16, (len(self._demos), *tokens.shape[1:])
-                )  # fmt: skip
+                shape = (len(self._demos), *tokens.shape[1:])
+                result = np.lib.format.open_memmap(target, "w+", np.float16, shape)
             result[block * BLOCK : block * BLOCK + len(tokens)] = tokens.half().numpy()
             if block % 20 == 0:
                 done = f"{block * BLOCK}/{len(self._demos)}"
@@ -97,8 +99,10 @@ class CachedWorldTokens:
         for camera in self._tokens:
             self._world.source_of(camera).native(self.pictures(camera, VARIANTS - 1, 0))
 
-    def _noise_seeds(self, camera: str, variant: int) -> NDArray[np.int64]:
-        return np.concatenate([seeds_of(self.pictures(camera, variant, block)) for block in range(self.blocks)])
+    def _compute_seeds(self, camera: str, variant: int, target: Path) -> None:
+        seeds = [seed for block in range(self.blocks) for seed in seeds_of(self.pictures(camera, variant, block))]
+        with target.open("wb") as file:
+            np.save(file, np.array(seeds))
 
     def native(self, camera: str, variant: int, rows: slice) -> Tensor:
         """Tokens of some rows before pooling: (n, rows, columns, G) float32."""

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from policies.files.made_once import made_once
 from policies.files.weight_files import write_tensors
+from policies.fusion.controls import drawn_like
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
@@ -83,8 +84,4 @@ def make_untrained(given: Path, target: Path) -> None:
     made_with()(given, target)
     generator = torch.Generator().manual_seed(0)
     for path in sorted(target.glob("*/*.safetensors")):
-        drawn = {
-            name: torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5 if value.ndim >= 2 else value
-            for name, value in sorted(load_file(path).items())
-        }
-        write_tensors(drawn, path)
+        write_tensors({name: drawn_like(value, generator) for name, value in sorted(load_file(path).items())}, path)
