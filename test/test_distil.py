@@ -137,3 +137,21 @@ def test_it_overwrites_neither_its_teacher_nor_another_encoder(
     assert checkpoint_sha256(str(teacher)) == before
     assert distil.main(["--policy", TEACHER, "--output", str(student), "--width", "48", *words]) == 2
     assert "another --width" in capsys.readouterr().err
+
+
+def test_a_teacher_that_crops_its_pictures_is_refused(demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The encoder sees whole pictures: tokens of cropped ones would lie where it sees something else."""
+    teacher = shutil.copytree(find_checkpoint(TEACHER), tmp_path / "teacher")
+    path = teacher / "world_simulator" / "world_simulator.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"framing": "official"}))
+    assert distil.main(["--policy", str(teacher), "--data", str(demos), "--output", str(tmp_path / "out")]) != 0
+    assert "framing: official" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", [{"width": 40}, {"width": 0}, {"frames": 0}])
+def test_an_encoder_of_an_impossible_size_is_refused(student: Path, tmp_path: Path, setting: dict[str, int]):
+    folder = shutil.copytree(student / "world_encoder", tmp_path / "encoder")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(VegaError, match="a multiple of 16"):
+        DistilledEncoder.from_pretrained(folder)

@@ -21,11 +21,19 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class DistilledConfig:
-    """dim: width of the tokens.  frames: that one call looks at.  width: of the layers."""
+    """dim: width of the tokens.  frames: that one call looks at.  width: of the layers, a multiple of 16."""
 
     dim: int
     frames: int = 1
     width: int = 96
+
+    def __post_init__(self) -> None:
+        """Raises VegaError for sizes that no encoder has."""
+        if min(self.dim, self.frames, self.width) < 1 or self.width % 16:
+            raise VegaError(
+                f"A distilled encoder has no dim {self.dim}, frames {self.frames}, width {self.width}: give numbers "
+                "from 1 on, and a width that is a multiple of 16."
+            )
 
 
 class Mix(nn.Module):

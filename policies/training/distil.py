@@ -25,7 +25,7 @@ from torch import Tensor
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
 from policies.files.command_line import command, command_parser
 from policies.fusion.distilled import DistilledConfig, DistilledEncoder
-from policies.fusion.sources import NoiseTokens
+from policies.fusion.sources import NoiseTokens, OfSimulator
 from policies.fusion.world_view import WorldView
 from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training.curves import LOG, add_line, cut_log, draw
@@ -34,6 +34,7 @@ from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldToke
 from policies.training.optimisation import average_in, begin, save_state, set_learning_rate, smoothed
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw as on_canvas
+from policies.world_simulator.simulator import LatentWorldSimulator
 
 SOURCE = "world_encoder"  # folder of the checkpoint
 STATE_FILE = "training_state.pt"
@@ -182,6 +183,13 @@ def _teacher(policy: VegaPolicy, name: str) -> WorldView:
     """Raises VegaError where a policy has no tokens that an encoder could learn."""
     if policy.world is None or isinstance(policy.world.source, (NoiseTokens, DistilledEncoder)):
         raise VegaError(f"The policy '{name}' has no world simulator to be distilled: give one that has.")
+    source = policy.world.source
+    source = source.simulator if isinstance(source, OfSimulator) else source
+    if isinstance(source, LatentWorldSimulator) and source.config.framing != "registered":
+        raise VegaError(
+            f"The world simulator of policy '{name}' crops its pictures (framing: {source.config.framing}), which an "
+            "encoder in its place does not: give a policy with framing registered."
+        )
     return policy.world
 
 
