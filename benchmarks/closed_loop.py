@@ -117,9 +117,14 @@ def controls(rows: Rows, args: argparse.Namespace, suite: str) -> None:
     No loss is asked for; that each control changed what was commanded, on as many states, is.
     """
     asked = (args, suite, "direct", "eef", args.control_trials)
+    world = getattr(load_policy(args.policy), "world", None)
+    possible, what = ((), "none") if world is None else (world.source.stand_ins, world.source.what)
     with_tokens = summary(*asked, tasks=args.control_tasks)
     on = {(e["task"], e["trial"]): e for e in with_tokens["episodes"]}
     for control in WORLD_CONTROLS[1:]:
+        if control not in possible:
+            print(f"# left out: {control}, which makes no sense where the generative tokens are {what}", flush=True)
+            continue
         run = summary(*asked, control=control, tasks=args.control_tasks)
         tried = [e for e in run["episodes"] if not e["error"]]
         pair = compare_pair(tried, [e for e in with_tokens["episodes"] if not e["error"]])

@@ -142,7 +142,8 @@ class Demonstrations:
         if count > 1 and any(stride % steps for steps in self.steps_per_row):
             raise VegaError(
                 f"Rows are {' or '.join(map(str, sorted(set(self.steps_per_row))))} control steps apart, so windows of "
-                f"frames {stride} apart cannot be made of them: give a stride that they divide, or other --data."
+                f"frames {stride} apart cannot be made of them: give --data of which all rows are equally far apart "
+                "(--every of collect_skills), or take another arm than a window."
             )
         _, first, episode = np.unique(self.episode, return_index=True, return_inverse=True)
         per_row = np.repeat(self.steps_per_row, np.diff(self._first_row))[index]
