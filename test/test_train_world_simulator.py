@@ -9,8 +9,11 @@ import pytest
 import torch
 from recorded import make_dataset
 
+from policies.checkpoints import find_checkpoint
+from policies.correspondence import encoders
 from policies.training import train_world_simulator as training
 from policies.world_simulator.simulator import LatentWorldSimulator
+from policies.world_simulator.unet import load_unet
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
 
 def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is zero for a network that knows noise - data, so it is that which is learned."""
-    generator = training.Generator()
+    generator = training.Generator(training.small_transformer())
     data = torch.full((2, training.LATENT_CHANNELS, 1, 4, 4), 0.5)
 
     def known(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -70,3 +73,32 @@ def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.Monke
 def test_without_demonstrations_it_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(training.VegaError, match="collect_skills"):
         training.Clips([tmp_path])
+
+
+def test_a_unet_learns_on_the_latents_of_a_world_simulator_and_is_scored_beside_it(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = find_checkpoint("vega-nano") / "world_simulator"
+    words = arguments(demos, tmp_path, 0, 2)
+    training.main([*words, "--unet-beside", str(given)])
+    assert torch.load(tmp_path / "unet.pt", weights_only=True)["step"] == 2
+    assert checkpoint_files(tmp_path / "world_simulator") == checkpoint_files(given)  # the Wan is as it was
+    look = encoders.Look(64, (4, 4))
+    pictures = torch.randint(0, 255, (2, 80, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found: dict[encoders.Reading, torch.Tensor] = {}
+    with torch.inference_mode():
+        for read in encoders.encoders([], look, "vega-nano", [tmp_path / "world_simulator"], [0, 1000]):
+            found |= {reading: tokens for reading, tokens in read(pictures) if "UNet" in reading.encoder}
+    assert {(reading.k, reading.block) for reading in found} == {(k, block) for k in (0, 1000) for block in range(5)}
+    assert all(tokens.shape[:2] == (2, 16) and torch.isfinite(tokens).all() for tokens in found.values())
+    quiet, loud = (next(t for r, t in found.items() if (r.k, r.block) == (k, 4)) for k in (0, 1000))
+    assert not torch.allclose(quiet[0], quiet[1]) and not torch.allclose(quiet, loud)
+    (tmp_path / "world_simulator" / "unet" / "prompt.safetensors").write_bytes(b"")
+    with pytest.raises(training.VegaError, match="train it again"):
+        load_unet(tmp_path / "world_simulator")
+
+
+def checkpoint_files(folder: Path) -> dict[str, bytes]:
+    """What lies in a world simulator's folder, a UNet aside."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "unet" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

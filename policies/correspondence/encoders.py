@@ -1,6 +1,7 @@
 """Encoders to be scored, all on the same canvas and grid: pictures (V, H, W, 3) uint8 -> tokens (V, rows * columns, C).
 
-    wan          a world simulator, every noise level k and block; its VAE alone; the same network with random weights
+    wan          a world simulator, every noise level k and block; its VAE alone; the same network with random weights;
+                 and the UNet beside it, where there is one
     semantic     the convolutional encoder of a shipped policy, with its instruction, and the same with random weights
     imagenet     EfficientNet-Lite0 with ImageNet weights from a package, and the same with random weights
     pixels       the pixels under a token
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import UNet3DConditionModel
 from torch import Tensor, nn
 
 from policies.checkpoints import load_policy
@@ -26,6 +28,8 @@ from policies.nano.policy import VegaPolicy
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw, place, pool_registered
 from policies.world_simulator.simulator import LatentWorldSimulator, add_noise
+from policies.world_simulator.unet import FOLDER as UNET
+from policies.world_simulator.unet import block_maps, load_unet
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 POSITION_DIM = 64
@@ -164,6 +168,8 @@ def _wan(name: str, folder: Path, look: Look, ks: Sequence[int]) -> Iterator[Rea
         if k == ks[0]:
             yield _VaeReader(f"VAE of {name}", simulator)
         yield _WanReader(name, k, simulator)
+        if (folder / UNET).is_dir():
+            yield _UnetReader(f"UNet beside {name}", k, simulator, *load_unet(folder))
     own = LatentWorldSimulator.from_pretrained(
         folder, dtype=torch.float32, tap=last, canvas=side, grid=look.grid, view=WHOLE, mode="per_frame",
         framing="registered",
@@ -188,6 +194,31 @@ class _VaeReader:
             return pool_registered(latents.permute(0, 2, 3, 4, 1), spot, stride, config.grid, WHOLE)[:, 0]
 
         return [(Reading(self.name), _batches(read, pictures))]
+
+
+@dataclass(frozen=True)
+class _UnetReader:
+    """Every block of the UNet at one noise level, on the latents and the noise of the Wan beside it."""
+
+    name: str
+    k: int
+    simulator: LatentWorldSimulator
+    unet: UNet3DConditionModel
+    prompt: Tensor
+
+    def __call__(self, pictures: Tensor) -> list[tuple[Reading, Tensor]]:
+        simulator, (height, width) = self.simulator, pictures.shape[1:3]
+        config = simulator.config
+        spot = place((height, width), config.canvas, "registered")
+        found: dict[int, list[Tensor]] = {}
+        for part in pictures.split(BATCH):
+            latents = simulator.latents(part[:, None])
+            noisy = add_noise(latents, simulator.noise(latents), simulator.sigma)
+            for block, maps in enumerate(block_maps(self.unet, noisy, simulator.timestep, self.prompt)):
+                stride = config.canvas[0] // maps.shape[1]
+                tokens = pool_registered(maps[:, None].float(), spot, stride, config.grid, WHOLE)[:, 0]
+                found.setdefault(block, []).append(tokens)
+        return [(Reading(self.name, self.k, block), torch.cat(parts)) for block, parts in found.items()]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@ Two stages with diffusers' own classes in small sizes, both resumable: a causal 
 little KL), then a diffusion transformer on its latents by flow matching (velocity = noise - data), with one learned
 stand-in for the empty prompt.  Writes reconstructions.png and samples.png to look at, and a folder that
 `LatentWorldSimulator.from_pretrained` loads.  Clips are consecutive frames of LeRobot v3 datasets.
+
+With `--unet-beside FOLDER` the first stage is that world simulator's, and a UNet learns the second in the transformer's
+place: `python -m policies.correspondence --wan OUTPUT/world_simulator` scores both.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +35,10 @@ from policies.training.optimisation import begin, save_state, set_learning_rate
 from policies.training.recordings import Recording
 from policies.types import VegaError
 from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
+from policies.world_simulator.unet import save_unet, small_unet
+from policies.world_simulator.vae import load_encoder
+
+FOLDER = "world_simulator"  # below the output
 
 LATENT_CHANNELS = 8
 TEXT_DIM = 32
@@ -112,19 +120,18 @@ def vae_loss(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
 
 
 class Generator(nn.Module):
-    """The transformer and the stand-in for its prompt, (1, TEXT_DIM)."""
+    """A transformer, or a UNet, and the stand-in for its prompt, (1, TEXT_DIM)."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.transformer = small_transformer()
+        self.network = network
         self.prompt = nn.Parameter(torch.randn(1, TEXT_DIM) * 0.02)
 
     def velocity(self, latents: Tensor, sigma: Tensor) -> Tensor:
         """latents (B, C, t, h, w) at noise sigma (B,) in [0, 1] -> noise - data."""
         text = self.prompt[None].expand(len(latents), -1, -1)
-        return self.transformer(
-            hidden_states=latents, timestep=sigma * 1000.0, encoder_hidden_states=text, return_dict=False
-        )[0]
+        found: Tensor = self.network(latents, sigma * 1000.0, text, return_dict=False)[0]
+        return found
 
     def loss(self, latents: Tensor) -> Tensor:
         uniform = torch.rand(len(latents))
@@ -145,8 +152,9 @@ class Generator(nn.Module):
 
 
 def optimise(
-    name: str, module: nn.Module, loss: Callable[[np.random.Generator], Tensor], args: argparse.Namespace, steps: int
-) -> None:
+    name: str, module: nn.Module, loss: Callable[[np.random.Generator], Tensor], args: argparse.Namespace, steps: int,
+    bf16: bool = True,
+) -> None:  # fmt: skip
     """Adam with a warm-up and a cosine; goes on from <output>/<name>.pt, which it writes every --save-every steps."""
     path = args.output / f"{name}.pt"
     optimizer = torch.optim.AdamW(module.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -160,7 +168,7 @@ def optimise(
     for step in range(first, steps):
         set_learning_rate(optimizer, step, steps, args.lr, warm_up=100, floor=0.03)
         torch.manual_seed(args.seed + step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             value = loss(np.random.default_rng([args.seed, step]))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -198,8 +206,60 @@ def picture(path: Path, *rows: Tensor) -> None:
 def train(args: argparse.Namespace) -> None:
     begin(args.seed, args.threads, args.output)
     clips = Clips(args.data)
-    vae, generator = small_vae(), Generator()
+    if args.unet_beside is None:
+        train_wan(clips, args)
+    else:
+        train_unet(clips, args)
+
+
+def train_wan(clips: Clips, args: argparse.Namespace) -> None:
+    """Both stages of a world simulator."""
+    vae, generator = small_vae(), Generator(small_transformer())
     print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
+    train_vae(vae, clips, args)
+    mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    train_generator(
+        "transformer", generator, lambda video: (vae.encode(video).latent_dist.mode().float() - mean) / std, clips, args
+    )
+    rows, columns = CANVAS["agentview"]
+    shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
+    sampled = generator.sample(shape, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        picture(args.output / "samples.png", vae.decode(sampled * std + mean).sample)
+    config = WorldSimulatorConfig(tap=args.tap, canvas=(rows, columns), grid=(rows // 8, columns // 8))
+    save_world_simulator(args.output / FOLDER, vae, generator.network, generator.prompt, config)
+    print(f"{args.output / FOLDER}, reconstructions.png and samples.png beside it", flush=True)
+
+
+def train_unet(clips: Clips, args: argparse.Namespace) -> None:
+    """The second stage with a UNet, on the latents of a world simulator that is there already."""
+    encoder = load_encoder(args.unet_beside / "vae", torch.device("cpu"), torch.float32)
+    generator = Generator(small_unet(encoder.channels, TEXT_DIM))
+    print(f"{len(clips)} videos, UNet {_millions(generator)}", flush=True)
+    train_generator("unet", generator, encoder.window, clips, args)
+    shutil.copytree(args.unet_beside, args.output / FOLDER, dirs_exist_ok=True)
+    save_unet(args.output / FOLDER, generator.network, generator.prompt.detach())
+    print(f"{args.output / FOLDER}, with the UNet", flush=True)
+
+
+def train_generator(
+    name: str, generator: Generator, encode: Callable[[Tensor], Tensor], clips: Clips, args: argparse.Namespace
+) -> None:
+    """The second stage.  encode: videos (B, 3, T, H, W) in [-1, 1] -> normalised latents."""
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        frames = 1 if rng.random() < 0.5 else CLIP_FRAMES
+        with torch.no_grad():
+            latents = encode(clips.batch(args.batch * 4, frames, rng))
+        return generator.loss(latents)
+
+    # torch 2.13's bfloat16 gradients of what a UNet does between two frames are garbage (findings/torch_bf16_*).
+    optimise(name, generator, loss, args, args.transformer_steps, bf16=name != "unet")
+    generator.eval().requires_grad_(False)
+
+
+def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> None:
+    """The first stage; the latents' mean and deviation go into the VAE's configuration."""
 
     def reconstruct(rng: np.random.Generator) -> Tensor:
         # Most of the steps on single frames, which is what `per_frame` gives it.
@@ -214,26 +274,6 @@ def train(args: argparse.Namespace) -> None:
     with torch.no_grad():
         picture(args.output / "reconstructions.png", shown, vae.decode(vae.encode(shown).latent_dist.mode()).sample)
 
-    def normalised(rng: np.random.Generator) -> Tensor:
-        frames = 1 if rng.random() < 0.5 else CLIP_FRAMES
-        with torch.no_grad():
-            latents = vae.encode(clips.batch(args.batch * 4, frames, rng)).latent_dist.mode().float()
-        return (latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)
-
-    optimise("transformer", generator, lambda rng: generator.loss(normalised(rng)), args, args.transformer_steps)
-    generator.eval().requires_grad_(False)
-    rows, columns = CANVAS["agentview"]
-    shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
-    sampled = generator.sample(shape, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        picture(
-            args.output / "samples.png",
-            vae.decode(sampled * std.view(1, -1, 1, 1, 1) + mean.view(1, -1, 1, 1, 1)).sample,
-        )
-    config = WorldSimulatorConfig(tap=args.tap, canvas=(rows, columns), grid=(rows // 8, columns // 8))
-    save_world_simulator(args.output / "world_simulator", vae, generator.transformer, generator.prompt, config)
-    print(f"{args.output / 'world_simulator'}, reconstructions.png and samples.png beside it", flush=True)
-
 
 def _millions(module: nn.Module) -> str:
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
@@ -246,6 +286,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/world_simulator"), help="folder to write")
     parser.add_argument("--vae-steps", type=int, default=3000, help="optimisation steps of the video VAE")
     parser.add_argument("--transformer-steps", type=int, default=4000, help="optimisation steps of the transformer")
+    parser.add_argument(
+        "--unet-beside", type=Path, metavar="FOLDER", help="world simulator on whose latents a UNet is trained instead"
+    )
     parser.add_argument("--tap", type=int, default=3, help="block whose output the policy reads, 0-based")
     parser.add_argument("--batch", type=int, default=4, help="clips per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
