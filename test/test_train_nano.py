@@ -37,9 +37,9 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained world simulator of the size that ships."""
     folder = tmp_path_factory.mktemp("simulator") / "wan"
     torch.manual_seed(0)
-    generator = world_simulator.Generator()
+    generator = world_simulator.Generator(world_simulator.small_transformer())
     config = WorldSimulatorConfig(tap=3, canvas=CANVAS["agentview"], grid=(12, 18))
-    save_world_simulator(folder, world_simulator.small_vae(), generator.transformer, generator.prompt.detach(), config)
+    save_world_simulator(folder, world_simulator.small_vae(), generator.network, generator.prompt.detach(), config)
     return folder
 
 

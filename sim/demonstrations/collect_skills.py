@@ -27,7 +27,7 @@ from policies.types import Policy
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.disturbances import Bursts, Driver
 from sim.demonstrations.labels import COLUMNS, labels
-from sim.demonstrations.simplified_meshes import simplify_meshes
+from sim.demonstrations.quick_drawing import draw_quickly
 from sim.demonstrations.skills.expert import SkillExpert
 from sim.demonstrations.try_skills import add_options, chosen_tasks
 from sim.demonstrations.views import Views
@@ -78,7 +78,7 @@ def drive(environment: LiberoEnvironment, policy: Policy, text: str, steps: int)
 
 def collect_task(
     suite: str, task: int, episodes: int, seed: int, every: int, tapes: Path, name: str | None = None,
-    all_faces: bool = False,
+    as_scored: bool = False,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Make what is missing of one task; (task, episodes made, episodes tried)."""
     missing = [i for i in range(episodes) if not tape_path(tapes, task, i).is_file()]
@@ -87,8 +87,8 @@ def collect_task(
         # First: what it imports may end a process that EGL has drawn in (triton and Mesa each bring an LLVM).
         policy = None if name is None else load_policy(name)
         environment = LiberoEnvironment(suite, task)
-        if not all_faces:
-            simplify_meshes(environment)
+        if not as_scored:
+            draw_quickly(environment)
         views = Views(environment)
         for episode in missing:
             for attempt in range(MOST_TRIES):
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser, "libero_goal", 7, 2)
     parser.add_argument("--every", type=int, default=1, help="control steps in a row of the dataset, drawn once")
     parser.add_argument("--policy", help="checkpoint that acts first in every episode (a round of DAgger)")
-    parser.add_argument("--all-faces", action="store_true", help="draw meshes as a scored run does, slower")
+    parser.add_argument("--as-scored", action="store_true", help="draw as a scored run does, slower")
     parser.add_argument("--output", type=Path, required=True, help="folder of the dataset and of its parts")
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     check_target(dataset, resume=True)
     results_folder(args.output)
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
-    rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.all_faces)
+    rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored)
     jobs = [(args.suite, task, *rest) for task in tasks]
     start = time.monotonic()
     for done, (_, (task, made, tried)) in enumerate(each_in_its_process(collect_task, jobs, args.processes), 1):

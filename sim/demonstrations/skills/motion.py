@@ -58,8 +58,8 @@ def lean_from(axis: FloatArray, other: FloatArray) -> FloatArray:
 def nearer_half_turn(rotation: FloatArray, reference: FloatArray) -> FloatArray:
     """The fingers are alike: `rotation`, or the same turned by 180 degrees about the approach axis."""
     other = rotation * np.array([-1.0, -1.0, 1.0])
-    near = np.linalg.norm(rotation_vector(rotation @ reference.T))
-    return rotation if near <= np.linalg.norm(rotation_vector(other @ reference.T)) else other
+    # The angle between two rotations falls with the trace of one times the other's inverse.
+    return rotation if np.sum(rotation * reference) >= np.sum(other * reference) else other
 
 
 def towards(scene: Scene, goal: Pose, grip: float, speed: float = 1.0, turning: float = MAX_TURN) -> FloatArray:

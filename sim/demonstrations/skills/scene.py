@@ -69,6 +69,7 @@ class Scene:
         self._boxed = np.concatenate([np.zeros(0, int), *self._geoms.values()])
         self._owner = np.concatenate([[], *(np.full(len(g), i) for i, g in enumerate(self._geoms.values()))])
         self._points: dict[str, FloatArray] = {}
+        self._grids: dict[str, list[tuple[int, FloatArray]]] = {}
 
     @property
     def tcp(self) -> FloatArray:
@@ -119,14 +120,7 @@ class Scene:
         """(n, 3) points that fill the collision boxes of an object, in its body's frame."""
         if name not in self._points:
             pose = self.pose(name)
-            clouds = []
-            for geom in self._geoms[name]:
-                half, centre = self.model.geom_aabb[geom][3:], self.model.geom_aabb[geom][:3]
-                axes = [np.linspace(-h, h, max(int(np.ceil(2 * h / SPACING)) + 1, 2)) for h in half]
-                grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) + centre
-                world = self.data.geom_xpos[geom] + grid @ self.data.geom_xmat[geom].reshape(3, 3).T
-                clouds.append((world - pose.position) @ pose.rotation)
-            self._points[name] = np.concatenate(clouds)
+            self._points[name] = (self.points_now(name) - pose.position) @ pose.rotation
         return self._points[name]
 
     def world_points(self, name: str) -> FloatArray:
@@ -135,8 +129,22 @@ class Scene:
 
     def points_now(self, name: str) -> FloatArray:
         """The same for something whose parts move, such as a cabinet: in the world, found anew."""
-        self._points.pop(name, None)
-        return self.world_points(name)
+        data = self.data
+        parts = [
+            data.geom_xpos[geom] + grid @ data.geom_xmat[geom].reshape(3, 3).T for geom, grid in self._grids_of(name)
+        ]
+        return np.concatenate(parts)
+
+    def _grids_of(self, name: str) -> list[tuple[int, FloatArray]]:
+        """Of every geom of an object: points that fill its box, in its own frame."""
+        if name not in self._grids:
+            self._grids[name] = []
+            for geom in self._geoms[name]:
+                half, centre = self.model.geom_aabb[geom][3:], self.model.geom_aabb[geom][:3]
+                axes = [np.linspace(-h, h, max(int(np.ceil(2 * h / SPACING)) + 1, 2)) for h in half]
+                grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) + centre
+                self._grids[name].append((int(geom), grid))
+        return self._grids[name]
 
     def touches(self, name: str) -> tuple[bool, bool]:
         """Whether each finger's pad touches the object."""
