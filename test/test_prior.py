@@ -104,11 +104,17 @@ def test_a_run_that_comes_out_otherwise_is_found(
 ) -> None:
     """The words of a run are those of its training; what they print is compared to the last digit."""
     line = {"step": 2, "seconds": 3.0, "train": {"action": 0.5}, "held_out": {"action": 0.25}}
-    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
-    run = Trained("prior", 0, tmp_path, {"words": ["--output", "there"]})
+    folder = tmp_path / "study" / "runs" / "prior-0"
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text(json.dumps(line) + "\n")
+    # The study has moved since; its data has not.
+    words = ["--data", "/data/d", "--cache", "/before/study/cache", "--output", "/before/study/runs/prior-0"]
+    run = Trained("prior", 0, folder, {"words": words})
+    cache = str(tmp_path / "study" / "cache")
     for factor, verdict in ((1.0, "ok"), (1.0 + 1e-15, "FAIL")):
         program = (
             "import json, sys; at = sys.argv.index('--output') + 1; assert sys.argv[-2:] == ['--until', '2'];"
+            f"assert sys.argv[2] == '/data/d' and sys.argv[4] == {cache!r};"
             f"line = {line!r}; line['seconds'] = 9; line['held_out']['action'] *= {factor!r};"
             "open(sys.argv[at] + '/log.jsonl', 'w').write(json.dumps(line) + chr(10))"
         )

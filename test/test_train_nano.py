@@ -20,6 +20,7 @@ from policies.training import train_world_simulator as world_simulator
 from policies.training.curves import cut_log, read_log
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
 from policies.training.nano import building
+from policies.training.study.arms import made_with, make_untrained
 from policies.types import Observation, RobotState, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator, WorldSimulatorConfig, save_world_simulator
 
@@ -145,10 +146,15 @@ def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
 
 
 def test_it_does_not_go_on_with_what_is_composed_in_another_way(
-    demos: Path, simulator: Path, fused: Path, capsys: pytest.CaptureFixture[str]
+    demos: Path, simulator: Path, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Noise has as many channels as what it stands for: nothing else would tell."""
+    """Noise, and another world simulator, have as many channels as what they stand for: nothing else would tell."""
     before = (fused / "config.json").read_text()
+    make_untrained(simulator, tmp_path / "other")
+    made_with(noise_index=700)(simulator, tmp_path / "noisier")
+    for other in ("other", "noisier"):
+        train(demos, fused, 2, "--world-simulator", str(tmp_path / other))
+        assert "learned with another world simulator" in capsys.readouterr().err
     for more, said in ((("--tokens", "noise"), "another world_simulator"), (("--no-remember",), "another")):
         train(demos, fused, 2, "--world-simulator", str(simulator), *more)
         assert said in capsys.readouterr().err

@@ -27,6 +27,13 @@ def losses(line: Mapping[str, Any]) -> dict[str, float]:
     return {f"{part} {name}": value for part in ("train", "held_out") for name, value in line.get(part, {}).items()}
 
 
+def at_home(words: Sequence[str], run: Path) -> list[str]:
+    """A run's words where its study's folder has moved since: what lies in that folder is looked for in the new one."""
+    home = run.resolve().parent.parent
+    before = Path(words[words.index("--cache") + 1]).parent if "--cache" in words else home
+    return [str(home / Path(word).relative_to(before)) if Path(word).is_relative_to(before) else word for word in words]
+
+
 def repeat(rows: Rows, trained: Sequence[Trained], arm: str, run: bool) -> None:
     """The row; run: whether to train at all."""
     chosen = next((one for one in trained if one.arm == arm), None)
@@ -37,7 +44,7 @@ def repeat(rows: Rows, trained: Sequence[Trained], arm: str, run: bool) -> None:
         rows.missing(NAME, "with --print-only nothing is trained again")
         return
     before = first_line(chosen.folder)
-    words = list(chosen.record["words"])
+    words = at_home(chosen.record["words"], chosen.folder)
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
         words[words.index("--output") + 1] = folder
         program = [sys.executable, *TRAINING, *words, "--until", str(before["step"])]

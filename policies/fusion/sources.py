@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.fusion.controls import noise_like, seeds_of
 from policies.fusion.distilled import DistilledEncoder
@@ -132,3 +133,18 @@ def open_source(kind: str, folder: str | os.PathLike[str], device: torch.device 
         raise VegaError(f"Generative tokens of kind '{kind}' are unknown: choose one of {', '.join(get_args(Kind))}.")
     source: TokenSource = of[kind](LatentWorldSimulator.from_pretrained(folder, device=device, dtype=torch.float32))
     return source
+
+
+def same_source(one: TokenSource, other: TokenSource) -> bool:
+    """Whether two give the same tokens of a frame on the same canvas: equal weights and equal settings."""
+    if type(one) is not type(other):
+        return False
+    first, second = (it.simulator if isinstance(it, OfSimulator) else it for it in (one, other))
+    if isinstance(first, LatentWorldSimulator) and isinstance(second, LatentWorldSimulator):
+        own = first.config
+        alike = own == replace(second.config, canvas=own.canvas, grid=own.grid, view=own.view)
+        if not alike or not torch.equal(first.prompt, second.prompt):
+            return False
+    assert isinstance(first, nn.Module) and isinstance(second, nn.Module)
+    weights, others = first.state_dict(), second.state_dict()
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)

@@ -24,6 +24,7 @@ from torch import nn
 from policies.checkpoints import is_openvla
 from policies.files.command_line import command, command_parser
 from policies.fusion.gated_fusion import fusion_names
+from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig
 from policies.nano.layers import TEXT_ENCODERS
 from policies.nano.policy import load_vega_policy
@@ -120,6 +121,15 @@ class Training:
                 raise VegaError(
                     f"The policy in {self.args.output} has another {field.name}: go on with the options and --data "
                     "that it began with, or give another --output, and what is there as --init."
+                )
+        world = self.learner.policy.world
+        # Of the same shape, another world simulator would go unnoticed: its tokens would only mean something else.
+        if before.world_simulator is not None and world is not None:
+            kept = open_source(before.world_simulator.encoder, self.args.output / before.world_simulator.source)
+            if not same_source(kept, world.source):
+                raise VegaError(
+                    f"The policy in {self.args.output} learned with another world simulator: go on with that, or give "
+                    "another --output."
                 )
 
     def run(self) -> None:
