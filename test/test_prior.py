@@ -13,10 +13,12 @@ from benchmarks import closed_loop
 from benchmarks.closed_loop import run_folder
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import repeated
+from benchmarks.prior.correspondence import correspondence
 from benchmarks.prior.evaluations import Condition, Evaluations, Trained
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256
 from policies.training.study.arms import SEVEN
+from policies.types import VegaError
 from sim.results.paired import compare_arms
 
 SUITES = ["libero_object", "libero_object_swap", "libero_object:camera"]
@@ -97,6 +99,35 @@ def test_a_noise_run_that_is_missing_is_said(study: Path, capsys: pytest.Capture
     found = rows(study, capsys)
     assert found["best_arm_points_lost_to_noise_libero_object_swap"][1] == "missing"
     assert "best_arm_points_lost_to_noise_at_least_where_most" not in found
+
+
+def test_scores_of_encoders_are_told_beside_what_their_arms_solve(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Arms that solve more the better they find places again, and the other way round by the paper's score."""
+    solved = {"prior": 2, "untrained": 1, "vae": 3, "imagenet": 6, "semantic": 9}
+    found = {}
+    for arm, count in solved.items():
+        folder = tmp_path / f"{arm}-0"
+        (folder / "world_simulator").mkdir(parents=True)
+        (folder / "world_simulator" / "world_simulator.json").write_text(json.dumps({"noise_index": 300, "tap": 3}))
+        tried = [{"task": task, "trial": 0, "success": task < count, "error": ""} for task in range(10)]
+        found[Trained(arm, 0, folder, {})] = {Condition("libero_object"): tried}
+    places = [("ws", 300, 3), ("ws, random weights", 300, 3), ("VAE of ws", None, None)]
+    places += [("efficientnet-lite0", None, 10)]
+    scored = [
+        {"encoder": encoder, "k": k, "block": block, "raw": 90 - own, "gap": own, "retrieval": own}
+        for (encoder, k, block), own in zip(places, (6.0, 5.0, 7.0, 23.0), strict=True)
+    ]
+    (tmp_path / "table.json").write_text(json.dumps({"rows": [*scored, scored[0] | {"k": 700}]}))
+    correspondence(Rows(), tmp_path / "table.json", "ws", found)
+    said = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert said["correspondence_ws_k700_block3_gap_percent"] == "6"
+    assert said["correspondence_readings_of_a_random_network"] == "1"
+    assert said["correspondence_rank_correlation_of_retrieval_and_success_of_4_arms"] == "1"
+    assert said["correspondence_rank_correlation_of_raw_and_success_of_4_arms"] == "-1"
+    correspondence(rows := Rows(), tmp_path / "table.json", "ws", dict(list(found.items())[:3]))
+    assert rows.failed == ["correspondence_rank_correlation"]
+    with pytest.raises(VegaError, match="--scored-as"):
+        correspondence(Rows(), tmp_path / "table.json", "another", found)
 
 
 def test_a_run_that_comes_out_otherwise_is_found(

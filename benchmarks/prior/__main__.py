@@ -2,7 +2,8 @@
 
 Evaluates the checkpoints of a study (`python -m policies.training.study`) with `sim/run_libero.py` on the same initial
 states, then prints what was asked: that all of it ran, what each arm has over the semantic stream alone, what the best
-arm loses when its tokens become noise, what a distilled encoder loses and saves, and whether the study repeats itself.
+arm loses when its tokens become noise, how its encoders find places again, what a distilled encoder loses and saves,
+and whether the study repeats itself.
 Episodes that were run are read again; `--print-only` runs none.  A row of what is missing is a FAIL that says so.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.closed_loop import act_medians_ms
+from benchmarks.prior.correspondence import correspondence
 from benchmarks.prior.evaluations import Condition, Episodes, Evaluations, Trained, percent, read_study, said, whole
 from benchmarks.prior.repeated import repeat
 from benchmarks.rows import Rows
@@ -153,6 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--suites", nargs="+", default=CONDITIONS, help="SUITE, or SUITE:KINDS with perturbed views")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of each arm and seed, over all suites")
     parser.add_argument("--distilled", type=Path, help="checkpoint folder of policies.training.distil")
+    parser.add_argument("--correspondence", type=Path, help="table that policies.correspondence wrote")
+    parser.add_argument("--scored-as", default="world_simulator", help="the study's world simulator's name in it")
     parser.add_argument("--workers", type=int, default=2, help="processes; the results do not depend on it")
     parser.add_argument("--output", type=Path, help="folder of the runs (default: evaluations/ in the study's)")
     parser.add_argument("--repeat-arm", default=PRIOR, help="of the study's first seed, trained again for a while")
@@ -179,6 +183,7 @@ def judge(args: argparse.Namespace) -> int:
     found = gather(rows, trained, conditions, runs)
     arms(rows, found, conditions)
     noise(rows, found, conditions, runs)
+    correspondence(rows, args.correspondence, args.scored_as, found)
     distilled(rows, args.distilled, found, conditions, runs)
     repeat(rows, trained, args.repeat_arm, run=not args.print_only)
     return rows.status

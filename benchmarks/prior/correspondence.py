@@ -1,0 +1,80 @@
+"""What `python -m policies.correspondence` has found, and whether what finds places again also solves more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.prior.evaluations import Condition, Episodes, Trained, percent, said, whole
+from benchmarks.rows import Rows
+from policies.files.json_config import read_json
+from policies.types import VegaError
+
+MEASURES = ("raw", "gap", "retrieval")
+FEWEST = 4  # arms, below which an order says nothing
+RANDOM = ", random weights"
+NAME = "correspondence_readings"
+
+Place = tuple[str, int | None, int | None]  # encoder, k, block
+
+
+def correspondence(
+    rows: Rows, table: Path | None, wan: str, found: Mapping[Trained, Mapping[Condition, Episodes]]
+) -> None:
+    """A row for every reading and measure, and the order of arms by each beside that by success.
+
+    table: what that command wrote; wan: the study's world simulator's name in it.  Raises VegaError for another file.
+    """
+    if table is None:
+        rows.missing(NAME, "no table of `python -m policies.correspondence` is given as --correspondence")
+        return
+    readings: dict[Place, Mapping[str, Any]] = {
+        (row["encoder"], row["k"], row["block"]): row for row in said(table, "rows")
+    }
+    if all(place[0] != wan for place in readings):
+        raise VegaError(f"The table '{table}' has no encoder '{wan}': name the study's world simulator by --scored-as.")
+    for (encoder, k, block), row in readings.items():
+        place = [encoder, *([f"k{k}"] if k is not None else []), *([f"block{block}"] if block is not None else [])]
+        label = "_".join(place).replace(",", "").replace(" ", "_")
+        for measure in MEASURES:
+            rows.information(f"correspondence_{label}_{measure}_percent", row[measure])
+    random = [row for (encoder, _, _), row in readings.items() if encoder == wan + RANDOM]
+    rows.at_least("correspondence_readings_of_a_random_network", len(random), 1)
+    success = of_arms(found)
+    places = {arm: place for arm, place in read_at(wan, found).items() if arm in success and place in readings}
+    if len(places) < FEWEST:
+        rows.missing("correspondence_rank_correlation", f"{len(places)} of {FEWEST} arms have both a score and success")
+        return
+    for measure in MEASURES:
+        both = [(readings[place][measure], success[arm]) for arm, place in places.items()]
+        name = f"correspondence_rank_correlation_of_{measure}_and_success_of_{len(both)}_arms"
+        rows.information(name, rank_correlation(both))
+
+
+def of_arms(found: Mapping[Trained, Mapping[Condition, Episodes]]) -> dict[str, float]:
+    """Percent solved of all that an arm's runs have tried, of arms whose runs tried the same."""
+    most = max(map(len, found.values()), default=0)
+    complete = [(run, whole(parts)) for run, parts in found.items() if parts and len(parts) == most]
+    return {run.arm: percent([tried for other, tried in complete if other.arm == run.arm]) for run, _ in complete}
+
+
+def read_at(wan: str, found: Mapping[Trained, Any]) -> dict[str, Place]:
+    """Where the table says of each arm what its policy fuses."""
+    from policies.fusion.imagenet import BLOCK, IMAGENET  # torch, which --help does without
+
+    places: dict[str, Place] = {"vae": (f"VAE of {wan}", None, None), "imagenet": (IMAGENET, None, BLOCK)}
+    for run in found:
+        path = run.folder / "world_simulator" / "world_simulator.json"
+        if run.arm in ("prior", "untrained") and path.is_file():
+            settings = read_json(path)
+            name = wan if run.arm == "prior" else wan + RANDOM
+            places[run.arm] = (name, int(settings["noise_index"]), int(settings["tap"]))
+    return places
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Spearman's; not a number where all of one side are equal."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(pairs).statistic)
