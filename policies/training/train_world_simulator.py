@@ -36,7 +36,7 @@ from policies.training.recordings import Recording
 from policies.types import VegaError
 from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
 from policies.world_simulator.unet import save_unet, small_unet
-from policies.world_simulator.vae import load_encoder
+from policies.world_simulator.vae import WanEncoder, load_encoder
 
 FOLDER = "world_simulator"  # below the output
 
@@ -205,11 +205,11 @@ def picture(path: Path, *rows: Tensor) -> None:
 
 def train(args: argparse.Namespace) -> None:
     begin(args.seed, args.threads, args.output)
-    clips = Clips(args.data)
     if args.unet_beside is None:
-        train_wan(clips, args)
+        train_wan(Clips(args.data), args)
     else:
-        train_unet(clips, args)
+        encoder = load_encoder(args.unet_beside / "vae", torch.device("cpu"), torch.float32)  # before reading videos
+        train_unet(encoder, Clips(args.data), args)
 
 
 def train_wan(clips: Clips, args: argparse.Namespace) -> None:
@@ -231,9 +231,8 @@ def train_wan(clips: Clips, args: argparse.Namespace) -> None:
     print(f"{args.output / FOLDER}, reconstructions.png and samples.png beside it", flush=True)
 
 
-def train_unet(clips: Clips, args: argparse.Namespace) -> None:
+def train_unet(encoder: WanEncoder, clips: Clips, args: argparse.Namespace) -> None:
     """The second stage with a UNet, on the latents of a world simulator that is there already."""
-    encoder = load_encoder(args.unet_beside / "vae", torch.device("cpu"), torch.float32)
     generator = Generator(small_unet(encoder.channels, TEXT_DIM))
     print(f"{len(clips)} videos, UNet {_millions(generator)}", flush=True)
     train_generator("unet", generator, encoder.window, clips, args)
