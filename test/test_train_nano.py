@@ -15,12 +15,12 @@ from recorded import make_dataset
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, load_policy
 from policies.nano.policy import VegaPolicy, load_vega_policy
-from policies.training import train_nano
-from policies.training import train_world_simulator as world_simulator
+from policies.training import train_nano, train_world_simulator
 from policies.training.curves import cut_log, read_log
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
 from policies.training.nano import building
 from policies.training.study.arms import made_with, make_untrained
+from policies.training.wan import networks
 from policies.types import Observation, RobotState, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator, WorldSimulatorConfig, save_world_simulator
 
@@ -38,9 +38,9 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained world simulator of the size that ships."""
     folder = tmp_path_factory.mktemp("simulator") / "wan"
     torch.manual_seed(0)
-    generator = world_simulator.Generator(world_simulator.small_transformer())
+    generator = networks.Generator(networks.small_transformer())
     config = WorldSimulatorConfig(tap=3, canvas=CANVAS["agentview"], grid=(12, 18))
-    save_world_simulator(folder, world_simulator.small_vae(), generator.network, generator.prompt.detach(), config)
+    save_world_simulator(folder, networks.small_vae(), generator.network, generator.prompt.detach(), config)
     return folder
 
 
@@ -275,6 +275,6 @@ def test_what_cannot_be_written_or_read_is_said_in_one_sentence(
     (tmp_path / "file").touch()
     pairs = ((demos, tmp_path / "file", "--output"), (tmp_path, tmp_path, "collect_skills"))
     for demonstrations, output, text in pairs:
-        for main in (train_nano.main, world_simulator.main):
+        for main in (train_nano.main, train_world_simulator.main):
             assert main(["--data", str(demonstrations), "--output", str(output)]) == 2
             assert text in capsys.readouterr().err.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from recorded import make_dataset
 from policies.checkpoints import find_checkpoint
 from policies.correspondence import encoders
 from policies.training import train_world_simulator as training
+from policies.training.wan.clips import Clips
+from policies.training.wan.networks import LATENT_CHANNELS, Generator, small_transformer
+from policies.training.wan.quality import decibels
+from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 from policies.world_simulator.unet import load_unet
 
@@ -29,7 +34,7 @@ def arguments(demos: Path, output: Path, vae: int, transformer: int) -> list[str
 
 
 def test_clips_stay_within_an_episode(demos: Path) -> None:
-    clips = training.Clips([demos])
+    clips = Clips([demos])
     for camera, shape in (("agentview", (80, 80)), ("wrist", (48, 48))):
         assert [len(video) for video in clips.videos[camera]] == [6, 6]
         batch = clips.batch(3, 5, np.random.default_rng(0), camera)
@@ -43,10 +48,13 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     training.main(arguments(demos, tmp_path / "a", 1, 1))
     before = torch.load(tmp_path / "a" / "vae.pt", weights_only=True)
     assert before["step"] == 1
-    training.main(arguments(demos, tmp_path / "a", 2, 2))
+    training.main([*arguments(demos, tmp_path / "a", 2, 2), "--held-out", str(demos)])
+    assert "held out, wrist: reconstruction" in capsys.readouterr().out
+    told = json.loads((tmp_path / "a" / "held_out.json").read_text())["psnr_db"]["agentview"]
+    assert told.keys() == {"reconstruction", "prediction", "repetition"} and all(0 < db < 100 for db in told.values())
     assert torch.load(tmp_path / "a" / "vae.pt", weights_only=True)["step"] == 2
     assert torch.load(tmp_path / "a" / "transformer.pt", weights_only=True)["step"] == 2
-    for name in ("reconstructions.png", "samples.png"):
+    for name in ("reconstructions.png", "samples.png", "held_out.png"):
         assert (tmp_path / "a" / name).stat().st_size > 1000
     simulator = LatentWorldSimulator.from_pretrained(tmp_path / "a" / "world_simulator")
     frames = torch.randint(0, 255, (1, 1, 160, 160, 3), dtype=torch.uint8)
@@ -58,8 +66,8 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
 
 def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is zero for a network that knows noise - data, so it is that which is learned."""
-    generator = training.Generator(training.small_transformer())
-    data = torch.full((2, training.LATENT_CHANNELS, 1, 4, 4), 0.5)
+    generator = Generator(small_transformer())
+    data = torch.full((2, LATENT_CHANNELS, 1, 4, 4), 0.5)
 
     def known(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return (latents - data) / sigma.view(-1, 1, 1, 1, 1)
@@ -68,11 +76,22 @@ def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.Monke
     assert float(generator.loss(data)) < 1e-6
     sampled = generator.sample(tuple(data.shape), torch.Generator().manual_seed(0))
     assert torch.allclose(sampled, data, atol=1e-4)
+    data, begun = data.expand(-1, -1, 2, -1, -1), torch.full((2, LATENT_CHANNELS, 1, 4, 4), -0.25)
+    sampled = generator.sample(tuple(data.shape), torch.Generator().manual_seed(0), begun)
+    assert torch.equal(sampled[:, :, :1], begun)
+    assert torch.allclose(sampled[:, :, 1:], data[:, :, 1:], atol=1e-4)
+
+
+def test_decibels_are_those_of_the_definition() -> None:
+    """Half of the range away: 6.02 dB; equal: as many as are counted at most; beyond the range is as its end."""
+    wanted = torch.zeros(3, 3, 4, 4)
+    found = torch.stack([torch.ones(3, 4, 4), torch.zeros(3, 4, 4), torch.full((3, 4, 4), 5.0)])
+    assert decibels(found, wanted).tolist() == pytest.approx([6.0206, 100.0, 6.0206], abs=1e-3)
 
 
 def test_without_demonstrations_it_says_how_to_make_some(tmp_path: Path) -> None:
-    with pytest.raises(training.VegaError, match="collect_skills"):
-        training.Clips([tmp_path])
+    with pytest.raises(VegaError, match="collect_skills"):
+        Clips([tmp_path])
 
 
 def test_a_unet_learns_on_the_latents_of_a_world_simulator_and_is_scored_beside_it(
@@ -94,7 +113,7 @@ def test_a_unet_learns_on_the_latents_of_a_world_simulator_and_is_scored_beside_
     quiet, loud = (next(t for r, t in found.items() if (r.k, r.block) == (k, 4)) for k in (0, 1000))
     assert not torch.allclose(quiet[0], quiet[1]) and not torch.allclose(quiet, loud)
     (tmp_path / "world_simulator" / "unet" / "prompt.safetensors").write_bytes(b"")
-    with pytest.raises(training.VegaError, match="train it again"):
+    with pytest.raises(VegaError, match="train it again"):
         load_unet(tmp_path / "world_simulator")
 
 

@@ -3,7 +3,8 @@
 Two stages with diffusers' own classes in small sizes, both resumable: a causal video VAE (L1 reconstruction and a
 little KL), then a diffusion transformer on its latents by flow matching (velocity = noise - data), with one learned
 stand-in for the empty prompt.  Writes reconstructions.png and samples.png to look at, and a folder that
-`LatentWorldSimulator.from_pretrained` loads.  Clips are consecutive frames of LeRobot v3 datasets.
+`LatentWorldSimulator.from_pretrained` loads.  Clips are consecutive frames of LeRobot v3 datasets.  With `--held-out`
+also held_out.json and held_out.png: how well it shows clips again that it has not seen, and what comes next in them.
 
 With `--unet-beside FOLDER` the first stage is that world simulator's, and a UNet learns the second in the transformer's
 place: `python -m policies.correspondence --wan OUTPUT/world_simulator` scores both.
@@ -12,143 +13,36 @@ place: `python -m policies.correspondence --wan OUTPUT/world_simulator` scores b
 from __future__ import annotations
 
 import argparse
-import itertools
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from numpy.typing import NDArray
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from policies.files.command_line import command, command_parser
-from policies.nano.policy import prepare_image
-from policies.training.dataset import CAMERAS, CANVAS
+from policies.training.dataset import CANVAS
 from policies.training.optimisation import begin, save_state, set_learning_rate
-from policies.training.recordings import Recording
-from policies.types import VegaError
+from policies.training.wan.clips import CLIP_FRAMES, Clips, picture
+from policies.training.wan.networks import (
+    LATENT_CHANNELS,
+    TEXT_DIM,
+    Generator,
+    small_transformer,
+    small_vae,
+    vae_loss,
+)
+from policies.training.wan.quality import measure
 from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
 from policies.world_simulator.unet import save_unet, small_unet
 from policies.world_simulator.vae import WanEncoder, load_encoder
 
 FOLDER = "world_simulator"  # below the output
-
-LATENT_CHANNELS = 8
-TEXT_DIM = 32
-KL_WEIGHT = 1e-6
-SHIFT = 5.0  # of Wan's schedule: most of the training sits at high noise
-SAMPLE_STEPS = 30
-CLIP_FRAMES = 5
-MARGIN = 6  # px that clips are larger than the canvas, so that crops differ
-
-
-def small_vae() -> AutoencoderKLWan:
-    """Wan's VAE with 16 base channels: 8 x 8 pixels and 4 frames to a latent of 8 channels."""
-    return AutoencoderKLWan(
-        base_dim=16,
-        z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 2, 4, 4],
-        num_res_blocks=1,
-        attn_scales=[],
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * LATENT_CHANNELS,
-        latents_std=[1.0] * LATENT_CHANNELS,
-    )
-
-
-def small_transformer() -> WanTransformer3DModel:
-    """Wan's transformer with 6 blocks of width 128."""
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=4,
-        attention_head_dim=32,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        text_dim=TEXT_DIM,
-        freq_dim=64,
-        ffn_dim=384,
-        num_layers=6,
-        rope_max_seq_len=128,
-    )
-
-
-class Clips:
-    """Crops of consecutive frames of LeRobot datasets, in the size in which the policy will see them.
-
-    batch(n, frames) -> (n, 3, frames, *CANVAS[camera]) in [-1, 1], of one camera drawn from `rng`.
-    """
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.videos: dict[str, list[NDArray[np.uint8]]] = {camera: [] for camera in CANVAS}
-        for recording in map(Recording, folders):
-            for camera, (rows, columns) in CANVAS.items():
-                size = (columns + MARGIN, rows + MARGIN)
-                frames = [
-                    cv2.resize(prepare_image(picture, CAMERAS[camera], camera), size, interpolation=cv2.INTER_AREA)
-                    for _, picture in recording.pictures(camera)
-                ]
-                cuts = [slice(episode.begin, episode.end) for episode in recording.episodes]
-                self.videos[camera] += [np.stack(frames[c]) for c in cuts if c.stop - c.start >= CLIP_FRAMES]
-        if not len(self):
-            raise VegaError(f"No episode has {CLIP_FRAMES} frames: give longer recordings as --data.")
-
-    def __len__(self) -> int:
-        return sum(map(len, self.videos.values()))
-
-    def batch(self, count: int, frames: int, rng: np.random.Generator, camera: str | None = None) -> Tensor:
-        camera = camera or str(rng.choice(list(CANVAS)))
-        videos, (rows, columns) = self.videos[camera], CANVAS[camera]
-        clips = np.empty((count, frames, rows, columns, 3), np.uint8)
-        for clip in clips:
-            video = videos[rng.integers(len(videos))]
-            at, y, x = (rng.integers(n - k + 1) for n, k in zip(video.shape, (frames, rows, columns), strict=False))
-            clip[:] = video[at : at + frames, y : y + rows, x : x + columns]
-        return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
-
-
-def vae_loss(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
-    posterior = vae.encode(video).latent_dist
-    reconstruction = vae.decode(posterior.sample()).sample
-    return F.l1_loss(reconstruction, video) + KL_WEIGHT * posterior.kl().mean()
-
-
-class Generator(nn.Module):
-    """A transformer, or a UNet, and the stand-in for its prompt, (1, TEXT_DIM)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.prompt = nn.Parameter(torch.randn(1, TEXT_DIM) * 0.02)
-
-    def velocity(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """latents (B, C, t, h, w) at noise sigma (B,) in [0, 1] -> noise - data."""
-        text = self.prompt[None].expand(len(latents), -1, -1)
-        found: Tensor = self.network(latents, sigma * 1000.0, text, return_dict=False)[0]
-        return found
-
-    def loss(self, latents: Tensor) -> Tensor:
-        uniform = torch.rand(len(latents))
-        sigma = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-        noise = torch.randn_like(latents)
-        at = sigma.view(-1, 1, 1, 1, 1)
-        return F.mse_loss(self.velocity((1 - at) * latents + at * noise, sigma).float(), noise - latents)
-
-    @torch.no_grad()
-    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Latents of new clips: Euler steps along the velocity, from noise."""
-        x = torch.randn(shape, generator=generator)
-        levels = torch.linspace(1, 0, SAMPLE_STEPS + 1)
-        levels = SHIFT * levels / (1 + (SHIFT - 1) * levels)
-        for here, there in itertools.pairwise(levels):
-            x = x + (there - here) * self.velocity(x, here.expand(len(x)))
-        return x
 
 
 def optimise(
@@ -192,17 +86,6 @@ def latent_statistics(vae: AutoencoderKLWan, clips: Clips) -> tuple[Tensor, Tens
     return latents.mean(dim=1), latents.std(dim=1)
 
 
-def picture(path: Path, *rows: Tensor) -> None:
-    """Rows of clips (n, 3, t, H, W) in [-1, 1], every frame beside the other, three times as large."""
-    strips = []
-    for row in rows:
-        frames = ((row.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 4, 1).numpy()
-        strips.append(np.concatenate([np.concatenate(list(clip), axis=1) for clip in frames], axis=1))
-    image = np.concatenate(strips, axis=0)
-    larger = cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
-    cv2.imwrite(str(path), cv2.cvtColor(larger, cv2.COLOR_RGB2BGR))
-
-
 def train(args: argparse.Namespace) -> None:
     begin(args.seed, args.threads, args.output)
     if args.unet_beside is None:
@@ -218,14 +101,23 @@ def train_wan(clips: Clips, args: argparse.Namespace) -> None:
     print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
     train_vae(vae, clips, args)
     mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
-    train_generator(
-        "transformer", generator, lambda video: (vae.encode(video).latent_dist.mode().float() - mean) / std, clips, args
-    )
+
+    def encode(video: Tensor) -> Tensor:
+        latents: Tensor = vae.encode(video).latent_dist.mode().float()
+        return (latents - mean) / std
+
+    def decode(latents: Tensor) -> Tensor:
+        video: Tensor = vae.decode(latents * std + mean).sample
+        return video
+
+    train_generator("transformer", generator, encode, clips, args)
     rows, columns = CANVAS["agentview"]
     shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
-    sampled = generator.sample(shape, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        picture(args.output / "samples.png", vae.decode(sampled * std + mean).sample)
+        picture(args.output / "samples.png", decode(generator.sample(shape, torch.Generator().manual_seed(0))))
+    if args.held_out:
+        for camera, ratios in measure(generator, encode, decode, Clips(args.held_out), args.output).items():
+            print(f"held out, {camera}: " + ", ".join(f"{way} {db:.1f} dB" for way, db in ratios.items()), flush=True)
     config = WorldSimulatorConfig(tap=args.tap, canvas=(rows, columns), grid=(rows // 8, columns // 8))
     save_world_simulator(args.output / FOLDER, vae, generator.network, generator.prompt, config)
     print(f"{args.output / FOLDER}, reconstructions.png and samples.png beside it", flush=True)
@@ -282,6 +174,9 @@ def _millions(module: nn.Module) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m policies.training.train_world_simulator", __doc__, paragraphs=2)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
+    parser.add_argument(
+        "--held-out", type=Path, nargs="+", default=[], help="datasets not to learn from, but to be judged by"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/world_simulator"), help="folder to write")
     parser.add_argument("--vae-steps", type=int, default=3000, help="optimisation steps of the video VAE")
     parser.add_argument("--transformer-steps", type=int, default=4000, help="optimisation steps of the transformer")
