@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from recorded import make_dataset
 
 from policies.checkpoints import find_checkpoint
 from policies.correspondence import encoders
 from policies.training import train_world_simulator as training
 from policies.training.wan.clips import Clips
-from policies.training.wan.networks import LATENT_CHANNELS, Generator, small_transformer
+from policies.training.wan.networks import LATENT_CHANNELS, Generator, small_transformer, small_vae
 from policies.training.wan.quality import decibels
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -35,7 +36,7 @@ def arguments(demos: Path, output: Path, vae: int, transformer: int) -> list[str
 
 def test_clips_stay_within_an_episode(demos: Path) -> None:
     clips = Clips([demos])
-    for camera, shape in (("agentview", (80, 80)), ("wrist", (48, 48))):
+    for camera, shape in (("agentview", (128, 128)), ("wrist", (80, 80))):
         assert [len(video) for video in clips.videos[camera]] == [6, 6]
         batch = clips.batch(3, 5, np.random.default_rng(0), camera)
         assert batch.shape == (3, 3, 5, *shape)
@@ -59,7 +60,7 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     simulator = LatentWorldSimulator.from_pretrained(tmp_path / "a" / "world_simulator")
     frames = torch.randint(0, 255, (1, 1, 160, 160, 3), dtype=torch.uint8)
     tokens = simulator(frames)
-    assert tokens.shape == (1, 100, 128)
+    assert tokens.shape == (1, 256, 128)
     assert torch.isfinite(tokens).all()
     assert torch.equal(tokens, simulator(frames))
 
@@ -121,3 +122,18 @@ def checkpoint_files(folder: Path) -> dict[str, bytes]:
     """What lies in a world simulator's folder, a UNet aside."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "unet" not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_lone_frame_is_encoded_as_diffusers_does_it() -> None:
+    """Without the products with the zeros before it, and with the same gradients."""
+    quick = small_vae()
+    plain = AutoencoderKLWan.from_config(quick.config)
+    plain.load_state_dict(quick.state_dict())
+    frame = torch.rand(2, 3, 1, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = [vae.decode(vae.encode(frame).latent_dist.mode()).sample for vae in (quick, plain)]
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-4, rtol=1e-4)
+    for one in seen:
+        one.square().mean().backward()
+    for (name, own), other in zip(quick.named_parameters(), plain.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3, msg=name)

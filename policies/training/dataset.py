@@ -27,7 +27,7 @@ CAMERAS = {
     "agentview": CameraConfig(IMAGE_SIZE, resize=(160, 160)),
     "wrist": CameraConfig(IMAGE_SIZE, resize=(96, 96)),
 }
-CANVAS = {"agentview": (80, 80), "wrist": (48, 48)}  # px on which the world simulator sees each of them
+CANVAS = {"agentview": (128, 128), "wrist": (80, 80)}  # px on which the world simulator sees each of them
 SPACE = ActionSpace("eef_delta")
 SHIFT = 3  # px of the encoder's pictures
 WORDINGS = 12  # of every sentence

@@ -43,6 +43,8 @@ from policies.world_simulator.unet import save_unet, small_unet
 from policies.world_simulator.vae import WanEncoder, load_encoder
 
 FOLDER = "world_simulator"  # below the output
+# Convolutions know no place: squares teach the VAE as much as whole pictures, and more of them fit into a step.
+VAE_SIDE, SINGLE = 64, 0.75  # px; share of steps
 
 
 def optimise(
@@ -154,8 +156,9 @@ def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> 
 
     def reconstruct(rng: np.random.Generator) -> Tensor:
         # Most of the steps on single frames, which is what `per_frame` gives it.
-        single = rng.random() < 0.65
-        return vae_loss(vae, clips.batch(args.batch * (3 if single else 1), 1 if single else CLIP_FRAMES, rng))
+        single = rng.random() < SINGLE
+        count, frames = (6 * args.batch, 1) if single else (2 * args.batch, CLIP_FRAMES)
+        return vae_loss(vae, clips.batch(count, frames, rng, side=VAE_SIDE))
 
     optimise("vae", vae, reconstruct, args, args.vae_steps)
     vae.eval().requires_grad_(False)

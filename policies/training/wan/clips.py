@@ -43,9 +43,12 @@ class Clips:
     def __len__(self) -> int:
         return sum(map(len, self.videos.values()))
 
-    def batch(self, count: int, frames: int, rng: np.random.Generator, camera: str | None = None) -> Tensor:
+    def batch(
+        self, count: int, frames: int, rng: np.random.Generator, camera: str | None = None, side: int | None = None
+    ) -> Tensor:
+        """side: of squares to cut out in place of the whole canvas, px."""
         camera = camera or str(rng.choice(list(CANVAS)))
-        videos, (rows, columns) = self.videos[camera], CANVAS[camera]
+        videos, (rows, columns) = self.videos[camera], (side, side) if side else CANVAS[camera]
         clips = np.empty((count, frames, rows, columns, 3), np.uint8)
         for clip in clips:
             video = videos[rng.integers(len(videos))]
