@@ -13,7 +13,7 @@ from benchmarks import closed_loop
 from benchmarks.closed_loop import run_folder
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import repeated
-from benchmarks.prior.correspondence import correspondence
+from benchmarks.prior.correspondence import correspondence, read_table
 from benchmarks.prior.evaluations import Condition, Evaluations, Trained
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256
@@ -118,16 +118,20 @@ def test_scores_of_encoders_are_told_beside_what_their_arms_solve(tmp_path: Path
         for (encoder, k, block), own in zip(places, (6.0, 5.0, 7.0, 23.0), strict=True)
     ]
     (tmp_path / "table.json").write_text(json.dumps({"rows": [*scored, scored[0] | {"k": 700}]}))
-    correspondence(Rows(), tmp_path / "table.json", "ws", found)
+    readings = read_table(tmp_path / "table.json", "ws")
+    correspondence(Rows(), readings, "ws", found)
     said = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
     assert said["correspondence_ws_k700_block3_gap_percent"] == "6"
     assert said["correspondence_readings_of_a_random_network"] == "1"
     assert said["correspondence_rank_correlation_of_retrieval_and_success_of_4_arms"] == "1"
     assert said["correspondence_rank_correlation_of_raw_and_success_of_4_arms"] == "-1"
-    correspondence(rows := Rows(), tmp_path / "table.json", "ws", dict(list(found.items())[:3]))
+    correspondence(rows := Rows(), readings, "ws", dict(list(found.items())[:3]))
     assert rows.failed == ["correspondence_rank_correlation"]
     with pytest.raises(VegaError, match="--scored-as"):
-        correspondence(Rows(), tmp_path / "table.json", "another", found)
+        read_table(tmp_path / "table.json", "another")
+    (tmp_path / "other.json").write_text(json.dumps({"rows": [{"step": 1}]}))
+    with pytest.raises(VegaError, match="is no table of"):
+        read_table(tmp_path / "other.json", "ws")
 
 
 def test_a_run_that_comes_out_otherwise_is_found(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.closed_loop import act_medians_ms
-from benchmarks.prior.correspondence import correspondence
+from benchmarks.prior.correspondence import correspondence, read_table
 from benchmarks.prior.evaluations import Condition, Episodes, Evaluations, Trained, percent, read_study, said, whole
 from benchmarks.prior.repeated import repeat
 from benchmarks.rows import Rows
@@ -174,6 +174,8 @@ def judge(args: argparse.Namespace) -> int:
             f"of {TASKS * len(conditions)} as --episodes."
         )
     trained = read_study(args.study)
+    # Before hours of episodes.
+    readings = None if args.correspondence is None else read_table(args.correspondence, args.scored_as)
     runs = Evaluations(args.output or args.study / "evaluations", trials, args.workers, not args.print_only)
     if args.distilled is not None:
         if args.distilled.name in {run.name for run in trained}:
@@ -183,7 +185,7 @@ def judge(args: argparse.Namespace) -> int:
     found = gather(rows, trained, conditions, runs)
     arms(rows, found, conditions)
     noise(rows, found, conditions, runs)
-    correspondence(rows, args.correspondence, args.scored_as, found)
+    correspondence(rows, readings, args.scored_as, found)
     distilled(rows, args.distilled, found, conditions, runs)
     repeat(rows, trained, args.repeat_arm, run=not args.print_only)
     return rows.status

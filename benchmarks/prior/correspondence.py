@@ -13,33 +13,41 @@ from policies.types import VegaError
 
 MEASURES = ("raw", "gap", "retrieval")
 FEWEST = 4  # arms, below which an order says nothing
-RANDOM = ", random weights"
 NAME = "correspondence_readings"
 
 Place = tuple[str, int | None, int | None]  # encoder, k, block
+Readings = Mapping[Place, Mapping[str, float]]  # percent of each measure
+
+
+def read_table(table: Path, wan: str) -> Readings:
+    """What that command wrote.  wan: the study's world simulator's name in it.  Raises VegaError for another file."""
+    try:
+        readings = {
+            (row["encoder"], row["k"], row["block"]): {measure: float(row[measure]) for measure in MEASURES}
+            for row in said(table, "rows")
+        }
+    except (KeyError, TypeError, ValueError):
+        raise VegaError(f"The file '{table}' is no table of policies.correspondence: give that it wrote.") from None
+    if all(place[0] != wan for place in readings):
+        raise VegaError(f"The table '{table}' has no encoder '{wan}': name the study's world simulator by --scored-as.")
+    return readings
 
 
 def correspondence(
-    rows: Rows, table: Path | None, wan: str, found: Mapping[Trained, Mapping[Condition, Episodes]]
+    rows: Rows, readings: Readings | None, wan: str, found: Mapping[Trained, Mapping[Condition, Episodes]]
 ) -> None:
-    """A row for every reading and measure, and the order of arms by each beside that by success.
+    """A row for every reading and measure, and the order of arms by each beside that by success."""
+    from policies.correspondence.encoders import random_of  # torch, which --help does without
 
-    table: what that command wrote; wan: the study's world simulator's name in it.  Raises VegaError for another file.
-    """
-    if table is None:
+    if readings is None:
         rows.missing(NAME, "no table of `python -m policies.correspondence` is given as --correspondence")
         return
-    readings: dict[Place, Mapping[str, Any]] = {
-        (row["encoder"], row["k"], row["block"]): row for row in said(table, "rows")
-    }
-    if all(place[0] != wan for place in readings):
-        raise VegaError(f"The table '{table}' has no encoder '{wan}': name the study's world simulator by --scored-as.")
     for (encoder, k, block), row in readings.items():
         place = [encoder, *([f"k{k}"] if k is not None else []), *([f"block{block}"] if block is not None else [])]
         label = "_".join(place).replace(",", "").replace(" ", "_")
         for measure in MEASURES:
             rows.information(f"correspondence_{label}_{measure}_percent", row[measure])
-    random = [row for (encoder, _, _), row in readings.items() if encoder == wan + RANDOM]
+    random = [row for (encoder, _, _), row in readings.items() if encoder == random_of(wan)]
     rows.at_least("correspondence_readings_of_a_random_network", len(random), 1)
     success = of_arms(found)
     places = {arm: place for arm, place in read_at(wan, found).items() if arm in success and place in readings}
@@ -61,14 +69,15 @@ def of_arms(found: Mapping[Trained, Mapping[Condition, Episodes]]) -> dict[str, 
 
 def read_at(wan: str, found: Mapping[Trained, Any]) -> dict[str, Place]:
     """Where the table says of each arm what its policy fuses."""
-    from policies.fusion.imagenet import BLOCK, IMAGENET  # torch, which --help does without
+    from policies.correspondence.encoders import random_of, vae_of  # torch, which --help does without
+    from policies.fusion.imagenet import BLOCK, IMAGENET
 
-    places: dict[str, Place] = {"vae": (f"VAE of {wan}", None, None), "imagenet": (IMAGENET, None, BLOCK)}
+    places: dict[str, Place] = {"vae": (vae_of(wan), None, None), "imagenet": (IMAGENET, None, BLOCK)}
     for run in found:
         path = run.folder / "world_simulator" / "world_simulator.json"
         if run.arm in ("prior", "untrained") and path.is_file():
             settings = read_json(path)
-            name = wan if run.arm == "prior" else wan + RANDOM
+            name = wan if run.arm == "prior" else random_of(wan)
             places[run.arm] = (name, int(settings["noise_index"]), int(settings["tap"]))
     return places
 

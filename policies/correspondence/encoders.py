@@ -63,6 +63,16 @@ class Look:
         return pool_registered(maps[:, None].float(), spot, self.canvas // maps.shape[1], self.grid, WHOLE)[:, 0]
 
 
+def vae_of(wan: str) -> str:
+    """What a Wan's VAE alone is called."""
+    return f"VAE of {wan}"
+
+
+def random_of(encoder: str) -> str:
+    """What an encoder with random weights is called."""
+    return f"{encoder}, random weights"
+
+
 Read = Callable[[Tensor], Iterable[tuple[Reading, Tensor]]]
 
 
@@ -120,7 +130,7 @@ def _semantic(look: Look, policy: VegaPolicy) -> Iterator[Read]:
     with torch.no_grad():
         text = policy.text(torch.tensor([ids]))
     trained = policy.semantic_encoder.encoders[camera]
-    for name, encoder in (("semantic", trained), ("semantic, random weights", _random(trained))):
+    for name, encoder in (("semantic", trained), (random_of("semantic"), _random(trained))):
 
         def read(pictures: Tensor, name: str = name, encoder: nn.Module = encoder) -> list[tuple[Reading, Tensor]]:
             def maps(part: Tensor) -> Tensor:
@@ -143,7 +153,7 @@ def _random(module: nn.Module) -> nn.Module:
 
 def _imagenet(look: Look) -> Iterator[Read]:
     trained = load_imagenet(look.canvas)
-    for name, network in ((IMAGENET, trained), (f"{IMAGENET}, random weights", _random(trained))):
+    for name, network in ((IMAGENET, trained), (random_of(IMAGENET), _random(trained))):
 
         def read(pictures: Tensor, name: str = name, network: Any = network) -> list[tuple[Reading, Tensor]]:
             found: dict[int, list[Tensor]] = {}
@@ -166,15 +176,15 @@ def _wan(name: str, folder: Path, look: Look, ks: Sequence[int]) -> Iterator[Rea
             mode="per_frame", framing="registered",
         )  # fmt: skip
         if k == ks[0]:
-            yield _VaeReader(f"VAE of {name}", simulator)
+            yield _VaeReader(vae_of(name), simulator)
         yield _WanReader(name, k, simulator)
         if (folder / UNET).is_dir():
-            yield _UnetReader(f"UNet beside {name}", k, simulator, *load_unet(folder))
+            yield _UnetReader(f"UNet beside {name}", k, look, simulator, *load_unet(folder))
     own = LatentWorldSimulator.from_pretrained(
         folder, dtype=torch.float32, tap=last, canvas=side, grid=look.grid, view=WHOLE, mode="per_frame",
         framing="registered",
     )  # fmt: skip
-    yield _WanReader(f"{name}, random weights", own.config.noise_index, untrained(own))
+    yield _WanReader(random_of(name), own.config.noise_index, untrained(own))
 
 
 @dataclass(frozen=True)
@@ -202,22 +212,19 @@ class _UnetReader:
 
     name: str
     k: int
+    look: Look
     simulator: LatentWorldSimulator
     unet: UNet3DConditionModel
     prompt: Tensor
 
     def __call__(self, pictures: Tensor) -> list[tuple[Reading, Tensor]]:
-        simulator, (height, width) = self.simulator, pictures.shape[1:3]
-        config = simulator.config
-        spot = place((height, width), config.canvas, "registered")
+        simulator = self.simulator
         found: dict[int, list[Tensor]] = {}
         for part in pictures.split(BATCH):
             latents = simulator.latents(part[:, None])
             noisy = add_noise(latents, simulator.noise(latents), simulator.sigma)
             for block, maps in enumerate(block_maps(self.unet, noisy, simulator.timestep, self.prompt)):
-                stride = config.canvas[0] // maps.shape[1]
-                tokens = pool_registered(maps[:, None].float(), spot, stride, config.grid, WHOLE)[:, 0]
-                found.setdefault(block, []).append(tokens)
+                found.setdefault(block, []).append(self.look.pooled(maps, part))
         return [(Reading(self.name, self.k, block), torch.cat(parts)) for block, parts in found.items()]
 
 

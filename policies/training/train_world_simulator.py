@@ -129,15 +129,17 @@ def train_unet(encoder: WanEncoder, clips: Clips, args: argparse.Namespace) -> N
     """The second stage with a UNet, on the latents of a world simulator that is there already."""
     generator = Generator(small_unet(encoder.channels, TEXT_DIM))
     print(f"{len(clips)} videos, UNet {_millions(generator)}", flush=True)
-    train_generator("unet", generator, encoder.window, clips, args)
+    # torch 2.13's bfloat16 gradients of what a UNet does between two frames are garbage (findings/torch_bf16_*).
+    train_generator("unet", generator, encoder.window, clips, args, bf16=False)
     shutil.copytree(args.unet_beside, args.output / FOLDER, dirs_exist_ok=True)
-    save_unet(args.output / FOLDER, generator.network, generator.prompt.detach())
+    save_unet(args.output / FOLDER, generator.network, generator.prompt)
     print(f"{args.output / FOLDER}, with the UNet", flush=True)
 
 
 def train_generator(
-    name: str, generator: Generator, encode: Callable[[Tensor], Tensor], clips: Clips, args: argparse.Namespace
-) -> None:
+    name: str, generator: Generator, encode: Callable[[Tensor], Tensor], clips: Clips, args: argparse.Namespace,
+    bf16: bool = True,
+) -> None:  # fmt: skip
     """The second stage.  encode: videos (B, 3, T, H, W) in [-1, 1] -> normalised latents."""
 
     def loss(rng: np.random.Generator) -> Tensor:
@@ -146,8 +148,7 @@ def train_generator(
             latents = encode(clips.batch(args.batch * 4, frames, rng))
         return generator.loss(latents)
 
-    # torch 2.13's bfloat16 gradients of what a UNet does between two frames are garbage (findings/torch_bf16_*).
-    optimise(name, generator, loss, args, args.transformer_steps, bf16=name != "unet")
+    optimise(name, generator, loss, args, args.transformer_steps, bf16)
     generator.eval().requires_grad_(False)
 
 

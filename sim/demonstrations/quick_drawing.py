@@ -1,7 +1,7 @@
 """Meshes with fewer faces and edges without smoothing, for demonstrations only: a scored run draws all of it.
 
-A software renderer spends its time on triangles, and a bowl of LIBERO has 42 500, on some 40 pixels across.  MuJoCo's
-four samples in every pixel take half of what is left; a policy sees pictures that are made smaller anyway.
+A software renderer spends its time on triangles, and a bowl of LIBERO has 42 500, on some 40 pixels across.  Then on
+MuJoCo's four samples in every pixel; a policy sees pictures that are made smaller anyway.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ PLAIN, TEXTURED, FINE = 1500, 4000, 6  # faces left without and with a texture; 
 TURNED = 0.1  # of a mesh's size: so far counts a face that looks away by a radian
 
 
-def draw_quickly(environment: LiberoEnvironment) -> int:
-    """Draw this environment so from now on; how many faces are left out."""
-    left_out = simplify_meshes(environment)
+def draw_quickly(environment: LiberoEnvironment) -> None:
+    """Draw this environment so from now on."""
+    simplify_meshes(environment)
     sim = environment.env.sim
     context = sim._render_context_offscreen
     sim.model._model.vis.quality.offsamples = 0
     context.con.free()
     context._set_mujoco_context_and_buffers()
-    return left_out
 
 
 def simplify_meshes(environment: LiberoEnvironment) -> int:
