@@ -15,6 +15,7 @@ from benchmarks.prior import __main__ as prior
 from benchmarks.prior import repeated
 from benchmarks.prior.correspondence import correspondence, read_table
 from benchmarks.prior.evaluations import Condition, Evaluations, Trained
+from benchmarks.prior.recorded import letters, recorded
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256
 from policies.training.study.arms import SEVEN
@@ -80,6 +81,48 @@ def test_rows_follow_from_the_episodes(study: Path, capsys: pytest.CaptureFixtur
     assert "prior_minus_noise_in_its_place_libero_object_points" not in found  # nothing is moved there
     assert found["distilled_act_times_faster"][1:4] == ["missing", "-", "FAIL"]
     assert found[repeated.NAME][3] == "FAIL"
+
+
+def test_studies_are_joined_by_their_records(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows do not change where seeds come from records, though no checkpoint of those is left."""
+    whole = rows(study, capsys)
+    runs = json.loads((study / "study.json").read_text())["runs"]
+    settings = ["--suites", *SUITES, "--episodes", "30", "--print-only"]
+    for seed in (0, 1):
+        part = json.dumps({"runs": [run for run in runs if run["seed"] == seed]})
+        (study / "study.json").write_text(part)
+        prior.main(["--study", str(study), "--record", str(tmp_path / f"{seed}.json"), *settings])
+        for arm in RATES:
+            (study / "runs" / f"{arm}-{seed}" / "config.json").unlink()
+    (study / "study.json").write_text(json.dumps({"runs": [run for run in runs if run["seed"] == 2]}))
+    records = [str(tmp_path / "0.json"), str(tmp_path / "1.json")]
+    capsys.readouterr()
+    assert prior.main(["--study", str(study), "--recorded", *records, *settings]) == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert {line.split()[0]: line.split() for line in said} == whole
+    assert prior.main(["--recorded", *records, *settings]) == 1  # and no study at all
+    assert "arm_seed_runs_finished_with_checkpoint_hash 6 >=21 FAIL" in " ".join(capsys.readouterr().out.split())
+    assert prior.main(["--recorded", records[0], records[0], *settings]) == 1  # the same file is one study
+    runs[0]["seed"] = 1
+    (study / "study.json").write_text(json.dumps({"runs": runs[:1]}))
+    assert prior.main(["--study", str(study), "--recorded", *records, *settings]) == 2
+    assert "have seed 1 of semantic: give studies of different --seeds" in capsys.readouterr().err
+    with pytest.raises(VegaError, match="is no record of a study"):
+        (tmp_path / "other.json").write_text(json.dumps({"recorded": [{"arm": "prior"}]}))
+        recorded(tmp_path / "other.json")
+
+
+@given(st.lists(st.lists(st.sampled_from("01x"), max_size=6), min_size=1, max_size=10))
+def test_letters_say_what_each_episode_came_to(table: list[list[str]]) -> None:
+    episodes = [
+        {"task": task, "trial": trial, "success": letter == "1", "error": "why" if letter == "x" else ""}
+        for task, row in enumerate(table)
+        for trial, letter in enumerate(row)
+    ]
+    found = letters(list(reversed(episodes)))
+    assert found + [""] * (len(table) - len(found)) == ["".join(row) for row in table]
 
 
 def test_what_is_missing_or_another_is_not_counted(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +239,7 @@ def test_an_episode_with_an_error_is_tried_again(study: Path, monkeypatch: pytes
     monkeypatch.setattr(closed_loop.run_libero, "main", run)
     runs = Evaluations(study / "evaluations", 1, 1, run=True)
     for _ in range(2):
-        found = runs.episodes(policy, Condition("libero_object"))
+        found = runs.episodes(Trained("prior", 0, policy, {}), Condition("libero_object"))
         assert found is not None and found[3]["success"]
     assert len(said) == 1 and "--resume" in said[0]
 
@@ -231,7 +274,7 @@ def test_an_encoder_of_a_policy_that_solves_nothing_proves_nothing(
     evaluation(tmp_path / "runs", folder, "libero_object", solved)
     evaluation(tmp_path / "runs", full.folder, "libero_object", solved)
     runs = Evaluations(tmp_path / "runs", 1, 1, run=False)
-    whole = runs.episodes(full.folder, condition)
+    whole = runs.episodes(full, condition)
     assert whole is not None
     prior.distilled(Rows(), folder, {full: {condition: whole}}, [condition], runs)
     found = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}

@@ -5,6 +5,7 @@ states, then prints what was asked: that all of it ran, what each arm has over t
 arm loses when its tokens become noise, how its encoders find places again, what a distilled encoder loses and saves,
 and whether the study repeats itself.
 Episodes that were run are read again; `--print-only` runs none.  A row of what is missing is a FAIL that says so.
+`--record FILE` keeps what a study's runs have solved, and `--recorded FILE ...` joins it with another study's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from benchmarks.closed_loop import act_medians_ms
 from benchmarks.prior.correspondence import correspondence, read_table
 from benchmarks.prior.evaluations import Condition, Episodes, Evaluations, Trained, percent, read_study, said, whole
+from benchmarks.prior.recorded import joined, record, recorded
 from benchmarks.prior.repeated import repeat
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256
@@ -51,7 +53,7 @@ def gather(rows: Rows, trained: Sequence[Trained], conditions: Sequence[Conditio
         if not run.unchanged:
             print(f"# {run.name}: its checkpoint is not the one that the study has made", flush=True)
             continue
-        parts = {condition: runs.episodes(run.folder, condition) for condition in conditions}
+        parts = {condition: runs.episodes(run, condition) for condition in conditions}
         lacking = [condition.name for condition, episodes in parts.items() if episodes is None]
         if lacking:
             print(f"# {run.name}: no complete run of {', '.join(lacking)}", flush=True)
@@ -103,7 +105,7 @@ def noise(rows: Rows, found: Found, conditions: Sequence[Condition], runs: Evalu
     print(f"# the best arm with generative tokens is {best}", flush=True)
     lost: dict[str, ArmDifference] = {}
     for condition in moved:
-        pairs = [(runs.episodes(run.folder, condition, "noise"), whole_runs[run][condition]) for run in able[best]]
+        pairs = [(runs.episodes(run, condition, "noise"), whole_runs[run][condition]) for run in able[best]]
         noisy = [one for one, _ in pairs if one is not None]
         if len(noisy) < len(pairs):
             rows.missing(f"{name}_{condition.name}", f"{len(pairs) - len(noisy)} runs with noise in place")
@@ -125,12 +127,14 @@ def distilled(
             rows.missing(name, "no policy of `python -m policies.training.distil` is given as --distilled")
         return
     teacher = said(folder / DISTILLED_FILE, "policy_sha256")
-    full = next((run for run in found if run.record["checkpoint_sha256"] == teacher), None)
+    live = [run for run in found if run.recorded is None]  # an act of the whole chain is timed
+    full = next((run for run in live if run.record["checkpoint_sha256"] == teacher), None)
     if full is None:
         for name in names:
             rows.missing(name, "what it was distilled from is no run of this study")
         return
-    parts = {condition: runs.episodes(folder, condition) for condition in conditions}
+    small = Trained("distilled", full.seed, folder, full.record)
+    parts = {condition: runs.episodes(small, condition) for condition in conditions}
     own = {condition: episodes for condition, episodes in parts.items() if episodes is not None}
     if len(own) < len(conditions) or len(found[full]) < len(conditions):
         rows.missing(names[0], f"{folder.name} or {full.name} lacks runs")
@@ -151,7 +155,9 @@ def distilled(
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m benchmarks.prior", __doc__, paragraphs=2)
-    parser.add_argument("--study", type=Path, default=Path("outputs/study"), help="folder of the study")
+    parser.add_argument("--study", type=Path, help="folder of the study (default: outputs/study; none if --recorded)")
+    parser.add_argument("--recorded", type=Path, nargs="+", default=[], help="records of other studies, to be joined")
+    parser.add_argument("--record", type=Path, help="file to write, of what this study's runs have solved")
     parser.add_argument("--suites", nargs="+", default=CONDITIONS, help="SUITE, or SUITE:KINDS with perturbed views")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of each arm and seed, over all suites")
     parser.add_argument("--distilled", type=Path, help="checkpoint folder of policies.training.distil")
@@ -173,10 +179,15 @@ def judge(args: argparse.Namespace) -> int:
             f"{args.episodes} episodes cannot be shared by {len(conditions)} suites of {TASKS} tasks: give a multiple "
             f"of {TASKS * len(conditions)} as --episodes."
         )
-    trained = read_study(args.study)
+    study = args.study or (None if args.recorded else Path("outputs/study"))
+    own = [] if study is None else read_study(study)
+    trained = joined([*((path, recorded(path)) for path in args.recorded), *([(study, own)] if study else [])])
+    for path in args.recorded:
+        print(f"# {path}: as recorded, checkpoints not looked at", flush=True)
     # Before hours of episodes.
     readings = None if args.correspondence is None else read_table(args.correspondence, args.scored_as)
-    runs = Evaluations(args.output or args.study / "evaluations", trials, args.workers, not args.print_only)
+    output = args.output or (study or Path("outputs")) / "evaluations"
+    runs = Evaluations(output, trials, args.workers, not args.print_only)
     if args.distilled is not None:
         if args.distilled.name in {run.name for run in trained}:
             raise VegaError(f"The folder {args.distilled} is named as a run of the study: rename it.")
@@ -187,7 +198,9 @@ def judge(args: argparse.Namespace) -> int:
     noise(rows, found, conditions, runs)
     correspondence(rows, readings, args.scored_as, found)
     distilled(rows, args.distilled, found, conditions, runs)
-    repeat(rows, trained, args.repeat_arm, run=not args.print_only)
+    repeat(rows, own, args.repeat_arm, run=not args.print_only)
+    if args.record is not None:
+        record(args.record, own, conditions, runs)
     return rows.status
 
 

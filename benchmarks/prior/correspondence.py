@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prior.evaluations import Condition, Episodes, Trained, percent, said, whole
+from benchmarks.prior.evaluations import Condition, Episodes, Trained, percent, said, simulator_settings, whole
 from benchmarks.rows import Rows
-from policies.files.json_config import read_json
 from policies.types import VegaError
 
 MEASURES = ("raw", "gap", "retrieval")
@@ -74,9 +73,8 @@ def read_at(wan: str, found: Mapping[Trained, Any]) -> dict[str, Place]:
 
     places: dict[str, Place] = {"vae": (vae_of(wan), None, None), "imagenet": (IMAGENET, None, BLOCK)}
     for run in found:
-        path = run.folder / "world_simulator" / "world_simulator.json"
-        if run.arm in ("prior", "untrained") and path.is_file():
-            settings = read_json(path)
+        settings = simulator_settings(run.folder) if run.recorded is None else run.record.get("world_simulator")
+        if run.arm in ("prior", "untrained") and settings:
             name = wan if run.arm == "prior" else random_of(wan)
             places[run.arm] = (name, int(settings["noise_index"]), int(settings["tap"]))
     return places

@@ -42,12 +42,16 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A finished run of a study.  folder: its checkpoint."""
+    """A finished run of a study.  folder: its checkpoint.
+
+    recorded: (condition, control) -> its episodes, where a record tells of them and the checkpoint need not be here.
+    """
 
     arm: str
     seed: int
     folder: Path
     record: Mapping[str, Any]
+    recorded: Mapping[tuple[str, str], Episodes] | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +59,9 @@ class Trained:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the checkpoint is the one that the study has told of."""
+        """Whether the checkpoint is the one that the study has told of; of a record there is no telling."""
+        if self.recorded is not None:
+            return True
         return self.folder.is_dir() and checkpoint_sha256(str(self.folder)) == self.record["checkpoint_sha256"]
 
 
@@ -77,6 +83,12 @@ def said(path: Path, what: str) -> Any:
     return found[what]
 
 
+def simulator_settings(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint's world simulator is set to; None without one."""
+    path = folder / "world_simulator" / "world_simulator.json"
+    return read_json(path) if path.is_file() else None
+
+
 class Evaluations:
     """trials: initial states per task.  run: whether missing episodes are run now, by `workers` processes."""
 
@@ -84,19 +96,27 @@ class Evaluations:
         self.output, self.trials, self.run = output, trials, run
         self._options = argparse.Namespace(output=output, workers=workers, fresh=False)
 
-    def episodes(self, policy: Path, condition: Condition, control: str = "on") -> Episodes | None:
+    def episodes(self, run: Trained, condition: Condition, control: str = "on") -> Episodes | None:
         """The first `trials` of every task; None where they are missing and not to be run."""
-        if self.run:
-            found: dict[str, Any] | None = summary(
-                self._options, condition.suite, "direct", "eef", self.trials, str(policy), control, ALL_TASKS,
+        if run.recorded is None and self.run:
+            summary(
+                self._options, condition.suite, "direct", "eef", self.trials, str(run.folder), control, ALL_TASKS,
                 condition.words,
             )  # fmt: skip
+        return self.kept(run, condition, control)
+
+    def kept(self, run: Trained, condition: Condition, control: str = "on") -> Episodes | None:
+        """The same of what is there already."""
+        if run.recorded is not None:
+            found: Episodes | None = run.recorded.get((condition.name, control))
         else:
-            folder = run_folder(self.output, str(policy), condition.suite, control=control, further=condition.words)
-            found = kept(folder, str(policy))
-        if found is None or not covers(found, ALL_TASKS, self.trials):
+            policy = str(run.folder)
+            folder = run_folder(self.output, policy, condition.suite, control=control, further=condition.words)
+            told = kept(folder, policy)
+            found = None if told is None else told["episodes"]
+        if found is None or not covers({"episodes": found}, ALL_TASKS, self.trials):
             return None
-        return [episode for episode in found["episodes"] if episode["trial"] < self.trials]
+        return [episode for episode in found if episode["trial"] < self.trials]
 
 
 def whole(parts: Mapping[Condition, Episodes]) -> Episodes:
