@@ -105,12 +105,21 @@ def test_studies_are_joined_by_their_records(
     assert prior.main(["--recorded", *records, *settings]) == 1  # and no study at all
     assert "arm_seed_runs_finished_with_checkpoint_hash 6 >=21 FAIL" in " ".join(capsys.readouterr().out.split())
     assert prior.main(["--recorded", records[0], records[0], *settings]) == 1  # the same file is one study
+    assert "arm_seed_runs_finished_with_checkpoint_hash 3 >=21 FAIL" in " ".join(capsys.readouterr().out.split())
+    assert prior.main(["--recorded", *records, "--record", str(tmp_path / "2.json"), *settings]) == 2
+    assert "give its folder as --study" in capsys.readouterr().err
+    nowhere = Path(records[0]) / "2.json"  # below a file
+    assert prior.main(["--study", str(study), "--record", str(nowhere), *settings]) == 2
+    assert "give another --record" in capsys.readouterr().err
     runs[0]["seed"] = 1
     (study / "study.json").write_text(json.dumps({"runs": runs[:1]}))
     assert prior.main(["--study", str(study), "--recorded", *records, *settings]) == 2
     assert "have seed 1 of semantic: give studies of different --seeds" in capsys.readouterr().err
     with pytest.raises(VegaError, match="is no record of a study"):
         (tmp_path / "other.json").write_text(json.dumps({"recorded": [{"arm": "prior"}]}))
+        recorded(tmp_path / "other.json")
+    with pytest.raises(VegaError, match="is no record of a study"):
+        (tmp_path / "other.json").write_text((tmp_path / "0.json").read_text().replace('"0"', '"2"'))
         recorded(tmp_path / "other.json")
 
 

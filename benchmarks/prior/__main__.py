@@ -22,7 +22,7 @@ from benchmarks.prior.recorded import joined, record, recorded
 from benchmarks.prior.repeated import repeat
 from benchmarks.rows import Rows
 from policies.checkpoints import checkpoint_sha256
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import command, command_parser, results_folder
 from policies.types import VegaError
 from sim.results.paired import ArmDifference, compare_arms
 
@@ -181,9 +181,14 @@ def judge(args: argparse.Namespace) -> int:
         )
     study = args.study or (None if args.recorded else Path("outputs/study"))
     own = [] if study is None else read_study(study)
-    trained = joined([*((path, recorded(path)) for path in args.recorded), *([(study, own)] if study else [])])
-    for path in args.recorded:
+    records = list(dict.fromkeys(args.recorded))
+    trained = joined([*((path, recorded(path)) for path in records), *([(study, own)] if study else [])])
+    for path in records:
         print(f"# {path}: as recorded, checkpoints not looked at", flush=True)
+    if args.record is not None:
+        if study is None:
+            raise VegaError("--record keeps what a study has solved: give its folder as --study.")
+        results_folder(args.record.parent, "--record")
     # Before hours of episodes.
     readings = None if args.correspondence is None else read_table(args.correspondence, args.scored_as)
     output = args.output or (study or Path("outputs")) / "evaluations"

@@ -44,7 +44,7 @@ def recorded(path: Path) -> list[Trained]:
             Trained(run["arm"], run["seed"], Path(f"{run['arm']}-{run['seed']}"), run, _episodes(run["episodes"]))
             for run in said(path, "recorded")
         ]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise VegaError(f"The file '{path}' is no record of a study: give one that --record wrote.") from None
 
 
@@ -75,6 +75,8 @@ def _episodes(told: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[tuple[str
     """(condition, control) -> episodes."""
 
     def one(task: int, trial: int, letter: str) -> dict[str, Any]:
+        if letter not in (SOLVED, FAILED, ERROR):
+            raise ValueError(letter)
         return {"task": task, "trial": trial, "success": letter == SOLVED, "error": "x" if letter == ERROR else ""}
 
     return {

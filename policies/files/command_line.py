@@ -53,13 +53,13 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
     return run
 
 
-def results_folder(path: Path) -> Path:
-    """Create the folder for results; VegaError where nothing can be written."""
+def results_folder(path: Path, option: str = "--output") -> Path:
+    """Create the folder for results; VegaError where nothing can be written.  option: by which another one is given."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.write_text("")
         probe.unlink(missing_ok=True)  # another process may try the same folder
     except OSError as error:
-        raise VegaError(f"Results cannot be written to {path} ({error.strerror}): give another --output.") from error
+        raise VegaError(f"Results cannot be written to {path} ({error.strerror}): give another {option}.") from error
     return path
