@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -83,9 +84,7 @@ def test_rows_follow_from_the_episodes(study: Path, capsys: pytest.CaptureFixtur
     assert found[repeated.NAME][3] == "FAIL"
 
 
-def test_studies_are_joined_by_their_records(
-    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_studies_are_joined_by_their_records(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows do not change where seeds come from records, though no checkpoint of those is left."""
     whole = rows(study, capsys)
     runs = json.loads((study / "study.json").read_text())["runs"]
@@ -302,3 +301,26 @@ def test_what_is_something_else_is_one_sentence(study: Path, capsys: pytest.Capt
     (study / "study.json").write_text("{}")
     assert prior.main(words) == 2
     assert "says nothing of runs" in capsys.readouterr().err
+
+
+def test_a_picture_shows_what_each_seed_solved(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[tuple[str, list[float]]] = []
+    plot = Axes.plot
+
+    def seen(axis: Axes, xs: list[float], ys: list[float], *rest: Any, **style: Any) -> Any:
+        drawn.append(("hollow" if style["markerfacecolor"] == "none" else "filled", list(ys)))
+        return plot(axis, xs, ys, *rest, **style)
+
+    monkeypatch.setattr(Axes, "plot", seen)
+    words = ["--study", str(study), "--suites", *SUITES, "--episodes", "30", "--print-only"]
+    prior.main([*words, "--picture", str(tmp_path / "arms.png")])
+    assert drawn[:4] == [
+        ("filled", [30.0, 30.0, 40.0]), ("hollow", []), ("filled", [60.0, 60.0, 70.0]), ("hollow", [10.0, 10.0, 10.0])
+    ]  # fmt: skip
+    assert (tmp_path / "arms.png").read_bytes().startswith(b"\x89PNG")
+    assert prior.main([*words, "--picture", "/proc/nowhere/arms.png"]) == 2
+    assert "--picture" in capsys.readouterr().err

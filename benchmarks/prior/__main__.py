@@ -5,7 +5,8 @@ states, then prints what was asked: that all of it ran, what each arm has over t
 arm loses when its tokens become noise, how its encoders find places again, what a distilled encoder loses and saves,
 and whether the study repeats itself.
 Episodes that were run are read again; `--print-only` runs none.  A row of what is missing is a FAIL that says so.
-`--record FILE` keeps what a study's runs have solved, and `--recorded FILE ...` joins it with another study's.
+`--record FILE` keeps what a study's runs have solved, and `--recorded FILE ...` joins it with another study's;
+`--picture FILE` draws it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ from pathlib import Path
 
 from benchmarks.closed_loop import act_medians_ms
 from benchmarks.prior.correspondence import correspondence, read_table
-from benchmarks.prior.evaluations import Condition, Episodes, Evaluations, Trained, percent, read_study, said, whole
+from benchmarks.prior.evaluations import (
+    Condition,
+    Episodes,
+    Evaluations,
+    Found,
+    Trained,
+    of_arm,
+    percent,
+    read_study,
+    said,
+    whole,
+)
+from benchmarks.prior.picture import draw
 from benchmarks.prior.recorded import joined, record, recorded
 from benchmarks.prior.repeated import repeat
 from benchmarks.rows import Rows
@@ -35,8 +48,6 @@ POINTS, FASTER = 3.0, 4.0
 BASE, PRIOR, WITHOUT_TOKENS = "semantic", "prior", ("semantic", "noise")
 DISTILLED_FILE = "distilled.json"
 
-Found = dict[Trained, dict[Condition, Episodes]]
-
 
 def difference(rows: Rows, name: str, found: ArmDifference) -> None:
     """Information about two arms, second less first."""
@@ -48,7 +59,7 @@ def difference(rows: Rows, name: str, found: ArmDifference) -> None:
 
 def gather(rows: Rows, trained: Sequence[Trained], conditions: Sequence[Condition], runs: Evaluations) -> Found:
     """Episodes of every run, and the rows that say whether they are all there."""
-    found: Found = {}
+    found: dict[Trained, dict[Condition, Episodes]] = {}
     for run in trained:
         if not run.unchanged:
             print(f"# {run.name}: its checkpoint is not the one that the study has made", flush=True)
@@ -69,11 +80,6 @@ def gather(rows: Rows, trained: Sequence[Trained], conditions: Sequence[Conditio
     else:
         rows.missing("episodes_with_errors", "there are no episodes")
     return found
-
-
-def of_arm(found: Found, arm: str, condition: Condition) -> dict[int, Episodes]:
-    """seed -> episodes."""
-    return {run.seed: parts[condition] for run, parts in found.items() if run.arm == arm and condition in parts}
 
 
 def arms(rows: Rows, found: Found, conditions: Sequence[Condition]) -> None:
@@ -158,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", type=Path, help="folder of the study (default: outputs/study; none if --recorded)")
     parser.add_argument("--recorded", type=Path, nargs="+", default=[], help="records of other studies, to be joined")
     parser.add_argument("--record", type=Path, help="file to write, of what this study's runs have solved")
+    parser.add_argument("--picture", type=Path, help="PNG file to draw, of what each arm and seed has solved")
     parser.add_argument("--suites", nargs="+", default=CONDITIONS, help="SUITE, or SUITE:KINDS with perturbed views")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of each arm and seed, over all suites")
     parser.add_argument("--distilled", type=Path, help="checkpoint folder of policies.training.distil")
@@ -189,6 +196,8 @@ def judge(args: argparse.Namespace) -> int:
         if study is None:
             raise VegaError("--record keeps what a study has solved: give its folder as --study.")
         results_folder(args.record.parent, "--record")
+    if args.picture is not None:
+        results_folder(args.picture.parent, "--picture")
     # Before hours of episodes.
     readings = None if args.correspondence is None else read_table(args.correspondence, args.scored_as)
     output = args.output or (study or Path("outputs")) / "evaluations"
@@ -206,6 +215,8 @@ def judge(args: argparse.Namespace) -> int:
     repeat(rows, own, args.repeat_arm, run=not args.print_only)
     if args.record is not None:
         record(args.record, own, conditions, runs)
+    if args.picture is not None:
+        draw(args.picture, found, list(dict.fromkeys((*ARMS, *(run.arm for run in found)))), BASE, conditions, runs)
     return rows.status
 
 

@@ -65,6 +65,9 @@ class Trained:
         return self.folder.is_dir() and checkpoint_sha256(str(self.folder)) == self.record["checkpoint_sha256"]
 
 
+Found = Mapping[Trained, Mapping[Condition, Episodes]]
+
+
 def read_study(folder: Path) -> list[Trained]:
     """The finished runs.  Raises VegaError where there is no study."""
     if not (folder / STUDY_FILE).is_file():
@@ -117,6 +120,11 @@ class Evaluations:
         if found is None or not covers({"episodes": found}, ALL_TASKS, self.trials):
             return None
         return [episode for episode in found if episode["trial"] < self.trials]
+
+
+def of_arm(found: Found, arm: str, condition: Condition) -> dict[int, Episodes]:
+    """seed -> episodes."""
+    return {run.seed: parts[condition] for run, parts in found.items() if run.arm == arm and condition in parts}
 
 
 def whole(parts: Mapping[Condition, Episodes]) -> Episodes:
