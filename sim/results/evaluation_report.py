@@ -55,8 +55,8 @@ path.run0, path.run1, path.run2, path.run3, path.run4, path.run5 { stroke: var(-
 
 
 # What a page or a comparison needs of a summary and of each of its episodes.
-SUMMARY_FIELDS = {"suite": str, "policy": str, "protocol": str, "errors": int, "wall_s": (int, float)}
-EPISODE_FIELDS = {"task": int, "trial": int, "success": int, "steps": int, "error": str}
+SUMMARY_FIELDS: dict[str, Any] = {"suite": str, "policy": str, "protocol": str, "errors": int, "wall_s": (int, float)}
+EPISODE_FIELDS: dict[str, Any] = {"task": int, "trial": int, "success": int, "steps": int, "error": str}
 
 
 @dataclass(frozen=True)
