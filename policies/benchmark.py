@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from policies.checkpoints import check_device
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_threads, command, command_parser, possible
 from policies.measuring.benchmark_meter import Meter
 from policies.measuring.benchmark_models import FULL, PROPORTIONED, REDUCED, full_size_weights_gb
 from policies.measuring.counted import measure_counted
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cameras", type=int, default=2, help="images per query")
     parser.add_argument("--refresh", type=int, default=4, help="queries per refresh in the refreshed row")
     parser.add_argument("--seconds", type=float, default=5.0, help="for so long each line of the table is repeated, s")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
+    add_threads(parser, "torch threads on a CPU")
     parser.add_argument("--effects", nargs="+", choices=list(EFFECTS), default=[], help="add lines that run so")
     parser.add_argument("--full-size", action="store_true", help="only: memory of one query of the full size")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="speed: an older checkout, with its .venv")
@@ -113,10 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mutations", type=int, help="of each golden checkpoint try so many (default: all)")
     parser.add_argument("--json", type=Path, help="also write latencies and rows to this file")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(max(options.threads, 1))
+    torch.set_num_threads(possible(options.threads))
     check_device(options.device)
-    if min(options.cameras, options.refresh, options.threads, options.rounds) < 1 or not 0 < options.seconds < 3600:
-        raise VegaError("Cameras, refresh, threads, rounds and seconds count from 1: give positive numbers.")
+    if min(options.cameras, options.refresh, options.rounds) < 1 or not 0 < options.seconds < 3600:
+        raise VegaError("Cameras, refresh, rounds and seconds count from 1: give positive numbers.")
     for name in options.effects:
         if EFFECTS[name].gpu_only and not options.device.startswith("cuda"):
             raise VegaError(f"Effect '{name}' needs a GPU: leave it out of --effects or use --device cuda.")

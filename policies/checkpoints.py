@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from policies.files.command_line import possible
 from policies.nano.vocabulary import Vocabulary
 from policies.spatial.models import nano_folder, shipped_scene_models
 from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
@@ -124,7 +125,7 @@ def _load(name_or_path: str, device: str, threads: int, suite: str | None, speed
     import torch
 
     folder = find_checkpoint(name_or_path)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(possible(threads))
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Every tensor here is written before it is read; filling them first is a tenth of a small policy's time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -283,7 +284,7 @@ def load_scene_model(
     check_scene_model(name_or_path)
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(possible(threads))
     torch.use_deterministic_algorithms(True, warn_only=True)
     check_device(device)
     folder = nano_folder(name_or_path)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_seed, command, command_parser, results_folder
 from policies.files.json_config import read_json
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import write_policy
@@ -71,10 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--fusion", choices=fusion_names(), default="token_gate", help="how tokens meet; token_gate is the paper's"
     )
     parser.add_argument("--refresh-every", type=int, default=1, help="run the world simulator on every n-th query")
-    parser.add_argument("--seed", type=int, default=0, help="of the fusion's first weights")
+    add_seed(parser, 0, "of the fusion's first weights")
     options = parser.parse_args(arguments)
-    if options.output.exists() and any(options.output.iterdir()):
+    if options.refresh_every < 1:
+        raise VegaError(f"--refresh-every {options.refresh_every} is none: give a number from 1 on.")
+    new = not options.output.exists()
+    if any(results_folder(options.output).iterdir()):
         raise VegaError(f"Folder '{options.output}' is not empty: name a new one with --output.")
+    if new:
+        options.output.rmdir()  # where a part is refused, nothing is left
     known = published_config(resolve_folder(options.openvla, CHECKPOINT_FILES), options.robot)
     part = None
     if options.world_simulator is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.checkpoints import load_scene_model
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import add_seed, command, command_parser, results_folder
 from policies.spatial.nano.questions import read
 from policies.types import SceneView, VegaError
 
@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("python -m sim.ask", __doc__, paragraphs=2)
     parser.add_argument("--question", default=DEFAULT, help="about things on a table")
     parser.add_argument("--model", default="vega-nano-spatial", help="name or checkpoint folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the scene, its layout and the camera's path")
+    add_seed(parser, 0, "of the scene, its layout and the camera's path")
     parser.add_argument("--frames", type=int, default=8, help="of the film")
     parser.add_argument("--output", type=Path, default=Path("outputs/ask"), help="folder of the page")
     args = parser.parse_args(argv)
-    if args.frames < 1 or args.seed < 0:
-        raise VegaError("--frames counts from 1 and --seed from 0: give such numbers.")
+    if args.frames < 1:
+        raise VegaError("--frames counts from 1: give such a number.")
     begun = time.monotonic()
     asked = read(args.question)
     # Not at the top: who only asks for --help, or what is refused, needs neither torch nor a simulator.

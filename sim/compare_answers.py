@@ -20,8 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", nargs="+", type=Path, required=True, metavar="RUN", help="such as without the prior")
     parser.add_argument("--second", nargs="+", type=Path, required=True, metavar="RUN", help="such as with it")
     args = parser.parse_args(argv)
+    gains = differences(args.first, args.second)  # before anything is printed: it may refuse
     print(f"{'task, %':32}{'first':>8}{'second':>8}{'gain':>8}  95 % interval    of each seed")
-    for name, found in differences(args.first, args.second).items():
+    for name, found in gains.items():
         low, high = found.interval_95
         seeds = "  ".join(f"{value:+.1f}" for value in found.seeds)
         print(

@@ -21,7 +21,7 @@ from sim.results.report import Recording, side_by_side, versions, write_page
 from sim.results.video import write_video
 from sim.robot.recorder import Recorder
 from sim.robot.ros_episodes import RosEpisodes
-from sim.worlds.suites import list_tasks, load_task
+from sim.worlds.suites import initial_states, list_tasks, load_task
 
 RATE_HZ = 20.0
 HOLD_LAST_S = 0.5
@@ -165,7 +165,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal = Terminal()
     try:
         folder = results_folder(arguments.output)
-        load_task(arguments.suite, arguments.task)
+        if arguments.camera_every < 1:
+            raise VegaError(f"--camera-every {arguments.camera_every} is none: give a number from 1 on.")
+        states = initial_states(arguments.suite, load_task(arguments.suite, arguments.task), arguments.task)
+        if not 0 <= arguments.trial < len(states):
+            raise VegaError(
+                f"Task {arguments.task} of {arguments.suite} has initial states 0 to {len(states) - 1}: --trial "
+                f"{arguments.trial} does not exist."
+            )
         check_instructions(arguments.policy, [list_tasks(arguments.suite)[arguments.task]])
         record = run_episode(
             arguments.suite,

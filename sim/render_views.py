@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from policies.correspondence.scenes import INTRINSICS_FILE, PosedViews, write_views
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import add_seed, command, command_parser, results_folder
 from policies.types import FloatArray, VegaError
 from sim.results.evaluation import parse_tasks
 from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=2, help="initial states of each task: a scene each")
     parser.add_argument("--views", type=int, default=12, help="of each scene")
     parser.add_argument("--size", type=int, default=256, help="sides of the pictures, px")
-    parser.add_argument("--seed", type=int, default=0, help="of where the cameras stand")
+    add_seed(parser, 0, "of where the cameras stand")
     parser.add_argument("--output", type=Path, default=Path("data/views"), help="folder of the scenes")
     args = parser.parse_args(argv)
     if args.trials < 1 or args.views < 2 or not 32 <= args.size <= 480:

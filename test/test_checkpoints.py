@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny_checkpoints as tiny
 
-from policies.checkpoints import checkpoint_sha256, load_policy, shipped_policies
+from policies.checkpoints import checkpoint_sha256, load_policy, load_scene_model, shipped_policies
 from policies.types import VegaError
 
 
@@ -36,6 +36,14 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(VegaError, match="give a local folder"):
         load_policy("someone/nano")
+
+
+@pytest.mark.parametrize("threads", [0, 99999])
+def test_threads_that_cannot_be_are_one_sentence(threads: int) -> None:
+    with pytest.raises(VegaError, match=f"threads {threads} is out of range: give a whole number from 1 to 256"):
+        load_policy("vega-nano", threads=threads)
+    with pytest.raises(VegaError, match=f"threads {threads} is out of range"):
+        load_scene_model("vega-nano-spatial", threads=threads)
 
 
 def test_the_hash_follows_every_file_that_decides(tmp_path: Path) -> None:

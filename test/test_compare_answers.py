@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,21 @@ def test_runs_of_other_questions_are_not_compared(tmp_path: Path, capsys: pytest
     assert "give as many of each" in capsys.readouterr().err
     assert main(["--first", str(tmp_path), "--second", str(first)]) == 2
     assert "has no finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "part"),
+    [
+        ([], "has no answer with a score"),
+        ([{"error": "", "task": 0}], "cannot be read"),
+        ([{"task": 0}], "cannot be read .'error'."),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_run_without_answers_is_one_sentence_without_a_table(
+    answers: object, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"benchmark": "libero_space", "answers": answers}))
+    assert main(["--first", str(tmp_path), "--second", str(tmp_path)]) == 2
+    out, error = capsys.readouterr()
+    assert not out and re.search(part, error) and error.count("\n") == 1

@@ -55,9 +55,12 @@ def test_nothing_is_started_where_nothing_can_be_written(tmp_path, capsys):
     [
         (["--suite", "libero_objekt"], "choose one such as"),
         (["--task", "10"], "has tasks 0 to 9: task 10 does not exist"),
+        (["--trial", "-1"], "has initial states 0 to 49: --trial -1 does not exist"),
+        (["--trial", "50"], "has initial states 0 to 49: --trial 50 does not exist"),
+        (["--camera-every", "0"], "--camera-every 0 is none"),
     ],
 )
-def test_nothing_is_started_for_a_task_that_does_not_exist(wrong, part, tmp_path, capsys):
+def test_nothing_is_started_for_what_does_not_exist(wrong, part, tmp_path, capsys):
     assert demo.main([*wrong, "--output", str(tmp_path / "demo")]) == 1
     output = capsys.readouterr()
     assert part in output.err and output.out == ""

@@ -152,3 +152,28 @@ def seen_in_a_frame(tmp_path: Path, width: int) -> tuple[int, int, int, bool]:
     found = re.search(r"<title>(\d+) (\d+) (\d+) (\w+)</title>", said)
     assert found, said[-500:]
     return int(found[1]), int(found[2]), int(found[3]), found[4] == "true"
+
+
+@pytest.mark.parametrize(
+    ("part", "fields"),
+    [
+        *((f"it does not say '{name}'", {name: None}) for name in ("suite", "policy", "protocol", "errors", "wall_s")),
+        ("an episode does not say 'steps'", {"episodes": [{"task": 0, "trial": 0, "success": True, "error": ""}]}),
+        ("No evaluation can be read", {"episodes": [0]}),
+        ("No evaluation can be read", {"episodes": None}),
+    ],
+)
+def test_a_record_that_lacks_something_is_one_sentence(
+    part: str, fields: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {"suite": "libero_object", "policy": "p", "protocol": "mine", "errors": 0, "wall_s": 1, "episodes": []}
+    (tmp_path / "summary.json").write_text(json.dumps(whole | fields))
+    assert compare.main([str(tmp_path), "--output", str(tmp_path / "page.html")]) == 2
+    out, error = capsys.readouterr()
+    assert not out and part in error and error.count("\n") == 1
+
+
+def test_a_page_below_a_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", 1)
+    assert compare.main([str(run), "--output", str(run / "summary.json" / "page.html")]) == 2
+    assert "could not be written (Not a directory)" in capsys.readouterr().err

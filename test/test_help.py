@@ -1,7 +1,11 @@
-"""Every command that setup.py installs or a text names answers --help: with every default, and nothing starts."""
+"""Every command that setup.py installs or a text names answers --help: with every default, and nothing starts.
+
+What several of them take, all of them refuse alike before anything starts.
+"""
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -25,6 +29,16 @@ TORCH_IS_THEIR_SUBJECT = {
 }
 # Skills are tried in the simulator: it is imported with them.
 SIMULATOR_IS_THEIR_SUBJECT = {f"sim.demonstrations.{name}" for name in ("collect_skills", "try_layouts", "try_skills")}
+TRAININGS = ("distil", "train_nano", "train_spatial", "train_vega", "train_world_simulator")
+THREADED = (
+    "policies.benchmark", "policies.correspondence.__main__", "policies.serving.serve",
+    "policies.training.study.__main__", *(f"policies.training.{name}" for name in TRAININGS),
+    "sim.run_libero", "sim.run_robosuite", "sim.run_spatial",
+)  # fmt: skip
+SEEDED = (
+    "policies.compose", *(f"policies.training.{name}" for name in TRAININGS), "sim.ask", "sim.render_views",
+    "sim.space.collect", *sorted(SIMULATOR_IS_THEIR_SUBJECT),
+)  # fmt: skip
 BIN = Path(sys.executable).parent
 
 
@@ -79,3 +93,21 @@ def test_help_is_answered_at_once_with_defaults(command: str, tmp_path: Path) ->
     assert not {"mujoco", "robosuite"} & imported or words[-1] in SIMULATOR_IS_THEIR_SUBJECT
     assert "torch" not in imported or words[-1] in TORCH_IS_THEIR_SUBJECT
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "value", "reason"),
+    [
+        *((module, "--threads", "0", "is out of range: give a whole number from 1 to 256") for module in THREADED),
+        *((module, "--seed", "-1", "is out of range: give a whole number from 0 to 4294967295") for module in SEEDED),
+        ("policies.training.study.__main__", "--seeds", "-1", "is out of range: give a whole number from 0"),
+        ("sim.run_libero", "--threads", "99999", "is out of range: give a whole number from 1"),
+        ("policies.compose", "--seed", "1.5", "is no whole number: give one from 0"),
+    ],
+)
+def test_threads_and_seeds_that_cannot_be_are_refused_by_every_command_before_anything_starts(
+    module: str, option: str, value: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert importlib.import_module(module).main([option, value]) == 2
+    out, error = capsys.readouterr()
+    assert not out and error.startswith(f"error: {option} {value} {reason}") and error.count("\n") == 1

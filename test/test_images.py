@@ -114,6 +114,14 @@ def test_sixteen_bit_png_is_exact_and_depth_is_refused():
         from_compressed(data, "16UC1; compressedDepth png", "wrist")
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_grey_png_is_refused_with_and_without_alpha(mode):
+    file = io.BytesIO()
+    Pillow.fromarray(FIELDS).convert(mode).save(file, "PNG")
+    with pytest.raises(VegaError, match="without colour"):
+        from_compressed(file.getvalue(), "png", "wrist")
+
+
 def photograph() -> np.ndarray:
     """(480, 640, 3): fields with the noise of a sensor."""
     rows, columns = np.mgrid[:480, :640]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policies.types import VegaError
-from sim.worlds.export_urdf import compile_panda, panda_urdf
+from sim.worlds.export_urdf import compile_panda, main, panda_urdf
 from vega3d_ros.control.kinematics import Kinematics
 
 URDF = Path(__file__).parents[1] / "config" / "robots" / "libero_panda.urdf"
@@ -36,6 +36,16 @@ def angles(fraction: np.ndarray) -> np.ndarray:
 
 def test_shipped_urdf_is_what_the_exporter_writes() -> None:
     assert URDF.read_text() == panda_urdf()
+
+
+@pytest.mark.parametrize("output", ["/proc/x", "file/x.urdf", "."])
+def test_an_urdf_that_cannot_be_written_is_one_sentence(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([str(tmp_path / output)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error and error.count("\n") == 1
 
 
 def test_shared_limits_are_those_of_the_simulator(simulator) -> None:

@@ -154,6 +154,14 @@ def test_an_existing_dataset_is_kept_unless_its_run_goes_on(dataset: Path, tmp_p
         check_target(tmp_path / "mine", resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("folder", ["/proc", "file"])
+def test_where_no_dataset_can_be_written_is_told_at_the_start(folder: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VegaError, match=r"cannot be written to .*: give another --record\."):
+        check_target(tmp_path / folder / "set", resume)
+
+
 def test_without_episodes_nothing_is_written(tmp_path: Path) -> None:
     assert write_dataset([tmp_path / "task0_trial0.npz"], tmp_path / "set") == 0
     assert not list(tmp_path.iterdir())

@@ -103,12 +103,24 @@ def test_pictures_are_mirrored_and_padded_without_distortion() -> None:
     [
         ("Traceback ...\nKeyError: 'observation/image'", "KeyError"),
         ({"actions": CHUNK[:3]}, "at least 5 actions"),
-        ({"action": CHUNK}, "at least 5 actions"),
+        ({"action": CHUNK}, "sent no actions that are numbers: .* at least 5 actions"),
+        ({"actions": [[0.0], [0.0, 1.0]]}, "sent no actions that are numbers"),
+        ({"actions": [["1"] * 7] * 5}, "sent no actions that are numbers"),
+        ({"error": "CUDA out of memory."}, r"failed: CUDA out of memory\.$"),
+        ({"actions": {b"__ndarray__": True, b"data": b"", b"dtype": 5, b"shape": [0]}}, "sent what is no answer"),
+        ([1, 2], "no answer .a list, not a map.: it must speak"),
+        (None, "no answer .a NoneType, not a map.: it must speak"),
     ],
 )
 def test_a_server_that_fails_is_one_sentence(reply: Any, part: str) -> None:
     with server(lambda request: reply) as url, pytest.raises(VegaError, match=part):
         RemotePolicy(url).act(observation())
+
+
+def test_actions_that_are_whole_numbers_are_numbers() -> None:
+    with server(lambda request: {"actions": [[0, 0, 1, 0, 0, 0, -1]] * REPLAN_STEPS}) as url:
+        chunk = RemotePolicy(url).act(observation())
+    assert chunk.actions.dtype == np.float64 and chunk.actions[4].tolist() == [0, 0, 1, 0, 0, 0, -1]
 
 
 def test_nobody_there_is_one_sentence() -> None:

@@ -35,6 +35,7 @@ PLAIN = ["--policy", "vega-nano-plain"]  # knows ten things of one suite
         (["--perturb", "light", "--transport", "ros"], "leave --perturb out"),
         ([*PLAIN, "--suite", "libero_10"], "of 10 instructions are refused"),
         (["--output", "/proc/nowhere"], "cannot be written"),
+        (["--record", "/proc/nowhere"], "give another --record"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,24 @@ def test_bad_observations_are_named(openvla):
         plain.act(observation(state=replace(robot_state(), gripper_positions=np.zeros(3))))
 
 
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--output", "FILE"], "cannot be written to"),
+        (["--output", "FILE/x"], "cannot be written to"),
+        (["--output", "/proc/x"], "cannot be written to"),
+        (["--refresh-every", "0"], "--refresh-every 0 is none: give a number from 1 on"),
+        (["--refresh-every", "-1"], "--refresh-every -1 is none"),
+    ],
+)
+def test_composing_begins_with_what_cannot_be_written_or_meant(options, part, openvla, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    options = [option.replace("FILE", str(tmp_path / "file")) for option in options]
+    assert compose(["--openvla", str(openvla), "--output", str(tmp_path / "new"), *options]) == 2
+    error = capsys.readouterr().err
+    assert part in error and error.count("\n") == 1
+
+
 def test_composing_says_what_is_wrong(openvla, wan, tmp_path, capsys):
     base = ["--openvla", str(openvla), "--output", str(tmp_path / "out")]
     (tmp_path / "full").mkdir()

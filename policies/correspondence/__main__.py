@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.correspondence.scenes import VOXEL_M, read_scenes
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import add_threads, command, command_parser, results_folder
 from policies.types import VegaError
 
 ENCODERS = ("position", "pixels", "imagenet", "semantic", "wan")
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--canvas", type=int, default=224, help="side of what pictures are placed on, px")
     parser.add_argument("--voxel", type=float, default=VOXEL_M, help="side of a voxel, m")
     parser.add_argument("--apart", type=float, default=0.0, help="least angle between two views that are compared, deg")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    add_threads(parser, "of torch")
     parser.add_argument("--output", type=Path, default=Path("data/correspondence"), help="folder of table and picture")
     options = parser.parse_args(arguments)
     if options.voxel <= 0 or not 1 <= options.grid <= options.canvas or options.canvas % 32 or options.views < 2:

@@ -12,6 +12,8 @@ from typing import Any, ParamSpec
 from policies.types import VegaError
 
 P = ParamSpec("P")
+MOST_THREADS = 256  # as in a robot's file; torch dies of too many
+MOST_SEED = 2**32 - 1  # that every generator takes
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -37,6 +39,37 @@ def command_parser(program: str, doc: str | None, paragraphs: int = 1, **options
     """
     described = "\n\n".join((doc or "").split("\n\n")[:paragraphs])
     return argparse.ArgumentParser(prog=program, description=described, formatter_class=Help, **options)
+
+
+def add_threads(parser: argparse.ArgumentParser, described: str = "torch threads", default: int = 1) -> None:
+    parser.add_argument("--threads", type=whole("--threads", 1, MOST_THREADS), default=default, help=described)
+
+
+def add_seed(parser: argparse.ArgumentParser, default: int, described: str) -> None:
+    parser.add_argument("--seed", type=whole("--seed", 0, MOST_SEED), default=default, help=described)
+
+
+def whole(option: str, least: int, most: int) -> Callable[[str], int]:
+    """The argparse type of a number that else another package would refuse, after minutes."""
+
+    def read(text: str) -> int:
+        try:
+            return _within(int(text), option, least, most)
+        except ValueError as error:
+            raise VegaError(f"{option} {text} is no whole number: give one from {least} to {most}.") from error
+
+    return read
+
+
+def possible(threads: int) -> int:
+    """The number of torch's threads.  Raises VegaError where it cannot be."""
+    return _within(threads, "threads", 1, MOST_THREADS)
+
+
+def _within(value: int, name: str, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise VegaError(f"{name} {value} is out of range: give a whole number from {least} to {most}.")
+    return value
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:

@@ -51,7 +51,7 @@ def unpack(data: bytes) -> Any:
 
     try:
         return _msgpack().unpackb(data, object_hook=decode, strict_map_key=False)
-    except (KeyError, TypeError, OSError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, OSError) as error:
         raise ValueError(f"the message cannot be read ({error})") from error
 
 

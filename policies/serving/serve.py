@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.checkpoints import load_policy
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_threads, command, command_parser
 from policies.serving import openpi, vla_eval
 from policies.serving.libero import FLOOR_BASE
 from policies.serving.server import Decider, serve
@@ -31,7 +31,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser("vega3d-serve", __doc__, paragraphs=3)
     parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, hub id, or module:Class")
     parser.add_argument("--device", default="cpu", help="torch device")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    add_threads(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="to listen on; 0 takes a free one")
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="openpi", help="what is spoken")
@@ -56,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     if not 0 <= args.port < 65536:
         raise VegaError(f"--port {args.port} is none: give a number from 0 to 65535.")
-    if args.threads < 1:
-        raise VegaError(f"--threads {args.threads} is none: give a number from 1 on.")
     if not np.isfinite(args.base_position).all():
         raise VegaError("--base-position needs three finite numbers, in metres.")
     protocol = PROTOCOLS[args.protocol]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from policies.files.command_line import possible
 from policies.spatial.nano.config import is_spatial_nano
 from policies.types import FloatArray, Image, VegaError
 
@@ -58,9 +59,7 @@ def nano_folder(name: str) -> Path | None:
     return folder if is_spatial_nano(folder) else None
 
 
-def load_spatial_model(
-    name: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on"
-) -> SpatialModel:
+def load_spatial_model(name: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on") -> SpatialModel:
     """name: a shipped model, a folder or hub id `owner/name`, or `module:Class` (called with no arguments).
 
     device, threads: of torch, for a checkpoint.  world_simulator: what stands in for a vega-nano-spatial's tokens, one
@@ -75,7 +74,7 @@ def load_spatial_model(
 
         from policies.spatial.nano.model import NanoWatching, load_scene
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(possible(threads))
         return NanoWatching(load_scene(folder, device, world_simulator))
     module, colon, kind = name.partition(":")
     if not colon:

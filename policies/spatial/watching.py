@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from policies.files.command_line import possible
 from policies.spatial.reasoner import FrameTokens, SpatialReasoner, load_reasoner
 from policies.types import Image
 
@@ -27,5 +28,5 @@ class WatchingReasoner:
 
 def load_watching(name: str, device: str, threads: int) -> WatchingReasoner:
     """From a checkpoint folder or hub id.  Raises VegaError."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(possible(threads))
     return WatchingReasoner(load_reasoner(name, device))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser
 from policies.fusion.distilled import DistilledConfig, DistilledEncoder
 from policies.fusion.sources import NoiseTokens, OfSimulator
 from policies.fusion.world_view import WorldView
@@ -215,14 +215,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps in all")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=96, help="of the encoder's layers, a multiple of 16")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    add_seed(parser, 0, "of weights and batches")
+    add_threads(parser)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--hold-out", type=int, default=10, metavar="N", help="learn nothing from every N-th episode")
     parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     args = parser.parse_args(argv)
-    if min(args.steps, args.threads, args.save_every, args.width) < 1 or args.width % 16 or args.hold_out < 0:
-        raise VegaError("--steps, --threads, --save-every and --width count something: give numbers from 1 on.")
+    if min(args.steps, args.save_every, args.width) < 1 or args.width % 16 or args.hold_out < 0:
+        raise VegaError("--steps, --save-every and --width count something: give numbers from 1 on.")
     begin(args.seed, args.threads, args.output)
     Distillation(args).run()
     return 0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig
@@ -207,8 +207,8 @@ class Training:
 
 def check(args: argparse.Namespace) -> None:
     """Raise VegaError for numbers that make no sense."""
-    if min(args.steps, args.batch, args.threads, args.save_every) < 1 or args.hold_out < 0:
-        raise VegaError("--steps, --batch, --threads and --save-every count something: give numbers from 1 on.")
+    if min(args.steps, args.batch, args.save_every) < 1 or args.hold_out < 0:
+        raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
     if args.hold_out == 1:
         raise VegaError("With --hold-out 1 every episode is held out: give 2 or more, or 0 to learn from all.")
     if not (0 <= args.drop_semantic < 1 and 0 <= args.mask_patches < 1):
@@ -250,8 +250,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--until", type=int, metavar="STEP", help="stop there, as if killed (default: at the end)")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    add_seed(parser, 7, "of weights and batches")
+    add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument(
         "--drop-semantic", type=float, default=0.0, metavar="P",

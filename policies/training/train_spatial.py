@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import HERE
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser
 from policies.files.json_config import read_json
 from policies.nano.policy import load_vega_policy
 from policies.spatial.nano.config import SpatialConfig
@@ -214,12 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps in all")
     parser.add_argument("--batch", type=int, default=32, help="frames per step")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    add_seed(parser, 7, "of weights and batches")
+    add_threads(parser)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args(argv)
-    if min(args.steps, args.batch, args.threads, args.save_every) < 1:
-        raise VegaError("--steps, --batch, --threads and --save-every count something: give numbers from 1 on.")
+    if min(args.steps, args.batch, args.save_every) < 1:
+        raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
     begin(args.seed, args.threads, args.output)
     Training(args).run()
     return 0

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import add_seed, add_threads, command, command_parser, possible, results_folder
 from policies.types import VegaError
 
 
@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> int:
     if not is_openvla(folder):
         raise VegaError(f"The policy '{options.policy}' is a small one: use `python -m policies.training.train_nano`.")
     results_folder(options.output)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(possible(options.threads))
     course = Course(
         options.steps, options.batch, options.micro, options.lr, options.decay_step, options.warm_up,
         options.validate_every, options.save_every,
@@ -135,15 +135,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--validation", type=int, default=256, help="samples to validate with")
     parser.add_argument("--validate-every", type=int, default=1000, help="steps")
     parser.add_argument("--save-every", type=int, default=1000, help="steps")
-    parser.add_argument("--seed", type=int, default=7, help="of adapters and batches")
+    add_seed(parser, 7, "of adapters and batches")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: as accelerate says")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="products are computed in")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    add_threads(parser)
     parser.add_argument("--plan", action="store_true", help="only: what the run would cost at full size")
     parser.add_argument("--gpus", type=int, default=8, help="plan: GPUs")
     parser.add_argument("--gpu-tflops", type=float, default=300.0, help="plan: what one is assumed to reach, TFLOP/s")
     options = parser.parse_args(argv)
-    positive = (options.steps, options.batch, options.micro, options.threads, options.gpus, options.validation,
+    positive = (options.steps, options.batch, options.micro, options.gpus, options.validation,
                 options.validate_every, options.save_every)  # fmt: skip
     if min(positive) < 1 or options.lora_rank < 0 or not options.lr > 0 or not 0 <= options.holdout < 0.5:
         raise VegaError(

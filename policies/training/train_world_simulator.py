@@ -25,7 +25,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser
 from policies.training.dataset import CANVAS
 from policies.training.optimisation import begin, save_state, set_learning_rate
 from policies.training.wan.clips import CLIP_FRAMES, Clips, picture
@@ -190,8 +190,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tap", type=int, default=3, help="block whose output the policy reads, 0-based")
     parser.add_argument("--batch", type=int, default=4, help="clips per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    add_seed(parser, 7, "of weights and batches")
+    add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     train(parser.parse_args(argv))
     return 0

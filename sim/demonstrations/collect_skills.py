@@ -115,8 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         check_exists(args.policy)
         check_instructions(args.policy, [names[task] for task in tasks])
     dataset = args.output / "dataset"
-    check_target(dataset, resume=True)
     results_folder(args.output)
+    check_target(dataset, resume=True)
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
     rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored)
     jobs = [(args.suite, task, *rest) for task in tasks]

@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from policies.files.command_line import command, command_parser
+from policies.files.command_line import add_seed, command, command_parser
 from policies.files.processes import each_in_its_process
 from policies.types import VegaError
 from sim.demonstrations.arrangements import KINDS, lay_out
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processe
     parser.add_argument("--suite", default=suite, help="name of a suite")
     parser.add_argument("--tasks", type=int, nargs="+", help="their numbers (default: all)")
     parser.add_argument("--episodes", type=int, default=20, help="per task")
-    parser.add_argument("--seed", type=int, default=seed, help="of the layouts")
+    add_seed(parser, seed, "of the layouts")
     parser.add_argument("--processes", type=int, default=processes, help="tasks at once")
 
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.openvla.robots import libero_proprio
 from policies.serving.messages import check_packages, pack, unpack
@@ -62,11 +63,13 @@ class RemotePolicy:
                 }
             )
         )
-        actions = np.asarray(answer.get("actions"))
-        if actions.ndim != 2 or len(actions) < REPLAN_STEPS or actions.shape[1] != 7 or actions.dtype.kind != "f":
+        actions, what = _numbers(answer.get("actions")), "no actions that are numbers"
+        if actions is not None:
+            what = f"actions of shape {actions.shape}"
+        if actions is None or actions.ndim != 2 or len(actions) < REPLAN_STEPS or actions.shape[1] != 7:
             raise VegaError(
-                f"The server {self._url} sent actions of shape {actions.shape}: it must serve a LIBERO policy with "
-                f"at least {REPLAN_STEPS} actions of 7 numbers."
+                f"The server {self._url} sent {what}: it must serve a LIBERO policy with at least {REPLAN_STEPS} "
+                "actions of 7 numbers."
             )
         return ActionChunk(
             actions[:REPLAN_STEPS].astype(np.float64), observation.stamp_ns, observation.instruction,
@@ -95,14 +98,22 @@ class RemotePolicy:
                 ) from error
         if isinstance(answer, str):
             self.close()  # the server closes after an error; the next request finds it again
-            lines = answer.strip().splitlines() or ["it does not say why"]
-            raise VegaError(f"The policy server {self._url} failed: {lines[-1].rstrip('.')}.")
+            raise self._failed(answer)
         try:
-            return dict(unpack(answer))
+            found = unpack(answer)
+            if not isinstance(found, dict):
+                raise ValueError(f"a {type(found).__name__}, not a map")
         except ValueError as error:
             raise VegaError(
                 f"The policy server {self._url} sent what is no answer ({error}): it must speak openpi's protocol."
             ) from error
+        if "error" in found and "actions" not in found:
+            raise self._failed(str(found["error"]))
+        return found
+
+    def _failed(self, text: str) -> VegaError:
+        lines = text.strip().splitlines() or ["it does not say why"]
+        return VegaError(f"The policy server {self._url} failed: {lines[-1].rstrip('.')}.")
 
     def _exchange(self, request: bytes) -> bytes | str:
         """One request, one answer.  ConnectionError where the server went away, VegaError where it stays silent."""
@@ -175,6 +186,15 @@ class RemotePolicy:
             raise VegaError(
                 f"No policy server answers at {self._url} ({error}): start it, or correct the address."
             ) from error
+
+
+def _numbers(value: Any) -> NDArray[Any] | None:
+    """An array of real numbers; None for anything else."""
+    try:
+        found = np.asarray(value)
+    except ValueError:  # rows of unlike lengths
+        return None
+    return found if found.dtype.kind in "fiu" else None
 
 
 def _reach(url: str) -> sockets.socket | None:

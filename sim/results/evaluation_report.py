@@ -54,6 +54,11 @@ path.run0, path.run1, path.run2, path.run3, path.run4, path.run5 { stroke: var(-
 """
 
 
+# What a page or a comparison needs of a summary and of each of its episodes.
+SUMMARY_FIELDS: dict[str, Any] = {"suite": str, "policy": str, "protocol": str, "errors": int, "wall_s": (int, float)}
+EPISODE_FIELDS: dict[str, Any] = {"task": int, "trial": int, "success": int, "steps": int, "error": str}
+
+
 @dataclass(frozen=True)
 class Run:
     """One evaluation as it lies in its folder."""
@@ -81,11 +86,16 @@ def read_run(folder: Path) -> Run:
     path = folder / SUMMARY_FILE if folder.is_dir() else folder
     try:
         summary = json.loads(path.read_text())
-        run = Run(path.parent, summary)
-        run.tally()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for what, found, fields in (
+            ("it", summary, SUMMARY_FIELDS),
+            *(("an episode", episode, EPISODE_FIELDS) for episode in summary["episodes"]),
+        ):
+            for name, kind in fields.items():
+                if not isinstance(found.get(name), kind):
+                    raise ValueError(f"{what} does not say '{name}'")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VegaError(f"No evaluation can be read from {folder} ({error}): give a folder of a run.") from error
-    return run
+    return Run(path.parent, summary)
 
 
 def write_report(runs: Sequence[Run], path: Path) -> None:

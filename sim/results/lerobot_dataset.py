@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.files.command_line import results_folder
 from policies.openvla.robots import libero_proprio
 from policies.types import FloatArray, Image, Observation, VegaError
 from sim.results.video import write_video
@@ -133,6 +134,7 @@ def check_target(dataset: Path, resume: bool) -> None:
     """Raise VegaError unless a dataset can be written there: nothing is there, or with `resume` an earlier one."""
     if (dataset.exists() and not resume) or (resume and dataset.exists() and not (dataset / "meta").is_dir()):
         raise VegaError(f"{dataset} exists already: give another --record, or remove it.")
+    results_folder(dataset.parent, "--record")
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:

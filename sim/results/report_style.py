@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -157,7 +158,8 @@ def write_document(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be none
+            partial.unlink()
         raise VegaError(
             f"The page {path} could not be written ({error.strerror}): make room on the disk, or write elsewhere."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -130,7 +131,8 @@ class ResultFiles(ABC, Generic[R]):
             partial.write_text(text)
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # its folder may be none
+                partial.unlink()
             raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> VegaError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ def write_video(path: Path, frames: Sequence[Image], fps: float, keyframe_every:
         _encode(partial, frames, fps, keyframe_every)
         os.replace(partial, path)
     except (OSError, subprocess.TimeoutExpired) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be none
+            partial.unlink()
         raise VegaError(f"The video {path} could not be written ({error}): make room on the disk.") from error
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import add_seed, command, command_parser, results_folder
 from policies.files.processes import each_in_its_process
 from policies.types import VegaError
 from sim.space.assets import SPLITS, scene_of
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         "--path", choices=("around", "near"), help="of every camera: near sees things one by one (default: either)"
     )
     parser.add_argument("--depth", action="store_true", help="write depth and poses besides, as ScanNet does (slower)")
-    parser.add_argument("--seed", type=int, default=7, help="of scenes, layouts and paths")
+    add_seed(parser, 7, "of scenes, layouts and paths")
     parser.add_argument("--processes", type=int, default=2, help="that film at once")
     parser.add_argument("--output", type=Path, default=Path("data/libero_space"), help="folder of the benchmark")
     args = parser.parse_args(argv)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -108,5 +109,6 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be none
+            partial.unlink()
         raise VegaError(f"File '{path}' cannot be written ({error.strerror}): make room there.") from error

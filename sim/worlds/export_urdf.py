@@ -9,6 +9,7 @@ joint velocity limits, which MJCF cannot hold: they are those of Franka's data s
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -16,7 +17,8 @@ import mujoco
 import numpy as np
 import pinocchio as pin
 
-from policies.files.command_line import command_parser
+from policies.files.command_line import command, command_parser, results_folder
+from policies.files.made_once import write_whole
 
 ARM_JOINTS = 7
 FLANGE = "panda_hand_flange"
@@ -179,11 +181,15 @@ def panda_urdf() -> str:
     return header + ET.tostring(robot, encoding="unicode") + "\n"
 
 
-def main() -> None:
+@command
+def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.worlds.export_urdf", __doc__)
     parser.add_argument("output", type=Path, help="the URDF to write")
-    parser.parse_args().output.write_text(panda_urdf())
+    output = parser.parse_args(argv).output
+    results_folder(output.parent, "folder")
+    write_whole(output, panda_urdf())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -43,6 +43,7 @@ _BAYER = {
     "grbg": "COLOR_BayerGB2RGB",
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPE, _GREY_AND_ALPHA = 25, 4  # where a PNG's header says it, and how
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -208,6 +209,8 @@ def _png(data: bytes, camera: str) -> NDArray[Any]:
         pixels = None
     if pixels is None:
         raise DamagedImage(f"Camera '{camera}' sends PNGs that cannot be decoded: check its network and its driver.")
+    if data[_COLOUR_TYPE] == _GREY_AND_ALPHA and pixels.ndim == 3:  # OpenCV makes four channels of two
+        pixels = pixels[:, :, 0]
     return np.asarray(pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
 
 

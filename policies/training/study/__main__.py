@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from policies.files.command_line import command, command_parser, results_folder
+from policies.files.command_line import MOST_SEED, add_threads, command, command_parser, results_folder, whole
 from policies.files.processes import each_in_its_process
 from policies.training.study import page
 from policies.training.study.arms import SEVEN, WINDOW
@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--world-simulator", type=Path, required=True, help="folder of the prior")
     parser.add_argument("--output", type=Path, default=Path("outputs/study"), help="the study's folder")
     parser.add_argument("--arms", nargs="+", default=SEVEN, help="what enters the fusion; kN, blockN for a sweep")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights and rows")
+    seed = whole("--seeds", 0, MOST_SEED)
+    parser.add_argument("--seeds", type=seed, nargs="+", default=[0, 1, 2], help="of weights and rows")
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps of each run")
     parser.add_argument("--batch", type=int, default=64, help="rows per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--language-teacher", action="store_true", help="see train_nano")
     parser.add_argument("--window", type=int, default=WINDOW, help="frames of the arm of that name, 1 + 4 n")
     parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at the same time")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of each")
+    add_threads(parser, "torch threads of each")
     parser.add_argument("--plan", action="store_true", help="only say what would be done, and how long it takes")
     args = parser.parse_args(argv)
     study = study_of(args)

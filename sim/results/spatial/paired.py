@@ -37,7 +37,10 @@ def read_answers(folder: Path) -> tuple[Mapping[str, Any], list[AnswerRecord]]:
     path = folder / SUMMARY_FILE
     if not path.is_file() or "answers" not in (summary := read_json(path)):
         raise VegaError(f"Folder '{folder}' has no finished run of run_spatial: let one end there.")
-    return summary, [AnswerRecord(**answer) for answer in summary["answers"] if not answer["error"]]
+    try:
+        return summary, [AnswerRecord(**answer) for answer in summary["answers"] if not answer["error"]]
+    except (KeyError, TypeError) as error:
+        raise VegaError(f"The answers in '{path}' cannot be read ({error}): give a run of run_spatial.") from error
 
 
 def differences(first: Sequence[Path], second: Sequence[Path], which: str = "scores") -> dict[str, Difference]:
@@ -55,6 +58,8 @@ def differences(first: Sequence[Path], second: Sequence[Path], which: str = "sco
             raise VegaError(f"Run '{folder}' has another {unlike[0]} than '{first[0]}': ask both the same.")
     found = [by_scene(records, which) for records in answers]
     names = found[0][2]
+    if not names:
+        raise VegaError(f"Run '{first[0]}' has no answer with a score: read the errors in its {SUMMARY_FILE}.")
     if any(other[2] != names or other[0].shape != found[0][0].shape for other in found):
         raise VegaError(f"Not all runs have answered about the same films: read the errors in their {SUMMARY_FILE}.")
     # (arms, seeds, films, names)
