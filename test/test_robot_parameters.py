@@ -68,6 +68,10 @@ SLIPS = [
     ("dry_run: true", "dry_run: true\n    gripper.open: 0.1", ["'gripper.open' twice"]),
     ("/**:\n", "safety: {mode: clamp}\n/**:\n", ["'safety' outside of 'ros__parameters'"]),
     ("command_joint: finger_joint", "command_joint: fingerjoint", ["'gripper.command_joint'"]),
+    ("joints: [finger_joint]", "joints: [finger_joint, finger_joint]", ["'gripper.joints' lists a joint twice"]),
+    ("joints: [finger_joint]", "joints: [finger_joint, wrist_3_joint]", ["'gripper.joints' has 'wrist_3_joint', which"]),
+    ("joints: [finger_joint]\n      command_joint: finger_joint", "command_joint: wrist_3_joint",
+     ["'gripper.command_joint' has 'wrist_3_joint', which is one of joint_names"]),
 ]  # fmt: skip
 
 
@@ -92,12 +96,12 @@ def test_a_slip_is_one_sentence_that_names_the_key(old, new, said, tmp_path, cap
         assert words in sentences[0]
 
 
-def values_in_ros(path: Path) -> dict[str, Any]:
-    """What rclpy makes of a parameter file."""
+def values_in_ros(path: Path, *words: str) -> dict[str, Any]:
+    """What rclpy makes of a parameter file, for a node with these other arguments."""
     context = Context()
     rclpy.init(context=context)
     try:
-        options = ["--ros-args", "--params-file", str(path)]
+        options = ["--ros-args", "--params-file", str(path), *words]
         node = Node("policy_node", context=context, cli_args=options, use_global_arguments=False)
         found = {name: parameter.value for name, parameter in node._parameter_overrides.items()}
         node.destroy_node()
@@ -135,6 +139,56 @@ def test_a_section_for_another_node_is_left_to_it(tmp_path):
     assert read_robot_file(path) == {"dry_run": False}
     with pytest.raises(VegaError, match="nothing reads 'speed'"):
         read_robot_file(path, "driver")
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ([], ["/**", "/*", "policy_node", "/**/policy_node"]),
+        (["-r", "__ns:=/left", "-r", "__ns:=/right"],
+         ["/**", "left/policy_node", "/**/policy_node", "/*/policy_node", "/left/*", "/left/**"]),
+        (["-r", "policy_node:__node:=one", "-r", "__node:=two", "-r", "policy_node:__ns:=/", "--remap", "one:__ns:=/left/up"],
+         ["/**", "/left/**", "/left/*/one", "/**/up/one"]),
+    ],
+)  # fmt: skip
+def test_of_several_robots_in_a_file_a_node_reads_those_sections_that_ros_reads(words, read, tmp_path):
+    sections = ["/**", "/*", "policy_node", "left/policy_node", "/**/policy_node", "/*/policy_node"]
+    sections += ["/left/*", "/left/**", "/left/*/one", "/**/up/one", "/right/policy_node"]
+    path = tmp_path / "arm.yaml"
+    contents = [{"threads": 1 + number} for number in range(len(sections))]
+    tree = {section: {"ros__parameters": own} for section, own in zip(sections, contents, strict=True)}
+    for last in sections:
+        path.write_text(yaml.safe_dump({last: tree[last]}))
+        with strict_arguments(["node", "--ros-args", *words, "--params-file", str(path)], "policy_node") as strict:
+            assert (strict[-1] != str(path)) == (last in read), last
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    with strict_arguments(["node", "--ros-args", *words, "--params-file", str(path)], "policy_node") as strict:
+        wins = tree[read[-1]]["ros__parameters"]
+        assert values_in_ros(Path(strict[-1]), *words) == values_in_ros(path, *words) == wins
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ("/left/policy_node", "/right/policy_node", "/left and /right"),
+        ("/left/policy_node", "policy_node", "/left and /"),
+        ("/left/**", "/right/*", "/left and /right"),
+        ("/**/left/policy_node", "/**/right/policy_node", "left and /"),
+        ("/left/policy_node", "/left/**", ""),
+        ("/**", "/left/policy_node", ""),
+        ("policy_node", "/**/policy_node", ""),
+        ("policy_node", "/left/scene_node", ""),
+    ],
+)
+def test_two_robots_in_one_file_are_refused_where_the_namespace_is_not_known(one, other, said, tmp_path):
+    path = tmp_path / "arm.yaml"
+    own = {"ros__parameters": {"dry_run": True}}
+    path.write_text(yaml.safe_dump({one: own, other: own}))
+    if said:
+        with pytest.raises(VegaError, match=rf"has policy_node in the namespaces .*{said}.*: keep one robot in a file"):
+            read_robot_file(path)
+    else:
+        assert read_robot_file(path) == {"dry_run": True}
 
 
 @pytest.mark.parametrize(

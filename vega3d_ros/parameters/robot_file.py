@@ -20,7 +20,7 @@ from vega3d_ros.parameters.table import QOS_OVERRIDES, row_of
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
 PARAMETERS = "ros__parameters"
-_NODE_NAME = re.compile(r"(?:policy_node:)?__(?:node|name):=(.+)")
+_WILD = {"**": r"(?:/\w+)*", "*": r"/\w+"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,10 +44,10 @@ _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
 def read_robot_file(path: Path, node: str = "policy_node") -> dict[str, Any]:
     """Parameters that a file gives the node, by full name (`safety.mode`), each of its row's kind.
 
-    Raises VegaError, with the file's name, on what cannot be read, a key that nothing reads, and values that no arm can
-    mean.
+    In which namespace the node will be is not known.  Raises VegaError, with the file's name, on what cannot be read, a
+    key that nothing reads, values that no arm can mean, and sections for this node in several namespaces.
     """
-    values = _read(path, node)
+    values = _read(path, node, None)
     if not values:
         raise VegaError(
             f"The robot's file {path} has no parameters for {node}: begin it with '/**:' and '{PARAMETERS}:'."
@@ -68,14 +68,14 @@ def strict_arguments(words: Sequence[str], node: str) -> Iterator[list[str]]:
 
     The files exist within the context.  Raises VegaError as `read_robot_file` does.
     """
-    names = [found.group(1) for word in words if (found := _NODE_NAME.fullmatch(word))]
-    node = names[-1] if names else node
+    node = _remapped(words, node, "node|name") or node
+    namespace = _remapped(words, node, "ns") or "/"
     result = list(words)
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
         for index, word in enumerate(words[:-1]):
             if word != "--params-file":
                 continue
-            values = _read(Path(words[index + 1]), node)
+            values = _read(Path(words[index + 1]), node, namespace)
             if values:
                 path = Path(folder) / f"{index}.yaml"
                 write_parameters(values, path)
@@ -83,13 +83,19 @@ def strict_arguments(words: Sequence[str], node: str) -> Iterator[list[str]]:
         yield result
 
 
-def _read(path: Path, node: str) -> dict[str, Any]:
+def _remapped(words: Sequence[str], node: str, what: str) -> str:
+    """What a remapping makes of the node's name or namespace; the first rule holds, as in ROS."""
+    rule = re.compile(rf"(?:{re.escape(node)}:)?__(?:{what}):=(.+)")
+    given = (rule.fullmatch(word) for flag, word in zip(words, words[1:], strict=False) if flag in ("-r", "--remap"))
+    return next((found.group(1) for found in given if found), "")
+
+
+def _read(path: Path, node: str, namespace: str | None) -> dict[str, Any]:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         values: dict[str, Any] = {}
-        for section, content in _sections(tree, ()):
-            if section[-1] in ("**", "*", node):
-                values |= _clean(content)
+        for content in _for_node(tree, node, namespace):
+            values |= _clean(content)
         check_together(values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())
@@ -98,6 +104,24 @@ def _read(path: Path, node: str) -> dict[str, Any]:
         verb = "" if str(error).startswith("has ") else ":"
         raise VegaError(f"The robot's file {path}{verb} {error}.") from error
     return values
+
+
+def _for_node(tree: Any, node: str, namespace: str | None) -> list[Any]:
+    """Parameters of the sections for a node, in the order of the file, in which later ones win."""
+    if namespace is not None:
+        name = f"{namespace.rstrip('/')}/{node}"
+        return [content for section, content in _sections(tree, ()) if re.fullmatch(_pattern(section), name)]
+    found = [(section, content) for section, content in _sections(tree, ()) if section[-1] in ("**", "*", node)]
+    everywhere = (("**",), ("**", node))
+    places = list(dict.fromkeys("/" + "/".join(section[:-1]) for section, _ in found if section not in everywhere))
+    if len(places) > 1:
+        raise VegaError(f"has {node} in the namespaces {' and '.join(places)}: keep one robot in a file")
+    return [content for _, content in found]
+
+
+def _pattern(section: Sequence[str]) -> str:
+    """What the full names of the nodes of a section look like."""
+    return "".join(_WILD.get(part) or f"/{re.escape(part)}" for part in section)
 
 
 def _sections(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

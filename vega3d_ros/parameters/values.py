@@ -111,6 +111,12 @@ def _check_counts(values: Mapping[str, Any], joints: Sequence[str]) -> None:
 
 def _check_gripper(values: Mapping[str, Any]) -> None:
     joint, listed = values.get("gripper.command_joint"), values.get("gripper.joints")
+    for name, fingers in (("gripper.joints", listed or []), ("gripper.command_joint", [joint])):
+        of_the_arm = [finger for finger in fingers if finger in (values.get("joint_names") or [])]
+        if of_the_arm:
+            raise VegaError(f"'{name}' has '{of_the_arm[0]}', which is one of joint_names too: name it in one of them")
+        if len(set(fingers)) != len(fingers):
+            raise VegaError(f"'{name}' lists a joint twice: give each once")
     if joint and listed is not None and joint not in listed:
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
