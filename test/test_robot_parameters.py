@@ -61,6 +61,9 @@ SLIPS = [
     ("workspace_lower: [0.2, -0.4, 0.02]", "workspace_lower: [200, -400, 20]", ["'safety.workspace_lower'", "milli"]),
     ("workspace_lower: [0.2, -0.4, 0.02]", "workspace_lower: [0.2, -0.4]", ["'safety.workspace_lower' has 2 numbers"]),
     ("velocity_scale: [0.1]", "velocity_scale: [10]", ["'safety.velocity_scale' is 10"]),
+    ("velocity_scale: [0.1]", "velocity_scale: {}", ["'safety.velocity_scale' has no value"]),
+    ("    gripper:\n", "    gripper: &grip\n      <<: {open: 0.1}\n      open: 0.2\n", ["'open' twice in one place"]),
+    ("    gripper:\n", "    gripper:\n      <<: {open: 0.1}\n      <<: {closed: 0.1}\n", ["'<<' twice in one place"]),
     ("dry_run: true", "dry_run: 'false'", ["'dry_run'", "true or false"]),
     ("mode: reject", "mode: warn", ["'safety.mode' is 'warn'", "reject, clamp"]),
     ("hardware_id: ur5e ", "hardware_id: 5 ", ["'hardware_id' is 5", "text"]),
@@ -130,6 +133,31 @@ def test_a_file_that_ros_reads_means_the_same_after_it_was_read_strictly(tmp_pat
         copy = tmp_path / path.name
         write_parameters(read_robot_file(path), copy)
         assert values_in_ros(copy) == values_in_ros(path)
+
+
+def test_text_that_looks_like_something_else_reaches_ros_as_text(tmp_path):
+    path = tmp_path / "arm.yaml"
+    texts = ["y", "n", "on", "null", "~", "1e3", "0x10", "inf", ".nan", "-.Inf", "5", "a: b", "é # '\"\\", " x " * 99]
+    given = {"hardware_id": "1e3", "tip_frame": "y", "joint_names": texts}
+    write_parameters(given, path)
+    assert values_in_ros(path) == given == read_robot_file(path)
+
+
+def test_what_a_camera_says_itself_goes_before_what_is_merged_into_it(tmp_path):
+    path = tmp_path / "arm.yaml"
+    path.write_text(
+        """
+/**:
+  ros__parameters:
+    cameras:
+      agentview: &first {topic: one, width: 640}
+      wrist: &second {<<: *first, topic: two}
+      third: {<<: [*second, *first], height: 480}
+"""
+    )
+    cameras = {"agentview.topic": "one", "wrist.topic": "two", "third.topic": "two", "third.height": 480}
+    widths = {f"{camera}.width": 640 for camera in ("agentview", "wrist", "third")}
+    assert read_robot_file(path) == {f"cameras.{name}": value for name, value in (cameras | widths).items()}
 
 
 def test_a_section_for_another_node_is_left_to_it(tmp_path):

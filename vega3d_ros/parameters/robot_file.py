@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,33 @@ from vega3d_ros.parameters.table import QOS_OVERRIDES, row_of
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
 PARAMETERS = "ros__parameters"
+_MERGE = "tag:yaml.org,2002:merge"
 _WILD = {"**": r"(?:/\w+)*", "*": r"/\w+"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e9 for a number, as ROS does, and a key that comes twice for an error."""
+    """Takes 1e9 for a number, as ROS does, and a key that comes twice for an error; one that is merged in may."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    def flatten_mapping(self, node: Any) -> None:
+        keys = [
+            key.value if key.tag == _MERGE else self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            for key, _ in node.value
+        ]
         for key in keys:
             if not isinstance(key, str | int | float | bool):
                 raise VegaError(f"has the key {key}: use text")
             if keys.count(key) > 1:
                 raise VegaError(f"has '{key}' twice in one place: remove one")
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)  # type: ignore[no-untyped-call]
+        # PyYAML comes here again for a mapping that was merged into another before it was made itself.
+        node.value = list({(key.tag, key.value): (key, value) for key, value in node.value}.values())
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text: ROS's parser takes y, 1e3 or inf without quotes for a flag or a number."""
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -59,7 +71,7 @@ def write_parameters(values: Mapping[str, Any], path: Path) -> None:
     """Write parameters by full name as a file for any node."""
     # ROS's parser gives an empty array no type.
     given = {name: value for name, value in values.items() if value != []}
-    path.write_text(yaml.safe_dump({"/**": {PARAMETERS: given}}), encoding="utf-8")
+    path.write_text(yaml.dump({"/**": {PARAMETERS: given}}, Dumper=_Dumper), encoding="utf-8")
 
 
 @contextmanager
@@ -86,7 +98,7 @@ def strict_arguments(words: Sequence[str], node: str) -> Iterator[list[str]]:
 def _remapped(words: Sequence[str], node: str, what: str) -> str:
     """What a remapping makes of the node's name or namespace; the first rule holds, as in ROS."""
     rule = re.compile(rf"(?:{re.escape(node)}:)?__(?:{what}):=(.+)")
-    given = (rule.fullmatch(word) for flag, word in zip(words, words[1:], strict=False) if flag in ("-r", "--remap"))
+    given = (rule.fullmatch(word) for flag, word in pairwise(words) if flag in ("-r", "--remap"))
     return next((found.group(1) for found in given if found), "")
 
 
@@ -156,7 +168,7 @@ def _clean(content: Any) -> dict[str, Any]:
 
 def _flat(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", None if value == {} else value
