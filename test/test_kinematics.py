@@ -156,6 +156,11 @@ def test_poses_are_in_the_base_frame_asked_for() -> None:
         (JOINTS[::-1], "panda_tcp", "", r"not in the order.*panda_joint1"),
         ((), "panda_tcp", "", r"must list each arm joint once"),
         ((JOINTS[0], *JOINTS), "panda_tcp", "", r"must list each arm joint once"),
+        (JOINTS[:6], "panda_tcp", "", r"lacks panda_joint7, which moves tip_frame 'panda_tcp': list every joint"),
+        (JOINTS[1:], "panda_tcp", "", r"lacks panda_joint1, which"),
+        (JOINTS, "panda_leftfinger_tip", "", r"lacks panda_finger_joint1, which"),
+        (JOINTS[:5], "panda_tcp", "panda_link1", r"lacks panda_joint6, panda_joint7, which"),
+        (JOINTS[4:], "panda_link2", "panda_tcp", r"lacks panda_joint3, panda_joint4, which"),
     ],
 )
 def test_names_that_do_not_fit_are_refused_with_those_that_exist(joints, tip, base, says) -> None:

@@ -14,7 +14,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.context import Context
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
+from rclpy.validate_full_topic_name import validate_full_topic_name
+from rclpy.validate_topic_name import validate_topic_name
 
 from policies.types import VegaError
 from vega3d_ros.bringup import bringup, check_robot
@@ -22,8 +26,9 @@ from vega3d_ros.control.guard.limits import combine_limits
 from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.parameters.arm_check import check_arm, check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, strict_arguments, write_parameters
-from vega3d_ros.parameters.table import ROWS
-from vega3d_ros.parameters.values import check_known
+from vega3d_ros.parameters.table import ROWS, SCENE_CAMERA_ROWS, row_of
+from vega3d_ros.parameters.values import check_known, clean_value
+from vega3d_ros.ros import node_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 UR5E = (ROOT / "config" / "robots" / "ur5e.yaml").read_text()
@@ -61,6 +66,9 @@ SLIPS = [
     ("workspace_lower: [0.2, -0.4, 0.02]", "workspace_lower: [200, -400, 20]", ["'safety.workspace_lower'", "milli"]),
     ("workspace_lower: [0.2, -0.4, 0.02]", "workspace_lower: [0.2, -0.4]", ["'safety.workspace_lower' has 2 numbers"]),
     ("velocity_scale: [0.1]", "velocity_scale: [10]", ["'safety.velocity_scale' is 10"]),
+    ("velocity_scale: [0.1]", "velocity_scale: {}", ["'safety.velocity_scale' has no value"]),
+    ("    gripper:\n", "    gripper: &grip\n      <<: {open: 0.1}\n      open: 0.2\n", ["'open' twice in one place"]),
+    ("    gripper:\n", "    gripper:\n      <<: {open: 0.1}\n      <<: {closed: 0.1}\n", ["'<<' twice in one place"]),
     ("dry_run: true", "dry_run: 'false'", ["'dry_run'", "true or false"]),
     ("mode: reject", "mode: warn", ["'safety.mode' is 'warn'", "reject, clamp"]),
     ("hardware_id: ur5e ", "hardware_id: 5 ", ["'hardware_id' is 5", "text"]),
@@ -68,6 +76,10 @@ SLIPS = [
     ("dry_run: true", "dry_run: true\n    gripper.open: 0.1", ["'gripper.open' twice"]),
     ("/**:\n", "safety: {mode: clamp}\n/**:\n", ["'safety' outside of 'ros__parameters'"]),
     ("command_joint: finger_joint", "command_joint: fingerjoint", ["'gripper.command_joint'"]),
+    ("joints: [finger_joint]", "joints: [finger_joint, finger_joint]", ["'gripper.joints' lists a joint twice"]),
+    ("joints: [finger_joint]", "joints: [finger_joint, wrist_3_joint]", ["'gripper.joints' has 'wrist_3_joint'"]),
+    ("joints: [finger_joint]\n      command_joint: finger_joint", "command_joint: wrist_3_joint",
+     ["'gripper.command_joint' has 'wrist_3_joint', which is one of joint_names"]),
 ]  # fmt: skip
 
 
@@ -92,12 +104,12 @@ def test_a_slip_is_one_sentence_that_names_the_key(old, new, said, tmp_path, cap
         assert words in sentences[0]
 
 
-def values_in_ros(path: Path) -> dict[str, Any]:
-    """What rclpy makes of a parameter file."""
+def values_in_ros(path: Path, *words: str) -> dict[str, Any]:
+    """What rclpy makes of a parameter file, for a node with these other arguments."""
     context = Context()
     rclpy.init(context=context)
     try:
-        options = ["--ros-args", "--params-file", str(path)]
+        options = ["--ros-args", "--params-file", str(path), *words]
         node = Node("policy_node", context=context, cli_args=options, use_global_arguments=False)
         found = {name: parameter.value for name, parameter in node._parameter_overrides.items()}
         node.destroy_node()
@@ -128,6 +140,31 @@ def test_a_file_that_ros_reads_means_the_same_after_it_was_read_strictly(tmp_pat
         assert values_in_ros(copy) == values_in_ros(path)
 
 
+def test_text_that_looks_like_something_else_reaches_ros_as_text(tmp_path):
+    path = tmp_path / "arm.yaml"
+    texts = ["y", "n", "on", "null", "~", "1e3", "0x10", "inf", ".nan", "-.Inf", "5", "a: b", "é # '\"\\", " x " * 99]
+    given = {"hardware_id": "1e3", "tip_frame": "y", "joint_names": texts}
+    write_parameters(given, path)
+    assert values_in_ros(path) == given == read_robot_file(path)
+
+
+def test_what_a_camera_says_itself_goes_before_what_is_merged_into_it(tmp_path):
+    path = tmp_path / "arm.yaml"
+    path.write_text(
+        """
+/**:
+  ros__parameters:
+    cameras:
+      agentview: &first {topic: one, width: 640}
+      wrist: &second {<<: *first, topic: two}
+      third: {<<: [*second, *first], height: 480}
+"""
+    )
+    cameras = {"agentview.topic": "one", "wrist.topic": "two", "third.topic": "two", "third.height": 480}
+    widths = {f"{camera}.width": 640 for camera in ("agentview", "wrist", "third")}
+    assert read_robot_file(path) == {f"cameras.{name}": value for name, value in (cameras | widths).items()}
+
+
 def test_a_section_for_another_node_is_left_to_it(tmp_path):
     path = tmp_path / "arm.yaml"
     own, other = {"ros__parameters": {"dry_run": False}}, {"ros__parameters": {"speed": 5}}
@@ -135,6 +172,102 @@ def test_a_section_for_another_node_is_left_to_it(tmp_path):
     assert read_robot_file(path) == {"dry_run": False}
     with pytest.raises(VegaError, match="nothing reads 'speed'"):
         read_robot_file(path, "driver")
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ([], ["/**", "/*", "policy_node", "/**/policy_node"]),
+        (["-r", "__ns:=/left", "-r", "__ns:=/right"],
+         ["/**", "left/policy_node", "/**/policy_node", "/*/policy_node", "/left/*", "/left/**"]),
+        (["-r", "policy_node:__node:=one", "-r", "__node:=two", "-r", "policy_node:__ns:=/", "--remap",
+          "one:__ns:=/left/up"], ["/**", "/left/**", "/left/*/one", "/**/up/one"]),
+    ],
+)  # fmt: skip
+def test_of_several_robots_in_a_file_a_node_reads_those_sections_that_ros_reads(words, read, tmp_path):
+    sections = ["/**", "/*", "policy_node", "left/policy_node", "/**/policy_node", "/*/policy_node"]
+    sections += ["/left/*", "/left/**", "/left/*/one", "/**/up/one", "/right/policy_node"]
+    path = tmp_path / "arm.yaml"
+    contents = [{"threads": 1 + number} for number in range(len(sections))]
+    tree = {section: {"ros__parameters": own} for section, own in zip(sections, contents, strict=True)}
+    for last in sections:
+        path.write_text(yaml.safe_dump({last: tree[last]}))
+        with strict_arguments(["node", "--ros-args", *words, "--params-file", str(path)], "policy_node") as strict:
+            assert (strict[-1] != str(path)) == (last in read), last
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    with strict_arguments(["node", "--ros-args", *words, "--params-file", str(path)], "policy_node") as strict:
+        wins = tree[read[-1]]["ros__parameters"]
+        assert values_in_ros(Path(strict[-1]), *words) == values_in_ros(path, *words) == wins
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ("/left/policy_node", "/right/policy_node", "/left and /right"),
+        ("/left/policy_node", "policy_node", "/left and /"),
+        ("/left/**", "/right/*", "/left and /right"),
+        ("/**/left/policy_node", "/**/right/policy_node", "left and /"),
+        ("/left/policy_node", "/left/**", ""),
+        ("/**", "/left/policy_node", ""),
+        ("policy_node", "/**/policy_node", ""),
+        ("policy_node", "/left/scene_node", ""),
+    ],
+)
+def test_two_robots_in_one_file_are_refused_where_the_namespace_is_not_known(one, other, said, tmp_path):
+    path = tmp_path / "arm.yaml"
+    own = {"ros__parameters": {"dry_run": True}}
+    path.write_text(yaml.safe_dump({one: own, other: own}))
+    if said:
+        with pytest.raises(VegaError, match=rf"has policy_node in the namespaces .*{said}.*: keep one robot in a file"):
+            read_robot_file(path)
+    else:
+        assert read_robot_file(path) == {"dry_run": True}
+
+
+TEXTS = [
+    "image", "/camera_1/image", "~/image", "a/b/c", "_x1", "", "/", "a-b", "a b", "kamera_ü", "1cam/image", "cam/1",
+    "a//b", "a/", "//a", "a/~/b", "a\n", "a" * 129, "a.b", "{", "a/b/",
+]  # fmt: skip
+OF_CAMERAS = ["topic", *(row.name for row in SCENE_CAMERA_ROWS)]
+TOPICS = ["base_pose_topic", "enable.topic", *(f"cameras.a.{name}" for name in OF_CAMERAS)]
+
+
+@pytest.mark.parametrize("name", [*TOPICS, "controller", "gripper.controller", "gripper.action"])
+def test_a_name_that_ros_does_not_take_is_refused(name):
+    row = row_of(name)
+    for text in TEXTS:
+        if name in TOPICS:
+            good, what = not rclpy_refuses(text), "topic"
+        else:
+            good, what = not rclpy_refuses(f"~/dry_run/{text.strip('/')}/joint_trajectory"), "controller or action"
+        if (text == "" and row.default == "") or (good and len(text) <= 128):
+            assert clean_value(row, name, text) == text
+        else:
+            with pytest.raises(VegaError, match=rf"(?s)'{name}' is .*, which is no name of a {what} in ROS: give"):
+                clean_value(row, name, text)
+
+
+def rclpy_refuses(topic: str) -> bool:
+    try:
+        validate_topic_name(topic)
+        validate_full_topic_name(expand_topic_name(topic, "policy_node", "/"))
+    except (NameValidationException, RuntimeError, ValueError):
+        return True
+    return False
+
+
+def test_a_cameras_topic_that_ros_does_not_take_is_refused_by_the_node_too():
+    context = Context()
+    rclpy.init(context=context)
+    options = ["--ros-args", "-p", "cameras.wrist.topic:=/camera-1"]
+    node = Node("policy_node", context=context, cli_args=options, use_global_arguments=False)
+    try:
+        for camera in ("wrist", "a-b"):
+            with pytest.raises(VegaError, match=rf"^Parameter 'cameras.{camera}.topic' is .* no name of a topic"):
+                node_parameters.read_camera(node, camera)
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from policies.checkpoints import check_instructions
 from policies.types import VegaError, check_instruction
 from vega3d_ros.bringup import viewer
@@ -201,12 +199,17 @@ def environment_of(arguments: Mapping[str, str]) -> dict[str, str]:
 
 
 def strict_files(entry: NodeEntry, folder: Path) -> list[Path]:
-    """Copies in `folder` of an entry's parameter files, as they were understood.  Raises VegaError."""
+    """Copies in `folder` of an entry's parameter files, as they were understood, and a file of its own parameters.
+
+    Raises VegaError.
+    """
     copies = []
     for number, path in enumerate(entry.parameter_files):
         copies.append(folder / f"{entry.name}-{number}-{path.stem}.yaml")
         write_parameters(read_robot_file(path, entry.name), copies[-1])
-    return copies
+    own = folder / f"{entry.name}.yaml"
+    write_parameters(entry.parameters, own)
+    return [*copies, own]
 
 
 def policy_files(policy: str) -> tuple[Path, ...]:
@@ -216,15 +219,12 @@ def policy_files(policy: str) -> tuple[Path, ...]:
 
 
 def node_command(entry: NodeEntry, folder: Path) -> list[str]:
-    """The command that runs one process; its parameters are written to a file in `folder`."""
-    parameters = folder / f"{entry.name}.yaml"
-    parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(entry.parameters)}}))
-    files = strict_files(entry, folder)
+    """The command that runs one process; its parameters are written to files in `folder`."""
     program = [entry.module] if entry.module.startswith("/") else [sys.executable, "-m", entry.module]
     command = [*program, *entry.words, "--ros-args", "-r", f"__node:={entry.name}"]
     for source, target in entry.remappings:
         command += ["-r", f"{source}:={target}"]
-    for path in (*files, parameters):
+    for path in strict_files(entry, folder):
         command += ["--params-file", str(path)]
     return command
 

@@ -23,8 +23,13 @@ import numpy as np  # noqa: E402
 import rclpy  # noqa: E402
 from rcl_interfaces.msg import ParameterType  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
+from rclpy._rclpy_pybind11 import RCLError  # noqa: E402
 from rclpy.context import Context  # noqa: E402
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException  # noqa: E402
+from rclpy.exceptions import (  # noqa: E402
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    NameValidationException,
+)
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import parameter_value_to_python  # noqa: E402
@@ -45,6 +50,7 @@ from vega3d_ros.ros import conversions, node_parameters  # noqa: E402
 from vega3d_ros.ros.joint_states import finger_map, joint_reader  # noqa: E402
 from vega3d_ros.ros.node_process import read_robot_description  # noqa: E402
 
+REFUSALS = (InvalidParameterTypeException, InvalidParameterValueException, NameValidationException, RCLError)
 ARGUMENTS = (
     Argument("robot", "", "Robot: a name in config/robots, or the path of a parameter file of your own; required."),
     Argument("seconds", "3", "How long to listen, s."),
@@ -323,8 +329,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             node = Node("check_robot", context=context, cli_args=options, use_global_arguments=False)
         RobotCheck(node, say).run(seconds, axes)
         node.destroy_node()
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        print(f"vega3d-check-robot: {str(error).rstrip('.')}: correct the robot's file.", file=sys.stderr)
+    except REFUSALS as error:
+        why = str(error).splitlines()[0].partition(", at /")[0].rstrip(".:")
+        print(f"vega3d-check-robot: ROS refuses the robot's file ({why}): correct it.", file=sys.stderr)
         return 1
     except VegaError as error:
         print(f"vega3d-check-robot: {error}", file=sys.stderr)

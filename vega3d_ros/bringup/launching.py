@@ -34,7 +34,7 @@ def node_actions(entry: NodeEntry, folder: Path) -> list[Any]:
         package=entry.package,
         executable=entry.executable,
         name=entry.name,
-        parameters=[*map(str, strict_files(entry, folder)), dict(entry.parameters)],
+        parameters=list(map(str, strict_files(entry, folder))),
         remappings=list(entry.remappings),
         arguments=list(entry.words),
         output="screen",

@@ -27,11 +27,12 @@ class Kinematics:
 
     urdf_xml: the URDF's text; joint_names: the n arm joints in the order of the chain; tip_frame: the
     link (or frame) of the tool centre point; base_frame: the link in whose frame poses are given,
-    empty for the root link.  Joints that are not named (fingers, a lift) stay at their neutral value.
+    empty for the root link.  Joints that are not named (fingers, another arm) stay at their neutral value; none may lie
+    between base and tip.
 
     lower, upper (n,) rad; velocity_limits (n,) rad/s; effort_limits (n,) N m, as in the URDF (infinite
     where it gives 0).  continuous: joints that turn without end; their angles count on from turn to turn.
-    Raises VegaError on a name that the URDF lacks, and lists those it has.
+    Raises VegaError on a name that the URDF lacks, and lists those it has; and on a joint left out of the chain.
     """
 
     def __init__(self, urdf_xml: str, joint_names: Sequence[str], tip_frame: str, base_frame: str = "") -> None:
@@ -243,6 +244,14 @@ def _check_names(model: pin.Model, joint_names: tuple[str, ...], tip_frame: str,
         if not model.existFrame(frame) and (frame or parameter == "tip_frame"):
             links = [f.name for f in model.frames if f.type == pin.FrameType.BODY]
             raise VegaError(f"The robot description has no frame '{frame}': choose {parameter} from {links}.")
+    ends = (tip_frame, base_frame or "universe")
+    to_tip, to_base = (set(model.supports[model.frames[model.getFrameId(frame)].parentJoint]) for frame in ends)
+    left_out = [model.names[joint] for joint in sorted(to_tip ^ to_base) if model.names[joint] not in joint_names]
+    if left_out:
+        raise VegaError(
+            f"joint_names lacks {', '.join(left_out)}, which moves tip_frame '{tip_frame}': list every joint up to it, "
+            "or fix in the robot description what never moves."
+        )
 
 
 def _rotor_inertias(urdf_xml: str, joint_names: tuple[str, ...]) -> FloatArray:

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,33 @@ from vega3d_ros.parameters.table import QOS_OVERRIDES, row_of
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
 PARAMETERS = "ros__parameters"
-_NODE_NAME = re.compile(r"(?:policy_node:)?__(?:node|name):=(.+)")
+_MERGE = "tag:yaml.org,2002:merge"
+_WILD = {"**": r"(?:/\w+)*", "*": r"/\w+"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e9 for a number, as ROS does, and a key that comes twice for an error."""
+    """Takes 1e9 for a number, as ROS does, and a key that comes twice for an error; one that is merged in may."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    def flatten_mapping(self, node: Any) -> None:
+        keys = [
+            key.value if key.tag == _MERGE else self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            for key, _ in node.value
+        ]
         for key in keys:
             if not isinstance(key, str | int | float | bool):
                 raise VegaError(f"has the key {key}: use text")
             if keys.count(key) > 1:
                 raise VegaError(f"has '{key}' twice in one place: remove one")
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)  # type: ignore[no-untyped-call]
+        # PyYAML comes here again for a mapping that was merged into another before it was made itself.
+        node.value = list({(key.tag, key.value): (key, value) for key, value in node.value}.values())
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text: ROS's parser takes y, 1e3 or inf without quotes for a flag or a number."""
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -44,10 +56,10 @@ _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
 def read_robot_file(path: Path, node: str = "policy_node") -> dict[str, Any]:
     """Parameters that a file gives the node, by full name (`safety.mode`), each of its row's kind.
 
-    Raises VegaError, with the file's name, on what cannot be read, a key that nothing reads, and values that no arm can
-    mean.
+    In which namespace the node will be is not known.  Raises VegaError, with the file's name, on what cannot be read, a
+    key that nothing reads, values that no arm can mean, and sections for this node in several namespaces.
     """
-    values = _read(path, node)
+    values = _read(path, node, None)
     if not values:
         raise VegaError(
             f"The robot's file {path} has no parameters for {node}: begin it with '/**:' and '{PARAMETERS}:'."
@@ -59,7 +71,7 @@ def write_parameters(values: Mapping[str, Any], path: Path) -> None:
     """Write parameters by full name as a file for any node."""
     # ROS's parser gives an empty array no type.
     given = {name: value for name, value in values.items() if value != []}
-    path.write_text(yaml.safe_dump({"/**": {PARAMETERS: given}}), encoding="utf-8")
+    path.write_text(yaml.dump({"/**": {PARAMETERS: given}}, Dumper=_Dumper), encoding="utf-8")
 
 
 @contextmanager
@@ -68,14 +80,14 @@ def strict_arguments(words: Sequence[str], node: str) -> Iterator[list[str]]:
 
     The files exist within the context.  Raises VegaError as `read_robot_file` does.
     """
-    names = [found.group(1) for word in words if (found := _NODE_NAME.fullmatch(word))]
-    node = names[-1] if names else node
+    node = _remapped(words, node, "node|name") or node
+    namespace = _remapped(words, node, "ns") or "/"
     result = list(words)
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
         for index, word in enumerate(words[:-1]):
             if word != "--params-file":
                 continue
-            values = _read(Path(words[index + 1]), node)
+            values = _read(Path(words[index + 1]), node, namespace)
             if values:
                 path = Path(folder) / f"{index}.yaml"
                 write_parameters(values, path)
@@ -83,13 +95,19 @@ def strict_arguments(words: Sequence[str], node: str) -> Iterator[list[str]]:
         yield result
 
 
-def _read(path: Path, node: str) -> dict[str, Any]:
+def _remapped(words: Sequence[str], node: str, what: str) -> str:
+    """What a remapping makes of the node's name or namespace; the first rule holds, as in ROS."""
+    rule = re.compile(rf"(?:{re.escape(node)}:)?__(?:{what}):=(.+)")
+    given = (rule.fullmatch(word) for flag, word in pairwise(words) if flag in ("-r", "--remap"))
+    return next((found.group(1) for found in given if found), "")
+
+
+def _read(path: Path, node: str, namespace: str | None) -> dict[str, Any]:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         values: dict[str, Any] = {}
-        for section, content in _sections(tree, ()):
-            if section[-1] in ("**", "*", node):
-                values |= _clean(content)
+        for content in _for_node(tree, node, namespace):
+            values |= _clean(content)
         check_together(values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())
@@ -98,6 +116,24 @@ def _read(path: Path, node: str) -> dict[str, Any]:
         verb = "" if str(error).startswith("has ") else ":"
         raise VegaError(f"The robot's file {path}{verb} {error}.") from error
     return values
+
+
+def _for_node(tree: Any, node: str, namespace: str | None) -> list[Any]:
+    """Parameters of the sections for a node, in the order of the file, in which later ones win."""
+    if namespace is not None:
+        name = f"{namespace.rstrip('/')}/{node}"
+        return [content for section, content in _sections(tree, ()) if re.fullmatch(_pattern(section), name)]
+    found = [(section, content) for section, content in _sections(tree, ()) if section[-1] in ("**", "*", node)]
+    everywhere = (("**",), ("**", node))
+    places = list(dict.fromkeys("/" + "/".join(section[:-1]) for section, _ in found if section not in everywhere))
+    if len(places) > 1:
+        raise VegaError(f"has {node} in the namespaces {' and '.join(places)}: keep one robot in a file")
+    return [content for _, content in found]
+
+
+def _pattern(section: Sequence[str]) -> str:
+    """What the full names of the nodes of a section look like."""
+    return "".join(_WILD.get(part) or f"/{re.escape(part)}" for part in section)
 
 
 def _sections(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -132,7 +168,7 @@ def _clean(content: Any) -> dict[str, Any]:
 
 def _flat(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", None if value == {} else value

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from policies.types import WORLD_CONTROLS
 from vega3d_ros.control.chunk_scheduler import MERGE_MODES
 
-Kind = Literal["text", "flag", "whole", "number", "texts", "numbers"]
+# topic: a topic's name; part: what comes before or after the slash of one.
+Kind = Literal["text", "topic", "part", "flag", "whole", "number", "texts", "numbers"]
 CLOCK_MODES = ("lockstep", "realtime")
 AFTER_PROBLEM = ("wait", "deactivate")
 COMMAND_INTERFACES = ("joint_trajectory", "forward_position", "follow_joint_trajectory")
@@ -134,7 +135,7 @@ _ARM = (
     Row("tip_frame", "text", "panda_tcp", "Frame of the tool centre point in the URDF."),
     Row("joint_names", "texts", None, "Arm joints in the order of the kinematic chain."),
     Row("home", "numbers", None, "Joint angles of the null-space posture, rad.", -TWO_TURNS, TWO_TURNS, "rad"),
-    Row("controller", "text", "panda_arm_controller", "<controller>/joint_trajectory is commanded."),
+    Row("controller", "part", "panda_arm_controller", "<controller>/joint_trajectory is commanded."),
     Row("gripper.joints", "texts", None, "Joints of joint_states that give finger openings."),
     Row("gripper.command_joint", "text", "", "Joint commanded to open and close; empty: no gripper."),
     # In the joint's own unit; values.py says which pairs of numbers are plausible.
@@ -142,11 +143,11 @@ _ARM = (
     Row("gripper.closed", "number", 0.0, "Position of the commanded joint when closed, m, rad, ...", -1e5, 1e5),
     Row(
         "gripper.controller",
-        "text",
+        "part",
         "",
         "Empty: the gripper joint is part of the arm's trajectory; else its own.",
     ),
-    Row("gripper.action", "text", "gripper_cmd", "Actions: <gripper.controller>/<this> is a GripperCommand."),
+    Row("gripper.action", "part", "gripper_cmd", "Actions: <gripper.controller>/<this> is a GripperCommand."),
     Row("gripper.max_effort", "number", 0.0, "Actions: effort of the gripper, N; 0: its own.", 0.0, 1000.0),
     Row("max_skew_s", "number", 0.06, "Cameras and joint states further apart than this are not used.", 0.001, 10.0),
     Row("max_age_s", "number", 0.25, "Cameras and joint states older than this stop the robot.", 0.001, 10.0),
@@ -158,7 +159,7 @@ _ARM = (
         0.0,
         1.0,
     ),
-    Row("base_pose_topic", "text", "", "Topic of the base frame in the world (PoseStamped); empty: fixed."),
+    Row("base_pose_topic", "topic", "", "Topic of the base frame in the world (PoseStamped); empty: fixed."),
     Row("base_position", "numbers", (0.0, 0.0, 0.0), "Base frame in the world, m.", -100.0, 100.0, "m"),
     Row(
         "base_quaternion",
@@ -194,7 +195,7 @@ _REAL_ARM = (
         0.0,
         10.0,
     ),
-    Row("enable.topic", "text", "", "Bool that must be held true while the arm is commanded; empty: none."),
+    Row("enable.topic", "topic", "", "Bool that must be held true while the arm is commanded; empty: none."),
     Row("enable.timeout_s", "number", 0.5, "An enabling switch silent for this long is not held.", 0.05, 10.0),
     Row("dry_run", "flag", True, "Publish commands below ~/dry_run/ only, where no driver listens."),
     Row(
@@ -281,7 +282,7 @@ FRANKA = (
 )
 # cameras.<camera>.<name>
 CAMERA_ROWS = (
-    Row("topic", "text", "{camera}/image_raw", "Image topic of camera '{camera}'."),
+    Row("topic", "topic", "{camera}/image_raw", "Image topic of camera '{camera}'."),
     Row("compressed", "flag", False, "The topic carries CompressedImage (JPEG or PNG)."),
     Row("width", "whole", 0, "Image width that is accepted, pixels; 0: any.", 0, 16384),
     Row("height", "whole", 0, "Image height that is accepted, pixels; 0: any.", 0, 16384),
@@ -296,9 +297,9 @@ CAMERA_ROWS = (
 )
 # The same, of scene_node only.
 SCENE_CAMERA_ROWS = (
-    Row("depth_topic", "text", "", "Depth of camera '{camera}', registered to its picture; empty: none."),
-    Row("camera_info_topic", "text", "", "CameraInfo of camera '{camera}'; empty: none."),
-    Row("pose_topic", "text", "", "PoseStamped of camera '{camera}' in the world frame, optical axes; empty: none."),
+    Row("depth_topic", "topic", "", "Depth of camera '{camera}', registered to its picture; empty: none."),
+    Row("camera_info_topic", "topic", "", "CameraInfo of camera '{camera}'; empty: none."),
+    Row("pose_topic", "topic", "", "PoseStamped of camera '{camera}' in the world frame, optical axes; empty: none."),
 )
 # Declared by rclpy itself, or left to it.
 SIM_TIME = Row("use_sim_time", "flag", False, "Take the time from /clock.", fixed=False)

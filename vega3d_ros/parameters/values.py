@@ -21,6 +21,9 @@ _A_TURN = 2 * math.pi
 # A finger slides by less than a hand's breadth, m, or turns by less than half a turn, rad; what counts in per cent,
 # millimetres or steps has its ends further apart than this.
 _FINGER, _COUNTS = 3.2, 20.0
+# Namespace, ~/dry_run/ and what an action adds fit into the 247 characters of ROS's longest topic.
+_LONGEST = 128
+_WORDS = r"[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*"
 _PER_JOINT = ("safety.lower", "safety.upper", "safety.velocity", "safety.acceleration", "forward_position.jerk")
 _ONE = (
     "safety.position_margin",
@@ -51,7 +54,7 @@ def clean_value(row: Row, name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise VegaError(f"'{name}' is {_shown(value)}: give true or false")
         return value
-    if row.kind == "text":
+    if row.kind in ("text", "topic", "part"):
         return _text(row, name, value)
     number = _number(row, name, value)
     if row.kind == "number":
@@ -111,6 +114,12 @@ def _check_counts(values: Mapping[str, Any], joints: Sequence[str]) -> None:
 
 def _check_gripper(values: Mapping[str, Any]) -> None:
     joint, listed = values.get("gripper.command_joint"), values.get("gripper.joints")
+    for name, fingers in (("gripper.joints", listed or []), ("gripper.command_joint", [joint])):
+        of_the_arm = [finger for finger in fingers if finger in (values.get("joint_names") or [])]
+        if of_the_arm:
+            raise VegaError(f"'{name}' has '{of_the_arm[0]}', which is one of joint_names too: name it in one of them")
+        if len(set(fingers)) != len(fingers):
+            raise VegaError(f"'{name}' lists a joint twice: give each once")
     if joint and listed is not None and joint not in listed:
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
@@ -174,6 +183,13 @@ def _text(row: Row, name: str, value: Any) -> str:
         raise VegaError(f"'{name}' is {_shown(value)}: give text, in quotes where it looks like a number")
     if row.choices and value not in row.choices:
         raise VegaError(f"'{name}' is '{value}': choose one of {', '.join(row.choices)}")
+    if row.kind in ("topic", "part") and (value or row.default):
+        plain, what = (value, "topic") if row.kind == "topic" else (value.strip("/"), "controller or action")
+        if len(plain) > _LONGEST or not re.fullmatch((r"(?:~?/)?" if row.kind == "topic" else "") + _WORDS, plain):
+            raise VegaError(
+                f"'{name}' is {_shown(value)}, which is no name of a {what} in ROS: give letters a to z, digits and _, "
+                f"in words that begin with no digit and have one slash between them, {_LONGEST} at most"
+            )
     return value
 
 

@@ -198,18 +198,20 @@ def _safety_names() -> list[str]:
 
 
 def read_camera(node: Node, camera: str) -> CameraParameters:
-    """Declare (once) and read the parameters of one camera of the policy."""
+    """Declare (once) and read the parameters of one camera of the policy.  Raises VegaError."""
     prefix = f"cameras.{camera}."
     if not node.has_parameter(prefix + "topic"):
         declare_camera(node, camera)
+    return CameraParameters(**read_rows(node, CAMERA_ROWS, prefix))
+
+
+def read_rows(node: Node, rows: Sequence[Row], prefix: str) -> dict[str, Any]:
+    """The declared parameters of these rows, by the rows' names.  Raises VegaError."""
     get = getter(node)
-    return CameraParameters(
-        topic=get(prefix + "topic"),
-        compressed=get(prefix + "compressed"),
-        width=get(prefix + "width"),
-        height=get(prefix + "height"),
-        max_identical=get(prefix + "max_identical"),
-    )
+    try:
+        return {row.name: clean_value(row, prefix + row.name, get(prefix + row.name)) for row in rows}
+    except VegaError as error:
+        raise VegaError(f"Parameter {error}.") from error
 
 
 def declare_camera(node: Node, camera: str, rows: Sequence[Row] = CAMERA_ROWS) -> None:

@@ -16,6 +16,7 @@ from vega3d_ros.ros.node_parameters import (
     getter,
     given_cameras,
     read_camera,
+    read_rows,
 )
 
 CAMERA = (*CAMERA_ROWS, *SCENE_CAMERA_ROWS)
@@ -102,5 +103,4 @@ def _camera(node: Node, camera: str) -> CameraParameters:
 
 
 def _places(node: Node, camera: str) -> Places:
-    get = getter(node)
-    return Places(*(get(f"cameras.{camera}.{name}") for name in ("depth_topic", "camera_info_topic", "pose_topic")))
+    return Places(*read_rows(node, SCENE_CAMERA_ROWS, f"cameras.{camera}.").values())
