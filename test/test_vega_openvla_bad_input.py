@@ -86,7 +86,7 @@ def spatial(change):
     [
         (spatial(lambda entry: entry.pop("proprio")), "proprio statistics lack 'q01'"),
         (spatial(lambda entry: entry["proprio"].update(q99=["x"] * 8)), "proprio statistics lack 'q99'"),
-        (spatial(lambda entry: entry["proprio"].update(q99=[1.0])), "8 numbers but its statistics"),
+        (spatial(lambda entry: entry["proprio"].update(q99=[1.0])), "8 numbers but 'q99' of its statistics 1"),
         (spatial(lambda entry: entry["action"].update(mask=[])), r"mask \[\].*7 times"),
         (spatial(lambda entry: entry.update(action=3)), "action statistics lack 'q01'"),
         (lambda values: values.update(libero_spatial_no_noops=3), "no object of objects"),
@@ -96,6 +96,56 @@ def test_damaged_statistics_are_named_when_loading(change, sentence, openvla, tm
     folder = shutil.copytree(openvla, tmp_path / "checkpoint")
     edit(folder / "dataset_statistics.json", change)
     with pytest.raises(VegaError, match=sentence):
+        load_policy(str(folder))
+
+
+def text(**changes):
+    return lambda values: values["text_config"].update(changes)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        *((lambda values, wrong=wrong: values.update(text_config=wrong), "'text_config'.*give an object")
+          for wrong in (None, [], "x", 3)),
+        *((text(num_attention_heads=wrong), "'num_attention_heads'.*give") for wrong in (None, 0, -1, "4", 4.0)),
+        *((text(rms_norm_eps=wrong), "'rms_norm_eps'.*give") for wrong in (None, 0, float("nan"))),
+        (text(hidden_act="x"), "no hidden_act 'x'"),
+        *((text(rope_theta=wrong), "'rope_theta'.*give") for wrong in (None, "x", 0)),
+        *((lambda values, wrong=wrong: values.update(image_sizes=wrong), "'image_sizes'.*give")
+          for wrong in (None, [], 3, "x", [0], [-1], ["a"])),
+        (lambda values: values.update(image_sizes=[100000]), "100000 pixels are not the 256 patches"),
+        *((lambda values, wrong=wrong: values.update(chunk_length=wrong), "'chunk_length'.*give")
+          for wrong in ("x", 4.5, 0)),
+        (lambda values: values.update(chunk_length=10**9), "chunks of 1000000000 actions"),
+    ],
+)  # fmt: skip
+def test_a_bad_published_config_is_named(change, sentence, openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    edit(folder / "config.json", change)
+    with pytest.raises(VegaError, match=sentence):
+        load_policy(str(folder))
+
+
+TOWER = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [1, None, "mean std", *(TOWER | {"mean": wrong} for wrong in (0.5, None, [0.5], ["a"] * 3, [0.5] * 4)),
+     *(TOWER | {"std": [wrong] * 3} for wrong in (0, float("nan")))],
+)  # fmt: skip
+def test_bad_image_constants_are_named_when_loading(tower, openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"tvf_normalize_params": [TOWER, tower]}))
+    with pytest.raises(VegaError, match="each with three numbers"):
+        load_policy(str(folder))
+
+
+def test_a_tokenizer_beyond_the_embedding_is_refused_when_loading(openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    edit(folder / "tokenizer.json", lambda values: values["model"]["vocab"].update(robot=10**6))
+    with pytest.raises(VegaError, match="token 1000000 where the language model knows"):
         load_policy(str(folder))
 
 
