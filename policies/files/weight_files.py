@@ -27,6 +27,7 @@ from policies.files.adapters import (
     refuse_adapters_elsewhere,
 )
 from policies.files.json_config import read_json
+from policies.files.paths import is_folder
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed
 from policies.files.tensor_sources import PLAIN_DTYPES, SafetensorsSource, TensorSource, misfit
@@ -45,10 +46,9 @@ def is_hub_id(path_or_id: str | os.PathLike[str]) -> bool:
 
 def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] | None = None) -> Path:
     """A local folder: `path_or_id` itself, or the files of that hub id that match `patterns`, downloaded once."""
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
     text = str(path_or_id)
+    if is_folder(text):
+        return Path(text).expanduser()
     if not is_hub_id(text):
         raise VegaError(f"There is no checkpoint folder '{text}': give a folder that exists or a hub id 'owner/name'.")
     from huggingface_hub import snapshot_download
