@@ -84,7 +84,7 @@ class OpenVLAOFT(nn.Module):
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
-        highest, rows = max(EMPTY_TOKEN, *tokenizer.get_vocab().values()), self.embed_tokens.num_embeddings
+        highest, rows = max(EMPTY_TOKEN, *tokenizer.get_vocab().values()), len(self.embed_tokens.weight)
         if tokenizer.token_to_id("<s>") is None or highest >= rows:
             raise VegaError(
                 f"File '{path}' has no '<s>', or token {highest} where the language model knows {rows}: copy the "

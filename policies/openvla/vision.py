@@ -64,9 +64,10 @@ class VisionTower(nn.Module):
     @property
     def patches(self) -> int:
         """How many patches it knows the places of."""
+        places = dict(self.embeddings.named_parameters())
         if self.prefix_tokens:
-            return self.embeddings.position_embeddings.shape[1] - 1
-        return self.embeddings.position_embedding.weight.shape[0]
+            return places["position_embeddings"].shape[1] - 1
+        return len(places["position_embedding.weight"])
 
     def forward(self, pixels: torch.Tensor, language: torch.Tensor | None = None) -> torch.Tensor:
         x = self.embeddings(pixels)
