@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from policies.files.command_line import possible
+from policies.files.json_config import read_json
+from policies.files.paths import exists, is_folder
 from policies.nano.vocabulary import Vocabulary
 from policies.spatial.models import nano_folder, shipped_scene_models
 from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
@@ -45,9 +46,8 @@ def find_checkpoint(name_or_path: str) -> Path:
     shipped = shipped_policies()
     if name_or_path in shipped:
         return shipped[name_or_path]
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
+    if is_folder(name_or_path):
+        return Path(name_or_path).expanduser()
     if _on_hub(name_or_path):
         from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 
@@ -60,7 +60,7 @@ def find_checkpoint(name_or_path: str) -> Path:
 
 def _on_hub(name: str) -> bool:
     """Whether it can only be a hub id, `owner/name`."""
-    if "/" not in name or Path(name).expanduser().is_dir():
+    if "/" not in name or is_folder(name):
         return False
     from policies.files.weight_files import is_hub_id
 
@@ -69,7 +69,7 @@ def _on_hub(name: str) -> bool:
 
 def split_name(name: str) -> tuple[str, str | None]:
     """`NAME#SUITE` -> the policy and the suite (or data set) whose statistics it is to use; None without one."""
-    if "#" not in name or Path(name).expanduser().exists():
+    if "#" not in name or exists(name):
         return name, None
     policy, _, suite = name.rpartition("#")
     return policy, suite
@@ -187,19 +187,20 @@ def serves_one(name_or_path: str) -> bool:
 def _config_here(name_or_path: str) -> dict[str, Any]:
     """The configuration of a checkpoint of this machine as it is written; empty where there is none to be read."""
     name, _ = split_name(name_or_path)
-    if name not in shipped_policies() and not Path(name).expanduser().is_dir():
+    if name not in shipped_policies() and not is_folder(name):
         return {}
+    return _as_written(find_checkpoint(name))
+
+
+def _as_written(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((find_checkpoint(name) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / "config.json")
+    except VegaError:
         return {}  # loading it says what is wrong with it
-    return config if isinstance(config, dict) else {}
 
 
 def is_openvla(folder: Path) -> bool:
     """Whether the policy in `folder` has the full size: OpenVLA-OFT as published, or composed with it."""
-    from policies.files.json_config import read_json
-
     config = read_json(folder / "config.json")
     return "openvla" in (config.get("model_type"), config.get("policy_type"))
 
@@ -242,21 +243,23 @@ def checkpoint_sha256(name_or_path: str) -> str:
     digest = hashlib.sha256()
     for part in (folder, *_parts_elsewhere(folder)):
         for path in [part] if part.is_file() else sorted(part.rglob("*")):
-            if path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES:
-                digest.update(str(path.relative_to(part)).encode())
+            if path.is_dir() or not (path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES):
+                continue
+            digest.update(str(path.relative_to(part)).encode())
+            try:
                 with path.open("rb") as file:
                     while piece := file.read(2**24):
                         digest.update(piece)
+            except OSError as error:
+                raise VegaError(
+                    f"File '{path}' cannot be read ({error.strerror}): copy or download it again."
+                ) from error
     return digest.hexdigest()
 
 
 def _parts_elsewhere(folder: Path) -> list[Path]:
     """Folders and files that a policy names instead of holding them."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []  # loading it says so
-    if not isinstance(config, dict) or config.get("policy_type") != "openvla":
+    if _as_written(folder).get("policy_type") != "openvla":
         return []
     from policies.openvla.config import part_files
 
@@ -303,7 +306,7 @@ def load_scene_model(
 
 def check_scene_model(name_or_path: str) -> None:
     """Raise VegaError where there is no such model; a hub id and a class are looked for by whoever loads them."""
-    if _is_class(name_or_path) or Path(name_or_path).expanduser().is_dir() or _on_hub(name_or_path):
+    if _is_class(name_or_path) or is_folder(name_or_path) or _on_hub(name_or_path):
         return
     shipped = shipped_scene_models()
     if name_or_path not in shipped:
@@ -314,7 +317,7 @@ def check_scene_model(name_or_path: str) -> None:
 
 
 def _is_class(name: str) -> bool:
-    return ":" in name and not Path(name).exists()
+    return ":" in name and not exists(name)
 
 
 def _from_class(name: str) -> Policy:
@@ -326,7 +329,7 @@ def _from_class(name: str) -> Policy:
 
 def _refuse_server(name: str, what: str) -> None:
     """Raise VegaError for an address where a name should stand."""
-    if _ADDRESS.match(name) and not Path(name).exists():
+    if _ADDRESS.match(name) and not exists(name):
         raise VegaError(
             f"There is no {what} '{name}' on this machine: a policy server is asked by evaluations alone, as "
             "--policy ws://HOST:PORT."
@@ -337,8 +340,18 @@ def _call_class(name: str, what: str) -> Any:
     _refuse_server(name, what)
     module_name, _, class_name = name.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), class_name)()
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise VegaError(
             f"The {what} '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH."
+        ) from error
+    try:
+        return found()
+    except VegaError:
+        raise
+    except (Exception, SystemExit) as error:  # it is somebody's own
+        reason = str(error).partition("\n")[0]
+        raise VegaError(
+            f"The {what} '{name}' cannot be made ({type(error).__name__}: {reason}): give a class that is called with "
+            "no arguments."
         ) from error

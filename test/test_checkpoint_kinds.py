@@ -143,7 +143,7 @@ def test_an_adapter_that_nobody_would_look_for_is_refused(folder: Path) -> None:
 def test_weights_that_are_no_numbers_are_not_the_kernels_fault(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     name = linears(weights)[0]
-    with pytest.raises(VegaError, match="gives NaN: its weights hold numbers that are none"):
+    with pytest.raises(VegaError, match=rf"'{name}'.*holds NaN or infinity"):
         acts(folder, weights | {name: weights[name] * float("nan")})
     coded, _ = in_fp8(weights)
     codes = coded[name].view(torch.uint8).clone()

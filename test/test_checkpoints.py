@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny_checkpoints as tiny
 
-from policies.checkpoints import checkpoint_sha256, load_policy, load_scene_model, shipped_policies
+from policies.checkpoints import checkpoint_sha256, load_policy, load_scene_model, serves_one, shipped_policies
 from policies.types import VegaError
 
 
@@ -75,3 +75,37 @@ def test_the_hash_of_a_composed_policy_follows_its_parts(tmp_path: Path) -> None
         assert checkpoint_sha256(policy) != before, path
         path.write_bytes(content)
     assert checkpoint_sha256(policy) == before
+
+
+def test_the_hash_names_what_cannot_be_read_and_passes_folders_by(tmp_path: Path) -> None:
+    before = checkpoint_sha256(str(tmp_path))
+    (tmp_path / "model.safetensors").mkdir()
+    assert checkpoint_sha256(str(tmp_path)) == before
+    (tmp_path / "config.json").symlink_to("nowhere")
+    with pytest.raises(VegaError, match=r"'.*config\.json' cannot be read"):
+        checkpoint_sha256(str(tmp_path))
+
+
+def test_a_configuration_too_deep_to_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert not serves_one(str(tmp_path))
+    with pytest.raises(VegaError, match=r"config\.json' is not readable JSON"):
+        load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("", "There is no policy ''"),
+        (":", "cannot be imported"),
+        (":Class", "cannot be imported"),
+        ("os:path", "cannot be made"),
+        ("sys:exit", "cannot be made"),
+        ("x" * 5000, "There is no policy"),
+        (f"someone/{'x' * 5000}", "There is no policy"),
+        ("~nobody_of_that_name/x/y", "There is no policy"),
+    ],
+)
+def test_a_name_that_can_be_no_policy_is_one_sentence(name: str, named: str) -> None:
+    with pytest.raises(VegaError, match=named):
+        load_policy(name)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_checkpoints as tiny
+import torch
+from safetensors.torch import load_file, save_file
 from tiny_checkpoints import composed, observation, robot_state
 
 from policies.checkpoints import load_policy
@@ -86,7 +89,7 @@ def spatial(change):
     [
         (spatial(lambda entry: entry.pop("proprio")), "proprio statistics lack 'q01'"),
         (spatial(lambda entry: entry["proprio"].update(q99=["x"] * 8)), "proprio statistics lack 'q99'"),
-        (spatial(lambda entry: entry["proprio"].update(q99=[1.0])), "8 numbers but its statistics"),
+        (spatial(lambda entry: entry["proprio"].update(q99=[1.0])), "8 numbers but 'q99' of its statistics 1"),
         (spatial(lambda entry: entry["action"].update(mask=[])), r"mask \[\].*7 times"),
         (spatial(lambda entry: entry.update(action=3)), "action statistics lack 'q01'"),
         (lambda values: values.update(libero_spatial_no_noops=3), "no object of objects"),
@@ -96,6 +99,56 @@ def test_damaged_statistics_are_named_when_loading(change, sentence, openvla, tm
     folder = shutil.copytree(openvla, tmp_path / "checkpoint")
     edit(folder / "dataset_statistics.json", change)
     with pytest.raises(VegaError, match=sentence):
+        load_policy(str(folder))
+
+
+def text(**changes):
+    return lambda values: values["text_config"].update(changes)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        *((lambda values, wrong=wrong: values.update(text_config=wrong), "'text_config'.*give an object")
+          for wrong in (None, [], "x", 3)),
+        *((text(num_attention_heads=wrong), "'num_attention_heads'.*give") for wrong in (None, 0, -1, "4", 4.0)),
+        *((text(rms_norm_eps=wrong), "'rms_norm_eps'.*give") for wrong in (None, 0, float("nan"))),
+        (text(hidden_act="x"), "no hidden_act 'x'"),
+        *((text(rope_theta=wrong), "'rope_theta'.*give") for wrong in (None, "x", 0)),
+        *((lambda values, wrong=wrong: values.update(image_sizes=wrong), "'image_sizes'.*give")
+          for wrong in (None, [], 3, "x", [0], [-1], ["a"])),
+        (lambda values: values.update(image_sizes=[100000]), "100000 pixels are not the 256 patches"),
+        *((lambda values, wrong=wrong: values.update(chunk_length=wrong), "'chunk_length'.*give")
+          for wrong in ("x", 4.5, 0)),
+        (lambda values: values.update(chunk_length=10**9), "chunks of 1000000000 actions"),
+    ],
+)  # fmt: skip
+def test_a_bad_published_config_is_named(change, sentence, openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    edit(folder / "config.json", change)
+    with pytest.raises(VegaError, match=sentence):
+        load_policy(str(folder))
+
+
+TOWER = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [1, None, "mean std", *(TOWER | {"mean": wrong} for wrong in (0.5, None, [0.5], ["a"] * 3, [0.5] * 4)),
+     *(TOWER | {"std": [wrong] * 3} for wrong in (0, float("nan")))],
+)  # fmt: skip
+def test_bad_image_constants_are_named_when_loading(tower, openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"tvf_normalize_params": [TOWER, tower]}))
+    with pytest.raises(VegaError, match="each with three numbers"):
+        load_policy(str(folder))
+
+
+def test_a_tokenizer_beyond_the_embedding_is_refused_when_loading(openvla, tmp_path):
+    folder = shutil.copytree(openvla, tmp_path / "checkpoint")
+    edit(folder / "tokenizer.json", lambda values: values["model"]["vocab"].update(robot=10**6))
+    with pytest.raises(VegaError, match="token 1000000 where the language model knows"):
         load_policy(str(folder))
 
 
@@ -148,3 +201,69 @@ def test_composing_says_what_is_wrong(openvla, wan, tmp_path, capsys):
         assert compose(arguments) == 2
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def folder(openvla: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(openvla, tmp_path / "checkpoint")
+
+
+EMBEDDING, PLACES = "language_model.model.embed_tokens.weight", "vision_backbone.featurizer.pos_embed"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (EMBEDDING, lambda tensor: tensor.T),
+        (EMBEDDING, lambda tensor: tensor[0]),
+        ("language_model.model.layers.0.self_attn.k_proj.weight", lambda tensor: tensor[0, 0]),
+        ("projector.fc1.weight", lambda tensor: tensor[0, 0]),
+        (PLACES, lambda tensor: tensor[0, 0, 0]),
+        ("vision_backbone.featurizer.cls_token", lambda tensor: tensor[0, 0, 0]),
+        ("vision_backbone.featurizer.blocks.0.attn.qkv.bias", lambda tensor: tensor[0]),
+        ("projector.fc1.bias", lambda tensor: tensor * float("inf")),
+        (PLACES, lambda tensor: tensor * float("nan")),
+    ],
+)
+def test_a_tensor_of_another_rank_or_without_numbers_is_named(
+    folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    changed = weights | {name: change(weights[name]).contiguous()}
+    save_file(changed, folder / "model.safetensors")
+    with pytest.raises(VegaError, match=rf"'{name}'.*(shape|NaN)|embeddings of width|keys of"):
+        load_policy(str(folder))
+
+
+@pytest.mark.parametrize("file", [tiny.HEAD, tiny.PROPRIO])
+def test_components_are_checked_as_the_weights_are(folder: Path, file: str) -> None:
+    state = torch.load(folder / file, weights_only=True)
+    one = next(name for name in state if name.endswith("fc1.weight"))
+    for changed, named in (
+        (state | {one: state[one][0, 0]}, r"fc1\.weight'.*shape \(\)"),
+        (state | {one: state[one] * float("nan")}, r"fc1\.weight'.*NaN"),
+        (dict(enumerate(state.values())), "tensors by name"),
+    ):
+        torch.save(changed, folder / file)
+        with pytest.raises(VegaError, match=named):
+            load_policy(str(folder))
+
+
+@pytest.mark.parametrize("index", [None, ["a"], {"a": ["b"]}, {"a": 1}])
+def test_a_shard_index_is_read_strictly(folder: Path, index: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    with pytest.raises(VegaError, match=r"'weight_map' in .*index\.json"):
+        load_policy(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "b", "named"),
+    [({"rank_pattern": {"(": 4}}, (1, 4), "no regular expression"), ({}, (), "no matrices")],
+)
+def test_a_damaged_adapter_is_named(folder: Path, settings: dict, b: tuple[int, ...], named: str) -> None:
+    stem = "base_model.model.language_model.model.layers.0.mlp.down_proj"
+    halves = {f"{stem}.lora_A.weight": torch.ones(4, 1), f"{stem}.lora_B.weight": torch.ones(b)}
+    save_file(halves, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8} | settings))
+    with pytest.raises(VegaError, match=named):
+        load_policy(str(folder))

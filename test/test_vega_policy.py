@@ -102,6 +102,15 @@ def test_configurations_are_written_as_the_shipped_ones_are(name: str, tmp_path:
         ({"cameras": {"agentview": {"image_size": [256]}}}, "'image_size'.*give tuple"),
         ({"cameras": {"agentview": {}}}, "lacks 'image_size'"),
         ({"proprio_mean": [0, "x"]}, "'proprio_mean'.*give tuple"),
+        ({"proprio_mean": []}, "0 numbers as 'proprio_mean'"),
+        ({"proprio_std": []}, "'proprio_std'.*above 0"),
+        ({"proprio_std": [1.0]}, "1 numbers as 'proprio_std'"),
+        ({"open_loop_horizon": 9}, "horizon of 9 in chunks of 8"),
+        ({"channels": 60}, "multiple of 8"),
+        *(
+            ({name: -1}, f"'{name}'.*above 0")
+            for name in ("chunk_length", "open_loop_horizon", "text_dim", "channels", "trunk_width")
+        ),
         ({"world_simulator": [1]}, "'world_simulator'.*give an object"),
         ({"world_simulator": {"source": "w", "canvas": {"wrist": [96, 96, 3]}}}, "'canvas'"),
         (

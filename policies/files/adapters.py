@@ -154,6 +154,13 @@ class Merged:
                     "belongs to another model."
                 )
             a, b = parts.source.shape(parts.a), parts.source.shape(parts.b)
+            if len(a) < 2 or len(b) < 2 or 0 in a:
+                raise VegaError(
+                    f"The adapter '{one}' in '{parts.source.name}' has halves of shapes {a} and {b}, which are no "
+                    "matrices: get it again."
+                )
+            if parts.alpha and math.prod(parts.source.shape(parts.alpha)) != 1:
+                raise VegaError(f"Tensor '{parts.alpha}' in '{parts.source.name}' is no single number: get it again.")
             made = (b[0], *a[1:]) if not parts.embedding else (a[1], b[0])
             if a[0] != b[1] or made != self.shape(f"{stem}.weight"):
                 raise VegaError(
@@ -245,6 +252,12 @@ def read_settings(path: Path) -> Settings:
     if not all(type(number) in (int, float) for number in numbers):
         raise VegaError(f"File '{path}' gives no numbers for 'r' and 'lora_alpha': copy it again.")
 
+    for key in (*ranks, *alphas):
+        try:
+            re.compile(_ending(key))
+        except re.error as error:
+            raise VegaError(f"Pattern '{key}' in '{path}' is no regular expression ({error}): copy it again.") from None
+
     def scale_of(module: str, found: int, alpha: float | None) -> float:
         wanted = _by_pattern(ranks, module, rank)
         if wanted != found:
@@ -256,10 +269,14 @@ def read_settings(path: Path) -> Settings:
     return Settings(scale_of, bool(config.get("use_dora")))
 
 
-def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+def _ending(pattern: str) -> str:
     """PEFT's rule: a key is a regular expression for the end of a module's path."""
+    return rf"(.*\.)?({pattern})$"
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     for key, value in patterns.items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if re.match(_ending(key), module):
             return value
     return otherwise
 

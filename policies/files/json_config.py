@@ -6,6 +6,7 @@ Lists become tuples and objects the dataclasses or mappings that a field is anno
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -27,13 +28,14 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise VegaError(f"File '{path}' is missing: copy or download the whole checkpoint folder.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VegaError(f"File '{path}' is not readable JSON ({error}): copy or download it again.") from None
     if not isinstance(value, dict):
         raise VegaError(f"File '{path}' holds no JSON object: copy or download it again.")
     return value
 
 
+POSITIVE = {"positive": True}  # metadata of a field whose numbers are all above 0
 LATER = {"later": True}  # metadata of a field that older files lack: left out at its default, so that they stay equal
 
 
@@ -52,13 +54,16 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def read_config(kind: type[C], values: Mapping[str, Any], path: Path) -> C:
+def read_config(kind: type[C], values: Mapping[str, Any], path: Path, foreign: bool = False) -> C:
     """The dataclass `kind` from a JSON object that `path` holds.
 
+    foreign: another program's file, whose further settings are left aside.
     Raises VegaError, with the file, for a setting that is unknown, missing or of another type, however deep it lies.
     """
     assert is_dataclass(kind)
     known = {field.name: field for field in fields(kind)}
+    if foreign:
+        values = {name: value for name, value in values.items() if name in known}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise VegaError(f"Setting '{unknown[0]}' in '{path}' is unknown: remove it, or choose one of {sorted(known)}.")
@@ -69,36 +74,45 @@ def read_config(kind: type[C], values: Mapping[str, Any], path: Path) -> C:
     arguments = {}
     for name, value in values.items():
         try:
-            arguments[name] = _converted(value, hints[name], path)
+            arguments[name] = _converted(value, hints[name], path, foreign)
         except _Misfit:
-            wanted = "an object" if isinstance(value, list | str | int | float) and _is_object(hints[name]) else None
+            plain = isinstance(value, list | str | int | float | None)
+            wanted = "an object" if plain and _is_object(hints[name]) else None
             raise VegaError(f"Setting '{name}' in '{path}' is {value!r}: give {wanted or known[name].type}.") from None
+        if known[name].metadata.get("positive") and not _positive(arguments[name]):
+            raise VegaError(f"Setting '{name}' in '{path}' is {value!r}: give what is above 0.")
     return kind(**arguments)
+
+
+def _positive(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(_positive(item) for item in value)
+    return value is None or value > 0
 
 
 def _is_object(kind: Any) -> bool:
     return any(is_dataclass(option) or get_origin(option) is dict for option in (kind, *get_args(kind)))
 
 
-def _converted(value: Any, kind: Any, path: Path) -> Any:
+def _converted(value: Any, kind: Any, path: Path, foreign: bool) -> Any:
     """`value` as a `kind`: a dataclass, dict, tuple, Literal, union with None, or plain type; else _Misfit."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         options = [part for part in parts if part is not types.NoneType]
-        return None if value is None else _converted(value, options[0], path)
+        return None if value is None else _converted(value, options[0], path, foreign)
     if origin is Literal:
         return _checked(value, value in parts)
     if origin is dict and isinstance(value, dict):
-        return {str(key): _converted(item, parts[1], path) for key, item in value.items()}
+        return {str(key): _converted(item, parts[1], path, foreign) for key, item in value.items()}
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [parts[0]] * len(value) if parts[-1] is ... else list(parts)
         _checked(value, len(kinds) == len(value))
-        return tuple(_converted(item, part, path) for item, part in zip(value, kinds, strict=True))
+        return tuple(_converted(item, part, path, foreign) for item, part in zip(value, kinds, strict=True))
     if is_dataclass(kind) and isinstance(value, dict):
-        return read_config(kind, value, path)  # type: ignore[arg-type]
+        return read_config(kind, value, path, foreign)  # type: ignore[arg-type]
     if kind is float:
-        return _checked(value, type(value) in (int, float))
-    return _checked(value, type(value) is kind)
+        return _checked(value, type(value) in (int, float) and math.isfinite(value))
+    return _checked(value, kind is Any or type(value) is kind)
 
 
 def _checked(value: Any, fits: bool) -> Any:

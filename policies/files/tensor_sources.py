@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from policies.files.json_config import read_json
+from policies.files.json_config import read_config, read_json
 from policies.types import VegaError
 
 ADAPTER_WEIGHTS = "adapter_model"  # stem of the files in which PEFT keeps an adapter
@@ -56,6 +57,13 @@ class TensorSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Index:
+    """Of a model in several files: tensor -> file."""
+
+    weight_map: dict[str, str] = field(default_factory=dict)
+
+
 class SafetensorsSource:
     """All `*.safetensors` of a folder as one, adapters aside; an index file, where there is one, says which must be."""
 
@@ -64,7 +72,7 @@ class SafetensorsSource:
         shards = {file.name for file in folder.glob("*.safetensors") if not file.stem.startswith(ADAPTER_WEIGHTS)}
         index = find_component(folder, "*.safetensors.index.json", "shard index")
         if index is not None:
-            wanted = set(read_json(index).get("weight_map", {}).values())
+            wanted = set(read_config(_Index, read_json(index), index, foreign=True).weight_map.values())
             missing = sorted(wanted - shards)
             if missing:
                 raise VegaError(f"Folder '{folder}' lacks shard '{missing[0]}': download that file again.")
@@ -142,8 +150,12 @@ def read_torch_file(path: Path) -> DictSource:
             f"File '{path}' is not a plain torch state dict ({type(error).__name__}): download it again, or save it "
             "with torch.save(model.state_dict(), path)."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise VegaError(f"File '{path}' holds more than tensors: save it with torch.save(model.state_dict(), path).")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise VegaError(
+            f"File '{path}' holds more than tensors by name: save it with torch.save(model.state_dict(), path)."
+        )
     return DictSource(str(path), state)
 
 
@@ -178,9 +190,20 @@ def depth(source: TensorSource, prefix: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def shape_of(source: TensorSource, key: str) -> tuple[int, ...]:
-    """Shape of a tensor, or VegaError that names it."""
+def shape_of(source: TensorSource, key: str, rank: int) -> tuple[int, ...]:
+    """Shape of a tensor of `rank` dimensions, or VegaError that names it."""
     try:
-        return source.shape(key)
+        shape = source.shape(key)
     except KeyError:
         raise VegaError(f"'{source.name}' lacks tensor '{key}': the file is incomplete, download it again.") from None
+    if len(shape) != rank or 0 in shape:
+        raise misfit(source, key, shape, f"{rank} dimension{'s' if rank > 1 else ''}, none of them empty, are")
+    return shape
+
+
+def misfit(source: TensorSource, key: str, shape: tuple[int, ...], wanted: str) -> VegaError:
+    """What to raise for a tensor of a shape that does not fit; wanted: what is needed, with its verb."""
+    return VegaError(
+        f"Tensor '{key}' in '{source.name}' has shape {shape} where {wanted} needed: this file belongs to another "
+        "model, download the matching one."
+    )

@@ -27,9 +27,10 @@ from policies.files.adapters import (
     refuse_adapters_elsewhere,
 )
 from policies.files.json_config import read_json
+from policies.files.paths import is_folder
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed
-from policies.files.tensor_sources import PLAIN_DTYPES, SafetensorsSource, TensorSource
+from policies.files.tensor_sources import PLAIN_DTYPES, SafetensorsSource, TensorSource, misfit
 from policies.types import VegaError
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt", "tokenizer.model")  # what is downloaded of a policy
@@ -38,15 +39,16 @@ CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt", "tokenizer.model")  # wha
 def is_hub_id(path_or_id: str | os.PathLike[str]) -> bool:
     """Whether this names a repository on the hub, `owner/name`, and nothing that exists here."""
     text = str(path_or_id)
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not text.startswith(".") and not Path(text).exists()
+    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", text):
+        return False
+    return not text.startswith(".") and not Path(text).exists()
 
 
 def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] | None = None) -> Path:
     """A local folder: `path_or_id` itself, or the files of that hub id that match `patterns`, downloaded once."""
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
     text = str(path_or_id)
+    if is_folder(text):
+        return Path(text).expanduser()
     if not is_hub_id(text):
         raise VegaError(f"There is no checkpoint folder '{text}': give a folder that exists or a hub id 'owner/name'.")
     from huggingface_hub import snapshot_download
@@ -101,24 +103,45 @@ def fill(
     """Fill every parameter of `module` (built on the meta device) from `source`.
 
     where: parameter name -> (key in the source, rows of it or None for all).
-    Raises VegaError for a key that is missing, and for a tensor of another size or of no plain numbers.
+    Raises VegaError for a key that is missing, and for a tensor of another size or of no plain, finite numbers.
     """
     for name, parameter in list(module.named_parameters()):
         key, rows = where(name)
-        try:
-            tensor = source.read(key, rows)
-        except KeyError:
-            raise VegaError(
-                f"'{source.name}' lacks tensor '{key}': the file is incomplete, download it again."
-            ) from None
-        if tensor.dtype not in PLAIN_DTYPES:
-            raise VegaError(f"Tensor '{key}' in '{source.name}' is stored as {tensor.dtype}: give plain weights.")
-        if tensor.numel() != parameter.numel() or tensor.squeeze().shape != parameter.squeeze().shape:
-            raise VegaError(
-                f"Tensor '{key}' in '{source.name}' has shape {tuple(tensor.shape)} where {tuple(parameter.shape)} is "
-                "needed: this file belongs to another model, download the matching one."
-            )
-        assign(module, name, tensor.reshape(parameter.shape).to(device=device, dtype=dtype, copy=True))
+        assign(module, name, read_as(source, key, rows, tuple(parameter.shape), device, dtype))
+
+
+def read_as(
+    source: TensorSource,
+    key: str,
+    rows: slice | None,
+    shape: tuple[int, ...],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """A copy of `rows` of a tensor (None: of all) in this shape; VegaError as `fill`, also for what is not finite."""
+    try:
+        stored = source.shape(key)
+        if rows is not None and stored:
+            stored = (len(range(*rows.indices(stored[0]))), *stored[1:])
+        if _sides(stored) != _sides(shape):
+            raise misfit(source, key, stored, f"{shape} is")
+        tensor = source.read(key, rows)
+    except KeyError:
+        raise VegaError(f"'{source.name}' lacks tensor '{key}': the file is incomplete, download it again.") from None
+    if tensor.dtype not in PLAIN_DTYPES:
+        raise VegaError(f"Tensor '{key}' in '{source.name}' is stored as {tensor.dtype}: give plain weights.")
+    tensor = tensor.reshape(shape).to(device=device, dtype=dtype, copy=True)
+    # Of all ways to tell, the only one that reads weights at the speed of memory.
+    if tensor.numel() and not all(torch.isfinite(bound) for bound in tensor.aminmax()):
+        raise VegaError(
+            f"Tensor '{key}' in '{source.name}' holds NaN or infinity, or is too large for {dtype}: download it again."
+        )
+    return tensor
+
+
+def _sides(shape: tuple[int, ...]) -> list[int]:
+    """Of a shape, those that are more than a 1."""
+    return [side for side in shape if side != 1]
 
 
 M = TypeVar("M", bound=nn.Module)

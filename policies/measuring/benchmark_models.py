@@ -18,7 +18,7 @@ from transformers import LlamaModel
 from policies.files.tensor_sources import DictSource
 from policies.files.weight_files import assign
 from policies.fusion.gated_fusion import build_fusion
-from policies.openvla.checkpoint import OpenVLAOFTInfo
+from policies.openvla.checkpoint import LanguageSettings, OpenVLAOFTInfo
 from policies.openvla.heads import (
     ImageProjector,
     L1ActionHead,
@@ -122,7 +122,7 @@ def openvla_parts(sizes: Sizes, attention: str) -> OpenVLAParts:
     return OpenVLAParts(
         (build_dinov2(source, "d."), build_siglip(source, "s.")),
         build_projector(source),
-        build_llama({"num_attention_heads": heads}, source, attention),
+        build_llama(LanguageSettings(heads), source, attention),
         build_action_head(source, width),
         build_proprio_projector(source, width),
     )

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from policies.files.json_config import LATER, read_config, read_json, write_config
+from policies.files.json_config import LATER, POSITIVE, read_config, read_json, write_config
 from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
 from policies.fusion.sources import Kind
 from policies.types import WORLD_SPEED, ActionSpace, PolicySpec, SpeedOptions, VegaError
 
+PROPRIO_NUMBERS = 11
+CHANNEL_GROUPS = 8  # that the encoder normalises apart
 POSE_NUMBERS = 9  # of the tool in the proprioception: position, two columns of the rotation
 
 
@@ -22,9 +24,9 @@ class CameraConfig:
     resize: (H, W) after the crop by area averaging, or None.
     """
 
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] = field(metadata=POSITIVE)
     crop: tuple[int, int, int, int] | None = None
-    resize: tuple[int, int] | None = None
+    resize: tuple[int, int] | None = field(default=None, metadata=POSITIVE)
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -78,19 +80,34 @@ class VegaConfig:
     words: tuple[str, ...]
     things: tuple[str, ...]
     proprio_mean: tuple[float, ...]
-    proprio_std: tuple[float, ...]
+    proprio_std: tuple[float, ...] = field(metadata=POSITIVE)
     action_space: ActionSpace = field(default_factory=lambda: ActionSpace("eef_delta"))
-    chunk_length: int = 8
-    open_loop_horizon: int = 8
+    chunk_length: int = field(default=8, metadata=POSITIVE)
+    open_loop_horizon: int = field(default=8, metadata=POSITIVE)
     text_encoder: Literal["bag", "sequence"] = field(default="bag", metadata=LATER)
     remembers: bool = field(default=False, metadata=LATER)
-    text_dim: int = 64
-    channels: int = 64
+    text_dim: int = field(default=64, metadata=POSITIVE)
+    channels: int = field(default=64, metadata=POSITIVE)
     encoder_blocks: int = 1
-    keypoints: int = 32
-    trunk_width: int = 512
+    keypoints: int = field(default=32, metadata=POSITIVE)
+    trunk_width: int = field(default=512, metadata=POSITIVE)
     trunk_layers: int = 2
     world_simulator: WorldViewConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("proprio_mean", self.proprio_mean), ("proprio_std", self.proprio_std)):
+            if len(numbers) != PROPRIO_NUMBERS:
+                raise VegaError(
+                    f"Policy {self.name} has {len(numbers)} numbers as '{name}': give the {PROPRIO_NUMBERS} it was "
+                    "trained with."
+                )
+        if self.channels % CHANNEL_GROUPS:
+            raise VegaError(f"Policy {self.name} has {self.channels} channels: give a multiple of {CHANNEL_GROUPS}.")
+        if self.open_loop_horizon > self.chunk_length:
+            raise VegaError(
+                f"Policy {self.name} has an open_loop_horizon of {self.open_loop_horizon} in chunks of "
+                f"{self.chunk_length}: give at most as many."
+            )
 
     @property
     def spec(self) -> PolicySpec:

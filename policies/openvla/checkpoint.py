@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from policies.files.adapters import Merged, Settings, find_settings
-from policies.files.json_config import read_json
+from policies.files.json_config import POSITIVE, read_json
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed, by_prefix
 from policies.files.tensor_sources import TensorSource, find_component, read_torch_file
@@ -20,6 +21,31 @@ from policies.types import VegaError
 
 VISION = "vision_backbone."
 _ROOTS = ("language_model", "vision_backbone", "projector", "lm_head")
+
+
+@dataclass(frozen=True)
+class LanguageSettings:
+    """What a published config.json says of its Llama; the rest is read from the tensors.
+
+    The defaults are those of transformers, which published configs leave out, and never Llama-2's own.
+    """
+
+    num_attention_heads: int = field(default=32, metadata=POSITIVE)
+    rms_norm_eps: float = field(default=1e-6, metadata=POSITIVE)
+    max_position_embeddings: int = field(default=2048, metadata=POSITIVE)
+    hidden_act: str = "silu"
+    rope_theta: float = field(default=10000.0, metadata=POSITIVE)
+    rope_scaling: Any = None
+
+
+@dataclass(frozen=True)
+class PublishedSettings:
+    """What is followed of a published config.json; chunk_length and normalization are in few of them."""
+
+    text_config: LanguageSettings = LanguageSettings()
+    image_sizes: tuple[int, ...] = field(default=(224,), metadata=POSITIVE)
+    chunk_length: int | None = field(default=None, metadata=POSITIVE)
+    normalization: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +157,19 @@ def image_mean_std(folder: Path) -> tuple[tuple[Sequence[float], Sequence[float]
     if not path.is_file():
         return DINOV2_MEAN_STD, SIGLIP_MEAN_STD
     params = read_json(path).get("tvf_normalize_params")
-    if not isinstance(params, list) or len(params) != 2 or not all("mean" in p and "std" in p for p in params):
-        raise VegaError(f"File '{path}' does not give 'tvf_normalize_params' of two towers: copy the published one.")
+    whole = isinstance(params, list) and len(params) == 2 and all(isinstance(p, dict) for p in params)
+    if not whole or not all(_colours(p.get("mean")) and _colours(p.get("std"), above=0.0) for p in params):
+        raise VegaError(
+            f"File '{path}' does not give 'tvf_normalize_params' of two towers, each with three numbers as 'mean' and "
+            "three above 0 as 'std': copy the published one."
+        )
     return tuple((tuple(p["mean"]), tuple(p["std"])) for p in params)
+
+
+def _colours(value: Any, above: float = -math.inf) -> bool:
+    """Whether this is a finite number for each of red, green and blue."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(number) in (int, float) and above < number < math.inf for number in value)
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from policies.files.json_config import read_config, read_json, write_config
+from policies.files.paths import is_folder
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
 from policies.openvla.preprocessing import action_width
@@ -169,7 +170,7 @@ def wan_folder(folder: Path, part: WorldPart) -> Path:
 
 def _part(folder: Path, source: str, patterns: Iterable[str]) -> Path:
     local = folder / Path(source).expanduser()
-    return local if local.is_dir() else resolve_folder(source, patterns)
+    return local if is_folder(str(local)) else resolve_folder(source, patterns)
 
 
 def prompt_file(folder: Path, part: WorldPart) -> Path | None:

@@ -75,14 +75,14 @@ class L1ActionHead(nn.Module):
 
 def build_projector(source: TensorSource, prefix: str = "projector.") -> ImageProjector:
     """Image projector on the meta device, sized by the tensors."""
-    hidden, vision = shape_of(source, f"{prefix}fc1.weight")
+    hidden, vision = shape_of(source, f"{prefix}fc1.weight", 2)
     with torch.device("meta"):
-        return ImageProjector(vision, hidden, shape_of(source, f"{prefix}fc3.weight")[0])
+        return ImageProjector(vision, hidden, shape_of(source, f"{prefix}fc3.weight", 2)[0])
 
 
 def build_proprio_projector(source: TensorSource, language_dim: int) -> ProprioProjector:
     """Proprio projector on the meta device, sized by the tensors."""
-    width, proprio_dim = shape_of(source, "fc1.weight")
+    width, proprio_dim = shape_of(source, "fc1.weight", 2)
     _check_width(source, width, language_dim)
     with torch.device("meta"):
         return ProprioProjector(proprio_dim, language_dim)
@@ -95,8 +95,8 @@ def build_action_head(source: TensorSource, language_dim: int, prefix: str = "mo
             f"'{source.name}' is a diffusion action head, which this package does not run: choose a checkpoint with an "
             "L1 head (keys 'model.fc1.weight', ...)."
         )
-    action_dim, _ = shape_of(source, f"{prefix}fc2.weight")
-    hidden, flat = shape_of(source, f"{prefix}fc1.weight")
+    action_dim, _ = shape_of(source, f"{prefix}fc2.weight", 2)
+    hidden, flat = shape_of(source, f"{prefix}fc1.weight", 2)
     _check_width(source, flat // action_dim, language_dim)
     with torch.device("meta"):
         return L1ActionHead(language_dim, hidden, action_dim, depth(source, f"{prefix}mlp_resnet_blocks."))

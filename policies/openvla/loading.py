@@ -7,20 +7,21 @@ filled tensor by tensor.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
+from transformers.activations import ACT2FN
 
-from policies.files.json_config import read_json
+from policies.files.json_config import read_config, read_json
 from policies.files.tensor_sources import TensorSource, depth, refuse_unread, shape_of
 from policies.files.weight_files import CHECKPOINT_FILES, check_memory, fill, resolve_folder
 from policies.openvla.checkpoint import (
+    LanguageSettings,
     OpenVLAOFTInfo,
+    PublishedSettings,
     check_components,
     component,
     film_backbone,
@@ -44,6 +45,7 @@ from policies.types import VegaError
 # Chunk lengths and normalisation of the published robots (OpenVLA-OFT constants.py), by action width;
 # the tensors do not show them.  Other checkpoints say theirs in config.json, or the caller does.
 _PUBLISHED = {7: (8, "bounds_q99"), 14: (25, "bounds")}
+LONGEST_CHUNK = 1000  # more than anybody trains; a number that is too large fails only when memory is taken
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class _Plan:
     """A checkpoint's files, and its parts on the meta device, sized by them."""
 
     folder: Path
-    config: Mapping[str, Any]
+    settings: PublishedSettings
     weights: TensorSource
     head_source: TensorSource
     proprio_source: TensorSource | None
@@ -72,10 +74,11 @@ TOWER_PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featuriz
 
 def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
     folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
-    config = read_json(folder / "config.json")
+    path = folder / "config.json"
+    settings = read_config(PublishedSettings, read_json(path), path, foreign=True)
     check_components(folder)
     weights = open_checkpoint(folder)
-    llama = build_llama(config.get("text_config", {}), weights, attention)
+    llama = build_llama(settings.text_config, weights, attention)
     width = llama.embed_tokens.weight.shape[1]
     head = component(folder, "action_head--*_checkpoint.pt", "action head")
     if head is None:
@@ -86,7 +89,7 @@ def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
     film_dim = 0 if film is None else width
     return _Plan(
         folder,
-        config,
+        settings,
         weights,
         head,
         proprio,
@@ -123,7 +126,7 @@ def load_openvla_oft(
     """
     plan, device = _plan(path_or_id, attention), torch.device(device)
     check_memory(plan.parts, device, dtype, f"Checkpoint '{plan.folder}'")
-    info = _info(plan.folder, plan.config, plan.head, plan.proprio, plan.towers, chunk_length, normalization)
+    info = _info(plan, chunk_length, normalization)
     fill(plan.llama, plan.weights, lambda name: (f"language_model.model.{name}", None), device, dtype)
     fill(plan.projector, plan.weights, lambda name: (f"projector.{name}", None), device, dtype)
     fill(plan.head, plan.head_source, lambda name: (f"model.{name}", None), device, dtype)
@@ -149,31 +152,38 @@ def _refuse_unread(plan: _Plan) -> None:
             refuse_unread(source, lambda name: unneeded(name, blocks, film=False))
 
 
-def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention: str) -> LlamaModel:
-    """Llama on the meta device.  Sizes come from the tensors, the rest from the shipped config.
-
-    The config is a default LlamaConfig with few changes (eps 1e-6), never Llama-2's own.
-    """
+def build_llama(settings: LanguageSettings, weights: TensorSource, attention: str) -> LlamaModel:
+    """Llama on the meta device.  Sizes come from the tensors, the rest from the shipped config."""
     prefix = "language_model.model."
-    vocabulary, width = shape_of(weights, f"{prefix}embed_tokens.weight")
-    kept = ("num_attention_heads", "rms_norm_eps", "max_position_embeddings", "hidden_act")
-    heads = int(text_config.get("num_attention_heads", LlamaConfig().num_attention_heads))
-    if width % heads:
+    vocabulary, width = shape_of(weights, f"{prefix}embed_tokens.weight", 2)
+    keys, read = shape_of(weights, f"{prefix}layers.0.self_attn.k_proj.weight", 2)
+    heads = settings.num_attention_heads
+    if width % heads or keys * heads % width or heads % (keys * heads // width):
         raise VegaError(
-            f"'{weights.name}' has width {width}, which {heads} heads do not divide: use its own config.json."
+            f"'{weights.name}' has width {width} and keys of {keys}, which {heads} heads do not divide: use its own "
+            "config.json."
         )
+    if read != width:
+        raise VegaError(
+            f"'{weights.name}' has embeddings of width {width} and layers of {read}: it is damaged, download it again."
+        )
+    if settings.rope_scaling:
+        raise VegaError(f"'{weights.name}' scales its rotary positions, which is not supported: use its own config.")
+    if settings.hidden_act not in ACT2FN:
+        raise VegaError(f"'{weights.name}' knows no hidden_act '{settings.hidden_act}': use its own config.json.")
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
-        intermediate_size=shape_of(weights, f"{prefix}layers.0.mlp.gate_proj.weight")[0],
+        intermediate_size=shape_of(weights, f"{prefix}layers.0.mlp.gate_proj.weight", 2)[0],
         num_hidden_layers=depth(weights, f"{prefix}layers."),
-        num_key_value_heads=shape_of(weights, f"{prefix}layers.0.self_attn.k_proj.weight")[0] * heads // width,
-        rope_parameters={"rope_type": "default", "rope_theta": float(text_config.get("rope_theta", 10000.0))},
+        num_attention_heads=heads,
+        num_key_value_heads=keys * heads // width,
+        rms_norm_eps=float(settings.rms_norm_eps),
+        max_position_embeddings=settings.max_position_embeddings,
+        hidden_act=settings.hidden_act,
+        rope_parameters={"rope_type": "default", "rope_theta": float(settings.rope_theta)},
         attn_implementation=attention,
-        **{name: text_config[name] for name in kept if name in text_config},
     )
-    if text_config.get("rope_scaling"):
-        raise VegaError(f"'{weights.name}' scales its rotary positions, which is not supported: use its own config.")
     try:
         with torch.device("meta"):
             return LlamaModel(config)
@@ -184,38 +194,41 @@ def build_llama(text_config: Mapping[str, Any], weights: TensorSource, attention
         ) from error
 
 
-def _info(
-    folder: Path,
-    config: Mapping[str, Any],
-    head: L1ActionHead,
-    proprio: ProprioProjector | None,
-    towers: Sequence[VisionTower],
-    chunk_length: int | None,
-    normalization: str | None,
-) -> OpenVLAOFTInfo:
+def _info(plan: _Plan, chunk_length: int | None, normalization: str | None) -> OpenVLAOFTInfo:
+    folder, settings, head = plan.folder, plan.settings, plan.head
     published_chunk, published_normalization = _PUBLISHED.get(head.action_dim, (None, None))
-    chunk_length = chunk_length or config.get("chunk_length") or published_chunk
-    normalization = normalization or config.get("normalization") or published_normalization
+    chunk_length = chunk_length or settings.chunk_length or published_chunk
+    normalization = normalization or settings.normalization or published_normalization
     if chunk_length is None or normalization is None:
         raise VegaError(
             f"Checkpoint '{folder}' has {head.action_dim}-D actions and says no chunk length and normalisation: give "
             "chunk_length and normalization, or write them into its config.json."
         )
+    if not 1 <= chunk_length <= LONGEST_CHUNK:
+        raise VegaError(
+            f"Checkpoint '{folder}' is to give chunks of {chunk_length} actions: set chunk_length to 1 to "
+            f"{LONGEST_CHUNK}, as it was trained."
+        )
     statistics = read_statistics(folder)
     if not statistics:
         raise VegaError(f"Checkpoint '{folder}' has no statistics: add its dataset_statistics.json.")
-    size = int(config.get("image_sizes", [224])[0])
-    patches = {round((size // tower.patch_pixels) ** 2) for tower in towers}
+    size = settings.image_sizes[0]
+    patches = {(size // tower.patch_pixels) ** 2 for tower in plan.towers}
     if len(patches) != 1:
         raise VegaError(f"The vision towers of '{folder}' have different grids: use a fused OpenVLA backbone.")
+    if wrong := {tower.patches for tower in plan.towers} - patches:
+        raise VegaError(
+            f"Images of {size} pixels are not the {wrong.pop()} patches that the vision towers of '{folder}' know: "
+            "correct image_sizes in its config.json."
+        )
     return OpenVLAOFTInfo(
         folder=str(folder),
-        chunk_length=int(chunk_length),
+        chunk_length=chunk_length,
         action_dim=head.action_dim,
-        proprio_dim=0 if proprio is None else proprio.fc1.in_features,
+        proprio_dim=0 if plan.proprio is None else plan.proprio.fc1.in_features,
         image_size=size,
         patches=patches.pop(),
-        normalization=str(normalization),
+        normalization=normalization,
         image_mean_std=image_mean_std(folder),
         statistics=statistics,
     )

@@ -14,6 +14,7 @@ decoding, arXiv 2502.19645, section IV).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from policies.openvla.checkpoint import OpenVLAOFTInfo
 from policies.openvla.heads import ImageProjector, L1ActionHead, ProprioProjector
-from policies.openvla.preprocessing import prompt, with_empty_token
+from policies.openvla.preprocessing import EMPTY_TOKEN, prompt, with_empty_token
 from policies.openvla.vision import VisionTower
 from policies.types import VegaError
 
@@ -56,7 +57,6 @@ class OpenVLAOFT(nn.Module):
         self._llama_config = llama.config
         self.head = head
         self.proprio_projector = proprio_projector
-        self._tokenizer: Any = None
         for layer in self.layers:
             layer.self_attn.is_causal = False
 
@@ -72,20 +72,30 @@ class OpenVLAOFT(nn.Module):
     def language_dim(self) -> int:
         return self.embed_tokens.weight.shape[1]
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's own.  Raises VegaError unless the language model has an embedding for all it can give."""
+        from tokenizers import Tokenizer
+
+        path = Path(self.info.folder) / "tokenizer.json"
+        if not path.is_file():
+            raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
+        highest, rows = max(EMPTY_TOKEN, *tokenizer.get_vocab().values()), len(self.embed_tokens.weight)
+        if tokenizer.token_to_id("<s>") is None or highest >= rows:
+            raise VegaError(
+                f"File '{path}' has no '<s>', or token {highest} where the language model knows {rows}: copy the "
+                "checkpoint's own again."
+            )
+        return tokenizer
+
     def encode_prompt(self, instruction: str) -> list[int]:
         """Token ids of the prompt, BOS first, with the checkpoint's own tokenizer."""
-        if self._tokenizer is None:
-            from tokenizers import Tokenizer
-
-            path = Path(self.info.folder) / "tokenizer.json"
-            if not path.is_file():
-                raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
-            try:
-                self._tokenizer = Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises nothing narrower
-                raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
-        ids = self._tokenizer.encode(prompt(instruction)).ids
-        bos = self._tokenizer.token_to_id("<s>")
+        ids = self.tokenizer.encode(prompt(instruction)).ids
+        bos = self.tokenizer.token_to_id("<s>")
         return with_empty_token(ids if ids and ids[0] == bos else [bos, *ids])
 
     def vision_tokens(self, pixels: torch.Tensor, input_ids: Sequence[Sequence[int]] | None = None) -> torch.Tensor:
@@ -201,10 +211,7 @@ class OpenVLAOFT(nn.Module):
         mask = torch.ones(2, 8, dtype=torch.bool, device=self.device)
         mask[1, 5:] = False
         if not torch.isfinite(self._trunk(x[:1], None)).all():
-            raise VegaError(
-                f"The language model of '{self.info.folder}' gives NaN: its weights hold numbers that are none, "
-                "download it again."
-            )
+            raise VegaError(f"The language model of '{self.info.folder}' gives NaN: download its weights again.")
         if self._hears(x[:1], None, 0, 7) and self._hears(x, mask, 0, 7) and self._hears(x, mask, 1, 4):
             if not self._hears(x, mask, 1, 5):
                 return

@@ -222,6 +222,7 @@ def load_vega_openvla(
         normalization=config.normalization,
         attention=config.attention,
     )
+    _ = model.tokenizer  # read now, so that the first instruction is not where a damaged one shows
     simulator = None if world is None else world.simulator
     if config.weights == "int8":
         quantise(model, simulator)
@@ -233,8 +234,8 @@ def load_vega_openvla(
 def grid_and_width(model_folder: Path) -> tuple[tuple[int, int], int]:
     """Semantic grid of one image, and the width of its tokens, from a checkpoint's tensor shapes."""
     source = open_checkpoint(model_folder)
-    side = round(shape_of(source, "vision_backbone.featurizer.pos_embed")[1] ** 0.5)
-    return (side, side), shape_of(source, "language_model.model.embed_tokens.weight")[1]
+    side = round(shape_of(source, "vision_backbone.featurizer.pos_embed", 3)[1] ** 0.5)
+    return (side, side), shape_of(source, "language_model.model.embed_tokens.weight", 2)[1]
 
 
 def memory_needed(folder: Path, config: VegaOpenVLAConfig) -> int:

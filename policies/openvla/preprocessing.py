@@ -181,10 +181,12 @@ def _bounds(statistics: Mapping[str, Any], kind: str, size: int, what: str) -> t
     if kind not in names:
         raise VegaError(f"Normalisation '{kind}' is unknown: choose one of {sorted(names)}.")
     low, high = (_numbers(statistics, what, name) for name in names[kind])
-    if low.shape != (size,) or high.shape != (size,):
-        raise VegaError(
-            f"The {what} has {size} numbers but its statistics {low.size}: choose the statistics of this robot."
-        )
+    for name, numbers in zip(names[kind], (low, high), strict=True):
+        if numbers.shape != (size,):
+            raise VegaError(
+                f"The {what} has {size} numbers but '{name}' of its statistics {numbers.size}: choose the statistics "
+                "of this robot."
+            )
     if (low > high).any():
         at = int(np.argmax(low > high))
         raise VegaError(

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
 
 from policies.files.tensor_sources import TensorSource, depth, shape_of
-from policies.files.weight_files import assign, fill
+from policies.files.weight_files import assign, fill, read_as
 from policies.types import VegaError
 
 HEADS = 16  # of both published towers (DINOv2-L, SigLIP-so400m); tensors do not show it
@@ -61,6 +61,14 @@ class VisionTower(nn.Module):
         """Side of a patch in pixels."""
         return next(m for m in self.embeddings.modules() if isinstance(m, nn.Conv2d)).kernel_size[0]
 
+    @property
+    def patches(self) -> int:
+        """How many patches it knows the places of."""
+        places = dict(self.embeddings.named_parameters())
+        if self.prefix_tokens:
+            return places["position_embeddings"].shape[1] - 1
+        return len(places["position_embedding.weight"])
+
     def forward(self, pixels: torch.Tensor, language: torch.Tensor | None = None) -> torch.Tensor:
         x = self.embeddings(pixels)
         for i, block in enumerate(self.blocks):
@@ -78,7 +86,7 @@ class VisionTower(nn.Module):
 
 def _geometry(source: TensorSource, prefix: str, patches: int) -> tuple[dict, int]:
     """Sizes of a timm ViT, read from its tensors: arguments that both transformers configs share, and the MLP width."""
-    width, _, patch, _ = shape_of(source, f"{prefix}patch_embed.proj.weight")
+    width, _, patch, _ = shape_of(source, f"{prefix}patch_embed.proj.weight", 4)
     side = round(patches**0.5)
     blocks = depth(source, f"{prefix}blocks.")
     if side * side != patches or width % HEADS or blocks < 2:
@@ -96,15 +104,15 @@ def _geometry(source: TensorSource, prefix: str, patches: int) -> tuple[dict, in
         "hidden_act": "gelu",  # timm's towers use the exact GELU in both
         "attn_implementation": "sdpa",
     }
-    return shared, shape_of(source, f"{prefix}blocks.0.mlp.fc1.weight")[0]
+    return shared, shape_of(source, f"{prefix}blocks.0.mlp.fc1.weight", 2)[0]
 
 
 def build_dinov2(source: TensorSource, prefix: str, film_dim: int = 0) -> VisionTower:
     """DINOv2 with registers on the meta device, sized by the tensors under `prefix`."""
-    sizes, mlp = _geometry(source, prefix, shape_of(source, f"{prefix}pos_embed")[1])
+    sizes, mlp = _geometry(source, prefix, shape_of(source, f"{prefix}pos_embed", 3)[1])
     if mlp % sizes["hidden_size"]:
         raise VegaError(f"'{source.name}' has an MLP of {mlp} under '{prefix}': use a DINOv2 tower as published.")
-    registers = shape_of(source, f"{prefix}reg_token")[1]
+    registers = shape_of(source, f"{prefix}reg_token", 3)[1]
     config = Dinov2WithRegistersConfig(mlp_ratio=mlp // sizes["hidden_size"], num_register_tokens=registers, **sizes)
     with torch.device("meta"):
         model = Dinov2WithRegistersModel(config)
@@ -113,7 +121,7 @@ def build_dinov2(source: TensorSource, prefix: str, film_dim: int = 0) -> Vision
 
 def build_siglip(source: TensorSource, prefix: str, film_dim: int = 0) -> VisionTower:
     """SigLIP's vision tower on the meta device, sized by the tensors under `prefix`."""
-    sizes, mlp = _geometry(source, prefix, shape_of(source, f"{prefix}pos_embed")[1])
+    sizes, mlp = _geometry(source, prefix, shape_of(source, f"{prefix}pos_embed", 3)[1])
     config = SiglipVisionConfig(intermediate_size=mlp, vision_use_head=False, **sizes)
     with torch.device("meta"):
         model = SiglipVisionModel(config)
@@ -148,12 +156,16 @@ def _fill_embeddings(
     embeddings = tower.embeddings
     convolution = next(m for m in embeddings.modules() if isinstance(m, nn.Conv2d))
     fill(convolution, source, lambda name: (projection[name], None), device, dtype)
-    positions = source.read(f"{prefix}pos_embed").to(device, dtype)
+
+    def read(key: str, tokens: int) -> torch.Tensor:
+        return read_as(source, prefix + key, None, (1, tokens, tower.width), device, dtype)
+
+    positions = read("pos_embed", tower.patches)
     if tower.prefix_tokens:
         # timm gives the class token no position; transformers adds one, which is zero here.
         assign(embeddings, "position_embeddings", torch.cat([torch.zeros_like(positions[:, :1]), positions], 1))
-        assign(embeddings, "cls_token", source.read(f"{prefix}cls_token").to(device, dtype))
-        assign(embeddings, "register_tokens", source.read(f"{prefix}reg_token").to(device, dtype))
+        assign(embeddings, "cls_token", read("cls_token", 1))
+        assign(embeddings, "register_tokens", read("reg_token", tower.prefix_tokens - 1))
         assign(embeddings, "mask_token", torch.zeros(1, tower.width, device=device, dtype=dtype))
     else:
         assign(embeddings, "position_embedding.weight", positions[0].clone())

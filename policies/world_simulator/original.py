@@ -32,8 +32,8 @@ def original_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> 
     """The encoder half of the VAE, in `dtype` on `device`.  Raises VegaError for a file that is no Wan 2.1 VAE."""
     source = read_torch_file(folder / VAE_FILE)
     state = {name: source.read(name) for name in source.names() if not name.startswith(("decoder.", "conv2."))}
-    latent = shape_of(source, "conv2.weight")[0]
-    config = {"base_dim": shape_of(source, "encoder.conv1.weight")[0], "z_dim": latent}
+    latent = shape_of(source, "conv2.weight", 5)[0]
+    config = {"base_dim": shape_of(source, "encoder.conv1.weight", 5)[0], "z_dim": latent}
     vae = build_component(AutoencoderKLWan, config, folder)
     if len(vae.config.latents_mean) != latent:
         raise VegaError(f"File '{source.name}' has {latent} latent channels and not 16: give the VAE of Wan 2.1.")
@@ -46,7 +46,7 @@ def original_config(folder: Path, source: TensorSource) -> dict[str, Any]:
     """diffusers' settings of the transformer in `source`; heads and epsilon are the folder's own config's."""
     config = read_json(folder / "config.json")
     heads, eps = config.get("num_heads"), config.get("eps", 1e-6)
-    dim, channels, *patch = shape_of(source, "patch_embedding.weight")
+    dim, channels, *patch = shape_of(source, "patch_embedding.weight", 5)
     if config.get("model_type", "t2v") != "t2v":
         raise VegaError(f"'{folder}' is no text-to-video Wan ({config['model_type']}): give Wan2.1-T2V-1.3B.")
     if not isinstance(heads, int) or not 0 < heads <= dim or dim % heads:
@@ -57,9 +57,9 @@ def original_config(folder: Path, source: TensorSource) -> dict[str, Any]:
         "attention_head_dim": dim // heads,
         "in_channels": channels,
         "out_channels": channels,
-        "text_dim": shape_of(source, "text_embedding.0.weight")[1],
-        "freq_dim": shape_of(source, "time_embedding.0.weight")[1],
-        "ffn_dim": shape_of(source, "blocks.0.ffn.0.weight")[0],
+        "text_dim": shape_of(source, "text_embedding.0.weight", 2)[1],
+        "freq_dim": shape_of(source, "time_embedding.0.weight", 2)[1],
+        "ffn_dim": shape_of(source, "blocks.0.ffn.0.weight", 2)[0],
         "num_layers": depth(source, "blocks."),
         "eps": eps,
     }
