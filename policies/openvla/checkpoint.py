@@ -157,8 +157,7 @@ def image_mean_std(folder: Path) -> tuple[tuple[Sequence[float], Sequence[float]
     if not path.is_file():
         return DINOV2_MEAN_STD, SIGLIP_MEAN_STD
     params = read_json(path).get("tvf_normalize_params")
-    whole = isinstance(params, list) and len(params) == 2 and all(isinstance(p, dict) for p in params)
-    if not whole or not all(_colours(p.get("mean")) and _colours(p.get("std"), above=0.0) for p in params):
+    if not isinstance(params, list) or len(params) != 2 or not all(map(_is_tower, params)):
         raise VegaError(
             f"File '{path}' does not give 'tvf_normalize_params' of two towers, each with three numbers as 'mean' and "
             "three above 0 as 'std': copy the published one."
@@ -166,7 +165,11 @@ def image_mean_std(folder: Path) -> tuple[tuple[Sequence[float], Sequence[float]
     return tuple((tuple(p["mean"]), tuple(p["std"])) for p in params)
 
 
-def _colours(value: Any, above: float = -math.inf) -> bool:
+def _is_tower(value: Any) -> bool:
+    return isinstance(value, dict) and _is_colour(value.get("mean")) and _is_colour(value.get("std"), above=0.0)
+
+
+def _is_colour(value: Any, above: float = -math.inf) -> bool:
     """Whether this is a finite number for each of red, green and blue."""
     return (
         isinstance(value, list)
