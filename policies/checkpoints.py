@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from policies.files.classes import call_class
 from policies.files.command_line import possible
 from policies.files.json_config import read_json
 from policies.files.paths import exists, is_folder
@@ -338,20 +337,4 @@ def _refuse_server(name: str, what: str) -> None:
 
 def _call_class(name: str, what: str) -> Any:
     _refuse_server(name, what)
-    module_name, _, class_name = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise VegaError(
-            f"The {what} '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH."
-        ) from error
-    try:
-        return found()
-    except VegaError:
-        raise
-    except (Exception, SystemExit) as error:  # it is somebody's own
-        reason = str(error).partition("\n")[0]
-        raise VegaError(
-            f"The {what} '{name}' cannot be made ({type(error).__name__}: {reason}): give a class that is called with "
-            "no arguments."
-        ) from error
+    return call_class(name, what)

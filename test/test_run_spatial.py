@@ -256,6 +256,8 @@ def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
         (["--benchmark", "scanqa"], "has no scanqa_val_llava_style.json"),
         (["--split", "val"], "neither val.jsonl"),
         (["--model", "no_such_module:Model"], "cannot be imported"),
+        (["--model", ":Model"], "cannot be imported"),
+        (["--model", "sys:exit"], "cannot be made"),
         (["--model", "pathlib:Path"], "is no model"),
         (["--workers", "0"], "from 1 on"),
         (["--limit", "0"], "count from 1"),

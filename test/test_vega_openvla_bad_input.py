@@ -42,6 +42,7 @@ def wan(tmp_path_factory):
         ({"openvla": "nowhere"}, "nowhere"),
         ({"statistics_key": "bridge"}, r"'bridge'.*libero_spatial_no_noops"),
         ({"open_loop_horizon": 9}, "horizon of 9"),
+        ({"open_loop_horizon": 0}, "above 0"),
         ({"attention": "telepathy"}, "'telepathy' is not to be had"),
         ({"world_simulator": {"source": "nowhere"}}, "nowhere"),
         ({"world_simulator": {}}, "lacks 'source'"),

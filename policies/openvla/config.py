@@ -7,10 +7,10 @@ Wan stay where they are and are named by folder (relative to this one, or absolu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from policies.files.json_config import read_config, read_json, write_config
+from policies.files.json_config import POSITIVE, read_config, read_json, write_config
 from policies.files.paths import is_folder
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
@@ -85,8 +85,8 @@ class VegaOpenVLAConfig:
     robot: str
     cameras: tuple[str, ...]
     statistics_key: str | None = None
-    open_loop_horizon: int | None = None
-    chunk_length: int | None = None
+    open_loop_horizon: int | None = field(default=None, metadata=POSITIVE)
+    chunk_length: int | None = field(default=None, metadata=POSITIVE)
     normalization: str | None = None
     attention: str = "sdpa"
     dtype: str = "bfloat16"

@@ -3,12 +3,11 @@ class of one's own."""
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from policies.files.classes import call_class
 from policies.files.command_line import possible
 from policies.spatial.nano.config import is_spatial_nano
 from policies.types import FloatArray, Image, VegaError
@@ -76,18 +75,12 @@ def load_spatial_model(name: str, device: str = "cpu", threads: int = 1, world_s
 
         torch.set_num_threads(possible(threads))
         return NanoWatching(load_scene(folder, device, world_simulator))
-    module, colon, kind = name.partition(":")
-    if not colon:
+    if ":" not in name:
         # Not at the top: transformers takes seconds, and a model of one's own may not need it.
         from policies.spatial.watching import load_watching
 
         return load_watching(name, device, threads)
-    try:
-        model: Any = getattr(importlib.import_module(module), kind)()
-    except (ImportError, AttributeError) as error:
-        raise VegaError(
-            f"The model '{name}' cannot be imported ({error}) from {os.getcwd()}: check module, class and PYTHONPATH."
-        ) from error
+    model = call_class(name, "model")
     if not isinstance(model, SpatialModel):
         raise VegaError(f"The class '{name}' is no model: it needs watch(frames) and answer(prompt, max_tokens).")
     return model
