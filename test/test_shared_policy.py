@@ -162,7 +162,7 @@ def test_an_error_reaches_only_whom_it_concerns(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("policy", "part"),
     [
-        ("test_shared_policy:Broken", "could not be loaded .ZeroDivisionError: no layers"),
+        ("test_shared_policy:Broken", "cannot be made .ZeroDivisionError: no layers"),
         ("test_shared_policy:Alone", "leave --share-policy out"),
         ("vega-giant", "vega-nano"),
         ("test_shared_policy:Deadly", "exit status 3"),
