@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from policies.checkpoints import check_device
-from policies.files.command_line import add_threads, command, command_parser, possible
+from policies.files.command_line import add_threads, command, command_parser
 from policies.measuring.benchmark_meter import Meter
 from policies.measuring.benchmark_models import FULL, PROPORTIONED, REDUCED, full_size_weights_gb
 from policies.measuring.counted import measure_counted
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mutations", type=int, help="of each golden checkpoint try so many (default: all)")
     parser.add_argument("--json", type=Path, help="also write latencies and rows to this file")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(possible(options.threads))
+    torch.set_num_threads(options.threads)
     check_device(options.device)
     if min(options.cameras, options.refresh, options.rounds) < 1 or not 0 < options.seconds < 3600:
         raise VegaError("Cameras, refresh, rounds and seconds count from 1: give positive numbers.")

@@ -21,14 +21,13 @@ from policies.correspondence.score import (
     view_pairs,
     voxel_ids,
 )
-from policies.files.command_line import possible
 
 COLUMNS = ("raw", "random", "gap", "centred", "centred_gap", "retrieval", "chance")
 
 
 def print_table(scenes: Sequence[PosedViews], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Prints as it goes; the rows as they are written to JSON.  options: of `python -m policies.correspondence`."""
-    torch.set_num_threads(possible(options.threads))
+    torch.set_num_threads(options.threads)
     print(f"{'':<48}{''.join(f'{column:>13}' for column in COLUMNS)}  95 % over scenes", flush=True)
     table = []
     for reading, evidence in gather(scenes, options):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from policies.types import VegaError
@@ -27,15 +27,25 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def replacing(path: Path, partial: Path) -> Iterator[None]:
+    """What is written to `partial` within is renamed to `path` at the end; where anything fails, `partial` goes."""
+    try:
+        yield
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # there may be no such folder
+            partial.unlink()
+        raise
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all.  Raises VegaError where there is no room for it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path, partial):
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):  # there may be no such folder
-            partial.unlink()
         raise VegaError(
             f"File '{path}' cannot be written ({error.strerror}): make room there; what it held is kept."
         ) from error

@@ -11,7 +11,7 @@ from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
 from policies.fusion.sources import Kind
 from policies.types import WORLD_SPEED, ActionSpace, PolicySpec, SpeedOptions, VegaError
 
-PROPRIO_NUMBERS = 11
+PROPRIO_DIM = 11
 CHANNEL_GROUPS = 8  # that the encoder normalises apart
 POSE_NUMBERS = 9  # of the tool in the proprioception: position, two columns of the rotation
 
@@ -96,9 +96,9 @@ class VegaConfig:
 
     def __post_init__(self) -> None:
         for name, numbers in (("proprio_mean", self.proprio_mean), ("proprio_std", self.proprio_std)):
-            if len(numbers) != PROPRIO_NUMBERS:
+            if len(numbers) != PROPRIO_DIM:
                 raise VegaError(
-                    f"Policy {self.name} has {len(numbers)} numbers as '{name}': give the {PROPRIO_NUMBERS} it was "
+                    f"Policy {self.name} has {len(numbers)} numbers as '{name}': give the {PROPRIO_DIM} it was "
                     "trained with."
                 )
         if self.channels % CHANNEL_GROUPS:

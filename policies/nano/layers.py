@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from policies.nano.config import CHANNEL_GROUPS
+
 
 class BagOfWords(nn.Module):
     """Mean of word embeddings, then one hidden layer: (B, L) ids, 0 = padding -> (B, dim)."""
@@ -56,7 +58,7 @@ class FilmBlock(nn.Module):
     def __init__(self, channels: int, text: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.GroupNorm(8, channels, affine=False)
+        self.norm = nn.GroupNorm(CHANNEL_GROUPS, channels, affine=False)
         self.film = nn.Linear(text, 2 * channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.scale = nn.Parameter(torch.full((channels, 1, 1), 0.3))
@@ -78,7 +80,7 @@ class FilmConvEncoder(nn.Module):
             nn.Conv2d(48, 48, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(48, channels, 3, stride=2, padding=1),
-            nn.GroupNorm(8, channels),
+            nn.GroupNorm(CHANNEL_GROUPS, channels),
             nn.GELU(),
         )
         self.blocks = nn.ModuleList(FilmBlock(channels, text) for _ in range(blocks))

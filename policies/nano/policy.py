@@ -17,7 +17,7 @@ from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.sources import TokenSource, open_source
 from policies.fusion.world_view import CameraView, WorldView
-from policies.nano.config import PROPRIO_NUMBERS, CameraConfig, VegaConfig
+from policies.nano.config import PROPRIO_DIM, CameraConfig, VegaConfig
 from policies.nano.layers import TEXT_ENCODERS, L1Head, SemanticEncoder, Trunk
 from policies.nano.vocabulary import Vocabulary
 from policies.types import (
@@ -30,8 +30,6 @@ from policies.types import (
     SpeedOptions,
     VegaError,
 )
-
-PROPRIO_DIM = PROPRIO_NUMBERS
 
 
 def prepare_image(image: Image, camera: CameraConfig, name: str) -> Image:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from policies.files.command_line import possible, results_folder
+from policies.files.command_line import results_folder
 
 
 def begin(seed: int, threads: int, output: Path) -> None:
     """What every training does first.  Raises VegaError where nothing can be written to its folder."""
     torch.manual_seed(seed)
-    torch.set_num_threads(possible(threads))
+    torch.set_num_threads(threads)
     results_folder(output)
 
 

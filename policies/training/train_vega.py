@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, possible, results_folder
+from policies.files.command_line import add_seed, add_threads, command, command_parser, results_folder
 from policies.types import VegaError
 
 
@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> int:
     if not is_openvla(folder):
         raise VegaError(f"The policy '{options.policy}' is a small one: use `python -m policies.training.train_nano`.")
     results_folder(options.output)
-    torch.set_num_threads(possible(options.threads))
+    torch.set_num_threads(options.threads)
     course = Course(
         options.steps, options.batch, options.micro, options.lr, options.decay_step, options.warm_up,
         options.validate_every, options.save_every,

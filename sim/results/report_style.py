@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from policies.files.made_once import replacing
 from policies.types import VegaError
 
 STYLE = """\
@@ -155,11 +154,9 @@ def write_document(path: Path, text: str) -> None:
     """Write a page; it appears whole or not at all.  Raises VegaError if it cannot be written."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path, partial):
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):  # its folder may be none
-            partial.unlink()
         raise VegaError(
             f"The page {path} could not be written ({error.strerror}): make room on the disk, or write elsewhere."
         ) from error

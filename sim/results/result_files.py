@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from policies.files.made_once import replacing
 from policies.types import VegaError
 
 SUMMARY_FILE = "summary.json"
@@ -128,11 +128,9 @@ class ResultFiles(ABC, Generic[R]):
         # Written beside and renamed: a full disk or a kill leaves the last valid file.
         partial = path.with_suffix(".partial")
         try:
-            partial.write_text(text)
-            partial.replace(path)
+            with replacing(path, partial):
+                partial.write_text(text)
         except OSError as error:
-            with contextlib.suppress(OSError):  # its folder may be none
-                partial.unlink()
             raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> VegaError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from policies.files.made_once import replacing
 from policies.types import Image, VegaError
 
 FINISH_S = 120.0
@@ -24,11 +23,9 @@ def write_video(path: Path, frames: Sequence[Image], fps: float, keyframe_every:
         raise VegaError(f"There are no frames for {path}: check that the cameras publish.")
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        _encode(partial, frames, fps, keyframe_every)
-        os.replace(partial, path)
+        with replacing(path, partial):
+            _encode(partial, frames, fps, keyframe_every)
     except (OSError, subprocess.TimeoutExpired) as error:
-        with contextlib.suppress(OSError):  # its folder may be none
-            partial.unlink()
         raise VegaError(f"The video {path} could not be written ({error}): make room on the disk.") from error
 
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from policies.files.made_once import replacing
 from policies.types import FloatArray, VegaError
 from sim.results.video import write_video
 from sim.space.truth.facts import SceneFacts, as_row
@@ -106,9 +106,7 @@ def _write_posed(folder: Path, shots: Sequence[Shot], camera: FloatArray) -> Non
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text)
-        partial.replace(path)
+        with replacing(path, partial):
+            partial.write_text(text)
     except OSError as error:
-        with contextlib.suppress(OSError):  # its folder may be none
-            partial.unlink()
         raise VegaError(f"File '{path}' cannot be written ({error.strerror}): make room there.") from error
