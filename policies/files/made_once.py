@@ -5,26 +5,39 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from policies.types import VegaError
 
 
-def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+def made_once(path: Path, make: Callable[[Path], object]) -> Path:
     """`path`, after `make` has written it unless it is there; who comes while another makes it waits for that one.
 
     make: writes the whole file or folder to the path that it is given, which is renamed; a kill leaves nothing under
-    the right name, but perhaps a part of it under the other.
+    the right name, but perhaps a part of it under the other, with which the next `make` may go on.
     """
+    _make(path, make, fcntl.LOCK_EX)
+    return path
+
+
+def all_made_once(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """`made_once` of several: what another process is making comes last, so that processes share the work."""
+    for at_once in (fcntl.LOCK_NB, 0):
+        for path, make in files.items():
+            with contextlib.suppress(BlockingIOError):
+                _make(path, make, fcntl.LOCK_EX | at_once)
+
+
+def _make(path: Path, make: Callable[[Path], object], how: int) -> None:
+    """how: to lock, as fcntl.flock has it.  Raises BlockingIOError where another makes it and `how` does not wait."""
     if not path.exists():
         with path.with_name(f".{path.stem}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # gone with the process that holds it, whatever ends that
+            fcntl.flock(lock, how)  # gone with the process that holds it, whatever ends that
             if not path.exists():
                 partial = path.with_suffix(".partial")
                 make(partial)
                 partial.rename(path)
-    return path
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 Their source is frozen, so its tokens of a frame do not change while the policy learns.  Besides those of the frames as
 they are, `VARIANTS - 1` sets come from shifted and recoloured frames, so that the policy does not rely on exact ones.
+Windows may take an hour: a file that a kill has left is gone on with, and processes that need the same share the work.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256
-from policies.files.made_once import made_once
+from policies.files.made_once import all_made_once
 from policies.fusion.controls import noise_like, seeds_of
 from policies.fusion.sources import NoiseTokens, TokenSource
 from policies.fusion.world_view import WorldView
@@ -25,6 +27,7 @@ from policies.world_simulator.simulator import LatentWorldSimulator
 
 VARIANTS = 2
 BLOCK = 32  # frames at a time
+TOLD_EVERY = 20  # blocks
 
 
 class CachedWorldTokens:
@@ -37,30 +40,39 @@ class CachedWorldTokens:
     def __init__(
         self, world: WorldView, demos: Demonstrations, folder: Path, seed: int, stride: int = 1, blank: bool = False
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._world, self._demos, self._seed, self._stride = world, demos, seed, stride
         self._tokens: dict[str, list[NDArray[np.float16]]] = {}
         self._seeds: dict[str, list[NDArray[np.int64]]] = {}
+        if blank:
+            for camera in world.cameras:
+                shape = world.source_of(camera).native(self.pictures(camera, 0, 0)[:1]).shape[1:]
+                self._tokens[camera] = [np.zeros((len(demos), *shape), np.float16) for _ in range(VARIANTS)]
+                self._seeds[camera] = [np.arange(len(demos))] * VARIANTS
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        files: dict[Path, Callable[[Path], None]] = {}
+        found: dict[tuple[str, str], list[Path]] = {}
         for camera in world.cameras:
-            source = world.source_of(camera)
-            key = f"{_name(source)} {world.cameras[camera]} {len(demos)} {seed}"
-            if source.frames_needed > 1:
-                key += f" {source.frames_needed} frames {stride} apart"
-            digest = hashlib.sha256((key + _fingerprint(demos, camera)).encode()).hexdigest()[:12]
-            self._tokens[camera], self._seeds[camera] = [], []
-            for variant in range(VARIANTS):
-                if blank:
-                    shape = (len(demos), *source.native(self.pictures(camera, variant, 0)[:1]).shape[1:])
-                    self._tokens[camera].append(np.zeros(shape, np.float16))
-                    self._seeds[camera].append(np.arange(len(demos)))
-                    continue
-                path = folder / f"world_tokens_{camera}_{variant}_{digest}.npy"
-                made_once(path, partial(self._compute, camera, variant))
-                self._tokens[camera].append(np.load(path, mmap_mode="r"))
-                if isinstance(source, NoiseTokens):
-                    path = folder / f"noise_seeds_{camera}_{variant}_{digest}.npy"
-                    made_once(path, partial(self._compute_seeds, camera, variant))
-                    self._seeds[camera].append(np.load(path))
+            makers = {"world_tokens": self._compute}
+            if isinstance(world.source_of(camera), NoiseTokens):
+                makers["noise_seeds"] = self._compute_seeds
+            digest = self._digest(camera)
+            for kind, maker in makers.items():
+                paths = [folder / f"{kind}_{camera}_{variant}_{digest}.npy" for variant in range(VARIANTS)]
+                files |= {path: partial(maker, camera, variant) for variant, path in enumerate(paths)}
+                found[kind, camera] = paths
+        all_made_once(files)
+        for camera in world.cameras:
+            self._tokens[camera] = [np.load(path, mmap_mode="r") for path in found["world_tokens", camera]]
+            self._seeds[camera] = [np.load(path) for path in found.get(("noise_seeds", camera), ())]
+
+    def _digest(self, camera: str) -> str:
+        """Tells the tokens of this camera from all others."""
+        source = self._world.source_of(camera)
+        key = f"{_name(source)} {self._world.cameras[camera]} {len(self._demos)} {self._seed}"
+        if source.frames_needed > 1:
+            key += f" {source.frames_needed} frames {self._stride} apart"
+        return hashlib.sha256((key + _fingerprint(self._demos, camera)).encode()).hexdigest()[:12]
 
     def pictures(self, camera: str, variant: int, block: int) -> Tensor:
         """What the source sees of the rows of a block: (n, T, H, W, 3) uint8, oldest first."""
@@ -80,19 +92,24 @@ class CachedWorldTokens:
         return -(-len(self._demos) // BLOCK)
 
     def _compute(self, camera: str, variant: int, target: Path) -> None:
-        source = self._world.source_of(camera)
-        result: NDArray[np.float16] | None = None
-        for block in range(self.blocks):
+        """Goes on with what a kill has left in `target`: how many blocks of it are whole is told beside it."""
+        source, told = self._world.source_of(camera), target.with_suffix(".blocks")
+        result, begin = _left(target, told)
+        for block in range(begin, self.blocks):
             tokens = source.native(self.pictures(camera, variant, block))
             if result is None:
+                told.unlink(missing_ok=True)
                 shape = (len(self._demos), *tokens.shape[1:])
                 result = np.lib.format.open_memmap(target, "w+", np.float16, shape)
             result[block * BLOCK : block * BLOCK + len(tokens)] = tokens.half().numpy()
-            if block % 20 == 0:
+            if block % TOLD_EVERY == 0:
+                result.flush()  # type: ignore[attr-defined]
+                told.write_text(str(block + 1))
                 done = f"{block * BLOCK}/{len(self._demos)}"
                 print(f"tokens of {camera}, set {variant + 1} of {VARIANTS}: {done}", flush=True)
         assert result is not None
         result.flush()  # type: ignore[attr-defined]
+        told.unlink(missing_ok=True)
 
     def compute_block(self) -> None:
         """A block of every camera, and nothing is kept: to measure how long all of them take."""
@@ -120,6 +137,15 @@ class CachedWorldTokens:
                 seeds = [int(self._seeds[camera][v][i]) for v, i in zip(drawn, index, strict=True)]
                 pooled[camera] = noise_like(pooled[camera], seeds)
         return pooled
+
+
+def _left(target: Path, told: Path) -> tuple[NDArray[np.float16] | None, int]:
+    """The tokens that a kill has left, and of how many blocks they are."""
+    try:
+        blocks = int(told.read_text())
+        return np.lib.format.open_memmap(target, "r+"), blocks
+    except (OSError, ValueError):
+        return None, 0
 
 
 def _name(source: TokenSource) -> str:

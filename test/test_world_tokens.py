@@ -1,0 +1,123 @@
+"""Tokens that training keeps on disk: a kill costs a few blocks of them, and processes share the work."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorded import make_dataset
+
+from policies.checkpoints import find_checkpoint
+from policies.files.made_once import all_made_once
+from policies.nano.policy import VegaPolicy, load_vega_policy
+from policies.training.dataset import Demonstrations
+from policies.training.nano import world_tokens
+from policies.training.nano.world_tokens import CachedWorldTokens
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def policy() -> VegaPolicy:
+    return load_vega_policy(find_checkpoint("vega-nano"))
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory, policy: VegaPolicy) -> Demonstrations:
+    room = tmp_path_factory.mktemp("demos")
+    return Demonstrations([make_dataset(room / "set", episodes=2)], policy.config.cameras, room / "cache")
+
+
+@pytest.fixture
+def blocks(policy: VegaPolicy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sees every block that is computed; each has two rows, and every second one is told on disk."""
+    monkeypatch.setattr(world_tokens, "BLOCK", 2)
+    monkeypatch.setattr(world_tokens, "TOLD_EVERY", 2)
+    computed: list[str] = []
+    pictures = CachedWorldTokens.pictures
+
+    def seen(self: CachedWorldTokens, camera: str, variant: int, block: int) -> object:
+        computed.append(f"{camera} {variant} {block}")
+        return pictures(self, camera, variant, block)
+
+    monkeypatch.setattr(CachedWorldTokens, "pictures", seen)
+    return computed
+
+
+def make(policy: VegaPolicy, demos: Demonstrations, folder: Path) -> dict[str, bytes]:
+    assert policy.world is not None
+    CachedWorldTokens(policy.world, demos, folder, 0)
+    return {path.name: path.read_bytes() for path in folder.glob("world_tokens*")}
+
+
+@pytest.mark.parametrize("left", ["as it was", "nothing", "no number", "no tokens"])
+def test_what_a_kill_has_left_is_gone_on_with_to_the_same_bits(
+    left: str, policy: VegaPolicy, demos: Demonstrations, tmp_path: Path, blocks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    whole = make(policy, demos, tmp_path / "whole")
+    assert len(whole) == 4 and all(name.endswith(".npy") for name in whole)
+    every, seen = list(blocks), CachedWorldTokens.pictures
+    blocks.clear()
+
+    def dying(self: CachedWorldTokens, camera: str, variant: int, block: int) -> object:
+        if len(blocks) == 4:
+            raise Killed
+        return seen(self, camera, variant, block)
+
+    monkeypatch.setattr(CachedWorldTokens, "pictures", dying)
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        make(policy, demos, folder)
+    assert blocks == every[:4]  # the third is the last that is told of
+    monkeypatch.setattr(CachedWorldTokens, "pictures", seen)
+    (partial_file,) = folder.glob("*.partial")
+    told = partial_file.with_suffix(".blocks")
+    assert told.read_text() == "3"
+    if left == "nothing":
+        partial_file.unlink()
+    elif left == "no number":
+        told.write_text("")
+    elif left == "no tokens":
+        partial_file.write_bytes(b"")
+    blocks.clear()
+    assert make(policy, demos, folder) == whole
+    assert blocks == (every[3:] if left == "as it was" else every)
+    assert not list(folder.glob("*.partial")) and not list(folder.glob("*.blocks"))
+
+
+def test_what_another_process_is_making_comes_last(tmp_path: Path) -> None:
+    made, waits = [], threading.Event()
+
+    def write(name: str, target: Path) -> None:
+        made.append(name)
+        target.write_text(name)
+        if len(made) == 2:
+            waits.set()
+
+    files = {tmp_path / f"{name}.npy": partial(write, name) for name in "abc"}
+    with (tmp_path / ".a.lock").open("w") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        here = threading.Thread(target=all_made_once, args=(files,), daemon=True)
+        here.start()
+        assert waits.wait(60), "it waited for the first file with nothing done"
+        (tmp_path / "a.npy").write_text("theirs")
+    here.join(60)
+    assert made == ["b", "c"] and (tmp_path / "a.npy").read_text() == "theirs"
+
+
+def test_blank_tokens_have_the_shape_of_others(policy: VegaPolicy, demos: Demonstrations, tmp_path: Path) -> None:
+    assert policy.world is not None
+    rng, index = np.random.default_rng(0), np.array([0, 3])
+    blank = CachedWorldTokens(policy.world, demos, tmp_path / "none", 0, blank=True)
+    real = CachedWorldTokens(policy.world, demos, tmp_path / "some", 0)
+    assert not (tmp_path / "none").exists()
+    shapes = [{camera: t.shape for camera, t in of.batch(index, rng, augment=True).items()} for of in (blank, real)]
+    assert shapes[0] == shapes[1]
+    assert not any(t.any() for t in blank.batch(index, rng, augment=True).values())
