@@ -28,6 +28,7 @@ from policies.world_simulator.simulator import LatentWorldSimulator
 VARIANTS = 2
 BLOCK = 32  # frames at a time
 TOLD_EVERY = 20  # blocks
+WINDOWS = 2  # at a time: what more of them leave in memory between two layers takes a CPU longer than it saves
 
 
 class CachedWorldTokens:
@@ -87,16 +88,22 @@ class CachedWorldTokens:
             found.append(((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1))
         return torch.stack(found, dim=1)
 
+    def _seen(self, camera: str, variant: int, block: int) -> Tensor:
+        """Tokens of the rows of a block: (n, rows, columns, G)."""
+        source, pictures = self._world.source_of(camera), self.pictures(camera, variant, block)
+        at_once = BLOCK if source.frames_needed == 1 else WINDOWS
+        return torch.cat([source.native(part) for part in pictures.split(at_once)])
+
     @property
     def blocks(self) -> int:
         return -(-len(self._demos) // BLOCK)
 
     def _compute(self, camera: str, variant: int, target: Path) -> None:
         """Goes on with what a kill has left in `target`: how many blocks of it are whole is told beside it."""
-        source, told = self._world.source_of(camera), target.with_suffix(".blocks")
+        told = target.with_suffix(".blocks")
         result, begin = _left(target, told)
         for block in range(begin, self.blocks):
-            tokens = source.native(self.pictures(camera, variant, block))
+            tokens = self._seen(camera, variant, block)
             if result is None:
                 told.unlink(missing_ok=True)
                 shape = (len(self._demos), *tokens.shape[1:])
@@ -114,7 +121,7 @@ class CachedWorldTokens:
     def compute_block(self) -> None:
         """A block of every camera, and nothing is kept: to measure how long all of them take."""
         for camera in self._tokens:
-            self._world.source_of(camera).native(self.pictures(camera, VARIANTS - 1, 0))
+            self._seen(camera, VARIANTS - 1, 0)
 
     def _compute_seeds(self, camera: str, variant: int, target: Path) -> None:
         seeds = [seed for block in range(self.blocks) for seed in seeds_of(self.pictures(camera, variant, block))]
