@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import subprocess
 import sys
 import threading
@@ -79,8 +80,10 @@ def test_what_is_no_bag_of_ours_is_one_sentence(tmp_path, folder):
     elif folder == "other":
         BagWriter(tmp_path / folder, {"/words": WORDS}).close()
     elif folder == "another program's":
-        writer = BagWriter(tmp_path / folder, {"note": Topic("/camera/recording", "std_msgs/msg/String")})
-        writer.offer("note", 0, b"\0\1\0\0\3\0\0\0{}\0")
+        said = {"/camera/recording": b'{"node": "/camera"}', "/camera/decisions": b"{}"}
+        writer = BagWriter(tmp_path / folder, {name: Topic(name, WORDS.kind) for name in said})
+        for name, text in said.items():
+            writer.offer(name, 0, b"\0\1\0\0" + struct.pack("<I", len(text) + 1) + text + b"\0")
         writer.close()
     command = [sys.executable, "-m", "vega3d_ros.recording.replay", str(tmp_path / folder)]
     environment = node_environment(50)
