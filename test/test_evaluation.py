@@ -68,3 +68,28 @@ def test_what_was_finished_is_on_disk_at_once_and_a_full_disk_keeps_it(
             writer.add(record(1, True))
     assert len(json.loads((tmp_path / "summary.json").read_text())["episodes"]) == 1
     assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("summary.json", "[]", "cannot be read"),
+        ("summary.json", '{"suite": "s", "wall_s": null}', "cannot be read"),
+        ("summary.json", None, "no summary.json"),
+        ("episodes.jsonl", "{}\n", "cannot be read"),
+        ("episodes.jsonl", None, "cannot be read"),
+    ],
+)
+def test_a_run_that_cannot_be_gone_on_with_is_kept_as_it_is(
+    name: str, text: str | None, part: str, tmp_path: Path
+) -> None:
+    writer = ResultWriter(tmp_path, {"suite": "s"})
+    writer.add(record(0, True))
+    writer.close()
+    (tmp_path / name).unlink()
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    kept = {path: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(VegaError, match=part):
+        ResultWriter(tmp_path, {"suite": "s"}, resume=True)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == kept

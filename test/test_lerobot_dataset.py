@@ -173,3 +173,20 @@ def test_statistics_of_parts_are_those_of_the_whole(parts: list[Any]) -> None:
     whole = column_stats(np.concatenate(parts))
     for name in ("min", "max", "mean", "std", "count"):
         np.testing.assert_allclose(total[name], whole[name], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part"),
+    [
+        (lambda tape: tape.write_bytes(b""), "is damaged"),
+        (lambda tape: tape.write_bytes(tape.read_bytes()[:-30]), "is damaged"),
+        (lambda tape: tape.with_name(f"{tape.stem}.wrist.mp4").unlink(), "has no video of 'wrist'"),
+        (lambda tape: np.savez(tape, **{**np.load(tape), "fps": 10}), "differ in fps"),
+    ],
+)
+def test_recordings_that_are_damaged_or_of_two_kinds_are_no_dataset(spoil: Any, part: str, tmp_path: Path) -> None:
+    paths = record(tmp_path / "tapes")
+    spoil(paths[1])
+    with pytest.raises(VegaError, match=part):
+        write_dataset(paths, tmp_path / "set")
+    assert not (tmp_path / "set").exists() and not (tmp_path / ".set.partial").exists()

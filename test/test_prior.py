@@ -324,3 +324,18 @@ def test_a_picture_shows_what_each_seed_solved(
     assert (tmp_path / "arms.png").read_bytes().startswith(b"\x89PNG")
     assert prior.main([*words, "--picture", "/proc/nowhere/arms.png"]) == 2
     assert "--picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [{"arm": "prior", "seed": 0, "episodes": {}}, {"arm": "prior", "seed": 0, "episodes": {}}],
+        [{"arm": "prior", "seed": "0", "episodes": {}}],
+        [{"arm": "prior", "seed": 0, "episodes": {"on": {"libero_object": "101"}}}],
+        [{"arm": "prior", "seed": 0, "episodes": {"on": {"libero_object": ["1?"]}}}],
+    ],
+)
+def test_a_record_that_would_be_counted_otherwise_than_it_was_made_is_refused(runs: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps({"recorded": runs}))
+    with pytest.raises(VegaError, match="is no record of a study"):
+        recorded(tmp_path / "record.json")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from policies.training.recordings import Recording, from_rotation_vector, multip
 from policies.training.wordings import paraphrase, vocabulary
 from policies.types import VegaError
 
-pytest.importorskip("pyarrow")
+pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 STEPS = 22
 ROWS = -(-STEPS // EVERY)
 
@@ -107,16 +110,128 @@ def test_a_dataset_of_others_has_no_labels_and_one_step_a_row(tmp_path: Path) ->
     ],
 )
 def test_datasets_of_another_kind_are_refused(
-    folder: Path, tmp_path: Path, change: dict[str, object], part: str
+    folder: Path, tmp_path: Path, change: dict[str, Any], part: str
 ) -> None:
-    info = json.loads((folder / "meta/info.json").read_text())
-    info["features"] |= change.pop("features", {})  # type: ignore[arg-type]
-    for sub in ("data", "meta/tasks.parquet", "meta/episodes"):
-        (tmp_path / sub).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / sub).symlink_to(folder / sub)
-    (tmp_path / "meta/info.json").write_text(json.dumps(info | change))
+    def other(info: dict[str, Any]) -> dict[str, Any]:
+        info["features"] |= change.pop("features", {})
+        return info | change
+
     with pytest.raises(VegaError, match=part):
-        Demonstrations([tmp_path], training.CAMERAS, tmp_path / "cache")
+        Demonstrations([altered(folder, tmp_path, other)], training.CAMERAS, tmp_path / "cache")
+
+
+TABLES = {
+    "data": "data/chunk-000/file-000.parquet",
+    "episodes": "meta/episodes/chunk-000/file-000.parquet",
+    "tasks": "meta/tasks.parquet",
+}
+
+
+def altered(
+    folder: Path, target: Path, info: Callable[[dict[str, Any]], Any] = dict, **tables: Callable[[pa.Table], pa.Table]
+) -> Path:
+    """The dataset with another meta/info.json and other tables; videos are linked."""
+    for name, path in TABLES.items():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(tables.get(name, lambda table: table)(pq.read_table(folder / path)), target / path)
+    (target / "videos").symlink_to(folder / "videos")
+    (target / "meta/info.json").write_text(json.dumps(info(json.loads((folder / "meta/info.json").read_text()))))
+    return target
+
+
+def with_column(table: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(change(table[name].to_pylist())))
+
+
+def third(value: Any) -> Callable[[list[Any]], list[Any]]:
+    """Another row 2 of a column of lists."""
+    return lambda rows: [*rows[:2], value and [value, *rows[2][1:]], *rows[3:]]
+
+
+def motors(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The numbers of the state are named as LeRobot's robots have it."""
+    state = {"dtype": "float32", "shape": [len(names)], "names": {"motors": list(names)}}
+    return lambda info: info | {"features": info["features"] | {"observation.state": state}}
+
+
+def still(info: dict[str, Any]) -> dict[str, Any]:
+    """Pictures lie in the tables, one by one."""
+    features = {key: f | {"dtype": f["dtype"].replace("video", "image")} for key, f in info["features"].items()}
+    return info | {"features": features}
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"info": lambda info: []}, "There is no LeRobot dataset"),
+        ({"info": lambda info: {k: v for k, v in info.items() if k != "features"}}, "'features' is missing"),
+        ({"info": lambda info: info | {"fps": 0}}, "has 0 rows a second"),
+        ({"info": lambda info: info | {"video_path": None}}, "does not say where the videos of 'agentview' are"),
+        ({"info": still}, "keeps the pictures of 'agentview' one by one"),
+        ({"info": motors("j1", "j2")}, "is j1, j2: give x, y"),
+        ({"data": lambda t: with_column(t, "observation.state", lambda rows: [[*r, 0.0] for r in rows])}, "9 numbers"),
+        ({"data": lambda t: with_column(t, "action", third(float("nan")))}, "number in 1 rows, the first row 2"),
+        ({"data": lambda t: with_column(t, "action", third(None))}, "as many numbers in 'action'"),
+        ({"data": lambda t: t.drop_columns(["action"])}, "has no column 'action'"),
+        ({"data": lambda t: t.slice(0, 0), "episodes": lambda t: t.slice(0, 0)}, "has no episodes"),
+        ({"data": lambda t: t.slice(0, len(t) - 2)}, "is not whole"),
+        ({"data": lambda t: t.take(list(range(len(t)))[::-1])}, "is not whole"),
+        ({"episodes": lambda t: t.slice(1)}, "is not whole"),
+        ({"episodes": lambda t: t.slice(0, 2)}, "is not whole"),
+        ({"tasks": lambda t: t.slice(0, 1)}, "what is asked in task 1"),
+        ({"tasks": lambda t: with_column(t, "task", lambda rows: [""] * len(rows))}, "what is asked in task 0"),
+        ({"tasks": lambda t: t.drop_columns(["task"])}, "'task' is missing"),
+    ],
+)
+def test_a_dataset_that_is_not_whole_or_of_other_numbers_is_one_sentence(
+    folder: Path, tmp_path: Path, change: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(VegaError, match=part) as told:
+        Demonstrations([altered(folder, tmp_path / "set", **change)], training.CAMERAS, tmp_path / "cache")
+    assert "\n" not in str(told.value)
+
+
+def test_a_dataset_of_version_2_is_told_its_version_though_its_files_have_other_names(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
+    with pytest.raises(VegaError, match=r"has version v2\.1: convert it"):
+        Recording(tmp_path)
+
+
+def test_what_other_versions_of_lerobot_write_is_read(folder: Path, tmp_path: Path) -> None:
+    def unnamed(tasks: pa.Table) -> pa.Table:
+        return tasks.rename_columns(["task_index", "__index_level_0__"]).add_column(0, "source", pa.array(["x"] * 3))
+
+    def double(table: pa.Table) -> pa.Table:  # lists of any length, in place of fixed ones of float32
+        return with_column(with_column(table, "action", list), "observation.state", list)
+
+    names = motors("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")
+    ours, theirs = Recording(folder), Recording(altered(folder, tmp_path, names, tasks=unnamed, data=double))
+    assert theirs.instructions() == ours.instructions()
+    np.testing.assert_array_equal(theirs.actions(7, 20.0), ours.actions(7, 20.0))
+    np.testing.assert_array_equal(theirs.arm()[0], ours.arm()[0])
+
+
+def test_a_video_that_is_missing_or_none_is_told_as_such_and_others_are_not_mistaken_for_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    other = altered(folder, tmp_path / "set")
+    (other / "videos").unlink()
+    shutil.copytree(folder / "videos", other / "videos")
+    cache = tmp_path / "cache"
+    before = Demonstrations([other], training.CAMERAS, cache).frames_of["wrist"][0]
+    films = sorted((other / "videos/observation.images.wrist").rglob("*.mp4"))
+    films[0].rename(films[0].with_suffix(".aside"))
+    films[1].rename(films[0])
+    films[0].with_suffix(".aside").rename(films[1])
+    after = Demonstrations([other], training.CAMERAS, cache).frames_of["wrist"][0]
+    assert not np.array_equal(before, after)  # the same numbers, but exchanged films
+    films[0].write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(VegaError, match="cannot be read"):
+        Demonstrations([other], training.CAMERAS, cache)
+    films[0].unlink()
+    with pytest.raises(VegaError, match="is missing"):
+        Demonstrations([other], training.CAMERAS, cache)
 
 
 @given(st.tuples(*[st.floats(-3, 3)] * 3).map(np.array), st.tuples(*[st.floats(-3, 3)] * 3).map(np.array))

@@ -9,6 +9,7 @@ import pytest
 
 from policies.types import VegaError
 from sim import demo
+from sim.evaluation import evaluate
 from sim.run_libero import main
 from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
 from vega3d_ros.bringup.entries import parse_arguments
@@ -80,3 +81,20 @@ def test_an_instruction_that_the_policy_does_not_know_is_told_whole_and_before_a
     with pytest.raises(VegaError, match="open the pod bay doors"):
         node_table(parse_arguments(["instruction:=open the pod bay doors"], ARGUMENTS))
     node_table(parse_arguments(["instruction:=take the milk"], ARGUMENTS))
+
+
+def test_pictures_of_an_earlier_run_are_not_shown_as_those_of_one_that_begins_there_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(progress: evaluate.EpisodeProgress, *_: object) -> bool:
+        progress.close()
+        progress.writer.close()
+        return True
+
+    monkeypatch.setattr(evaluate, "carry_out", nothing)
+    pictures, words = tmp_path / "pictures", [*PLAIN, "--tasks", "0", "--trials", "1", "--output", str(tmp_path)]
+    pictures.mkdir()
+    for name in ("task0_trial0.jpg", "task0_trial0.mp4", "mine.jpg"):
+        (pictures / name).touch()
+    assert main([*words, "--resume"]) == 0 and len(list(pictures.iterdir())) == 3
+    assert main(words) == 0 and [path.name for path in pictures.iterdir()] == ["mine.jpg"]

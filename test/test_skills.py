@@ -56,6 +56,18 @@ def test_a_dataset_of_the_skills_is_made_once_and_tells_its_success(
     assert "0 of 0 episodes kept" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("other", [["--every", "2"], ["--policy", "vega-nano-suites"], ["--as-scored"]])
+def test_episodes_that_were_made_otherwise_are_not_taken_for_those_asked_for(
+    other: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_skills, "each_in_its_process", lambda *_: [])
+    arguments = ["--suite", "libero_goal", "--tasks", "7", "--output", str(tmp_path)]
+    assert collect_skills.main(arguments) == collect_skills.main(arguments) == 0
+    assert collect_skills.main([*arguments, *other]) == 2
+    assert "give the same again, or another --output" in capsys.readouterr().err
+    assert collect_skills.main([*arguments, *other, "--seed", "1"]) == 0  # in a folder of its own
+
+
 def test_a_policy_drives_first_and_what_is_recorded_begins_where_the_skills_take_over(
     stove: LiberoEnvironment, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,6 +225,26 @@ def test_what_is_wrong_is_said(arguments, sentence, policy, data, tmp_path, caps
     output = ["--output", str(tmp_path / "out"), "--device", "cpu", "--dtype", "float32"]
     assert main([*(words.get(word, word) for word in arguments), *output]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_demonstrations_of_another_robot_or_with_gaps_are_refused(policy, data, tmp_path, capsys):
+    """Before tokens are computed: what is wrong may be in the last file."""
+    (tmp_path / "data").mkdir()
+    for name, change, sentence in (
+        ("actions", lambda rows: np.where(rows == rows[3, 2], np.nan, rows), "are not all finite"),
+        ("actions", lambda rows: rows[:, :6], "have 6 numbers and the policy's 7"),
+        ("obs/ee_states", lambda rows: rows[:, :5], "have 7 numbers and the policy's 8"),
+    ):
+        for number, file in enumerate(sorted(data.rglob("*.hdf5"))):
+            copied = shutil.copy(file, tmp_path / "data" / file.name)
+            with h5py.File(copied, "r+") as opened:
+                for demo in opened["data"].values() if not number else ():
+                    rows = change(demo[name][()])
+                    del demo[name]
+                    demo[name] = rows
+        words = ["--policy", str(policy), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+        assert main([*words, "--device", "cpu", "--dtype", "float32"]) == 2
+        assert sentence in capsys.readouterr().err and not (tmp_path / "out" / "tokens").exists()
 
 
 def test_a_plan_counts_what_a_run_holds():

@@ -68,6 +68,22 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     assert torch.equal(tokens, simulator(frames))
 
 
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["--held-out", "nowhere"], "no LeRobot dataset in nowhere"),
+        (["--tap", "6"], "no block of the transformer"),
+        (["--batch", "0"], "count from above 0"),
+        (["--save-every", "0"], "count from above 0"),
+    ],
+)
+def test_what_the_end_needs_is_looked_at_before_hours_of_training(
+    more: list[str], part: str, demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert training.main([*arguments(demos, tmp_path, 1, 1), *more]) == 2
+    assert part in capsys.readouterr().err and not (tmp_path / "vae.pt").exists()
+
+
 def test_the_velocity_of_the_straight_line_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is zero for a network that knows noise - data, so it is that which is learned."""
     generator = Generator(small_transformer())

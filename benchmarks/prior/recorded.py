@@ -40,10 +40,14 @@ def record(path: Path, trained: Sequence[Trained], conditions: Sequence[Conditio
 def recorded(path: Path) -> list[Trained]:
     """The runs of a file of `record`.  Raises VegaError for another file."""
     try:
-        return [
+        found = [
             Trained(run["arm"], run["seed"], Path(f"{run['arm']}-{run['seed']}"), run, _episodes(run["episodes"]))
             for run in said(path, "recorded")
         ]
+        # Twice, a run would count twice; of another kind, it would be another's.
+        if any(type(run.seed) is not int for run in found) or len({run.name for run in found}) < len(found):
+            raise ValueError(path)
+        return found
     except (KeyError, TypeError, AttributeError, ValueError):
         raise VegaError(f"The file '{path}' is no record of a study: give one that --record wrote.") from None
 
@@ -74,6 +78,11 @@ def letters(episodes: Episodes) -> list[str]:
 def _episodes(told: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[tuple[str, str], Episodes]:
     """(condition, control) -> episodes."""
 
+    def listed(rows: Sequence[str]) -> Sequence[str]:
+        if not isinstance(rows, list):  # the letters of a string would be tasks
+            raise TypeError(rows)
+        return rows
+
     def one(task: int, trial: int, letter: str) -> dict[str, Any]:
         if letter not in (SOLVED, FAILED, ERROR):
             raise ValueError(letter)
@@ -81,7 +90,7 @@ def _episodes(told: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[tuple[str
 
     return {
         (condition, control): [
-            one(task, trial, letter) for task, row in enumerate(rows) for trial, letter in enumerate(row)
+            one(task, trial, letter) for task, row in enumerate(listed(rows)) for trial, letter in enumerate(row)
         ]
         for control, conditions in told.items()
         for condition, rows in conditions.items()

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from policies.correspondence.scenes import VOXEL_M, read_scenes
 from policies.files.command_line import add_threads, command, command_parser, results_folder
+from policies.files.json_config import read_json
 from policies.types import VegaError
 
 ENCODERS = ("position", "pixels", "imagenet", "semantic", "wan")
+STEPS = 1000  # of the schedule
 KS = (0, 100, 200, 300, 400, 500, 700, 1000)
 
 
@@ -44,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise VegaError(
             "--voxel and --grid are positive, --views counts from 2, --canvas is a multiple of 32: give such numbers."
         )
+    for k in options.k:
+        if not 0 <= k <= STEPS:
+            raise VegaError(f"--k {k} is outside Wan's schedule: give noise levels from 0 to {STEPS}.")
+    options.k = list(dict.fromkeys(options.k))
+    for wan in options.wan:  # before hours of other encoders
+        read_json(wan / "transformer" / "config.json")
     results_folder(options.output)
     scenes = list(read_scenes(options.folder, options.views))
     print(f"{len(scenes)} scenes, {sum(len(scene.poses) for scene in scenes)} views, voxels of {options.voxel} m")

@@ -92,8 +92,13 @@ def encoders(names: Sequence[str], look: Look, policy: str, wans: Sequence[Path]
     if "wan" in names:
         folder = _own_wan(_shipped(policy))
         yield from _wan(f"Wan of {policy}", folder, look, ks)
-    for folder in wans:
-        yield from _wan(folder.name, folder, look, ks)
+    for folder in dict.fromkeys(wans):
+        yield from _wan(name_of(folder, wans), folder, look, ks)
+
+
+def name_of(wan: Path, wans: Sequence[Path]) -> str:
+    """What a Wan is called in a table: as its folder, or by its whole path where another's folder is called so, too."""
+    return wan.name if [other.name for other in dict.fromkeys(wans)].count(wan.name) == 1 else str(wan)
 
 
 def position_only(pictures: Tensor, look: Look) -> Tensor:

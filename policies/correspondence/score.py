@@ -88,7 +88,11 @@ def scores(evidence: Sequence[Evidence]) -> Scores:
 
 
 def intervals(evidence: Sequence[Evidence], draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % of each field of Scores when scenes are drawn again with replacement; needs two scenes, else empty."""
+    """95 % of each field of Scores when scenes are drawn again with replacement; needs two scenes, else empty.
+
+    Scenes whose views share nothing say nothing, and draws of them alone would have no score.
+    """
+    evidence = [scene for scene in evidence if scene.pairs and scene.mixed]
     if len(evidence) < 2:
         return {}
     rng = np.random.default_rng(seed)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from policies.files.json_config import read_json
 from policies.types import VegaError
 
 
@@ -62,3 +65,18 @@ def write_whole(path: Path, text: str) -> None:
         raise VegaError(
             f"File '{path}' cannot be written ({error.strerror}): make room there; what it held is kept."
         ) from error
+
+
+def made_with(path: Path, settings: Mapping[str, Any]) -> None:
+    """Note in `path`, a JSON file, what decides the files beside it, which are made in several goes.
+
+    Raises VegaError where something else decided those that are there, which would be taken for what is asked now.
+    """
+    before = read_json(path) if path.is_file() else {}
+    for name, value in settings.items():
+        if before.get(name, value) != value:
+            raise VegaError(
+                f"What is in {path.parent} was made with {name} {before[name]}, not {value}: give the same again, or "
+                "another --output."
+            )
+    write_whole(path, json.dumps(before | dict(settings), indent=1) + "\n")

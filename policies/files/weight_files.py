@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -27,6 +28,7 @@ from policies.files.adapters import (
     refuse_adapters_elsewhere,
 )
 from policies.files.json_config import read_json
+from policies.files.made_once import replacing
 from policies.files.paths import is_folder
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed
@@ -187,10 +189,20 @@ def write_component(config: Mapping[str, Any], source: TensorSource, names: Iter
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file that whoever may read its folder can read."""
+    """Write a safetensors file that whoever may read its folder can read; whole or not at all, even where it is killed.
+
+    Raises VegaError where there is no room for it.
+    """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors makes it private, which would not survive an installation
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with replacing(path, partial):
+            save_file(kept, partial, metadata={"format": "pt"})
+            partial.chmod(0o644)  # safetensors makes it private, which would not survive an installation
+    except (OSError, SafetensorError) as error:
+        raise VegaError(
+            f"File '{path}' cannot be written ({' '.join(str(error).split())}): make room there; what it held is kept."
+        ) from error
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -170,11 +170,11 @@ def no_world_simulator(policy: str, options: Iterable[str]) -> VegaError:
 
 
 def write_policy(folder: Path, config: PolicyConfig, weights: Mapping[str, Tensor] | None) -> None:
-    """Write a policy's folder: its configuration, and its own weights if it has any."""
+    """Write a policy's folder: its own weights if it has any, and last its configuration, without which it is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder)
     if weights is not None:
         write_tensors(weights, folder / WEIGHTS_FILE)
+    config.save(folder)
 
 
 def read_weights(module: nn.Module, folder: Path, what: str) -> None:

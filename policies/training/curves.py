@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,20 @@ COLUMNS = 3
 
 
 def read_log(path: Path, before: int | None = None) -> list[dict[str, Any]]:
-    """Lines of a log, those with a `step` up to `before` only; a line that was cut off by a kill is left out."""
+    """Lines of a log, those with a `step` up to `before` only; a line that was cut off by a kill is left out.
+
+    Raises VegaError for a file that is no log.
+    """
     if not path.is_file():
         return []
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    found = [json.loads(line) for line in lines]
-    return [line for line in found if before is None or line["step"] <= before]
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        found = [json.loads(line) for line in lines]
+        return [line for line in found if before is None or line["step"] <= before]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VegaError(
+            f"The log {path} holds a line that is none of a training ({error}): remove it, or give another folder."
+        ) from error
 
 
 def cut_log(path: Path, step: int) -> None:
@@ -33,17 +42,23 @@ def cut_log(path: Path, step: int) -> None:
     write_whole(path, "".join(json.dumps(line) + "\n" for line in read_log(path, step)))
 
 
-def add_line(path: Path, line: dict[str, Any]) -> None:
-    """At the end of a log, which is begun where there is none."""
-    with path.open("a") as log:
-        log.write(json.dumps(line) + "\n")
+def add_line(path: Path, line: Mapping[str, Any]) -> None:
+    """At the end of a log, which is begun where there is none.  Raises VegaError where there is no room."""
+    try:
+        with path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(dict(line)) + "\n")
+    except OSError as error:
+        raise VegaError(
+            f"The log {path} cannot be written ({error.strerror}): make room there and run the command again, which "
+            "goes on."
+        ) from error
 
 
 def draw(folder: Path) -> Path:
     """Write the picture of a training's folder.  Raises VegaError where nothing is logged there."""
     log = read_log(folder / LOG)
-    if not log:
-        raise VegaError(f"Nothing is logged in {folder}: give the --output of a training.")
+    if not log or not isinstance(log[-1].get("train"), dict):
+        raise VegaError(f"Nothing is logged in {folder} that is drawn: give the --output of a small policy's training.")
     import matplotlib
 
     matplotlib.use("Agg")

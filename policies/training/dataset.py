@@ -29,6 +29,7 @@ CAMERAS = {
 }
 CANVAS = {"agentview": (128, 128), "wrist": (80, 80)}  # px on which the world simulator sees each of them
 SPACE = ActionSpace("eef_delta")
+END = 2**16  # bytes
 SHIFT = 3  # px of the encoder's pictures
 WORDINGS = 12  # of every sentence
 PROPRIO_NOISE = np.array([1e-3] * 3 + [3e-3] * 6 + [3e-4] * 2, np.float32)
@@ -221,28 +222,40 @@ def _numbers(recording: Recording, space: ActionSpace, chunk_length: int) -> dic
     at = np.arange(count)
     chunk = np.minimum(at[:, None] * per_row + np.arange(chunk_length), ends[:, None] * per_row - 1)
     position, quaternion, fingers = recording.arm()
-    columns, unknown = recording.columns, np.full((count, 3), np.nan)
-    base = columns.get("robot.base", np.zeros((count, 7)))[:, :3]
-    progress = columns.get("teacher.progress", np.zeros((count, 1)))[:, 0]
+
+    def told(name: str, width: int, otherwise: float) -> NDArray[np.float64]:
+        """(rows, width) of a column that others' datasets lack."""
+        found = recording.column(name).reshape(count, -1) if recording.has(name) else np.full((count, width), otherwise)
+        return found[:, :width]
+
+    base, progress = told("robot.base", 3, 0.0), told("teacher.progress", 1, 0.0)[:, 0]
     last = np.maximum(at - max(chunk_length // per_row, 1), begins)
     numbers = {
         "actions": flat[chunk],
         "proprio": proprioception(position, quaternion, fingers),
-        "target": columns["teacher.point"] - base if "teacher.point" in columns else unknown,
+        "target": told("teacher.point", 3, np.nan) - base,
         "progress": progress,
         "before": progress[last],
     }
     for camera in recording.cameras:
-        pixel = columns.get(f"teacher.pixel.{camera}", unknown[:, :2])
+        pixel = told(f"teacher.pixel.{camera}", 2, np.nan)
         numbers[f"pixel.{camera}"] = np.where(pixel < 0, np.nan, pixel)
     return {key: value.astype(np.float32) for key, value in numbers.items()} | {"episode": episode}
 
 
 def _decoded(recording: Recording, name: str, camera: CameraConfig, cache: Path) -> NDArray[np.uint8]:
-    """(rows, H, W, 3) of one camera in the policy's size, from a file in `cache` that is made once."""
+    """(rows, H, W, 3) of one camera in the policy's size, from a file in `cache` that is made once.
+
+    Videos with other pictures, such as turned ones, are other files: their indices of frames, at an end, tell.
+    """
     digest = hashlib.sha256(repr((name, camera)).encode())
     for path in sorted((recording.folder / "data").rglob("*.parquet")):
         digest.update(path.read_bytes())
+    for path in dict.fromkeys(path for path, _ in recording.videos(name) if path.is_file()):
+        with path.open("rb") as video:
+            digest.update(video.read(END))
+            video.seek(max(path.stat().st_size - END, 0))
+            digest.update(video.read(END))
 
     def decode(partial: Path) -> None:
         frames = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(recording), *camera.output_size, 3))

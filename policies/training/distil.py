@@ -31,7 +31,7 @@ from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import Demonstrations
 from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
-from policies.training.optimisation import average_in, begin, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import average_in, begin, going_on, save_state, set_learning_rate, smoothed
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw as on_canvas
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -72,7 +72,8 @@ class Distillation:
         self.step, self.seconds, self.running = 0, 0.0, dict[str, float]()
         path, log = args.output / STATE_FILE, args.output / LOG
         if path.exists():
-            self._go_on(torch.load(path, weights_only=True))
+            with going_on(path, "encoder", "average", "optimizer", "seconds", "running", "policy_sha256") as state:
+                self._go_on(state)
         cut_log(log, self.step)
 
     def _go_on(self, state: dict[str, Any]) -> None:

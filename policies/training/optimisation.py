@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from policies.files.command_line import results_folder
+from policies.files.made_once import replacing
+from policies.types import VegaError
 
 
 def begin(seed: int, threads: int, output: Path) -> None:
@@ -43,7 +46,37 @@ def smoothed(running: Mapping[str, float], parts: Mapping[str, Tensor]) -> dict[
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save(dict(state), partial)
-    partial.rename(path)
+    """Write whole or not at all.  Raises VegaError where there is no room for it."""
+    try:
+        with replacing(path, partial := path.with_suffix(".partial")):
+            torch.save(dict(state), partial)
+    except (OSError, RuntimeError) as error:  # of torch's own writer
+        raise VegaError(
+            f"The training's state {path} cannot be written ({str(error).splitlines()[0][:120]}): make room there and "
+            "run the command again, which goes on from the last one."
+        ) from error
+
+
+@contextlib.contextmanager
+def going_on(path: Path, *names: str, device: torch.device | str = "cpu") -> Iterator[dict[str, Any]]:
+    """The state that `save_state` put there, to be taken over within.
+
+    names: what it holds at least.  Raises VegaError where it is damaged, another training's, or does not fit.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+    except Exception as error:  # archives, pickles, ends of files: whatever the bytes lead to
+        raise VegaError(
+            f"The training's state {path} cannot be read ({str(error).splitlines()[0][:120] if str(error) else 'empty'}"
+            "): remove it to begin anew there, or give another --output."
+        ) from error
+    lacking = [name for name in (*names, "step") if not isinstance(state, dict) or name not in state]
+    if lacking:
+        raise VegaError(f"The state {path} is another program's (it has no '{lacking[0]}'): give another --output.")
+    try:
+        yield state
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # of load_state_dict
+        raise VegaError(
+            f"The state {path} is of a training of other sizes: go on with the options that it began with, or give "
+            "another --output."
+        ) from error

@@ -7,7 +7,8 @@ they are there.  A row may hold several control steps, its action then being the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from policies.types import FloatArray, Image, VegaError
 VERSION = "v3.0"
 STATE = ("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")
 VIDEO = "observation.images."
+TASK_TEXTS = ("task", "__index_level_0__")
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Rows [begin, end) of the dataset; videos: camera -> (file, seconds into it)."""
+    """Rows [begin, end) of the dataset; videos: camera -> (file, seconds into it), of those that are told of."""
 
     begin: int
     end: int
@@ -32,9 +34,9 @@ class Episode:
 
 
 class Recording:
-    """One dataset.  Raises VegaError for a folder that is none, or is one of another version or robot.
+    """One dataset.  Raises VegaError for a folder that is none or not whole, or is one of another version or robot.
 
-    columns: name -> (rows, n) or (rows,) of everything but pictures; sentences: what is asked in each row's task_index.
+    sentences: what is asked in rows of each task_index.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,56 +45,115 @@ class Recording:
             import pyarrow.parquet as pq
         except ImportError as error:
             raise VegaError("Datasets need pyarrow, which is not installed: pip install pyarrow.") from error
+        self.info = self._read_info()
         try:
-            self.info: dict[str, Any] = json.loads((folder / "meta" / "info.json").read_text())
-            tables = [pq.read_table(path) for path in sorted((folder / "data").rglob("*.parquet"))]
+            self._tables = [pq.read_table(path) for path in sorted((folder / "data").rglob("*.parquet"))]
             tasks = pq.read_table(folder / "meta" / "tasks.parquet").to_pydict()
             found = sorted((folder / "meta" / "episodes").rglob("*.parquet"))
             rows = [row for path in found for row in pq.read_table(path).to_pylist()]
-        except (OSError, ValueError) as error:
-            raise VegaError(
-                f"There is no LeRobot dataset in {folder} ({error}): make one with "
-                "`python -m sim.demonstrations.collect_skills`, or get it again."
-            ) from error
-        if self.info.get("codebase_version") != VERSION:
-            raise VegaError(
-                f"The dataset in {folder} has version {self.info.get('codebase_version')}: convert it to {VERSION}."
-            )
-        self.columns = {
-            name: np.concatenate([np.array(table[name].to_pylist()) for table in tables])
-            for name in tables[0].column_names
-        }
-        text = next((name for name in tasks if name != "task_index"), "")
-        self.sentences = dict(zip(tasks["task_index"], tasks[text], strict=True))
-        self.fps = float(self.info["fps"])
-        self.cameras = tuple(k.removeprefix(VIDEO) for k, f in self.info["features"].items() if f["dtype"] == "video")
-        self.episodes = [self._episode(row) for row in sorted(rows, key=lambda row: row["episode_index"])]
+            self.fps = float(self.info["fps"])
+            kinds = {name: feature["dtype"] for name, feature in self.info["features"].items()}
+            self.sentences = dict(zip(tasks["task_index"], tasks[_texts(tasks)], strict=True))
+            self.episodes = [episode for row in rows if (episode := self._episode(row, kinds)).end > episode.begin]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise VegaError(f"The dataset in {folder} cannot be read ({what}): get all of its files again.") from error
+        if not 0 < self.fps < math.inf:
+            raise VegaError(f"The dataset in {folder} has {self.fps:g} rows a second: correct fps in meta/info.json.")
+        self.cameras = tuple(k.removeprefix(VIDEO) for k, kind in kinds.items() if kind == "video")
+        self._stills = tuple(k.removeprefix(VIDEO) for k, kind in kinds.items() if kind == "image")
+        self.episodes.sort(key=lambda episode: episode.begin)
+        self._check_whole()
 
     def __len__(self) -> int:
-        return len(self.columns["index"])
+        return sum(map(len, self._tables))
 
-    def _episode(self, row: dict[str, Any]) -> Episode:
+    def _read_info(self) -> dict[str, Any]:
+        """Before all other files, which another version has under other names."""
+        try:
+            info = json.loads((self.folder / "meta" / "info.json").read_text(encoding="utf-8"))
+            version = info.get("codebase_version")
+        except (OSError, ValueError, AttributeError) as error:
+            raise VegaError(
+                f"There is no LeRobot dataset in {self.folder} ({error}): make one with "
+                "`python -m sim.demonstrations.collect_skills`, or get it again."
+            ) from error
+        if version != VERSION:
+            raise VegaError(f"The dataset in {self.folder} has version {version}: convert it to {VERSION}.")
+        return dict(info)
+
+    def _episode(self, row: Mapping[str, Any], kinds: Mapping[str, str]) -> Episode:
         videos = {}
-        for camera in self.cameras:
-            where = {key: row[f"videos/{VIDEO}{camera}/{key}"] for key in ("chunk_index", "file_index")}
-            path = self.folder / self.info["video_path"].format(video_key=f"{VIDEO}{camera}", **where)
-            videos[camera] = (path, float(row[f"videos/{VIDEO}{camera}/from_timestamp"]))
-        return Episode(row["dataset_from_index"], row["dataset_to_index"], videos)
+        for key in (name for name, kind in kinds.items() if kind == "video"):
+            names = ("chunk_index", "file_index", "from_timestamp")
+            where: dict[str, Any] = {name: row.get(f"videos/{key}/{name}") for name in names}
+            if self.info.get("video_path") is not None and None not in where.values():
+                start = float(where.pop("from_timestamp"))
+                path = self.folder / self.info["video_path"].format(video_key=key, **where)
+                videos[key.removeprefix(VIDEO)] = (path, start)
+        return Episode(int(row["dataset_from_index"]), int(row["dataset_to_index"]), videos)
+
+    def _check_whole(self) -> None:
+        """Raise VegaError unless every row is of one episode and lies in its place: files may be missing."""
+        edges = [0, *(episode.end for episode in self.episodes)]
+        if not self.episodes or not len(self):
+            raise VegaError(f"The dataset in {self.folder} has no episodes: record some, or get all of its files.")
+        tiled = [episode.begin for episode in self.episodes] == edges[:-1]
+        in_order = not self.has("index") or np.array_equal(self.column("index"), np.arange(len(self)))
+        if not (tiled and edges[-1] == len(self) and in_order):
+            raise VegaError(
+                f"The dataset in {self.folder} is not whole: meta/episodes tells of {edges[-1]} rows, data holds "
+                f"{len(self)}, and each is to follow the other; get all of its files again."
+            )
+
+    def has(self, name: str) -> bool:
+        """Whether rows have such a column."""
+        return all(name in table.column_names for table in self._tables)
+
+    def column(self, name: str) -> FloatArray:
+        """(rows, n) or (rows,) numbers.  Raises VegaError where a row lacks one, or one is not finite."""
+        if not self.has(name):
+            raise VegaError(
+                f"The dataset in {self.folder} has no column '{name}', only {', '.join(self._tables[0].column_names)}: "
+                "rename what it is, or give another dataset."
+            )
+        try:
+            parts = [np.array(table[name].to_pylist(), dtype=np.float64) for table in self._tables if len(table)]
+            values = np.concatenate(parts)
+        except (TypeError, ValueError) as error:
+            raise VegaError(
+                f"Not every row of the dataset in {self.folder} has as many numbers in '{name}': record it again."
+            ) from error
+        wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+        if wrong.size:
+            raise VegaError(
+                f"In the dataset in {self.folder} '{name}' is no finite number in {wrong.size} rows, the first row "
+                f"{wrong[0]}: leave their episodes out, or record them again."
+            )
+        return values
 
     def actions(self, dim: int, rate_hz: float) -> FloatArray:
         """(rows, steps, dim): the control steps of every row.  Raises VegaError where they are others."""
-        action = self.columns["action"]
+        action = self.column("action").reshape(len(self), -1)
         steps = action.shape[1] // dim
         if action.shape[1] % dim or round(self.fps * steps) != round(rate_hz):
             raise VegaError(
                 f"The dataset in {self.folder} has rows of {action.shape[1]} numbers at {self.fps:g} Hz: this policy "
                 f"learns from actions of {dim} numbers at {rate_hz:g} Hz."
             )
-        return np.asarray(action.reshape(len(action), steps, dim), dtype=np.float64)
+        return action.reshape(len(action), steps, dim)
 
     def instructions(self) -> list[str]:
-        """What is asked in every row."""
-        return [self.sentences[int(task)] for task in self.columns["task_index"]]
+        """What is asked in every row.  Raises VegaError where that is not told."""
+        tasks = self.column("task_index").astype(int).tolist()
+        for task in dict.fromkeys(tasks):
+            text = self.sentences.get(task)
+            if not isinstance(text, str) or not text.strip():
+                raise VegaError(
+                    f"The dataset in {self.folder} does not say what is asked in task {task}: put it into "
+                    "meta/tasks.parquet."
+                )
+        return [self.sentences[task] for task in tasks]
 
     def arm(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """In every row: TCP (n, 3) m and quaternion (n, 4) xyzw in the base frame, openings of the fingers (n, 2) m.
@@ -100,24 +161,48 @@ class Recording:
         Raises VegaError unless the state is LIBERO's: TCP and rotation vector in the world, finger joints.  Without a
         column `robot.base` the base frame is the world's.
         """
-        names = self.info["features"]["observation.state"].get("names")
-        if names is not None and tuple(names) != STATE:
-            raise VegaError(f"The state in {self.folder} is {', '.join(map(str, names))}: give {', '.join(STATE)}.")
-        state = np.asarray(self.columns["observation.state"], dtype=np.float64)
-        base = np.asarray(self.columns.get("robot.base", np.tile([0, 0, 0, 0, 0, 0, 1.0], (len(state), 1))), float)
+        state = self.column("observation.state").reshape(len(self), -1)
+        names = _names(self.info["features"].get("observation.state"))
+        if names not in ((), STATE) or state.shape[1] != len(STATE):
+            told = f"{state.shape[1]} numbers" if names in ((), STATE) else ", ".join(names)
+            raise VegaError(f"The state in {self.folder} is {told}: give {', '.join(STATE)}.")
+        world = np.tile([0, 0, 0, 0, 0, 0, 1.0], (len(state), 1))
+        base = self.column("robot.base") if self.has("robot.base") else world
         inverse = base[:, 3:] * [-1, -1, -1, 1]
         position = rotate(inverse, state[:, :3] - base[:, :3])
         quaternion = multiply(inverse, from_rotation_vector(state[:, 3:6]))
         return position, quaternion, np.abs(state[:, 6:8])
 
+    def videos(self, camera: str) -> list[tuple[Path, float]]:
+        """Of every episode: (file, seconds into it).  Raises VegaError where the dataset has no such camera."""
+        if camera in self._stills:
+            raise VegaError(
+                f"The dataset in {self.folder} keeps the pictures of '{camera}' one by one: make videos of them with "
+                "lerobot-edit-dataset (convert_image_to_video)."
+            )
+        if camera not in self.cameras:
+            known = ", ".join((*self.cameras, *self._stills)) or "none"
+            raise VegaError(
+                f"The dataset in {self.folder} has no camera '{camera}', its cameras are: {known}; rename the one that "
+                "it is, with upright pictures, or give another dataset."
+            )
+        found = [episode.videos.get(camera) for episode in self.episodes]
+        if None in found:
+            raise VegaError(
+                f"The dataset in {self.folder} does not say where the videos of '{camera}' are: get its meta folder "
+                "again."
+            )
+        return [video for video in found if video is not None]
+
     def pictures(self, camera: str) -> Iterator[tuple[int, Image]]:
         """(row, (H, W, 3) RGB) of one camera, all rows in order.  Raises VegaError where a picture is missing."""
-        if camera not in self.cameras:
-            raise VegaError(f"The dataset in {self.folder} has no camera '{camera}', only {', '.join(self.cameras)}.")
-        for episode in self.episodes:
-            path, start = episode.videos[camera]
+        for episode, (path, start) in zip(self.episodes, self.videos(camera), strict=True):
+            if not path.is_file():
+                raise VegaError(f"The video {path} is missing: get the dataset again.")
             capture = cv2.VideoCapture(str(path))
             try:
+                if not capture.isOpened():
+                    raise VegaError(f"The video {path} cannot be read: get the dataset again.")
                 for _ in range(round(start * self.fps)):
                     capture.grab()
                 for row in range(episode.begin, episode.end):
@@ -127,6 +212,19 @@ class Recording:
                     yield row, np.asarray(picture[:, :, ::-1], dtype=np.uint8)
             finally:
                 capture.release()
+
+
+def _texts(tasks: Mapping[str, Sequence[Any]]) -> str:
+    """The column of the sentences: the index in what lerobot writes, named since 0.6; else the first that has texts."""
+    texts = (name for name, values in tasks.items() if any(isinstance(value, str) for value in values))
+    return next((name for name in (*TASK_TEXTS, *texts) if name in tasks), TASK_TEXTS[0])
+
+
+def _names(feature: Any) -> tuple[str, ...]:
+    """Of a feature's numbers, where they are told: as a list, or as LeRobot's robots have them, {"motors": [...]}."""
+    names = feature.get("names") if isinstance(feature, dict) else None
+    groups = names.values() if isinstance(names, dict) else [names]
+    return tuple(str(name) for group in groups if isinstance(group, list) for name in group)
 
 
 def from_rotation_vector(vector: FloatArray) -> FloatArray:

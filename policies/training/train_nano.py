@@ -31,11 +31,11 @@ from policies.nano.policy import load_vega_policy
 from policies.nano.vocabulary import Vocabulary
 from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import CAMERAS, Demonstrations
-from policies.training.nano.building import KINDS, build_policy, chosen_source, learn_language
+from policies.training.nano.building import KINDS, build_policy, check_sentences, chosen_source, learn_language
 from policies.training.nano.hiding import hidden
 from policies.training.nano.learner import Learner
 from policies.training.nano.world_tokens import CachedWorldTokens
-from policies.training.optimisation import average_in, begin, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import average_in, begin, going_on, save_state, set_learning_rate, smoothed
 from policies.types import VegaError
 
 STATE_FILE = "training_state.pt"
@@ -84,6 +84,7 @@ class Training:
             self.demos = Demonstrations(args.data, cameras, args.cache or args.output)
         self.rows, self.held_out = self.demos.split(args.hold_out)
         policy = build_policy(args, self.demos, known, chosen_source(args))
+        check_sentences(policy, self.demos)
         if args.language_teacher:
             learn_language(policy, self.demos, known is None)
         if policy.world is not None:
@@ -104,12 +105,13 @@ class Training:
     def _read_back(self, optimizer: torch.optim.Optimizer) -> None:
         path, log = self.args.output / STATE_FILE, self.args.output / LOG
         if path.exists():
-            state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.accelerator.device)
-            self._check_same()
-            self.learner.load_state_dict(state["learner"])
-            self.average.load_state_dict(state["ema"])
-            optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+            names = ("learner", "ema", "optimizer", "seconds", "running")
+            with going_on(path, *names, device=self.accelerator.device) as state:
+                self._check_same()
+                self.learner.load_state_dict(state["learner"])
+                self.average.load_state_dict(state["ema"])
+                optimizer.load_state_dict(state["optimizer"])
+                self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
         if self.accelerator.is_main_process:
             cut_log(log, self.step)
 
@@ -152,7 +154,7 @@ class Training:
                 self.say(f"{self.step}/{args.steps} {text} | {pace:.0f} rows/s, {left / 60:.1f} min left{others}")
             if (self.step % args.save_every == 0 or self.step == args.steps) and self.accelerator.is_main_process:
                 self.save()
-        if before == args.steps:
+        if before >= args.steps:
             self.say("Nothing is left to do: give more --steps, or another --output.")
 
     def optimise(self) -> dict[str, float]:

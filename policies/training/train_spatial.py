@@ -31,7 +31,7 @@ from policies.spatial.nano.network import CAMERA, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
 from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import recolour
-from policies.training.optimisation import average_in, begin, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import average_in, begin, going_on, save_state, set_learning_rate, smoothed
 from policies.training.spatial.films import Films, WorldTokens, categories, film_files, read_films
 from policies.training.spatial.learner import Batch, SpatialLearner, labels
 from policies.types import VegaError
@@ -84,11 +84,11 @@ class Training:
     def _read_back(self) -> None:
         path, log = self.args.output / STATE_FILE, self.args.output / LOG
         if path.exists():
-            state: dict[str, Any] = torch.load(path, weights_only=True)
-            self.learner.load_state_dict(state["learner"])
-            self.average.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+            with going_on(path, "learner", "ema", "optimizer", "seconds", "running") as state:
+                self.learner.load_state_dict(state["learner"])
+                self.average.load_state_dict(state["ema"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
         cut_log(log, self.step)
 
     def batch(self, films: Films, index: NDArray[np.int64], rng: np.random.Generator, augment: bool) -> Batch:
@@ -115,7 +115,7 @@ class Training:
                 print(f"{self.step}/{args.steps} {_told(self.running)} | {left / 60:.1f} min left", flush=True)
             if self.step % args.save_every == 0 or self.step == args.steps:
                 self.save()
-        if before == args.steps:
+        if before >= args.steps:
             print("Nothing is left to do: give more --steps, or another --output.", flush=True)
 
     def optimise(self) -> dict[str, float]:

@@ -59,7 +59,7 @@ def train(options: argparse.Namespace) -> int:
     from policies.checkpoints import find_checkpoint, is_openvla
     from policies.openvla.policy import load_vega_openvla
     from policies.training.vega.batches import Batches
-    from policies.training.vega.demonstrations import Samples, held_out
+    from policies.training.vega.demonstrations import Samples, check_numbers, held_out
     from policies.training.vega.engine import device_of, open_engine
     from policies.training.vega.learner import VegaLearner
     from policies.training.vega.publishing import with_statistics
@@ -81,6 +81,7 @@ def train(options: argparse.Namespace) -> int:
     torch.manual_seed(options.seed)  # the same first adapters in every process
     policy = load_vega_openvla(folder, device_of(engine), suite=known_key(folder, options.dataset))
     demonstrations = read_demonstrations(options.data, policy.config.cameras)
+    check_numbers(demonstrations, policy.model.info.action_dim, policy.model.info.proprio_dim)
     policy, statistics = with_statistics(policy, options.dataset, demonstrations)
     learned, kept = held_out(demonstrations, options.holdout)
     chunk = policy.model.info.chunk_length

@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from policies.files.command_line import add_seed, add_threads, command, command_parser
 from policies.training.dataset import CANVAS
-from policies.training.optimisation import begin, save_state, set_learning_rate
+from policies.training.optimisation import begin, going_on, save_state, set_learning_rate
 from policies.training.wan.clips import CLIP_FRAMES, Clips, picture
 from policies.training.wan.networks import (
     LATENT_CHANNELS,
@@ -38,6 +37,7 @@ from policies.training.wan.networks import (
     vae_loss,
 )
 from policies.training.wan.quality import measure
+from policies.types import VegaError
 from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
 from policies.world_simulator.unet import save_unet, small_unet
 from policies.world_simulator.vae import WanEncoder, load_encoder
@@ -56,10 +56,10 @@ def optimise(
     optimizer = torch.optim.AdamW(module.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     first = 0
     if path.exists():
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = int(state["step"])
+        with going_on(path, "module", "optimizer") as state:
+            module.load_state_dict(state["module"])
+            optimizer.load_state_dict(state["optimizer"])
+            first = int(state["step"])
     start, mean = time.monotonic(), 0.0
     for step in range(first, steps):
         set_learning_rate(optimizer, step, steps, args.lr, warm_up=100, floor=0.03)
@@ -99,7 +99,11 @@ def train(args: argparse.Namespace) -> None:
 
 def train_wan(clips: Clips, args: argparse.Namespace) -> None:
     """Both stages of a world simulator."""
-    vae, generator = small_vae(), Generator(small_transformer())
+    vae, transformer = small_vae(), small_transformer()
+    generator, blocks = Generator(transformer), len(transformer.blocks)
+    if not 0 <= args.tap < blocks:
+        raise VegaError(f"--tap {args.tap} is no block of the transformer: give one from 0 to {blocks - 1}.")
+    held_out = Clips(args.held_out) if args.held_out else None  # before hours of training
     print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
     train_vae(vae, clips, args)
     mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
@@ -117,8 +121,8 @@ def train_wan(clips: Clips, args: argparse.Namespace) -> None:
     shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
     with torch.no_grad():
         picture(args.output / "samples.png", decode(generator.sample(shape, torch.Generator().manual_seed(0))))
-    if args.held_out:
-        for camera, ratios in measure(generator, encode, decode, Clips(args.held_out), args.output).items():
+    if held_out is not None:
+        for camera, ratios in measure(generator, encode, decode, held_out, args.output).items():
             print(f"held out, {camera}: " + ", ".join(f"{way} {db:.1f} dB" for way, db in ratios.items()), flush=True)
     config = WorldSimulatorConfig(tap=args.tap, canvas=(rows, columns), grid=(rows // 8, columns // 8))
     save_world_simulator(args.output / FOLDER, vae, generator.network, generator.prompt, config)
@@ -193,7 +197,10 @@ def main(argv: list[str] | None = None) -> int:
     add_seed(parser, 7, "of weights and batches")
     add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
-    train(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    if min(args.vae_steps, args.transformer_steps, args.batch, args.save_every) < 1 or not args.lr > 0:
+        raise VegaError("Steps, --batch, --save-every and --lr count from above 0: give such numbers.")
+    train(args)
     return 0
 
 

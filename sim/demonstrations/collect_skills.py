@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.checkpoints import check_exists, check_instructions, load_policy
+from policies.checkpoints import check_exists, check_instructions, checkpoint_sha256, load_policy
 from policies.files.command_line import command, command_parser, results_folder
+from policies.files.made_once import made_with
 from policies.files.processes import each_in_its_process
 from policies.training.wordings import paraphrase
 from policies.types import Policy
@@ -38,7 +39,7 @@ from sim.worlds.suites import list_tasks
 
 AFTER_SUCCESS = 8
 MOST_TRIES = 4
-TAPES = "tapes"
+TAPES, SETTINGS = "tapes", "settings.json"
 DRIVEN = 0.6  # of an episode's steps, the most that a policy drives before the skills take over
 
 
@@ -118,6 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     results_folder(args.output)
     check_target(dataset, resume=True)
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
+    results_folder(tapes)
+    by = None if args.policy is None else checkpoint_sha256(args.policy)
+    made_with(tapes / SETTINGS, {"every": args.every, "as_scored": args.as_scored, "policy_sha256": by})
     rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored)
     jobs = [(args.suite, task, *rest) for task in tasks]
     start = time.monotonic()

@@ -26,6 +26,7 @@ from sim.results.evaluation import (
     wilson_95,
 )
 from sim.results.evaluation_report import REPORT_FILE, read_run, write_report
+from sim.results.film import PICTURES, forget
 from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
 from sim.results.result_files import SUMMARY_FILE
 
@@ -117,6 +118,8 @@ def evaluate(
     fields = {**header(settings, protocol), "policy_shared": shared, **extra}
     folder = results_folder(args.output or Path("outputs") / f"{args.suite}_{time.strftime('%Y%m%d_%H%M%S')}")
     writer = ResultWriter(folder, fields, resume=args.resume)
+    if not args.resume:
+        forget(folder / PICTURES)
     settings = replace(settings, folder=folder, record=args.record is not None)
     wanted = {(task, trial) for task in tasks for trial in range(args.trials)}
     done = {record.key for record in writer.records} & wanted

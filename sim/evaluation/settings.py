@@ -12,6 +12,7 @@ from policies.types import Policy
 from sim.evaluation.open_policy import open_policy
 from sim.evaluation.shared_policy import Place, SharedPolicy
 from sim.results.evaluation import EpisodeRecord
+from sim.results.film import PICTURES
 from sim.worlds.episode import EpisodeResult
 
 SEED = 0  # env.seed(0), once per task, as in the reference
@@ -70,7 +71,7 @@ class EpisodeSettings:
 
             return DirectEpisodes(
                 self.suite, policy, "joint" if self.command == "joint" else "eef", seed=self.seed,
-                pictures=self.folder and self.folder / "pictures", video=self.video,
+                pictures=self.folder and self.folder / PICTURES, video=self.video,
                 tapes=self.folder / TAPES if self.folder and self.record else None, perturb=self.perturb,
             )  # fmt: skip
         from sim.robot.ros_episodes import RosEpisodes

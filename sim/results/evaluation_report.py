@@ -11,7 +11,7 @@ from typing import Any
 
 from policies.types import VegaError
 from sim.results.evaluation import interval, percent, wilson_95
-from sim.results.film import strip_path, video_path
+from sim.results.film import PICTURES, strip_path, video_path
 from sim.results.paired import compare_pair
 from sim.results.perturbations import dimensions, shifts
 from sim.results.report_style import data_url, document, facts_table, section, table, write_document
@@ -224,7 +224,7 @@ def _steps(runs: Sequence[Run]) -> str:
 
 def _failures(run: Run) -> str:
     """The last frames that the policy saw of what was not solved; with --video the whole episode at a click."""
-    folder, budget = run.folder / "pictures", VIDEO_BUDGET
+    folder, budget = run.folder / PICTURES, VIDEO_BUDGET
     figures: list[str] = []
     failed = [e for e in run.counted if not e["success"]]
     for episode in failed:

@@ -12,6 +12,7 @@ from policies.types import Image, VegaError
 from sim.results.video import write_video
 from sim.worlds.environment import Environment
 
+PICTURES = "pictures"  # folder of a run's
 STRIP_FRAMES = 6
 STRIP_SIZE = 128
 VIDEO_EVERY = 2
@@ -23,6 +24,12 @@ def strip_path(folder: Path, task: int, trial: int) -> Path:
 
 def video_path(folder: Path, task: int, trial: int) -> Path:
     return folder / f"task{task}_trial{trial}.mp4"
+
+
+def forget(folder: Path) -> None:
+    """Remove the pictures of an earlier run, which a page would show as those of one that begins there anew."""
+    for path in [*folder.glob("task*_trial*.jpg"), *folder.glob("task*_trial*.mp4")]:
+        path.unlink(missing_ok=True)
 
 
 class Film:

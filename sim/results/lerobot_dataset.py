@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -165,8 +166,15 @@ def _write(tapes: Sequence[Path], folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    loaded = [dict(np.load(tape)) for tape in tapes]
+    loaded = [_loaded(tape) for tape in tapes]
     first = loaded[0]
+    for path, tape in zip(tapes, loaded, strict=True):
+        other = [key for key in _kind(first) | _kind(tape) if _kind(first).get(key) != _kind(tape).get(key)]
+        if other:
+            raise VegaError(
+                f"The recordings {tapes[0]} and {path} differ in {other[0]}, so they are no one dataset: record what "
+                "differs into another folder."
+            )
     cameras, fps = [str(c) for c in first["cameras"]], int(first["fps"])
     sentences = list(dict.fromkeys(str(tape["instruction"]) for tape in loaded))
     rows, tables, begin = [], [], 0
@@ -201,6 +209,25 @@ def _write(tapes: Sequence[Path], folder: Path) -> None:
     _write_json({k: {n: v.tolist() for n, v in s.items()} for k, s in total.items()}, folder / "meta" / "stats.json")
     _write_json(_info(first, columns, cameras, len(tapes), begin, len(sentences)), folder / "meta" / "info.json")
     (folder / "README.md").write_text(_card(sentences, cameras, fps, len(tapes), begin), encoding="utf-8")
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """A tape.  Raises VegaError where it is damaged, or a video is gone."""
+    try:
+        with np.load(path) as tape:
+            found = dict(tape)
+            lost = [camera for camera in map(str, found["cameras"]) if not camera_path(path, camera).is_file()]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise VegaError(f"The recording {path} is damaged: remove it, and record its episode again.") from error
+    if lost:
+        raise VegaError(f"The recording {path} has no video of '{lost[0]}': remove it, and record its episode again.")
+    return found
+
+
+def _kind(tape: Mapping[str, Any]) -> dict[str, Any]:
+    """What all episodes of a dataset have alike."""
+    alike = {key: tape[key].tolist() for key in ("fps", "cameras", "size", "action_names") if key in tape}
+    return alike | {key: value.tolist() for key, value in tape.items() if key.startswith(NAMES)}
 
 
 def _card(sentences: Sequence[str], cameras: Sequence[str], fps: int, episodes: int, frames: int) -> str:

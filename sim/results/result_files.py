@@ -103,14 +103,20 @@ class ResultFiles(ABC, Generic[R]):
 
     def _read_back(self) -> None:
         path = self.folder / SUMMARY_FILE
+        records_path = self.folder / self.records_file
         if not path.is_file():
+            if records_path.is_file() and records_path.stat().st_size:  # it would be begun anew
+                raise VegaError(
+                    f"The run in {self.folder} has no {SUMMARY_FILE} that says what it is: give another --output."
+                )
             return
         try:
             found = json.loads(path.read_text())
-            lines = (self.folder / self.records_file).read_text().splitlines(keepends=True)
+            lines = records_path.read_text().splitlines(keepends=True)
             # A line without its end was cut off by the kill: that one is repeated.
             records = [self.read_record(json.loads(line)) for line in lines if line.endswith("\n")]
-        except (OSError, ValueError, TypeError) as error:
+            self._earlier_s = float(found.get("wall_s", 0.0))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
         for name, value in self.header.items():
             if found.get(name, value) != value:
@@ -119,7 +125,6 @@ class ResultFiles(ABC, Generic[R]):
                     "give another --output, or the options of that run."
                 )
         self.records = list({r.key: r for r in records if not r.error}.values())
-        self._earlier_s = float(found.get("wall_s", 0.0))
 
     def write_summary(self) -> None:
         self._write(self.folder / SUMMARY_FILE, json.dumps(self.summary(), indent=1) + "\n")

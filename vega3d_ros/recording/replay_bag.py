@@ -27,6 +27,11 @@ from vega3d_ros.ros.joint_states import JointReader
 
 # A frame reaches the recorder at about the time at which the decision does that used it.
 LATE_NS = 5_000_000_000
+# What the recorder notes at its start, and each event of the journal says of itself.
+INFO: dict[str, type] = {
+    "node": str, "parameters": dict, "robot_description": str, "checkpoint_sha256": str, "commands": list,
+}  # fmt: skip
+EVENT: dict[str, type] = {"event": str, "n": int}
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 
 
@@ -64,6 +69,7 @@ class Bag(AbstractContextManager["Bag"]):
         self.info: dict[str, Any] = notes[0]
         decisions = f"{self.info.get('node')}/decisions"
         self.decisions = [Decided(time_ns, self._note(data)) for time_ns, data in self._raw(decisions)]
+        self._check_ours(folder)
         self._check_complete(folder)
 
     def __exit__(self, *_: object) -> None:
@@ -188,6 +194,17 @@ class Bag(AbstractContextManager["Bag"]):
             else ("give its .mcap file alone, which is read up to the damage, or ")
         )
         return VegaError(f"The bag {self._folder} is damaged ({why[:120]}): {alone}record again.")
+
+    def _check_ours(self, folder: Path) -> None:
+        """Other programs' topics may be called so, too, and older versions noted less."""
+        told = [("recording", self.info, INFO), *(("decision", decided.event, EVENT) for decided in self.decisions)]
+        for what, found, kinds in told:
+            for name, kind in kinds.items():
+                if not isinstance(found.get(name), kind):
+                    raise VegaError(
+                        f"The bag {folder} was not made by this version's record:=true: its {what} does not say "
+                        f"'{name}', record again."
+                    )
 
     def _check_complete(self, folder: Path) -> None:
         if not self.decisions:

@@ -88,6 +88,17 @@ def new_config(args: argparse.Namespace, demos: Demonstrations, world: WorldView
     )
 
 
+def check_sentences(policy: VegaPolicy, demos: Demonstrations) -> None:
+    """Raise VegaError where the policy cannot be told what the demonstrations were, before it learns from others."""
+    for sentence in demos.wordings.of:
+        if not policy.config.things:
+            raise VegaError(
+                f"No sentence of --data names a thing as 'pick up the milk' does, the first is '{sentence}': put "
+                "English ones into meta/tasks.parquet."
+            )
+        policy.vocabulary.encode(sentence)
+
+
 def as_large_without(config: VegaConfig, source: TokenSource | None) -> VegaConfig:
     """Without a world simulator, and with the trunk's width at which the parameters are nearest to those with it."""
     assert source is not None, "what has the parameters to be like"

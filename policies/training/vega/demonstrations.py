@@ -76,6 +76,19 @@ class Samples:
         return digest.hexdigest()
 
 
+def check_numbers(demonstrations: Sequence[Demonstration], actions: int, states: int) -> None:
+    """Raise VegaError unless they are as many as the policy has (0 states: it takes none), and all finite."""
+    for number, demo in enumerate(demonstrations):
+        for name, values, wanted in (("actions", demo.actions, actions), ("states", demo.states, states)):
+            if wanted and values.shape[1:] != (wanted,):
+                raise VegaError(
+                    f"The {name} of demonstration {number} have {values.shape[-1]} numbers and the policy's {wanted}: "
+                    "give --data of its robot."
+                )
+            if not np.isfinite(values).all():
+                raise VegaError(f"The {name} of demonstration {number} are not all finite: leave it out of --data.")
+
+
 def statistics(demonstrations: Sequence[Demonstration]) -> dict[str, object]:
     """Of all steps, as a checkpoint's `dataset_statistics.json` has them; the gripper, the last, is left."""
     actions = np.concatenate([demo.actions for demo in demonstrations])

@@ -14,7 +14,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from policies.files.json_config import read_json
-from policies.fusion.fused_policy import write_policy
+from policies.fusion.fused_policy import CONFIG_FILE, write_policy
 from policies.openvla.checkpoint import open_checkpoint
 from policies.openvla.loading import TOWER_PREFIXES
 from policies.openvla.policy import VegaOpenVLA
@@ -40,6 +40,7 @@ def publish(
     state: the model's, merged.  fusion: the fusion's.  entries: data set -> its statistics.
     """
     target = folder / CHECKPOINT
+    (folder / CONFIG_FILE).unlink(missing_ok=True)  # what a kill leaves from here on is no policy
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)

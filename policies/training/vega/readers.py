@@ -53,6 +53,8 @@ def _hdf5(file: Path, cameras: tuple[str, ...]) -> list[Demonstration]:
         for name in sorted(data, key=lambda name: int(name.rpartition("_")[2])):
             given = data[name]
             actions = np.asarray(given["actions"], dtype=np.float64)
+            if not np.isfinite(actions).all():  # else such steps would be left out as idle ones
+                raise VegaError(f"The actions of {name} in '{file}' are not all finite: leave that file out.")
             seen = given["obs"]
             states = np.concatenate([seen["ee_states"][()], seen["gripper_states"][()]], axis=1).astype(np.float64)
             streams = {camera: seen[_CAMERAS[camera]] for camera in cameras}
@@ -63,7 +65,7 @@ def _hdf5(file: Path, cameras: tuple[str, ...]) -> list[Demonstration]:
                     partial(_turned, streams, kept),
                 )
             )  # fmt: skip
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise VegaError(f"File '{file}' holds no demonstrations of LIBERO ({error}): get it again.") from error
     return found
 
@@ -78,7 +80,7 @@ def _lerobot(folder: Path, cameras: tuple[str, ...]) -> list[Demonstration]:
 
     recording = Recording(folder)
     actions = recording.actions(7, recording.fps)[:, 0]
-    states = np.asarray(recording.columns["observation.state"], dtype=np.float64)
+    states = recording.column("observation.state").reshape(len(recording), -1)
     sentences = recording.instructions()
     # A video is read from its beginning: all pictures are kept, as they are.
     pictures = {camera: np.stack([image for _, image in recording.pictures(camera)]) for camera in cameras}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from policies.openvla.policy import VegaOpenVLA
-from policies.training.optimisation import save_state
+from policies.training.curves import add_line, cut_log
+from policies.training.optimisation import going_on, save_state
 from policies.training.vega.batches import Batch, Batches
 from policies.training.vega.engine import (
     collected,
@@ -95,6 +95,8 @@ class Run:
         """Train from where the output folder's state is to the last step, and publish the policy."""
         engine, first = self._engine, self._resume()
         turns = course.accumulation(engine.num_processes)
+        if engine.is_main_process:
+            cut_log(self._output / LOG_FILE, first or -1)  # without steps that are done again, or a run before
         if first == 0:
             self._say({"step": 0, "validation_l1": self._validate()})
         begun = time.monotonic()
@@ -108,12 +110,14 @@ class Run:
             self._say(line, f", {rounded_time(left)} left")
             if done % course.save_every == 0 or done == course.steps:
                 self._keep(done)
+        if first >= course.steps and engine.is_main_process:
+            print(f"{first} steps are done already: give more --steps, or another --output.", flush=True)
         learner = self._learner
         model = collected(engine, learner.model.state_dict())
         fusion = None if learner.fusion is None else collected(engine, learner.fusion.state_dict())
         if engine.is_main_process:
             merged, folder = learner.merged(model), self._output / POLICY_FOLDER
-            publish(self._policy, merged, fusion, self._statistics, course.steps, folder)
+            publish(self._policy, merged, fusion, self._statistics, max(first, course.steps), folder)
             print(self._output / POLICY_FOLDER, flush=True)
         engine.wait_for_everyone()
 
@@ -171,8 +175,12 @@ class Run:
         path = self._output / STATE_FILE
         if not path.is_file():
             return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
         mine = dict(self._learner.learning())
+        with going_on(path, "learning", "optimizer") as state:
+            return self._taken_over(state, mine, path)
+
+    def _taken_over(self, state: Mapping[str, Any], mine: Mapping[str, nn.Parameter], path: Path) -> int:
+        """Steps that have been done."""
         if {n: p.shape for n, p in mine.items()} != {n: t.shape for n, t in state["learning"].items()}:
             raise VegaError(f"The state in '{path}' is of other settings: use them again, or name a new --output.")
         with torch.no_grad():
@@ -190,5 +198,4 @@ class Run:
         if not self._engine.is_main_process:
             return
         print(" ".join(f"{name} {value:g}" for name, value in line.items()) + more, flush=True)
-        with (self._output / LOG_FILE).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        add_line(self._output / LOG_FILE, line)
