@@ -77,6 +77,18 @@ def test_what_is_not_known_is_said() -> None:
         tree.lookup("world", "hand", 20_000_000_000)
 
 
+def test_a_transform_from_before_a_clock_was_set_back_keeps_no_later_one_out() -> None:
+    tree, (late, early) = FrameTree(), map(_pose, (1, 2))
+    tree.take("world", "hand", 100_000_000_000, *late)
+    tree.take("world", "base", 100_000_000_000, *late, fixed=True)
+    for stamp in (1_000_000_000, 2_000_000_000):
+        tree.take("world", "hand", stamp, *early)
+    assert np.allclose(tree.lookup("world", "hand", 1_500_000_000), se3(early).homogeneous)
+    assert np.allclose(tree.lookup("world", "base", 1_500_000_000), se3(late).homogeneous)
+    with pytest.raises(VegaError, match="ends"):
+        tree.lookup("world", "hand", 100_000_000_000)
+
+
 @pytest.mark.parametrize("big_endian", [False, True])
 def test_depth_is_metres_and_its_holes_are_holes(big_endian: bool) -> None:
     order = ">" if big_endian else "<"
