@@ -218,6 +218,12 @@ def test_autostart_commands_without_a_call():
         robot.bring_up()
         robot.send_instruction()
         robot.ask(1)
+        # What is set while the node is inactive holds from the next activation on.
+        assert robot.change("deactivate")
+        robot.client.set_parameters("policy_node", {"autostart": False})
+        assert robot.change("activate"), robot.log_text()
+        robot.diagnostics.clear()
+        assert robot.until(lambda: robot.sentence() == "Active and still: call ~/start to command."), robot.sentence()
 
 
 def test_a_policy_that_cannot_be_loaded_fails_the_transition_and_says_why():

@@ -42,7 +42,6 @@ class NodeParameters:
     world_simulator: str
     speed: SpeedOptions
     clock_mode: str
-    autostart: bool
     hardware_id: str
     robot_description: str
     tip_frame: str
@@ -116,7 +115,6 @@ def read(node: Node) -> NodeParameters:
         world_simulator=get("world_simulator"),
         speed=_speed(get),
         clock_mode=get("clock_mode"),
-        autostart=get("autostart"),
         hardware_id=get("hardware_id"),
         robot_description=get("robot_description"),
         tip_frame=get("tip_frame"),

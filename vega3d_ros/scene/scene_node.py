@@ -80,9 +80,7 @@ class SceneNode(CarefulLifecycleNode):
             model = settings.model, settings.device, settings.threads, settings.framing, settings.max_tokens
             self._scene = SeparateScene(*model, settings.frames)
         self._condition.fault = ""
-        # A simulated world may wait, and its frames say nothing about our latency.
-        judge_age = not self.get_parameter("use_sim_time").value
-        self._views = Views(settings, judge_age, self.get_logger().info)
+        self._views = Views(settings, True, self.get_logger().info)
         self._worker = Worker(self._wake)
         self._subscribe(tf)
         self.get_logger().info(f"{self._scene.about} It looks through {', '.join(settings.cameras)}.")
@@ -116,7 +114,8 @@ class SceneNode(CarefulLifecycleNode):
 
     def _activate(self) -> None:
         assert self._views is not None
-        self._views.clear()
+        # A simulated world may wait, and its frames say nothing about our latency.
+        self._views.restart(not self.get_parameter("use_sim_time").value)
         self._questions.clear()
         self._forget, self._condition.frames = True, ()
         self._outputs = Outputs(self, self._settings.world_frame, self._condition.qos_problems)

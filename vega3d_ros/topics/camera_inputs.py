@@ -41,7 +41,7 @@ class CameraInputs:
         service: str = "~/start",
     ) -> None:
         self._cameras, self._buffers, self._say, self._service = cameras, buffers, say, service
-        self._judge_age, self._max_age_s = judge_age, max_age_s
+        self.judge_age, self._max_age_s = judge_age, max_age_s
         self._max_skew_ns, self._max_age_ns = round(max_skew_s * 1e9), round(max_age_s * 1e9)
         self.streams = {name: Stream() for name in cameras}
         self.watches = {name: StampWatch() for name in cameras}
@@ -104,7 +104,7 @@ class CameraInputs:
             return ""
         previous = buffer.newest_ns(camera)
         try:
-            pushed = buffer.push(camera, stamp, image, now_ns if self._judge_age else None)
+            pushed = buffer.push(camera, stamp, image, now_ns if self.judge_age else None)
         except VegaError as error:
             stream.problem = str(error)
             return ""
@@ -138,7 +138,7 @@ class CameraInputs:
         """A sentence on the first input whose stamps drift against this node's clock or run ahead of it, else ''."""
         for name, watch in self.watches.items():
             if (
-                self._judge_age
+                self.judge_age
                 and watch.growth
                 and (watch.offset_s < -0.002 or watch.offset_s > self._max_skew_ns / 1e9)
             ):
@@ -174,13 +174,13 @@ class CameraInputs:
 
     def _drop(self, name: str, sentence: str) -> None:
         """Remember why a message was dropped; it is a problem once nothing better comes for `max_age_s`."""
-        if self._judge_age:
+        if self.judge_age:
             self._dropped[name] = lambda: sentence
         else:
             self.streams[name].problem = sentence
 
     def _from_the_past(self, name: str, stamp: int, now_ns: int) -> bool:
-        if not self._judge_age:
+        if not self.judge_age:
             return False
         watch = self.watches[name]
         watch.seen(stamp, now_ns, time.monotonic())
@@ -192,4 +192,4 @@ class CameraInputs:
         return late
 
     def _from_the_future(self, stamp: int, now_ns: int) -> bool:
-        return self._judge_age and stamp - now_ns > self._max_age_ns
+        return self.judge_age and stamp - now_ns > self._max_age_ns

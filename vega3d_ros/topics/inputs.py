@@ -182,4 +182,4 @@ class Inputs(CameraInputs):
 
     @property
     def _silence_s(self) -> float:
-        return self._parameters.max_age_s if self._judge_age else LOCKSTEP_SILENCE_S
+        return self._parameters.max_age_s if self.judge_age else LOCKSTEP_SILENCE_S
