@@ -99,6 +99,8 @@ def test_depth_is_metres_and_its_holes_are_holes(big_endian: bool) -> None:
     metres = np.array([[np.inf, -1.0], [np.nan, 2.5]], order + "f4")
     depth = depth_from_raw(metres.tobytes(), 2, 2, 8, "32FC1", big_endian, "eye")
     assert np.allclose(depth, [[np.nan, np.nan], [np.nan, 2.5]], equal_nan=True)
+    with pytest.raises(VegaError, match=r"is 1500 m in the middle, which looks like millimetres .*\.$"):
+        depth_from_raw(np.full((9, 9), 1500.0, order + "f4").tobytes(), 9, 9, 36, "32FC1", big_endian, "eye")
     for data, step, encoding, words in ((b"123", 4, "16UC1", "3 bytes"), (bytes(12), 6, "rgb8", "16UC1")):
         with pytest.raises(VegaError, match=words):
             depth_from_raw(data, 2, 2, step, encoding, False, "eye")

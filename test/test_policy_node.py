@@ -243,6 +243,7 @@ def test_a_policy_that_cannot_be_loaded_fails_the_transition_and_says_why():
         ({"home": [0.0, 1.0]}, "2 angles for 7 joints"),
         ({"clock_mode": "warp"}, "choose one of lockstep, realtime"),
         ({"tip_frame": "nose"}, "nose"),
+        ({"cameras__wrist__topic": "/agentview/image_raw"}, "'agentview' and 'wrist' are both to come from '/agen"),
     ],
 )
 def test_settings_that_cannot_work_fail_configure_with_one_sentence(parameters, words):

@@ -42,6 +42,7 @@ _BAYER = {
     "gbrg": "COLOR_BayerGR2RGB",
     "grbg": "COLOR_BayerGB2RGB",
 }
+FARTHEST_M = 100.0  # of what surrounds an arm, and beyond what 16UC1 can say
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPE, _GREY_AND_ALPHA = 25, 4  # where a PNG's header says it, and how
 _JPEG = b"\xff\xd8\xff"
@@ -158,6 +159,13 @@ def depth_from_raw(
     rows = np.frombuffer(data, dtype=np.uint8).reshape(height, step)[:, : width * pixel.itemsize]
     depth = np.ascontiguousarray(rows).view(pixel).astype(np.float32) * np.float32(metres)
     depth[~(np.isfinite(depth) & (depth > 0.0))] = np.nan
+    some = depth[::8, ::8]
+    some = some[np.isfinite(some)]
+    if some.size and np.median(some) > FARTHEST_M:
+        raise VegaError(
+            f"The depth of camera '{camera}' is {np.median(some):.0f} m in the middle, which looks like millimetres "
+            "where m is meant: publish 32FC1 in m, or 16UC1 in mm."
+        )
     return depth
 
 
