@@ -40,6 +40,7 @@ from vega3d_ros.scene.report import Condition, report  # noqa: E402
 from vega3d_ros.scene.tf_topics import tf_topics  # noqa: E402
 from vega3d_ros.scene.views import Views  # noqa: E402
 from vega3d_ros.scene.worker import Done, Worker  # noqa: E402
+from vega3d_ros.topics.camera_inputs import kinds_known_to  # noqa: E402
 from vega3d_ros.topics.reporter import Reporter  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -80,7 +81,7 @@ class SceneNode(CarefulLifecycleNode):
             model = settings.model, settings.device, settings.threads, settings.framing, settings.max_tokens
             self._scene = SeparateScene(*model, settings.frames)
         self._condition.fault = ""
-        self._views = Views(settings, True, self.get_logger().info)
+        self._views = Views(settings, True, self.get_logger().info, kinds=kinds_known_to(self))
         self._worker = Worker(self._wake)
         self._subscribe(tf)
         self.get_logger().info(f"{self._scene.about} It looks through {', '.join(settings.cameras)}.")

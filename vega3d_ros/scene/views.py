@@ -8,7 +8,7 @@ All methods run in the executor's thread; stamps are nanoseconds, arrival times 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,11 +54,17 @@ class _Camera:
 class Views:
     """The cameras' inputs, and the views made of them.
 
-    judge_age: compare stamps with our own clock.  patience_s: how long a picture waits for what belongs to it.
+    judge_age: compare stamps with our own clock.  patience_s: how long a picture waits for what belongs to it.  say,
+    kinds: as for `CameraInputs`.
     """
 
     def __init__(
-        self, settings: SceneSettings, judge_age: bool, say: Callable[[str], object], patience_s: float = PATIENCE_S
+        self,
+        settings: SceneSettings,
+        judge_age: bool,
+        say: Callable[[str], object],
+        patience_s: float = PATIENCE_S,
+        kinds: Callable[[str], Collection[str]] = lambda topic: (),
     ) -> None:
         self._settings, self._patience_s, self._judge_age = settings, patience_s, judge_age
         skew_ns, age_ns = round(settings.max_skew_s * 1e9), round(settings.max_age_s * 1e9)
@@ -69,7 +75,7 @@ class Views:
         self._pictures = {name: buffer(name) for name in settings.cameras}
         self._depths = {name: buffer(_depth(name)) for name in settings.cameras if settings.places[name].depth}
         self.inputs = CameraInputs(
-            settings.cameras, self._pictures, settings.max_skew_s, settings.max_age_s, judge_age, say, "~/forget"
+            settings.cameras, self._pictures, settings.max_skew_s, settings.max_age_s, judge_age, say, "~/forget", kinds
         )
         self.tree = FrameTree()
         self._cameras = {name: _Camera() for name in settings.cameras}

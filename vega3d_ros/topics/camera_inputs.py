@@ -8,9 +8,10 @@ time.monotonic().
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
@@ -22,12 +23,24 @@ from vega3d_ros.ros import conversions
 from vega3d_ros.ros.diagnostics import Stream
 from vega3d_ros.ros.node_parameters import CameraParameters
 
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+
+def kinds_known_to(node: Node) -> Callable[[str], set[str]]:
+    """Topic, as a robot's file names it -> types of the messages that this node sees published on it."""
+
+    def kinds(topic: str) -> set[str]:
+        return {str(info.topic_type) for info in node.get_publishers_info_by_topic(node.resolve_topic_name(topic))}
+
+    return kinds
+
 
 class CameraInputs:
     """The newest good frames of every camera, and what was wrong with the bad ones.
 
     buffers: camera -> where its frames go.  judge_age: compare stamps with our own clock; off where the world waits for
-    us.  say: tells the user what is no problem.  service: of the node, to be called after a clock was set.
+    us.  say: tells the user what is no problem.  service: of the node, to be called after a clock was set.  kinds: a
+    topic -> types of the messages that are published on it.
     """
 
     def __init__(
@@ -39,7 +52,9 @@ class CameraInputs:
         judge_age: bool,
         say: Callable[[str], object] = print,
         service: str = "~/start",
+        kinds: Callable[[str], Collection[str]] = lambda topic: (),
     ) -> None:
+        self._kinds = kinds
         self._cameras, self._buffers, self._say, self._service = cameras, buffers, say, service
         self.judge_age, self._max_age_s = judge_age, max_age_s
         self._max_skew_ns, self._max_age_ns = round(max_skew_s * 1e9), round(max_age_s * 1e9)
@@ -130,7 +145,8 @@ class CameraInputs:
             if name in self._dropped and arrived_s <= limit_s:
                 return self._dropped[name]()
             if stamp is None:
-                return f"{self._name(name)} has not sent anything usable yet: start its driver or correct the topic."
+                told = f"{self._name(name)} has not sent anything usable yet: start its driver or correct the topic."
+                return self._misread(name) or told
             return f"{self._name(name)} has been silent for {age_s:.2f} s: check its driver, or raise max_age_s."
         return ""
 
@@ -144,6 +160,21 @@ class CameraInputs:
             ):
                 return watch.sentence(self._name(name))
         return ""
+
+    def _misread(self, name: str) -> str:
+        """A sentence where nothing came of a camera since its topic carries something else than was expected."""
+        camera = self._cameras.get(name)
+        if camera is None or self.streams[name].count:
+            return ""
+        found, wanted = set(self._kinds(camera.topic)), COMPRESSED if camera.compressed else RAW
+        if not found or wanted in found:
+            return ""
+        other = RAW if camera.compressed else COMPRESSED
+        remedy = f"set cameras.{name}.compressed to {str(not camera.compressed).lower()}, or " if other in found else ""
+        return (
+            f"{self._name(name)} looks for {wanted} on '{camera.topic}', which carries {', '.join(sorted(found))}: "
+            f"{remedy}correct the topic."
+        )
 
     def _newest(self) -> dict[str, int | None]:
         """Input -> stamp of the newest that was good, None if there was none."""
