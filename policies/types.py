@@ -10,6 +10,7 @@ camera sees the scene (mirroring, where a data set has it, is the policy's own p
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -266,9 +267,20 @@ class SceneReply:
     timings_ms: Mapping[str, float]
 
 
+def _plain(text: str, what: str) -> str:
+    """Without outer white space and what nobody sees (zero-width characters, marks of direction), so that what is
+    obeyed is what is read; raises VegaError on other control characters."""
+    kinds = {character: unicodedata.category(character) for character in set(text)}
+    text = "".join(character for character in text if kinds[character] != "Cf").strip()
+    control = next((c for c in text if kinds[c] == "Cc" and not c.isspace()), "")
+    if control:
+        raise VegaError(f"The {what} has the control character U+{ord(control):04X} in it: give plain text.")
+    return text
+
+
 def check_question(text: str) -> str:
     """Return the question stripped of outer white space, or raise VegaError."""
-    text = text.strip()
+    text = _plain(text, "question")
     if not text:
         raise VegaError("The question is empty: ask for instance 'How far is the milk from the basket?'.")
     if len(text) > MAX_QUESTION_CHARS:
@@ -277,8 +289,8 @@ def check_question(text: str) -> str:
 
 
 def check_instruction(text: str) -> str:
-    """Return the instruction stripped of outer white space, or raise VegaError."""
-    text = text.strip()
+    """Return the instruction in one line, its words one space apart, or raise VegaError."""
+    text = " ".join(_plain(text, "instruction").split())
     if not text:
         raise VegaError(
             "The instruction is empty: publish a sentence such as 'pick up the milk and place it in the basket'."

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from action_msgs.msg import GoalStatus
 from ros_harness import CAMERAS, FINGERS, JOINTS, Pace, image_of, now_ns, policy_node
+
+from vega3d_ros.control.control_loop import JointCommand
+from vega3d_ros.topics import action_writer
 
 INSTALLED = importlib.util.find_spec("control_msgs") is not None
 needs_actions = pytest.mark.skipif(not INSTALLED, reason="control_msgs is not installed")
@@ -172,6 +178,52 @@ def test_the_gripper_gets_a_goal_for_each_change(arm):
     assert gripper.goals[0].command.max_effort == 20.0
     assert list(controller.goals[0].trajectory.joint_names) == list(JOINTS)
     assert len(gripper.goals) < len(controller.goals)
+
+
+class Goals:
+    """A stand-in for an action client: accepts every goal, and ends it as told."""
+
+    def __init__(self, _node=None, _kind=None, _name="") -> None:
+        self.goals, self._ends = [], []
+
+    def send_goal_async(self, goal):
+        self.goals.append(goal)
+        handle = SimpleNamespace(accepted=True)
+        handle.get_result_async = lambda: SimpleNamespace(add_done_callback=self._ends.append)
+        return SimpleNamespace(add_done_callback=lambda answered: answered(SimpleNamespace(result=lambda: handle)))
+
+    def server_is_ready(self) -> bool:
+        return True
+
+    def end(self, **result) -> None:
+        """Give up the last goal."""
+        answer = SimpleNamespace(status=GoalStatus.STATUS_ABORTED, result=SimpleNamespace(**result))
+        self._ends[-1](SimpleNamespace(result=lambda: answer))
+
+
+@pytest.mark.parametrize(
+    ("opens", "stalled", "said"),
+    [(False, True, ""), (False, False, "gripper_cmd gave up a goal"), (True, True, "gripper_cmd gave up a goal")],
+)
+def test_a_gripper_that_stalls_as_it_closes_holds_something(monkeypatch, opens, stalled, said):
+    class Action:
+        def Goal(self, **fields):
+            return SimpleNamespace(command=SimpleNamespace(), **fields)
+
+    for name, stand_in in (("ActionClient", Goals), ("FollowJointTrajectory", Action()), ("GripperCommand", Action())):
+        monkeypatch.setattr(action_writer, name, stand_in)
+    parameters = SimpleNamespace(
+        controller="arm", gripper_controller="hand", gripper_action="gripper_cmd", gripper_max_effort=20.0,
+        gripper_command_joint=FINGERS[0], gripper_open=0.04, gripper_closed=0.0, joint_names=JOINTS, committed=False,
+        command_ahead_s=0.0,
+    )  # fmt: skip
+    writer = action_writer.ActionWriter(SimpleNamespace(create_client=lambda *_: None), parameters)
+    arm, gripper = writer._clients
+    command = JointCommand(0, np.zeros(7), np.zeros(7), 0.0, 0.05)
+    writer.write(command, 0.04 if opens else 0.0, None)
+    assert len(arm.goals) == len(gripper.goals) == 1 and writer.unheard() == ""
+    gripper.end(stalled=stalled, reached_goal=False)
+    assert said in writer.unheard() and bool(writer.unheard()) == bool(said)
 
 
 @pytest.mark.skipif(INSTALLED, reason="control_msgs is installed")

@@ -77,6 +77,18 @@ def test_what_is_not_known_is_said() -> None:
         tree.lookup("world", "hand", 20_000_000_000)
 
 
+def test_a_transform_from_before_a_clock_was_set_back_keeps_no_later_one_out() -> None:
+    tree, (late, early) = FrameTree(), map(_pose, (1, 2))
+    tree.take("world", "hand", 100_000_000_000, *late)
+    tree.take("world", "base", 100_000_000_000, *late, fixed=True)
+    for stamp in (1_000_000_000, 2_000_000_000):
+        tree.take("world", "hand", stamp, *early)
+    assert np.allclose(tree.lookup("world", "hand", 1_500_000_000), se3(early).homogeneous)
+    assert np.allclose(tree.lookup("world", "base", 1_500_000_000), se3(late).homogeneous)
+    with pytest.raises(VegaError, match="ends"):
+        tree.lookup("world", "hand", 100_000_000_000)
+
+
 @pytest.mark.parametrize("big_endian", [False, True])
 def test_depth_is_metres_and_its_holes_are_holes(big_endian: bool) -> None:
     order = ">" if big_endian else "<"
@@ -87,6 +99,8 @@ def test_depth_is_metres_and_its_holes_are_holes(big_endian: bool) -> None:
     metres = np.array([[np.inf, -1.0], [np.nan, 2.5]], order + "f4")
     depth = depth_from_raw(metres.tobytes(), 2, 2, 8, "32FC1", big_endian, "eye")
     assert np.allclose(depth, [[np.nan, np.nan], [np.nan, 2.5]], equal_nan=True)
+    with pytest.raises(VegaError, match=r"is 1500 m in the middle, which looks like millimetres .*\.$"):
+        depth_from_raw(np.full((9, 9), 1500.0, order + "f4").tobytes(), 9, 9, 36, "32FC1", big_endian, "eye")
     for data, step, encoding, words in ((b"123", 4, "16UC1", "3 bytes"), (bytes(12), 6, "rgb8", "16UC1")):
         with pytest.raises(VegaError, match=words):
             depth_from_raw(data, 2, 2, step, encoding, False, "eye")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
+from PIL import ImageOps
 from sensor_msgs.msg import CompressedImage, Image
 
 from policies.types import VegaError
@@ -158,3 +159,33 @@ def test_what_was_damaged_in_transport_is_an_error_of_its_own(kind, damage):
 def test_bytes_after_the_end_of_a_jpeg_are_the_padding_of_a_webcam():
     data = encoded("JPEG")
     assert np.array_equal(from_compressed(data + bytes(300), "jpeg", "w"), from_compressed(data, "jpeg", "w"))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_jpeg_is_turned_as_its_camera_was_held(orientation, order):
+    exif = Pillow.Exif()
+    exif.endian, exif[0x010F], exif[0x0112] = order, "a telephone", orientation
+    file = io.BytesIO()
+    Pillow.fromarray(FIELDS).save(file, "JPEG", exif=exif, quality=95)
+    upright = np.asarray(ImageOps.exif_transpose(Pillow.open(file)))
+    seen = from_compressed(file.getvalue(), "jpeg", "wrist")
+    assert seen.shape == upright.shape and seen.flags.c_contiguous
+    assert np.abs(seen.astype(int) - upright).max() <= 4
+
+
+@pytest.mark.parametrize("form", ["jpeg", "rgb8; jpeg compressed bgr8", "JPG", "rgb8; png compressed "])
+@pytest.mark.parametrize("data", [b"", b"\xff", bytes(700), encoded("JPEG")[700:]])
+def test_a_picture_without_its_beginning_is_damaged_and_another_format_is_not(form, data):
+    with pytest.raises(DamagedImage, match=r"no JPEG or PNG .*: check its cable, its network and its driver\.$"):
+        from_compressed(data, form, "wrist")
+    for other in ("h264", ""):
+        with pytest.raises(VegaError, match=r"no JPEG or PNG .*: correct its driver\.$") as caught:
+            from_compressed(data, other, "wrist")
+        assert not isinstance(caught.value, DamagedImage)
+
+
+def test_depth_is_known_behind_the_header_that_its_transport_gives_it():
+    depth = cv2.imencode(".png", np.full((4, 4), 900, np.uint16))[1].tobytes()
+    with pytest.raises(VegaError, match="sends depth"):
+        from_compressed(bytes(12) + depth, "16UC1; compressedDepth png", "wrist")

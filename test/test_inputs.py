@@ -24,6 +24,7 @@ from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.ros import conversions, node_parameters
 from vega3d_ros.ros.joint_states import finger_map, joint_reader
 from vega3d_ros.ros.node_parameters import CameraParameters, NodeParameters
+from vega3d_ros.topics.camera_inputs import CameraInputs
 from vega3d_ros.topics.inputs import Inputs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,3 +161,18 @@ def test_another_device_on_joint_states_is_ignored_while_the_arm_is_heard(ur5e, 
     quiet = inputs_of(patient, lockstep)
     quiet.on_joint_state(other, time.time_ns())
     assert "lacks" in quiet.streams["joint_states"].problem
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_a_topic_carries_instead_of_pictures_is_told(compressed):
+    cameras = {"wrist": CameraParameters("wrist/image", compressed, 0, 0, 0)}
+    found: set[str] = set()
+    buffers = {"wrist": FrameBuffer(("wrist",))}
+    inputs = CameraInputs(cameras, buffers, 0.06, 0.25, True, kinds={"wrist/image": found}.__getitem__)
+    assert "start its driver or correct the topic" in inputs.stale(0)
+    found.add("ffmpeg_image_transport_msgs/msg/FFMPEGPacket")
+    assert inputs.stale(0).endswith("which carries ffmpeg_image_transport_msgs/msg/FFMPEGPacket: correct the topic.")
+    found.add("sensor_msgs/msg/Image" if compressed else "sensor_msgs/msg/CompressedImage")
+    assert f"set cameras.wrist.compressed to {str(not compressed).lower()}, or correct the topic." in inputs.stale(0)
+    found |= {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
+    assert "start its driver or correct the topic" in inputs.stale(0), "there is one who sends what is looked for"

@@ -218,6 +218,12 @@ def test_autostart_commands_without_a_call():
         robot.bring_up()
         robot.send_instruction()
         robot.ask(1)
+        # What is set while the node is inactive holds from the next activation on.
+        assert robot.change("deactivate")
+        robot.client.set_parameters("policy_node", {"autostart": False})
+        assert robot.change("activate"), robot.log_text()
+        robot.diagnostics.clear()
+        assert robot.until(lambda: robot.sentence() == "Active and still: call ~/start to command."), robot.sentence()
 
 
 def test_a_policy_that_cannot_be_loaded_fails_the_transition_and_says_why():
@@ -237,6 +243,7 @@ def test_a_policy_that_cannot_be_loaded_fails_the_transition_and_says_why():
         ({"home": [0.0, 1.0]}, "2 angles for 7 joints"),
         ({"clock_mode": "warp"}, "choose one of lockstep, realtime"),
         ({"tip_frame": "nose"}, "nose"),
+        ({"cameras__wrist__topic": "/agentview/image_raw"}, "'agentview' and 'wrist' are both to come from '/agen"),
     ],
 )
 def test_settings_that_cannot_work_fail_configure_with_one_sentence(parameters, words):

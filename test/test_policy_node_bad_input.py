@@ -196,6 +196,19 @@ def test_what_may_stop_in_real_time():
             assert moves(), robot.sentence()
 
 
+def test_a_camera_whose_topic_carries_another_kind_of_message_is_told_which():
+    options = {"clock_mode": "realtime", "max_age_s": 2.0, "cameras.wrist.compressed": True}
+    with policy_node("TinyPolicy", **options) as (robot, _):
+        assert robot.change("configure") and robot.change("activate"), robot.log_text()
+        robot.send_instruction()
+        others = robot.cameras["agentview"], robot.joint_states, robot.instruction
+        assert robot.until(lambda: all(publisher.get_subscription_count() for publisher in others))
+        with Pace(robot, 0.05, Driver(robot).tick):
+            robot.client.trigger("policy_node/start")
+            still(robot, "Camera 'wrist' looks for sensor_msgs/msg/CompressedImage", "wrist.compressed to false")
+            assert not robot.commands
+
+
 def test_a_policy_that_hangs_in_real_time_stops_the_robot():
     with policy_node("HangingPolicy", clock_mode="realtime", max_age_s=10.0, command_timeout_s=1.0) as (robot, _):
         robot.bring_up()

@@ -132,6 +132,18 @@ def test_bad_pictures_are_said_and_the_node_goes_on() -> None:
         assert camera.shows(WARN, "jumped back", again=set_back)
 
 
+def test_simulated_time_that_is_set_while_the_node_is_inactive_counts() -> None:
+    with scene_node("tiny_scene:RedScene", max_age_s=0.5) as (camera, _):
+        assert camera.change("configure"), camera.log_text()
+        camera.client.set_parameters("scene_node", {"use_sim_time": True})
+        assert camera.change("activate"), camera.log_text()
+        assert camera.shows(OK, "Answers from 1 frames", again=lambda: bool(camera.send(picture(2), 10**12)))
+        assert camera.change("deactivate")
+        camera.client.set_parameters("scene_node", {"use_sim_time": False})
+        assert camera.change("activate"), camera.log_text()
+        assert camera.shows(WARN, "stamped by", again=lambda: bool(camera.send(picture(2), 10**12)))
+
+
 def test_questions_that_gather_are_answered_in_turn_and_too_many_are_refused() -> None:
     with scene_node("tiny_scene:SlowScene") as (camera, _):
         camera.bring_up()

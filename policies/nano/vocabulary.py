@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from policies.types import VegaError, check_instruction
@@ -23,8 +24,12 @@ given specified intended desired target nearby currently just only
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words of a sentence."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Lower-case words of a sentence, without accents.
+
+    In any script: what is written in another one must not pass unread beside a word that is known.
+    """
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return re.findall(r"[^\W_]+", "".join(c for c in plain if not unicodedata.combining(c)))
 
 
 FILLERS = frozenset(words(_FILLERS))

@@ -37,11 +37,15 @@ class FrameTree:
         self, parent: str, child: str, stamp_ns: int, position: FloatArray, quaternion: FloatArray, fixed: bool = False
     ) -> None:
         """`child` stands in `parent` at position (3,) m with quaternion (4,) xyzw.  Raises VegaError on numbers that
-        are no transform."""
+        are no transform.
+
+        One that is older than what is kept says that the clock was set back: what is held is then of another time.
+        """
         if not np.all(np.isfinite(position)) or not abs(np.linalg.norm(quaternion) - 1.0) < 1e-3:
             raise VegaError(f"tf has no rotation and position for '{child}' in '{parent}': correct its publisher.")
         edge = self._edges.get(child)
-        if edge is None or (edge.parent, edge.fixed) != (parent, fixed) or fixed:
+        other = edge is None or (edge.parent, edge.fixed) != (parent, fixed) or fixed
+        if edge is None or other or stamp_ns < edge.stamps[-1] - HISTORY_NS:
             edge = self._edges[child] = _Edge(parent, fixed)
         place = bisect.bisect_left(edge.stamps, stamp_ns)
         pose = (np.array(position, dtype=np.float64), np.array(quaternion, dtype=np.float64))

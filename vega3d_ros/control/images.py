@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +42,21 @@ _BAYER = {
     "gbrg": "COLOR_BayerGR2RGB",
     "grbg": "COLOR_BayerGB2RGB",
 }
+FARTHEST_M = 100.0  # of what surrounds an arm, and beyond what 16UC1 can say
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPE, _GREY_AND_ALPHA = 25, 4  # where a PNG's header says it, and how
 _JPEG = b"\xff\xd8\xff"
+_EXIF, _SCAN, _ORIENTATION = (b"\xe1", b"Exif\0\0"), b"\xda", 0x0112
+# EXIF's orientation -> how a picture that was stored like that is turned upright.
+_UPRIGHT: dict[int, Callable[[Any], Any]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: np.swapaxes(pixels, 0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.swapaxes(np.rot90(pixels, 2), 0, 1),
+    8: np.rot90,
+}
 
 
 class DamagedImage(VegaError):
@@ -147,6 +159,13 @@ def depth_from_raw(
     rows = np.frombuffer(data, dtype=np.uint8).reshape(height, step)[:, : width * pixel.itemsize]
     depth = np.ascontiguousarray(rows).view(pixel).astype(np.float32) * np.float32(metres)
     depth[~(np.isfinite(depth) & (depth > 0.0))] = np.nan
+    some = depth[::8, ::8]
+    some = some[np.isfinite(some)]
+    if some.size and np.median(some) > FARTHEST_M:
+        raise VegaError(
+            f"The depth of camera '{camera}' is {np.median(some):.0f} m in the middle, which looks like millimetres "
+            "where m is meant: publish 32FC1 in m, or 16UC1 in mm."
+        )
     return depth
 
 
@@ -159,16 +178,17 @@ def from_compressed(data: bytes, form: str, camera: str) -> Image:
 
     form: the message's `format`, as image_transport writes it (`rgb8; jpeg compressed bgr8`) or a plain `jpeg`.  The
     part after `compressed` says what order of channels the encoder was given: `rgb` for `bgr` means that they are
-    exchanged in the file.
+    exchanged in the file.  A JPEG is turned as its EXIF says.
     """
-    if not data.startswith((_JPEG, _PNG)):
-        raise VegaError(
-            f"Camera '{camera}' sends {len(data)} bytes that are no JPEG or PNG (format '{form[:32]}'): correct its "
-            "driver."
-        )
     source, _, rest = (part.strip() for part in form.partition(";"))
     if "compressedDepth" in rest:
         raise VegaError(f"Camera '{camera}' sends depth ('{form[:32]}'): give the topic of its colour image.")
+    if not data.startswith((_JPEG, _PNG)):
+        sentence = f"Camera '{camera}' sends {len(data)} bytes that are no JPEG or PNG (format '{form[:32]}')"
+        # What is said to be one has lost its beginning, and the next may have it.
+        if any(name in form.lower() for name in ("jpeg", "jpg", "png")):
+            raise DamagedImage(f"{sentence}: check its cable, its network and its driver.")
+        raise VegaError(f"{sentence}: correct its driver.")
     pixels = _jpeg(data, camera) if data.startswith(_JPEG) else _png(data, camera)
     if pixels.dtype == np.uint16:
         pixels = _nearest_of_256(pixels.astype(np.uint16, copy=False))
@@ -196,7 +216,32 @@ def _jpeg(data: bytes, camera: str) -> Image:
         raise DamagedImage(
             f"Camera '{camera}' sends damaged JPEGs ({str(error)[:80]}): check its cable, its network and its driver."
         ) from error
-    return np.asarray(pixels[:, :, 0] if grey else pixels)
+    return np.asarray(_UPRIGHT.get(_orientation(data), np.asarray)(pixels[:, :, 0] if grey else pixels))
+
+
+def _orientation(data: bytes) -> int:
+    """How a JPEG's EXIF says that it is stored, 1 (upright) where it says nothing."""
+    at = len(_JPEG) - 1
+    while data[at : at + 1] == b"\xff" and (kind := data[at + 1 : at + 2]) not in (b"", _SCAN):
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if kind == _EXIF[0] and data[at + 4 : end].startswith(_EXIF[1]):
+            return _orientation_of(data[at + 4 + len(_EXIF[1]) : end])
+        at = end
+    return 1
+
+
+def _orientation_of(exif: bytes) -> int:
+    """The same of EXIF's own bytes, which are laid out as in a TIFF: the first directory is a list of 12 bytes each."""
+    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(exif[at : at + size], order)
+
+    first = number(4, 4)
+    for entry in range(first + 2, min(first + 2 + 12 * number(first, 2), len(exif)), 12):
+        if number(entry, 2) == _ORIENTATION:
+            return number(entry + 8, 2)
+    return 1
 
 
 def _png(data: bytes, camera: str) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from vega3d_ros.parameters.arm_check import check_arm
 from vega3d_ros.ros import node_parameters
 from vega3d_ros.ros.joint_states import finger_map, joint_reader
 from vega3d_ros.ros.node_process import read_robot_description
+from vega3d_ros.topics.camera_inputs import kinds_known_to
 from vega3d_ros.topics.inputs import Inputs
 
 
@@ -101,5 +102,6 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
         )
     fingers = loop.openings = finger_map(parameters, spec)
     reader = joint_reader(parameters, kinematics.continuous, together=lockstep)
-    inputs = Inputs(parameters, cameras, buffer, reader, fingers, belief, not lockstep, node.get_logger().info)
+    tell, kinds = node.get_logger().info, kinds_known_to(node)
+    inputs = Inputs(parameters, cameras, buffer, reader, fingers, belief, not lockstep, tell, kinds)
     return Parts(cameras, inputs, guard, runner)

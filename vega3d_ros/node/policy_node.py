@@ -122,7 +122,7 @@ class PolicyNode(CarefulLifecycleNode):
                 self, self._period_s, parameters.control_priority, self._on_control_timer
             )
         gc.freeze()  # what is there stays; to look through it again and again would hold commands up
-        if parameters.autostart:
+        if self.get_parameter("autostart").value:  # it may have been changed since the configuration
             self._start()
 
     def _deactivate(self) -> None:

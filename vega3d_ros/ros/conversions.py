@@ -22,6 +22,9 @@ from policies.types import FloatArray, Image, VegaError
 from vega3d_ros.control import images
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 
+# Of a picture's side, in its pixels: angles of view from 169 degrees down to half a degree.
+SHORTEST_FOCAL, LONGEST_FOCAL = 0.05, 100.0
+
 
 def stamp_ns(stamp: Time) -> int:
     """Nanoseconds of a header stamp."""
@@ -53,12 +56,32 @@ def depth_array(message: ImageMessage, camera: str) -> NDArray[np.float32]:
     return images.depth_from_raw(message.data, *size, message.encoding, bool(message.is_bigendian), camera)
 
 
-def intrinsics(message: CameraInfo, camera: str) -> FloatArray:
-    """(3, 3) px of a calibration.  Raises VegaError for a camera that was not calibrated."""
-    matrix = np.array(message.k, dtype=np.float64).reshape(3, 3)
+def intrinsics(message: CameraInfo, camera: str, rectified: bool = False) -> dict[tuple[int, int], FloatArray]:
+    """Size (height, width) of a picture -> its (3, 3) matrix, px: of a calibration's whole picture, and of its part.
+
+    As image_geometry reads it: P counts for a rectified picture, where it is given, and K for a raw one.  Both are of
+    the whole sensor, of which a picture may show the region of interest, and `binning` of whose pixels may make one.
+    Drivers that bin and give what holds of the binned picture are known by that picture's size.  Raises VegaError for a
+    camera that was not calibrated.
+    """
+    matrix, height, width = np.array(message.k, dtype=np.float64).reshape(3, 3), int(message.height), int(message.width)
+    projection = np.array(message.p, dtype=np.float64).reshape(3, 4)[:, :3]
+    if rectified and projection[0, 0] > 0.0:
+        matrix = projection
     if not np.all(np.isfinite(matrix)) or matrix[0, 0] <= 0.0 or matrix[1, 1] <= 0.0:
         raise VegaError(f"The camera_info of camera '{camera}' has no focal length: calibrate the camera.")
-    return matrix
+    for focal, side in ((matrix[0, 0], width), (matrix[1, 1], height)):
+        if side and not SHORTEST_FOCAL * side <= focal <= LONGEST_FOCAL * side:
+            raise VegaError(
+                f"The camera_info of camera '{camera}' has a focal length of {focal:.4g} for {side} pixels, which is "
+                "none in pixels: give it in pixels, with the size of the picture that it was calibrated with."
+            )
+    roi, binning = message.roi, (max(int(message.binning_x), 1), max(int(message.binning_y), 1))
+    shown = (int(roi.height) or height) // binning[1], (int(roi.width) or width) // binning[0]
+    part = matrix.copy()
+    part[:2, 2] -= int(roi.x_offset), int(roi.y_offset)
+    part[:2] /= np.array([[binning[0]], [binning[1]]])
+    return {(height, width): matrix, shown: part}
 
 
 def compressed_image_array(message: CompressedImage, camera: str) -> Image:

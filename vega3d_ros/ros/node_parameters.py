@@ -42,7 +42,6 @@ class NodeParameters:
     world_simulator: str
     speed: SpeedOptions
     clock_mode: str
-    autostart: bool
     hardware_id: str
     robot_description: str
     tip_frame: str
@@ -116,7 +115,6 @@ def read(node: Node) -> NodeParameters:
         world_simulator=get("world_simulator"),
         speed=_speed(get),
         clock_mode=get("clock_mode"),
-        autostart=get("autostart"),
         hardware_id=get("hardware_id"),
         robot_description=get("robot_description"),
         tip_frame=get("tip_frame"),
@@ -232,7 +230,8 @@ def given_cameras(node: Node) -> set[str]:
 
 
 def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParameters]:
-    """The parameters of all cameras of a policy.  Raises VegaError if the node was given cameras, but not this one."""
+    """The parameters of all cameras of a policy.  Raises VegaError if the node was given cameras, but not this one, and
+    where two are to be the same."""
     given = given_cameras(node)
     for camera in cameras:
         if given and camera not in given and given - set(cameras):
@@ -241,7 +240,16 @@ def read_cameras(node: Node, cameras: Sequence[str]) -> dict[str, CameraParamete
                 f"The policy's camera '{camera}' is not among the robot's cameras {', '.join(sorted(given))}: name it "
                 f"in the robot's YAML (did you write '{near[0]}'?)."
             )
-    return {camera: read_camera(node, camera) for camera in cameras}
+    found = {camera: read_camera(node, camera) for camera in cameras}
+    whose: dict[str, str] = {}
+    for camera, parameters in found.items():
+        topic = node.resolve_topic_name(parameters.topic)
+        if whose.setdefault(topic, camera) != camera:
+            raise VegaError(
+                f"The policy's cameras '{whose[topic]}' and '{camera}' are both to come from '{topic}': give each its "
+                "own topic."
+            )
+    return found
 
 
 def declare_row(node: Node, row: Row, name: str, camera: str = "") -> None:

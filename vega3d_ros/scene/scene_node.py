@@ -40,6 +40,7 @@ from vega3d_ros.scene.report import Condition, report  # noqa: E402
 from vega3d_ros.scene.tf_topics import tf_topics  # noqa: E402
 from vega3d_ros.scene.views import Views  # noqa: E402
 from vega3d_ros.scene.worker import Done, Worker  # noqa: E402
+from vega3d_ros.topics.camera_inputs import kinds_known_to  # noqa: E402
 from vega3d_ros.topics.reporter import Reporter  # noqa: E402
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -80,9 +81,7 @@ class SceneNode(CarefulLifecycleNode):
             model = settings.model, settings.device, settings.threads, settings.framing, settings.max_tokens
             self._scene = SeparateScene(*model, settings.frames)
         self._condition.fault = ""
-        # A simulated world may wait, and its frames say nothing about our latency.
-        judge_age = not self.get_parameter("use_sim_time").value
-        self._views = Views(settings, judge_age, self.get_logger().info)
+        self._views = Views(settings, True, self.get_logger().info, kinds=kinds_known_to(self))
         self._worker = Worker(self._wake)
         self._subscribe(tf)
         self.get_logger().info(f"{self._scene.about} It looks through {', '.join(settings.cameras)}.")
@@ -116,7 +115,8 @@ class SceneNode(CarefulLifecycleNode):
 
     def _activate(self) -> None:
         assert self._views is not None
-        self._views.clear()
+        # A simulated world may wait, and its frames say nothing about our latency.
+        self._views.restart(not self.get_parameter("use_sim_time").value)
         self._questions.clear()
         self._forget, self._condition.frames = True, ()
         self._outputs = Outputs(self, self._settings.world_frame, self._condition.qos_problems)

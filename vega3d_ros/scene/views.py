@@ -8,7 +8,7 @@ All methods run in the executor's thread; stamps are nanoseconds, arrival times 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from vega3d_ros.ros import conversions
 from vega3d_ros.scene.settings import SceneSettings
 from vega3d_ros.topics.camera_inputs import CameraInputs
 
+REGISTER = "register the depth to the picture (depth_image_proc)"
+SAME = "publish that of the same picture"
 PATIENCE_S = 0.5  # for what belongs to a picture and comes after it
 
 
@@ -33,44 +35,56 @@ class _Camera:
 
     due: the frame that is to be seen next, as far as it is complete; it arrived at arrived_s.  placed: the last frame
     that was seen had a pose.  problem: what it was seen without, and why.  refused: kind of message -> what is wrong
-    with the last one.
+    with the last one.  calibrations: size (height, width) of a picture -> its matrix.  frames: kind of message -> the
+    frame that the last one named.
     """
 
     frame_id: str = ""
     taken_ns: int | None = None
     due: SceneView | None = None
     arrived_s: float = 0.0
-    calibration: tuple[FloatArray, tuple[int, int]] | None = None
+    calibrations: dict[tuple[int, int], FloatArray] = field(default_factory=dict)
     pose: FloatArray | None = None
     placed: bool = False
     problem: str = ""
     refused: dict[str, str] = field(default_factory=dict)
+    frames: dict[str, str] = field(default_factory=dict)
 
 
 class Views:
     """The cameras' inputs, and the views made of them.
 
-    judge_age: compare stamps with our own clock.  patience_s: how long a picture waits for what belongs to it.
+    judge_age: compare stamps with our own clock.  patience_s: how long a picture waits for what belongs to it.  say,
+    kinds: as for `CameraInputs`.
     """
 
     def __init__(
-        self, settings: SceneSettings, judge_age: bool, say: Callable[[str], object], patience_s: float = PATIENCE_S
+        self,
+        settings: SceneSettings,
+        judge_age: bool,
+        say: Callable[[str], object],
+        patience_s: float = PATIENCE_S,
+        kinds: Callable[[str], Collection[str]] = lambda topic: (),
     ) -> None:
         self._settings, self._patience_s, self._judge_age = settings, patience_s, judge_age
         skew_ns, age_ns = round(settings.max_skew_s * 1e9), round(settings.max_age_s * 1e9)
 
         def buffer(stream: str) -> FrameBuffer:
-            age = age_ns if judge_age else None
-            return FrameBuffer((stream,), max_skew_ns=skew_ns, max_age_ns=age, service="~/forget")
+            return FrameBuffer((stream,), max_skew_ns=skew_ns, max_age_ns=age_ns, service="~/forget")
 
         self._pictures = {name: buffer(name) for name in settings.cameras}
         self._depths = {name: buffer(_depth(name)) for name in settings.cameras if settings.places[name].depth}
         self.inputs = CameraInputs(
-            settings.cameras, self._pictures, settings.max_skew_s, settings.max_age_s, judge_age, say, "~/forget"
+            settings.cameras, self._pictures, settings.max_skew_s, settings.max_age_s, judge_age, say, "~/forget", kinds
         )
         self.tree = FrameTree()
         self._cameras = {name: _Camera() for name in settings.cameras}
         self.jump = ""
+
+    def restart(self, judge_age: bool) -> None:
+        """`clear`, and from now on compare stamps with our own clock or not."""
+        self._judge_age = self.inputs.judge_age = judge_age
+        self.clear()
 
     def clear(self) -> None:
         """Forget every frame; the next one of each camera is due."""
@@ -126,6 +140,7 @@ class Views:
             stamp = conversions.stamp_ns(message.header.stamp)
             self._depths[name].push(_depth(name), stamp, depth, now_ns if self._judge_age else None)
             self._cameras[name].refused.pop("depth", None)
+            self._cameras[name].frames["depth"] = message.header.frame_id.lstrip("/")
         except VegaError as error:
             self._depths[name].reject(_depth(name), "unusable")
             self._cameras[name].refused["depth"] = str(error)
@@ -133,10 +148,11 @@ class Views:
     def on_info(self, name: str, message: CameraInfo) -> None:
         camera = self._cameras[name]
         try:
-            camera.calibration = conversions.intrinsics(message, name), (int(message.height), int(message.width))
+            camera.calibrations = conversions.intrinsics(message, name, _rectified(self._settings.cameras[name].topic))
             camera.refused.pop("camera_info", None)
+            camera.frames["camera_info"] = message.header.frame_id.lstrip("/")
         except VegaError as error:
-            camera.calibration = None
+            camera.calibrations = {}
             camera.refused["camera_info"] = str(error)
 
     def on_pose(self, name: str, message: PoseStamped) -> None:
@@ -219,20 +235,33 @@ class Views:
         found = buffer.sample(view.stamp_ns)
         if found is None:
             raise VegaError(self._cameras[name].refused.get("depth") or buffer.waiting_for)
+        self._check_frame("depth", name, REGISTER)
         depth = found.images[_depth(name)][0]
-        _check_size("depth", name, depth.shape, view, "register the depth to the picture (depth_image_proc)")
+        _check_size("depth", name, depth.shape, view, REGISTER)
         return depth
 
     def _find_intrinsics(self, name: str, view: SceneView) -> FloatArray | None:
         topic, camera = self._settings.places[name].camera_info, self._cameras[name]
         if not topic:
             return None
-        if camera.calibration is None:
+        if not camera.calibrations:
             told = f"No camera_info of camera '{name}' has come on '{topic}': start what publishes it."
             raise VegaError(camera.refused.get("camera_info") or told)
-        matrix, size = camera.calibration
-        _check_size("camera_info", name, size, view, "publish that of the same picture")
-        return matrix
+        self._check_frame("camera_info", name, SAME)
+        height, width = view.image.shape[:2]
+        if (height, width) not in camera.calibrations:
+            _check_size("camera_info", name, list(camera.calibrations)[-1], view, SAME)
+        return camera.calibrations[height, width]
+
+    def _check_frame(self, what: str, name: str, remedy: str) -> None:
+        """Of an equal size may also be what another camera sees; its frame tells.  Raises VegaError."""
+        camera = self._cameras[name]
+        frame = camera.frames.get(what, "")
+        if frame and camera.frame_id and frame != camera.frame_id:
+            raise VegaError(
+                f"Camera '{name}' has {what} of frame '{frame}' and pictures of frame '{camera.frame_id}': {remedy}, "
+                f"or correct its {what}_topic."
+            )
 
     def _find_pose(self, name: str, view: SceneView) -> FloatArray | None:
         camera, settings = self._cameras[name], self._settings
@@ -246,6 +275,11 @@ class Views:
         if not camera.frame_id:
             raise VegaError(f"Camera '{name}' names no frame in its header: set the frame_id of its driver.")
         return self.tree.lookup(settings.world_frame, camera.frame_id, view.stamp_ns)
+
+
+def _rectified(topic: str) -> bool:
+    """Whether pictures are rectified, by the names that image_proc and drivers give them."""
+    return any(part.startswith("image_rect") for part in topic.split("/"))
 
 
 def _depth(name: str) -> str:

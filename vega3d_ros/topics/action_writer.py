@@ -75,7 +75,7 @@ class ActionWriter:
             goal = GripperCommand.Goal()
             goal.command.position = float(gripper)
             goal.command.max_effort = float(self._parameters.gripper_max_effort)
-            self._send(1, goal)
+            self._send(1, goal, holds=gripper == self._parameters.gripper_closed)
             self._gripper_sent = gripper
 
     def stop(self) -> None:
@@ -98,20 +98,24 @@ class ActionWriter:
         for client in self._clients:
             client.destroy()
 
-    def _send(self, index: int, goal: Any) -> Any:
+    def _send(self, index: int, goal: Any, holds: bool = False) -> Any:
+        """holds: what the goal may end at before it is reached, since it is there to be held."""
         answer = self._clients[index].send_goal_async(goal)
-        answer.add_done_callback(partial(self._answered, index))
+        answer.add_done_callback(partial(self._answered, index, holds))
         return answer
 
-    def _answered(self, index: int, future: Any) -> None:
+    def _answered(self, index: int, holds: bool, future: Any) -> None:
         handle = future.result()
         if handle is None or not handle.accepted:
             self._say(f"{self._names[index]} refused a goal: see the controller's log, then call ~/start again.")
             return
-        handle.get_result_async().add_done_callback(partial(self._ended, index))
+        handle.get_result_async().add_done_callback(partial(self._ended, index, holds))
 
-    def _ended(self, index: int, future: Any) -> None:
+    def _ended(self, index: int, holds: bool, future: Any) -> None:
         answer = future.result()
+        # With allow_stalling at its default a gripper controller gives up wherever there is something to hold.
+        if holds and answer is not None and getattr(answer.result, "stalled", False):
+            return
         # A goal that was replaced or cancelled ends as cancelled, which is as it should be.
         if answer is not None and answer.status == GoalStatus.STATUS_ABORTED:
             why = str(getattr(answer.result, "error_string", "")).strip().rstrip(".") or "no reason given"

@@ -8,9 +8,10 @@ time.monotonic().
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
@@ -22,12 +23,24 @@ from vega3d_ros.ros import conversions
 from vega3d_ros.ros.diagnostics import Stream
 from vega3d_ros.ros.node_parameters import CameraParameters
 
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+
+def kinds_known_to(node: Node) -> Callable[[str], set[str]]:
+    """Topic, as a robot's file names it -> types of the messages that this node sees published on it."""
+
+    def kinds(topic: str) -> set[str]:
+        return {str(info.topic_type) for info in node.get_publishers_info_by_topic(node.resolve_topic_name(topic))}
+
+    return kinds
+
 
 class CameraInputs:
     """The newest good frames of every camera, and what was wrong with the bad ones.
 
     buffers: camera -> where its frames go.  judge_age: compare stamps with our own clock; off where the world waits for
-    us.  say: tells the user what is no problem.  service: of the node, to be called after a clock was set.
+    us.  say: tells the user what is no problem.  service: of the node, to be called after a clock was set.  kinds: a
+    topic -> types of the messages that are published on it.
     """
 
     def __init__(
@@ -39,9 +52,11 @@ class CameraInputs:
         judge_age: bool,
         say: Callable[[str], object] = print,
         service: str = "~/start",
+        kinds: Callable[[str], Collection[str]] = lambda topic: (),
     ) -> None:
+        self._kinds = kinds
         self._cameras, self._buffers, self._say, self._service = cameras, buffers, say, service
-        self._judge_age, self._max_age_s = judge_age, max_age_s
+        self.judge_age, self._max_age_s = judge_age, max_age_s
         self._max_skew_ns, self._max_age_ns = round(max_skew_s * 1e9), round(max_age_s * 1e9)
         self.streams = {name: Stream() for name in cameras}
         self.watches = {name: StampWatch() for name in cameras}
@@ -104,7 +119,7 @@ class CameraInputs:
             return ""
         previous = buffer.newest_ns(camera)
         try:
-            pushed = buffer.push(camera, stamp, image, now_ns if self._judge_age else None)
+            pushed = buffer.push(camera, stamp, image, now_ns if self.judge_age else None)
         except VegaError as error:
             stream.problem = str(error)
             return ""
@@ -130,7 +145,8 @@ class CameraInputs:
             if name in self._dropped and arrived_s <= limit_s:
                 return self._dropped[name]()
             if stamp is None:
-                return f"{self._name(name)} has not sent anything usable yet: start its driver or correct the topic."
+                told = f"{self._name(name)} has not sent anything usable yet: start its driver or correct the topic."
+                return self._misread(name) or told
             return f"{self._name(name)} has been silent for {age_s:.2f} s: check its driver, or raise max_age_s."
         return ""
 
@@ -138,12 +154,27 @@ class CameraInputs:
         """A sentence on the first input whose stamps drift against this node's clock or run ahead of it, else ''."""
         for name, watch in self.watches.items():
             if (
-                self._judge_age
+                self.judge_age
                 and watch.growth
                 and (watch.offset_s < -0.002 or watch.offset_s > self._max_skew_ns / 1e9)
             ):
                 return watch.sentence(self._name(name))
         return ""
+
+    def _misread(self, name: str) -> str:
+        """A sentence where nothing came of a camera since its topic carries something else than was expected."""
+        camera = self._cameras.get(name)
+        if camera is None or self.streams[name].count:
+            return ""
+        found, wanted = set(self._kinds(camera.topic)), COMPRESSED if camera.compressed else RAW
+        if not found or wanted in found:
+            return ""
+        other = RAW if camera.compressed else COMPRESSED
+        remedy = f"set cameras.{name}.compressed to {str(not camera.compressed).lower()}, or " if other in found else ""
+        return (
+            f"{self._name(name)} looks for {wanted} on '{camera.topic}', which carries {', '.join(sorted(found))}: "
+            f"{remedy}correct the topic."
+        )
 
     def _newest(self) -> dict[str, int | None]:
         """Input -> stamp of the newest that was good, None if there was none."""
@@ -174,13 +205,13 @@ class CameraInputs:
 
     def _drop(self, name: str, sentence: str) -> None:
         """Remember why a message was dropped; it is a problem once nothing better comes for `max_age_s`."""
-        if self._judge_age:
+        if self.judge_age:
             self._dropped[name] = lambda: sentence
         else:
             self.streams[name].problem = sentence
 
     def _from_the_past(self, name: str, stamp: int, now_ns: int) -> bool:
-        if not self._judge_age:
+        if not self.judge_age:
             return False
         watch = self.watches[name]
         watch.seen(stamp, now_ns, time.monotonic())
@@ -192,4 +223,4 @@ class CameraInputs:
         return late
 
     def _from_the_future(self, stamp: int, now_ns: int) -> bool:
-        return self._judge_age and stamp - now_ns > self._max_age_ns
+        return self.judge_age and stamp - now_ns > self._max_age_ns

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
@@ -48,9 +48,11 @@ class Inputs(CameraInputs):
         belief: Belief,
         judge_age: bool,
         say: Callable[[str], object] = print,
+        kinds: Callable[[str], Collection[str]] = lambda topic: (),
     ) -> None:
         buffers = dict.fromkeys(cameras, buffer)
-        super().__init__(cameras, buffers, parameters.max_skew_s, parameters.max_age_s, judge_age, say)
+        limits = parameters.max_skew_s, parameters.max_age_s
+        super().__init__(cameras, buffers, *limits, judge_age, say, kinds=kinds)
         self._reader, self._fingers = reader, fingers
         self._parameters = parameters
         self.buffer, self.belief = buffer, belief
@@ -182,4 +184,4 @@ class Inputs(CameraInputs):
 
     @property
     def _silence_s(self) -> float:
-        return self._parameters.max_age_s if self._judge_age else LOCKSTEP_SILENCE_S
+        return self._parameters.max_age_s if self.judge_age else LOCKSTEP_SILENCE_S

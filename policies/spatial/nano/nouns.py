@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from policies.nano import vocabulary
 from policies.types import VegaError
 
 ARTICLES = frozenset(["a", "an", "the", "this", "that", "these", "those", "my", "your", "our", "all", "any", "of"])
@@ -16,7 +16,7 @@ ARTICLES = frozenset(["a", "an", "the", "this", "that", "these", "those", "my", 
 
 def words(text: str) -> list[str]:
     """Lower-case words without articles."""
-    return [word for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in ARTICLES]
+    return [word for word in vocabulary.words(text) if word not in ARTICLES]
 
 
 def singular(word: str) -> str:
