@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,12 +111,12 @@ class CachedWorldTokens:
                 result = np.lib.format.open_memmap(target, "w+", np.float16, shape)
             result[block * BLOCK : block * BLOCK + len(tokens)] = tokens.half().numpy()
             if block % TOLD_EVERY == 0:
-                result.flush()  # type: ignore[attr-defined]
+                result.flush()
                 told.write_text(str(block + 1))
                 done = f"{block * BLOCK}/{len(self._demos)}"
                 print(f"tokens of {camera}, set {variant + 1} of {VARIANTS}: {done}", flush=True)
         assert result is not None
-        result.flush()  # type: ignore[attr-defined]
+        result.flush()
         told.unlink(missing_ok=True)
 
     def compute_block(self) -> None:
@@ -146,7 +147,7 @@ class CachedWorldTokens:
         return pooled
 
 
-def _left(target: Path, told: Path) -> tuple[NDArray[np.float16] | None, int]:
+def _left(target: Path, told: Path) -> tuple[np.memmap[Any, np.dtype[np.float16]] | None, int]:
     """The tokens that a kill has left, and of how many blocks they are."""
     try:
         blocks = int(told.read_text())
