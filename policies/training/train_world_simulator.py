@@ -198,7 +198,10 @@ def main(argv: list[str] | None = None) -> int:
     add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args(argv)
-    if min(args.vae_steps, args.transformer_steps, args.batch, args.save_every) < 1 or not args.lr > 0:
+    counts = [args.transformer_steps, args.batch, args.save_every]
+    if args.unet_beside is None:
+        counts.append(args.vae_steps)
+    if min(counts) < 1 or not args.lr > 0:
         raise VegaError("Steps, --batch, --save-every and --lr count from above 0: give such numbers.")
     train(args)
     return 0
