@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 
 from policies.types import SceneView, VegaError
@@ -22,14 +25,17 @@ def info(**fields: object) -> CameraInfo:
     return CameraInfo(**values)
 
 
-def views_of(topic: str = "eye/image_raw", depth: str = "") -> Views:
+def views_of(
+    topic: str = "eye/image_raw", depth: str = "", pose: str = "", say: Callable[[str], object] = print
+) -> Views:
     """Of one camera, which does not wait for what belongs to a picture."""
     settings = SceneSettings(
         model="red", framing="auto", max_tokens=16, device="cpu", threads=1, hardware_id="arm", frames=8, every_s=0.0,
         world_frame="world", tf=False, answer_timeout_s=1.0, max_skew_s=0.06, max_age_s=0.25,
-        cameras={"eye": CameraParameters(topic, False, 0, 0, 0)}, places={"eye": Places(depth, "eye/camera_info", "")},
+        cameras={"eye": CameraParameters(topic, False, 0, 0, 0)},
+        places={"eye": Places(depth, "eye/camera_info", pose)},
     )  # fmt: skip
-    return Views(settings, False, print, 0.0)
+    return Views(settings, False, say, 0.0)
 
 
 def show(views: Views, stamp_ns: int = 1, height: int = HEIGHT, width: int = WIDTH, frame: str = "eye") -> SceneView:
@@ -67,6 +73,25 @@ def test_a_part_of_the_sensor_and_binned_pixels_have_a_matrix_of_their_own() -> 
     views.on_info("eye", info())
     assert show(views, height=24, width=32).intrinsics is None
     assert "camera_info of 64x48 and pictures of 32x24: publish that of the same picture" in views.problem("eye")
+
+
+def test_a_lens_that_bends_raw_pictures_is_told_of_once() -> None:
+    said: list[str] = []
+    for topic, d in (("eye/image_raw", [0.0] * 5), ("eye/image_rect", [0.2] * 5), ("eye/image_raw", [0.2] * 5)):
+        views = views_of(topic, say=said.append)
+        for _ in range(2):
+            views.on_info("eye", info(d=d))
+    assert len(said) == 1 and "bends its pictures on 'eye/image_raw'" in said[0]
+    assert np.array_equal(show(views).intrinsics, K), "it is told, and seen all the same"
+
+
+@pytest.mark.parametrize(("frame", "right"), [("world", True), ("/world", True), ("map", False)])
+def test_a_pose_counts_in_the_frame_of_the_scene_with_or_without_a_slash(frame: str, right: bool) -> None:
+    views, pose = views_of(pose="eye/pose"), PoseStamped()
+    pose.header.frame_id, pose.pose.orientation.w, pose.pose.position.x = frame, 1.0, 0.5
+    views.on_pose("eye", pose)
+    seen = show(views).camera_to_world
+    assert (seen is not None and seen[0, 3] == 0.5) if right else seen is None
 
 
 @pytest.mark.parametrize("focal", [0.9375, 2.8, 1e6])

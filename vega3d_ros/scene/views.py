@@ -67,6 +67,7 @@ class Views:
         kinds: Callable[[str], Collection[str]] = lambda topic: (),
     ) -> None:
         self._settings, self._patience_s, self._judge_age = settings, patience_s, judge_age
+        self._say, self._bent = say, set[str]()
         skew_ns, age_ns = round(settings.max_skew_s * 1e9), round(settings.max_age_s * 1e9)
 
         def buffer(stream: str) -> FrameBuffer:
@@ -146,9 +147,15 @@ class Views:
             self._cameras[name].refused["depth"] = str(error)
 
     def on_info(self, name: str, message: CameraInfo) -> None:
-        camera = self._cameras[name]
+        camera, topic = self._cameras[name], self._settings.cameras[name].topic
         try:
-            camera.calibrations = conversions.intrinsics(message, name, _rectified(self._settings.cameras[name].topic))
+            camera.calibrations = conversions.intrinsics(message, name, _rectified(topic))
+            if any(message.d) and not _rectified(topic) and name not in self._bent:
+                self._bent.add(name)
+                self._say(
+                    f"The lens of camera '{name}' bends its pictures on '{topic}', which is not undone: places are off "
+                    "towards their edges; give the topic of rectified ones (image_rect) if there is one."
+                )
             camera.refused.pop("camera_info", None)
             camera.frames["camera_info"] = message.header.frame_id.lstrip("/")
         except VegaError as error:
@@ -159,7 +166,7 @@ class Views:
         """A pose holds until the next one comes."""
         camera = self._cameras[name]
         try:
-            if message.header.frame_id != self._settings.world_frame:
+            if message.header.frame_id.lstrip("/") != self._settings.world_frame.lstrip("/"):
                 raise VegaError(
                     f"The pose of camera '{name}' is given in '{message.header.frame_id}' and not in "
                     f"'{self._settings.world_frame}': correct its publisher, or scene.world_frame."
