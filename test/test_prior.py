@@ -74,6 +74,11 @@ def test_rows_follow_from_the_episodes(study: Path, capsys: pytest.CaptureFixtur
     assert found["episodes_of_each_run"][1:] == ["30", ">=200", "FAIL"]
     assert found["prior_minus_semantic_libero_object_swap_points"][1:] == ["30", "-", "ok"]
     assert found["noise_minus_semantic_libero_object_camera_points"][1] == "-20"
+    assert found["prior_minus_noise_libero_object_swap_points"][1] == "50"
+    assert found["prior_minus_noise_all_suites_points"][1] == "50"
+    assert found["prior_minus_semantic_all_suites_states"][1] == "30"  # ten in each of three
+    assert found["noise_all_suites_success_percent"][1] == "13.33"
+    assert not any("prior_minus_prior" in name or "semantic_minus_semantic" in name for name in found)
     low = float(found["prior_minus_semantic_libero_object_points_at_least"][1])
     assert 0 <= low < 30
     assert found["prior_libero_object_success_percent"][1] == "63.33"

@@ -24,6 +24,7 @@ from benchmarks.prior.evaluations import (
     Evaluations,
     Found,
     Trained,
+    of_all,
     of_arm,
     percent,
     read_study,
@@ -83,18 +84,20 @@ def gather(rows: Rows, trained: Sequence[Trained], conditions: Sequence[Conditio
 
 
 def arms(rows: Rows, found: Found, conditions: Sequence[Condition]) -> None:
-    """What each arm solves, and what it has over the semantic stream alone at equal parameters."""
-    for condition in conditions:
-        base = of_arm(found, BASE, condition)
-        for arm in dict.fromkeys((BASE, PRIOR, *(run.arm for run in found))):
-            own = of_arm(found, arm, condition)
-            if own:
-                rows.information(f"{arm}_{condition.name}_success_percent", percent(list(own.values())))
-            seeds = sorted(own.keys() & base.keys())
-            name = f"{arm}_minus_{BASE}_{condition.name}"
-            if arm != BASE and seeds:
-                difference(rows, name, compare_arms([base[s] for s in seeds], [own[s] for s in seeds]))
-            if arm == PRIOR and len(seeds) < SEEDS:
+    """What each arm solves, what it has over the semantic stream alone, and what the prior has over each other arm."""
+    present = list(dict.fromkeys((BASE, PRIOR, *(run.arm for run in found))))
+    suites = {c.name: {arm: of_arm(found, arm, c) for arm in present} for c in conditions}
+    if len(conditions) > 1:
+        suites["all_suites"] = {arm: of_all(found, arm, conditions) for arm in present}
+    for suite, of in suites.items():
+        for arm in present:
+            if of[arm]:
+                rows.information(f"{arm}_{suite}_success_percent", percent(list(of[arm].values())))
+        for more, less in [(arm, BASE) for arm in present] + [(PRIOR, arm) for arm in present[2:]]:
+            seeds, name = sorted(of[more].keys() & of[less].keys()), f"{more}_minus_{less}_{suite}"
+            if more != less and seeds:
+                difference(rows, name, compare_arms([of[less][s] for s in seeds], [of[more][s] for s in seeds]))
+            if (more, less) == (PRIOR, BASE) and len(seeds) < SEEDS:
                 rows.missing(name, f"{len(seeds)} of {SEEDS} seeds have runs of both arms")
 
 

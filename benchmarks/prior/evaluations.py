@@ -132,6 +132,12 @@ def whole(parts: Mapping[Condition, Episodes]) -> Episodes:
     return [episode | {"task": f"{c.name} {episode['task']}"} for c, found in parts.items() for episode in found]
 
 
+def of_all(found: Found, arm: str, conditions: Sequence[Condition]) -> dict[int, Episodes]:
+    """seed -> episodes of all conditions, of runs that have them all."""
+    own = {run.seed: parts for run, parts in found.items() if run.arm == arm}
+    return {seed: whole(parts) for seed, parts in own.items() if all(condition in parts for condition in conditions)}
+
+
 def percent(runs: Sequence[Episodes]) -> float:
     """Solved, of all episodes of some runs that ended without an error."""
     outcomes = [bool(episode["success"]) for run in runs for episode in run if not episode["error"]]
