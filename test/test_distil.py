@@ -16,6 +16,7 @@ from policies.fusion.distilled import DistilledEncoder
 from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training import distil
 from policies.training.curves import read_log
+from policies.training.nano.distillation import Distillation
 from policies.types import Observation, RobotState, VegaError
 
 TEACHER = "vega-nano"
@@ -92,16 +93,16 @@ def test_it_goes_on_to_the_same_encoder(demos: Path, student: Path, tmp_path: Pa
     class Killed(Exception):
         pass
 
-    honest, seen = distil.Distillation.evaluate, []
+    honest, seen = Distillation.evaluate, []
 
-    def evaluate(own: distil.Distillation) -> dict[str, float]:
+    def evaluate(own: Distillation) -> dict[str, float]:
         seen.append(own.step)
         if len(seen) == 2:
             raise Killed  # at step 12, before anything of it is kept
         return honest(own)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distil.Distillation, "evaluate", evaluate)
+        patch.setattr(Distillation, "evaluate", evaluate)
         with pytest.raises(Killed):
             learn(demos, tmp_path, 12)
     assert torch.load(tmp_path / "training_state.pt", weights_only=True)["step"] == 6

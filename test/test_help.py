@@ -22,7 +22,6 @@ TORCH_IS_THEIR_SUBJECT = {
     for name in (
         "benchmark",
         "compose",
-        "training.distil",
         "training.study",
         *(f"training.train_{what}" for what in ("nano", "spatial", "world_simulator")),
     )
