@@ -24,7 +24,7 @@ TORCH_IS_THEIR_SUBJECT = {
         "compose",
         "training.distil",
         "training.study",
-        *(f"training.train_{what}" for what in ("nano", "spatial", "world_simulator")),
+        "training.train_nano",
     )
 }
 # Skills are tried in the simulator: it is imported with them.
