@@ -23,7 +23,7 @@ TORCH_IS_THEIR_SUBJECT = {
         "benchmark",
         "compose",
         "training.study",
-        *(f"training.train_{what}" for what in ("nano", "spatial", "world_simulator")),
+        "training.train_nano",
     )
 }
 # Skills are tried in the simulator: it is imported with them.

@@ -14,6 +14,7 @@ from policies.checkpoints import load_scene_model
 from policies.spatial.models import GroundingModel, load_spatial_model
 from policies.training import train_spatial
 from policies.training.spatial.films import film_files, read_films
+from policies.training.spatial.training import Training
 from policies.types import SceneModel, SceneView, VegaError
 from sim.results.video import write_video
 from sim.space.film import camera_pose, intrinsics
@@ -63,15 +64,15 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(data, tmp_path / "whole", 4)
-    optimise = train_spatial.Training.optimise
+    optimise = Training.optimise
 
-    def killed(training: train_spatial.Training) -> dict[str, float]:
+    def killed(training: Training) -> dict[str, float]:
         if training.step == 3:
             raise KeyboardInterrupt
         return optimise(training)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_spatial.Training, "optimise", killed)
+        patch.setattr(Training, "optimise", killed)
         run(data, tmp_path / "parts", 4)
     write_film(data, "train_0000_002", 3)  # what comes later changes nothing
     try:

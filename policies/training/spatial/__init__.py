@@ -1,4 +1,4 @@
-"""What vega-nano-spatial learns from: films of libero_space, and what the simulator knows of them.
+"""Training of vega-nano-spatial: films of libero_space, what the simulator knows of them, the loss, the steps.
 
-Imports `policies.spatial.nano`.  Begin with `films.py`; `policies.training.train_spatial` is the command.
+Imports the rooms of `policies` below `training`. Begin with `films.py`; `train_spatial.py` is the command.
 """

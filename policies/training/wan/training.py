@@ -1,0 +1,165 @@
+"""Both stages of a small world simulator's training, resumable, and a UNet's in the place of the second."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from policies.training.dataset import CANVAS
+from policies.training.optimisation import begin, going_on, save_state, set_learning_rate
+from policies.training.wan.clips import CLIP_FRAMES, Clips, picture
+from policies.training.wan.networks import (
+    LATENT_CHANNELS,
+    TEXT_DIM,
+    Generator,
+    small_transformer,
+    small_vae,
+    vae_loss,
+)
+from policies.training.wan.quality import measure
+from policies.types import VegaError
+from policies.world_simulator.simulator import WorldSimulatorConfig, save_world_simulator
+from policies.world_simulator.unet import save_unet, small_unet
+from policies.world_simulator.vae import WanEncoder, load_encoder
+
+FOLDER = "world_simulator"  # below the output
+# Convolutions know no place: squares teach the VAE as much as whole pictures, and more of them fit into a step.
+VAE_SIDE, SINGLE = 64, 0.75  # px; share of steps
+
+
+def optimise(
+    name: str, module: nn.Module, loss: Callable[[np.random.Generator], Tensor], args: argparse.Namespace, steps: int,
+    bf16: bool = True,
+) -> None:  # fmt: skip
+    """Adam with a warm-up and a cosine; goes on from <output>/<name>.pt, which it writes every --save-every steps."""
+    path = args.output / f"{name}.pt"
+    optimizer = torch.optim.AdamW(module.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    first = 0
+    if path.exists():
+        with going_on(path, "module", "optimizer") as state:
+            module.load_state_dict(state["module"])
+            optimizer.load_state_dict(state["optimizer"])
+            first = int(state["step"])
+    start, mean = time.monotonic(), 0.0
+    for step in range(first, steps):
+        set_learning_rate(optimizer, step, steps, args.lr, warm_up=100, floor=0.03)
+        torch.manual_seed(args.seed + step)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            value = loss(np.random.default_rng([args.seed, step]))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        mean = float(value.detach()) if step == first else 0.98 * mean + 0.02 * float(value.detach())
+        done = step + 1
+        if done % 50 == 0:
+            left = (time.monotonic() - start) / (done - first) * (steps - done)
+            print(f"{name} {done}/{steps} loss {mean:.4f}, {left / 60:.1f} min left", flush=True)
+        if done % args.save_every == 0 or done == steps:
+            save_state(path, {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": done})
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKLWan, clips: Clips) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents per channel, (C,) each."""
+    rng = np.random.default_rng(0)
+    parts = [vae.encode(clips.batch(8, CLIP_FRAMES, rng)).latent_dist.mode() for _ in range(8)]
+    latents = torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)
+    return latents.mean(dim=1), latents.std(dim=1)
+
+
+def train(args: argparse.Namespace) -> None:
+    begin(args.seed, args.threads, args.output)
+    if args.unet_beside is None:
+        train_wan(Clips(args.data), args)
+    else:
+        encoder = load_encoder(args.unet_beside / "vae", torch.device("cpu"), torch.float32)  # before reading videos
+        train_unet(encoder, Clips(args.data), args)
+
+
+def train_wan(clips: Clips, args: argparse.Namespace) -> None:
+    """Both stages of a world simulator."""
+    vae, transformer = small_vae(), small_transformer()
+    generator, blocks = Generator(transformer), len(transformer.blocks)
+    if not 0 <= args.tap < blocks:
+        raise VegaError(f"--tap {args.tap} is no block of the transformer: give one from 0 to {blocks - 1}.")
+    held_out = Clips(args.held_out) if args.held_out else None  # before hours of training
+    print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
+    train_vae(vae, clips, args)
+    mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+
+    def encode(video: Tensor) -> Tensor:
+        latents: Tensor = vae.encode(video).latent_dist.mode().float()
+        return (latents - mean) / std
+
+    def decode(latents: Tensor) -> Tensor:
+        video: Tensor = vae.decode(latents * std + mean).sample
+        return video
+
+    train_generator("transformer", generator, encode, clips, args)
+    rows, columns = CANVAS["agentview"]
+    shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
+    with torch.no_grad():
+        picture(args.output / "samples.png", decode(generator.sample(shape, torch.Generator().manual_seed(0))))
+    if held_out is not None:
+        for camera, ratios in measure(generator, encode, decode, held_out, args.output).items():
+            print(f"held out, {camera}: " + ", ".join(f"{way} {db:.1f} dB" for way, db in ratios.items()), flush=True)
+    config = WorldSimulatorConfig(tap=args.tap, canvas=(rows, columns), grid=(rows // 8, columns // 8))
+    save_world_simulator(args.output / FOLDER, vae, generator.network, generator.prompt, config)
+    print(f"{args.output / FOLDER}, reconstructions.png and samples.png beside it", flush=True)
+
+
+def train_unet(encoder: WanEncoder, clips: Clips, args: argparse.Namespace) -> None:
+    """The second stage with a UNet, on the latents of a world simulator that is there already."""
+    generator = Generator(small_unet(encoder.channels, TEXT_DIM))
+    print(f"{len(clips)} videos, UNet {_millions(generator)}", flush=True)
+    # torch 2.13's bfloat16 gradients of what a UNet does between two frames are garbage (findings/torch_bf16_*).
+    train_generator("unet", generator, encoder.window, clips, args, bf16=False)
+    shutil.copytree(args.unet_beside, args.output / FOLDER, dirs_exist_ok=True)
+    save_unet(args.output / FOLDER, generator.network, generator.prompt)
+    print(f"{args.output / FOLDER}, with the UNet", flush=True)
+
+
+def train_generator(
+    name: str, generator: Generator, encode: Callable[[Tensor], Tensor], clips: Clips, args: argparse.Namespace,
+    bf16: bool = True,
+) -> None:  # fmt: skip
+    """The second stage.  encode: videos (B, 3, T, H, W) in [-1, 1] -> normalised latents."""
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        frames = 1 if rng.random() < 0.5 else CLIP_FRAMES
+        with torch.no_grad():
+            latents = encode(clips.batch(args.batch * 4, frames, rng))
+        return generator.loss(latents)
+
+    optimise(name, generator, loss, args, args.transformer_steps, bf16)
+    generator.eval().requires_grad_(False)
+
+
+def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> None:
+    """The first stage; the latents' mean and deviation go into the VAE's configuration."""
+
+    def reconstruct(rng: np.random.Generator) -> Tensor:
+        # Most of the steps on single frames, which is what `per_frame` gives it.
+        single = rng.random() < SINGLE
+        count, frames = (6 * args.batch, 1) if single else (2 * args.batch, CLIP_FRAMES)
+        return vae_loss(vae, clips.batch(count, frames, rng, side=VAE_SIDE))
+
+    optimise("vae", vae, reconstruct, args, args.vae_steps)
+    vae.eval().requires_grad_(False)
+    mean, std = latent_statistics(vae, clips)
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1), "agentview")
+    with torch.no_grad():
+        picture(args.output / "reconstructions.png", shown, vae.decode(vae.encode(shown).latent_dist.mode()).sample)
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
