@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,23 @@ def test_a_noise_run_that_is_missing_is_said(study: Path, capsys: pytest.Capture
     found = rows(study, capsys)
     assert found["best_arm_points_lost_to_noise_libero_object_swap"][1] == "missing"
     assert "best_arm_points_lost_to_noise_at_least_where_most" not in found
+
+
+def test_other_arms_that_were_tried_with_noise_are_told_too(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = json.loads((study / "study.json").read_text())["runs"]
+    for arm, seed in itertools.product(("vae", "untrained"), range(3)):
+        folder = study / "runs" / f"{arm}-{seed}"
+        runs.append({"arm": arm, "seed": seed, "checkpoint_sha256": checkpoint(folder, f"{arm} {seed}")})
+        for suite in SUITES:
+            evaluation(study / "evaluations", folder, suite, 4)
+            if arm == "vae":
+                evaluation(study / "evaluations", folder, suite, 2, "noise")
+    (study / "study.json").write_text(json.dumps({"runs": runs}))
+    found = rows(study, capsys)
+    assert found["vae_minus_noise_in_its_place_libero_object_swap_points"][1] == "20"
+    assert found["prior_minus_noise_in_its_place_libero_object_swap_points"][1] == "53.33"
+    assert not any("untrained_minus_noise_in" in name for name in found), "nobody asked for it"
+    assert found["best_arm_points_lost_to_noise_at_least_where_most"][-1] == "ok"
 
 
 def test_scores_of_encoders_are_told_beside_what_their_arms_solve(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -12,6 +12,7 @@ Episodes that were run are read again; `--print-only` runs none.  A row of what 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ def arms(rows: Rows, found: Found, conditions: Sequence[Condition]) -> None:
 
 
 def noise(rows: Rows, found: Found, conditions: Sequence[Condition], runs: Evaluations) -> None:
-    """What the best arm loses when noise takes the place of its tokens, where something is moved."""
+    """What the best arm loses when noise takes the place of its tokens, where something is moved; others, if tried."""
     name, moved = "best_arm_points_lost_to_noise", [c for c in conditions if c.name != PLAIN]
     whole_runs = {run: parts for run, parts in found.items() if len(parts) == len(conditions)}
     by_arm = {run.arm: [r for r in whole_runs if r.arm == run.arm] for run in whole_runs}
@@ -113,14 +114,16 @@ def noise(rows: Rows, found: Found, conditions: Sequence[Condition], runs: Evalu
     best = max(able, key=lambda arm: percent([whole(whole_runs[run]) for run in able[arm]]))
     print(f"# the best arm with generative tokens is {best}", flush=True)
     lost: dict[str, ArmDifference] = {}
-    for condition in moved:
-        pairs = [(runs.episodes(run, condition, "noise"), whole_runs[run][condition]) for run in able[best]]
+    for arm, condition in itertools.product(able, moved):
+        look = runs.episodes if arm == best else runs.kept  # the best one's are run where they are missing
+        pairs = [(look(run, condition, "noise"), whole_runs[run][condition]) for run in able[arm]]
         noisy = [one for one, _ in pairs if one is not None]
-        if len(noisy) < len(pairs):
+        if len(noisy) == len(pairs):
+            gained = compare_arms(noisy, [other for _, other in pairs])
+            difference(rows, f"{arm}_minus_noise_in_its_place_{condition.name}", gained)
+            lost |= {condition.name: gained} if arm == best else {}
+        elif arm == best:
             rows.missing(f"{name}_{condition.name}", f"{len(pairs) - len(noisy)} runs with noise in place")
-            continue
-        lost[condition.name] = compare_arms(noisy, [other for _, other in pairs])
-        difference(rows, f"{best}_minus_noise_in_its_place_{condition.name}", lost[condition.name])
     if len(lost) == len(moved):
         low = max(found.interval_95[0] for found in lost.values())
         rows.at_least(f"{name}_at_least_where_most", low, CLEAR_OF_ZERO)
