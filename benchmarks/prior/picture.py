@@ -22,10 +22,10 @@ def draw(
     from matplotlib import pyplot
 
     shown = [arm for arm in arms if any(run.arm == arm for run in found)]
-    size = (max(4.6, 1.25 * len(shown)) * len(conditions), 4.2)
-    figure, axes = pyplot.subplots(1, len(conditions), figsize=size, squeeze=False, sharey=True)
+    size = (max(4.6, 1.25 * len(shown)), 3.3 * len(conditions) + 0.4)  # one below the other: a page is narrow
+    figure, axes = pyplot.subplots(len(conditions), 1, figsize=size, squeeze=False)
     colours = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
-    for axis, condition in zip(axes[0], conditions, strict=True):
+    for axis, condition in zip(axes[:, 0], conditions, strict=True):
         beneath = []
         for place, arm in enumerate(shown):
             own = {run: parts[condition] for run, parts in found.items() if run.arm == arm and condition in parts}
@@ -39,8 +39,10 @@ def draw(
         axis.set(title=condition.name, xticks=range(len(shown)), xticklabels=beneath, ylim=(0, 100))
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("solved, % (each dot a seed; hollow: noise in its place)", fontsize=8)
-    figure.suptitle(f"beneath: points more than {base}, 95 % interval", fontsize=9)
+        axis.set_ylabel("solved, %", fontsize=8)
+    figure.suptitle(
+        f"each dot a seed; hollow: noise in its place\nbeneath: points more than {base}, 95 % interval", fontsize=9
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
