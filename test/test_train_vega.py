@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
 from tiny_checkpoints import observation
 
 from benchmarks.training import (
@@ -70,14 +71,16 @@ def tokens(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("tokens")
 
 
+def words(policy: Path, data: Path, output: Path, tokens: Path, steps: int) -> list[str]:
+    return [
+        "--policy", str(policy), "--data", str(data), "--output", str(output), "--tokens", str(tokens), "--dataset",
+        "libero_tiny", "--steps", str(steps), "--batch", "2", "--micro", "1", "--lr", "1e-3", "--lora-rank", "2",
+        "--holdout", "0", "--validation", "2", "--save-every", "1", "--device", "cpu", "--dtype", "float32",
+    ]  # fmt: skip
+
+
 def train(policy: Path, data: Path, output: Path, tokens: Path, steps: int) -> list[dict]:
-    status = main(
-        ["--policy", str(policy), "--data", str(data), "--output", str(output), "--tokens", str(tokens),
-         "--dataset", "libero_tiny", "--steps", str(steps), "--batch", "2", "--micro", "1", "--lr", "1e-3",
-         "--lora-rank", "2", "--holdout", "0", "--validation", "2", "--save-every", "1", "--device", "cpu",
-         "--dtype", "float32"]
-    )  # fmt: skip
-    assert status == 0
+    assert main(words(policy, data, output, tokens, steps)) == 0
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
@@ -125,6 +128,19 @@ def test_it_goes_on_with_the_same_losses(trained, policy, data, tokens, tmp_path
     again = train(policy, data, tmp_path, tokens, 3)
     assert files and {path: path.stat().st_mtime_ns for path in tokens.rglob("*.npy")} == files
     assert farthest(losses(log), losses(again)) == 0.0
+
+
+def test_it_does_not_go_on_from_another_policy_of_equal_shapes(trained, policy, data, tokens, tmp_path, capsys):
+    other, output = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(policy, other)
+    weights = other / "model.safetensors"
+    save_file({name: 1.1 * tensor for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    shutil.copytree(trained[0], output)
+    before = (output / "training_state.pt").read_bytes()
+    capsys.readouterr()
+    assert main(words(other, data, output, tokens, 4)) == 2
+    assert "has learned from another --policy" in capsys.readouterr().err
+    assert (output / "training_state.pt").read_bytes() == before
 
 
 def test_two_processes_have_the_losses_of_one(policy, data, tokens, tmp_path):

@@ -56,7 +56,7 @@ def train(options: argparse.Namespace) -> int:
     """Train, or go on."""
     import torch
 
-    from policies.checkpoints import find_checkpoint, is_openvla
+    from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
     from policies.openvla.policy import load_vega_openvla
     from policies.training.vega.batches import Batches
     from policies.training.vega.demonstrations import Samples, check_numbers, held_out
@@ -106,7 +106,8 @@ def train(options: argparse.Namespace) -> int:
     batches = Batches(policy, parts[0], caches[0], options.seed, options.augment)
     aside = Batches(policy, parts[-1], caches[-1], options.seed, False)
     validation = aside.fixed(options.validation, options.micro)
-    Run(engine, policy, learner, batches, validation, statistics, options.output, options.shard).go(course)
+    base = checkpoint_sha256(options.policy)
+    Run(engine, policy, learner, batches, validation, statistics, options.output, base, options.shard).go(course)
     engine.end_training()
     return 0
 

@@ -77,14 +77,16 @@ class Run:
         validation: Sequence[Batch],
         statistics: Mapping[str, Any],
         output: Path,
+        base: str,
         sharded: bool = False,
     ) -> None:
         """statistics: data set -> its entry, as the checkpoint that comes out is to have them.
 
+        base: hash of the policy from which it learns: of equal shapes, another would go unnoticed.
         sharded: weights are spread over the processes, not the batch alone.
         """
         self._engine, self._policy, self._learner, self._batches = engine, policy, learner, batches
-        self._validation, self._statistics, self._output = validation, statistics, output
+        self._validation, self._statistics, self._output, self._base = validation, statistics, output, base
         self._shared: nn.Module = shard(engine, learner, learner.blocks()) if sharded else spread(engine, learner)
         parameters = [parameter for _, parameter in learner.learning()]
         # In one call it takes no mixture of parameters that are spread and such that are not.
@@ -167,7 +169,8 @@ class Run:
         state = whole(dict(self._learner.learning()))
         optimizer = whole(self._optimizer.state_dict())
         if self._engine.is_main_process:
-            save_state(self._output / STATE_FILE, {"step": done, "learning": state, "optimizer": optimizer})
+            kept = {"step": done, "learning": state, "optimizer": optimizer, "policy_sha256": self._base}
+            save_state(self._output / STATE_FILE, kept)
         self._engine.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -181,6 +184,11 @@ class Run:
 
     def _taken_over(self, state: Mapping[str, Any], mine: Mapping[str, nn.Parameter], path: Path) -> int:
         """Steps that have been done."""
+        if state.get("policy_sha256", self._base) != self._base:  # older states do not say it
+            raise VegaError(
+                f"The state in '{path}' has learned from another --policy, or that has been written anew since: give "
+                "the same again, or name a new --output."
+            )
         if {n: p.shape for n, p in mine.items()} != {n: t.shape for n, t in state["learning"].items()}:
             raise VegaError(f"The state in '{path}' is of other settings: use them again, or name a new --output.")
         with torch.no_grad():
