@@ -106,7 +106,7 @@ def train(options: argparse.Namespace) -> int:
     batches = Batches(policy, parts[0], caches[0], options.seed, options.augment)
     aside = Batches(policy, parts[-1], caches[-1], options.seed, False)
     validation = aside.fixed(options.validation, options.micro)
-    base = checkpoint_sha256(options.policy)
+    base = checkpoint_sha256(str(folder))
     Run(engine, policy, learner, batches, validation, statistics, options.output, base, options.shard).go(course)
     engine.end_training()
     return 0
