@@ -121,7 +121,8 @@ def noise(rows: Rows, found: Found, conditions: Sequence[Condition], runs: Evalu
         if len(noisy) == len(pairs):
             gained = compare_arms(noisy, [other for _, other in pairs])
             difference(rows, f"{arm}_minus_noise_in_its_place_{condition.name}", gained)
-            lost |= {condition.name: gained} if arm == best else {}
+            if arm == best:
+                lost[condition.name] = gained
         elif arm == best:
             rows.missing(f"{name}_{condition.name}", f"{len(pairs) - len(noisy)} runs with noise in place")
     if len(lost) == len(moved):

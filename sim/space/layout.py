@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from policies.files.made_once import replacing
+from policies.files.made_once import write_whole
 from policies.types import FloatArray, VegaError
 from sim.results.video import write_video
 from sim.space.truth.facts import SceneFacts, as_row
@@ -59,7 +59,7 @@ def write_film(
         "scanrefer": descriptions,
         "multi3drefer": groups,
     }
-    _write(path, json.dumps(content))
+    write_whole(path, json.dumps(content))
     return content
 
 
@@ -72,9 +72,9 @@ def assemble(root: Path, split: str) -> dict[str, int]:
             rows[part] += content[part]
     for part in PARTS:
         rows[part] = [{"id": number, **row} for number, row in enumerate(rows[part])]
-    _write(root / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows["questions"]))
+    write_whole(root / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows["questions"]))
     for part in PARTS[1:]:
-        _write(root / f"{part}_{split}.json", json.dumps(rows[part]))
+        write_whole(root / f"{part}_{split}.json", json.dumps(rows[part]))
     counts = Counter(row["question_type"] for row in rows["questions"])
     counts.update(f"{part} {row['metadata']['question_type']}" for part in PARTS[1:] for row in rows[part])
     return dict(sorted(counts.items()))
@@ -101,12 +101,3 @@ def _write_posed(folder: Path, shots: Sequence[Shot], camera: FloatArray) -> Non
         cv2.imwrite(f"{stem}.jpg", shot.picture[:, :, ::-1])
         cv2.imwrite(f"{stem}.png", shot.depth_mm)
         np.savetxt(f"{stem}.txt", shot.pose, fmt="%.8f")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with replacing(path, partial):
-            partial.write_text(text)
-    except OSError as error:
-        raise VegaError(f"File '{path}' cannot be written ({error.strerror}): make room there.") from error

@@ -66,7 +66,7 @@ class Views:
         patience_s: float = PATIENCE_S,
         kinds: Callable[[str], Collection[str]] = lambda topic: (),
     ) -> None:
-        self._settings, self._patience_s, self._judge_age = settings, patience_s, judge_age
+        self._settings, self._patience_s = settings, patience_s
         self._say, self._bent = say, set[str]()
         skew_ns, age_ns = round(settings.max_skew_s * 1e9), round(settings.max_age_s * 1e9)
 
@@ -84,7 +84,7 @@ class Views:
 
     def restart(self, judge_age: bool) -> None:
         """`clear`, and from now on compare stamps with our own clock or not."""
-        self._judge_age = self.inputs.judge_age = judge_age
+        self.inputs.judge_age = judge_age
         self.clear()
 
     def clear(self) -> None:
@@ -139,7 +139,7 @@ class Views:
         try:
             depth: Any = conversions.depth_array(message, name)
             stamp = conversions.stamp_ns(message.header.stamp)
-            self._depths[name].push(_depth(name), stamp, depth, now_ns if self._judge_age else None)
+            self._depths[name].push(_depth(name), stamp, depth, now_ns if self.inputs.judge_age else None)
             self._cameras[name].refused.pop("depth", None)
             self._cameras[name].frames["depth"] = message.header.frame_id.lstrip("/")
         except VegaError as error:
@@ -148,9 +148,10 @@ class Views:
 
     def on_info(self, name: str, message: CameraInfo) -> None:
         camera, topic = self._cameras[name], self._settings.cameras[name].topic
+        rectified = _rectified(topic)
         try:
-            camera.calibrations = conversions.intrinsics(message, name, _rectified(topic))
-            if any(message.d) and not _rectified(topic) and name not in self._bent:
+            camera.calibrations = conversions.intrinsics(message, name, rectified)
+            if any(message.d) and not rectified and name not in self._bent:
                 self._bent.add(name)
                 self._say(
                     f"The lens of camera '{name}' bends its pictures on '{topic}', which is not undone: places are off "
