@@ -5,6 +5,8 @@ TASK ?= 0
 TRIAL ?= 0
 POLICY ?= vega-nano
 QUESTION ?= how far is the milk from the basket?
+# Processes that share the tests, a file at a time: 0 runs them in pytest's own.
+JOBS ?= 2
 # More options for `python -m sim.demo` or `sim.ask`, or for pytest.
 ARGS ?=
 
@@ -25,7 +27,7 @@ ask: venv
 	@$(RUN) -m sim.ask --question "$$ASKED" $(ARGS)
 
 test: venv
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: venv
 	@$(RUN) -m ruff check .

@@ -47,6 +47,8 @@ def _what_decides_who_finds_whom_stays_as_it_was() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return  # of pytest-xdist: who started it says where it is, and ends what both leave behind
     config.pluginmanager.register(Progress(config), "progress")
     watcher = leftovers.watch()
     config.add_cleanup(lambda: watcher.communicate(timeout=60.0))

@@ -14,14 +14,15 @@ ERROR_CHARACTERS, OUTPUT_LINES = 2000, 30
 
 
 class Progress:
-    """Says every `period_s` seconds how many tests are done, and which one runs for how long.
+    """Says every `period_s` seconds how many tests are done, and which ones run for how long.
 
-    What fails is told when it fails: a run that is ended from outside prints no summary.
+    What fails is told when it fails: a run that is ended from outside prints no summary.  Where pytest-xdist hands the
+    tests to processes of their own, this belongs to the one that hands them out.
     """
 
     def __init__(self, config: pytest.Config, period_s: float = PERIOD_S) -> None:
         self._count = self._done = self._failed = 0
-        self._running, self._since_s = "", 0.0
+        self._since_s: dict[str, float] = {}  # of each test that runs
         self._period_s, self._ended = period_s, threading.Event()
         capture = config.pluginmanager.getplugin("capturemanager")
         assert capture is not None
@@ -33,16 +34,21 @@ class Progress:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._count = len(session.items)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self._count = len(ids)
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._running, self._since_s = nodeid, time.monotonic()
+        self._since_s[nodeid] = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed += report.failed
         if report.failed:
             self._write(f"\nFAILED {report.nodeid} ({report.when})\n{_reason(report)}\n")
 
-    def pytest_runtest_logfinish(self) -> None:
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self._done += 1
+        self._since_s.pop(nodeid, None)
 
     def pytest_unconfigure(self) -> None:
         self._ended.set()
@@ -53,7 +59,8 @@ class Progress:
         begun_s = time.monotonic()
         while not self._ended.wait(self._period_s):
             now_s = time.monotonic()
-            where = f"{self._running} for {now_s - self._since_s:.0f} s" if self._running else "collecting"
+            running = [f"{test} for {now_s - since_s:.0f} s" for test, since_s in self._since_s.copy().items()]
+            where = ", ".join(running) or ("between two" if self._count else "collecting")
             failed = f", {self._failed} failed" if self._failed else ""
             self._write(f"\n[{now_s - begun_s:.0f} s] {self._done} of {self._count} done{failed}; {where}\n")
 

@@ -20,6 +20,8 @@ import leftovers
 from progress import Progress
 
 def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        return
     config.pluginmanager.register(Progress(config, 0.2))
     config.add_cleanup(leftovers.watch().communicate)
 """
@@ -50,11 +52,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("shared", [(), ("-n", "1", "--dist", "loadfile")])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_it_tells_its_progress_and_when_it_is_killed_nothing_is_left(tmp_path: Path, number: signal.Signals) -> None:
+def test_it_tells_its_progress_and_when_it_is_killed_nothing_is_left(
+    tmp_path: Path, number: signal.Signals, shared: tuple[str, ...]
+) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_long.py").write_text(LONG)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_long.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *shared, "test_long.py"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     with ChildProcess("pytest", command, environment=environment, folder=tmp_path, on_line=None) as run:
         line = run.wait_for_line("2 of 3 done, 1 failed; test_long.py::test_long", DEADLINE_S)
@@ -67,7 +72,10 @@ def test_it_tells_its_progress_and_when_it_is_killed_nothing_is_left(tmp_path: P
             assert time.monotonic() < deadline
             time.sleep(0.05)
         orphan = int(text)
-        os.kill(run.pid, number)
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)  # as a terminal sends it
+        else:
+            os.kill(run.pid, number)
         assert run.wait(DEADLINE_S) is not None
         while alive(orphan):
             assert time.monotonic() < deadline
