@@ -19,7 +19,10 @@ from policies.training.nano.hiding import hidden
 from policies.training.nano.world_tokens import CachedWorldTokens
 from policies.training.recordings import Recording
 from policies.training.study.arms import SEVEN, arm_named, simulator_of
+from policies.training.wan.clips import Clips
+from policies.training.wan.training import latent_statistics
 from policies.types import Observation, RobotState, VegaError
+from policies.world_simulator.simulator import LatentWorldSimulator
 from sim.worlds.frames import FrameWindow
 
 ARMS = (*SEVEN, "k700", "block1")
@@ -43,7 +46,7 @@ def arms(demos: Path, folder: Path) -> dict[str, Path]:
     found = {}
     for name in ARMS:
         arm = arm_named(name)
-        simulator = simulator_of(arm, SHIPPED, folder / "simulators")
+        simulator = simulator_of(arm, SHIPPED, folder / "simulators", [demos])
         train_nano.main([
             "--data", str(demos), "--output", str(folder / name), "--cache", str(folder / "cache"), "--steps", "1",
             "--batch", "4", "--threads", "1", "--world-simulator", str(simulator), "--tokens", arm.tokens,
@@ -99,6 +102,15 @@ def test_arms_say_other_things_and_have_the_same_parameters(arms: dict[str, Path
     assert load_vega_policy(arms["semantic"]).config.trunk_width > plain
     logs = {name: (path / "log.jsonl").read_text().split('"train": ')[1] for name, path in arms.items()}
     assert len(set(logs.values())) == len(ARMS)
+
+
+def test_latents_of_an_untrained_simulator_are_as_large_as_those_of_a_trained_one(demos: Path, folder: Path) -> None:
+    """Else the noise that is added, three tenths of such latents, would hide the picture from its arm alone."""
+    simulator = LatentWorldSimulator.from_pretrained(
+        simulator_of(arm_named("untrained"), SHIPPED, folder / "simulators", [demos]), dtype=torch.float32
+    )
+    mean, std = latent_statistics(simulator.encoder.window, Clips([demos]))
+    assert mean.abs().max() < 0.05 and (std - 1).abs().max() < 0.05
 
 
 def test_tokens_of_arms_differ(arms: dict[str, Path]) -> None:

@@ -10,6 +10,7 @@ from policies.checkpoints import load_policy
 from policies.fusion.controls import WorldControl, like
 from policies.fusion.fused_policy import FusedPolicy
 from policies.fusion.gated_fusion import build_fusion
+from policies.fusion.untrained import UntrainedSimulator
 from policies.types import WORLD_CONTROLS, Observation, RobotState, VegaError
 
 INSTRUCTION = "pick up the milk and place it in the basket"
@@ -57,6 +58,21 @@ def test_statistics_stay_and_content_goes(name: str, shipped: dict[str, FusedPol
         (stand_in - stand_in.mean(1, keepdim=True)).flatten(), (tokens - tokens.mean(1, keepdim=True)).flatten(), dim=0
     )
     assert alike.abs() < (0.1 if name == "noise" else 0.9)
+
+
+def test_an_untrained_simulator_has_learned_nothing_and_shows_the_picture(shipped: dict[str, FusedPolicy]) -> None:
+    world = shipped["on"].world
+    assert world is not None
+    trained, other = world.simulator, UntrainedSimulator.like(world.simulator)
+    drawn = dict([*other.named_parameters(), *other.named_buffers()])
+    for name, weight in [*trained.named_parameters(), *trained.named_buffers()]:
+        constant = name.startswith("trunk.rope.") or name.endswith("prompt_bias") or weight.unique().numel() == 1
+        assert constant or not torch.equal(weight, drawn[name]), name
+    squares = np.random.default_rng(5).integers(0, 256, (24, 1, 8, 8, 3), dtype=np.uint8)
+    frames = torch.from_numpy(squares.repeat(32, axis=2).repeat(32, axis=3))
+    # Of what varies in the tokens, the share that depends on the picture and not on where a token lies.
+    shown = [float(t.var(0).mean() / t.flatten(0, 1).var(0).mean()) for t in (trained(frames), other(frames))]
+    assert shown[1] > 0.7 * shown[0], shown
 
 
 def test_shuffled_tokens_are_the_same_tokens_elsewhere(shipped: dict[str, FusedPolicy]) -> None:

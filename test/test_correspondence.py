@@ -19,6 +19,7 @@ from policies.correspondence.score import (
     Evidence,
     compare,
     intervals,
+    of_places,
     scores,
     token_places,
     view_pairs,
@@ -157,6 +158,13 @@ def test_scenes_count_by_their_pairs_and_spread_between_themselves() -> None:
     low, high = intervals([few, many])["raw"]
     assert low == pytest.approx(0) and high == pytest.approx(100)
     assert intervals([few]) == {}
+
+
+def test_scans_of_one_room_and_states_of_one_task_are_one_place() -> None:
+    one = replace(Evidence(), **{field.name: 2 for field in fields(Evidence)})
+    names = ["scene0000_00", "scene0000_01", "libero_goal_03_00", "libero_goal_04_00", "floor"]
+    assert [place.pairs for place in of_places([one] * 5, names)] == [4, 2, 2, 2]
+    assert intervals(of_places([one] * 2, names[:2])) == {}, "of one place nothing is known of others"
 
 
 def test_a_scene_whose_views_share_nothing_takes_no_part_in_the_interval() -> None:

@@ -185,7 +185,7 @@ def test_scores_of_encoders_are_told_beside_what_their_arms_solve(tmp_path: Path
         (folder / "world_simulator" / "world_simulator.json").write_text(json.dumps({"noise_index": 300, "tap": 3}))
         tried = [{"task": task, "trial": 0, "success": task < count, "error": ""} for task in range(10)]
         found[Trained(arm, 0, folder, {})] = {Condition("libero_object"): tried}
-    places = [("ws", 300, 3), ("ws, random weights", 300, 3), ("VAE of ws", None, None)]
+    places = [("ws", 300, 3), ("ws, random weights", 300, 3), ("ws", 0, -1)]
     places += [("efficientnet-lite0", None, 10)]
     scored = [
         {"encoder": encoder, "k": k, "block": block, "raw": 90 - own, "gap": own, "retrieval": own}
@@ -199,6 +199,9 @@ def test_scores_of_encoders_are_told_beside_what_their_arms_solve(tmp_path: Path
     assert said["correspondence_readings_of_a_random_network"] == "1"
     assert said["correspondence_rank_correlation_of_retrieval_and_success_of_4_arms"] == "1"
     assert said["correspondence_rank_correlation_of_raw_and_success_of_4_arms"] == "-1"
+    alike = {place: dict.fromkeys(of, 5.0) for place, of in readings.items()}
+    correspondence(rows := Rows(), alike, "ws", found)
+    assert len(rows.failed) == 3 and all("rank_correlation" in name for name in rows.failed)
     correspondence(rows := Rows(), readings, "ws", dict(list(found.items())[:3]))
     assert rows.failed == ["correspondence_rank_correlation"]
     with pytest.raises(VegaError, match="--scored-as"):
@@ -233,24 +236,40 @@ def test_a_run_that_comes_out_otherwise_is_found(
         assert capsys.readouterr().out.splitlines()[-1].endswith(verdict)
 
 
-@given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=30))
-def test_two_arms_on_the_same_states(outcomes: list[tuple[bool, ...]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 4), *[st.booleans()] * 4), min_size=1, max_size=30))
+def test_two_arms_on_the_same_states(outcomes: list[tuple[int, ...]]) -> None:
     """Two seeds of two arms; the difference is the mean over both, and no interval leaves it out."""
     runs = [
-        [{"task": 0, "trial": i, "success": row[k], "error": ""} for i, row in enumerate(outcomes)] for k in range(4)
+        [{"task": row[0], "trial": i, "success": row[1 + k], "error": ""} for i, row in enumerate(outcomes)]
+        for k in range(4)
     ]
     runs[0].append({"task": 0, "trial": 99, "success": False, "error": "the renderer died"})  # says nothing
     for other in runs[1:]:
         other.append({"task": 0, "trial": 99, "success": True, "error": ""})
     found = compare_arms(runs[:2], runs[2:])
-    gained = [(row[2] + row[3] - row[0] - row[1]) / 2 for row in outcomes]
-    assert found.states == len(outcomes)
+    gained = [(row[3] + row[4] - row[1] - row[2]) / 2 for row in outcomes]
+    assert found.states == len(outcomes) and found.tasks == len({row[0] for row in outcomes})
     assert found.difference == pytest.approx(100 * sum(gained) / len(gained))
     low, high = found.interval_95
     assert low - 1e-2 <= found.difference <= high + 1e-2
     assert sum(found.seeds) / 2 == pytest.approx(found.difference)
     other = compare_arms(runs[2:], runs[:2])
     assert other.interval_95 == pytest.approx((-high, -low), abs=0.02)
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=2, max_size=8), st.integers(2, 6))
+def test_states_that_say_the_same_say_no_more_than_one(outcomes: list[tuple[bool, ...]], copies: int) -> None:
+    """A suite whose initial states of a task are near-copies of one is as good as one with a state for each task."""
+    once, often = (
+        [[{"task": t, "trial": i, "success": row[k], "error": ""} for t, row in enumerate(outcomes) for i in range(n)]
+         for k in range(4)] for n in (1, copies)
+    )  # fmt: skip
+    assert compare_arms(often[:2], often[2:]).interval_95 == compare_arms(once[:2], once[2:]).interval_95
+
+
+def test_one_task_says_nothing_of_others() -> None:
+    run = [{"task": 3, "trial": i, "success": True, "error": ""} for i in range(20)]
+    assert compare_arms([run], [run]).interval_95 == (-100.0, 100.0)
 
 
 def test_an_episode_with_an_error_is_tried_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

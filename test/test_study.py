@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_what_is_made_of_one_simulator_is_not_taken_for_anothers(demos: Path, tm
 def test_processes_that_begin_together_make_a_simulator_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, asked, flock = [], threading.Semaphore(0), made_once.fcntl.flock
 
-    def make(given: Path, target: Path) -> None:
+    def make(given: Path, target: Path, data: Sequence[Path]) -> None:
         calls.append(target)
         target.mkdir()
         if len(calls) == 1:

@@ -155,8 +155,8 @@ def test_it_does_not_go_on_with_what_is_composed_in_another_way(
 ) -> None:
     """Noise, and another world simulator, have as many channels as what they stand for: nothing else would tell."""
     before = (fused / "config.json").read_text()
-    make_untrained(simulator, tmp_path / "other")
-    made_with(noise_index=700)(simulator, tmp_path / "noisier")
+    make_untrained(simulator, tmp_path / "other", [demos])
+    made_with(noise_index=700)(simulator, tmp_path / "noisier", [demos])
     for other in ("other", "noisier"):
         train(demos, fused, 2, "--world-simulator", str(tmp_path / other))
         assert "learned with another world simulator" in capsys.readouterr().err

@@ -57,6 +57,7 @@ def difference(rows: Rows, name: str, found: ArmDifference) -> None:
     rows.information(f"{name}_points_at_least", found.interval_95[0])
     rows.information(f"{name}_points_at_most", found.interval_95[1])
     rows.information(f"{name}_states", found.states)
+    rows.information(f"{name}_tasks", found.tasks)
 
 
 def gather(rows: Rows, trained: Sequence[Trained], conditions: Sequence[Condition], runs: Evaluations) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ def correspondence(
     for measure in MEASURES:
         both = [(readings[place][measure], success[arm]) for arm, place in places.items()]
         name = f"correspondence_rank_correlation_of_{measure}_and_success_of_{len(both)}_arms"
-        rows.information(name, rank_correlation(both))
+        found_order = rank_correlation(both)
+        if isnan(found_order):
+            rows.missing(name, "all arms have the same score, or the same success")
+        else:
+            rows.information(name, found_order)
 
 
 def of_arms(found: Mapping[Trained, Mapping[Condition, Episodes]]) -> dict[str, float]:
@@ -67,11 +72,11 @@ def of_arms(found: Mapping[Trained, Mapping[Condition, Episodes]]) -> dict[str, 
 
 
 def read_at(wan: str, found: Mapping[Trained, Any]) -> dict[str, Place]:
-    """Where the table says of each arm what its policy fuses."""
-    from policies.correspondence.encoders import random_of, vae_of  # torch, which --help does without
+    """Where the table says of each arm what its policy fuses; of "vae" that is the patch embedding, without noise."""
+    from policies.correspondence.encoders import random_of  # torch, which --help does without
     from policies.fusion.imagenet import BLOCK, IMAGENET
 
-    places: dict[str, Place] = {"vae": (vae_of(wan), None, None), "imagenet": (IMAGENET, None, BLOCK)}
+    places: dict[str, Place] = {"vae": (wan, 0, -1), "imagenet": (IMAGENET, None, BLOCK)}
     for run in found:
         settings = simulator_settings(run.folder) if run.recorded is None else run.record.get("world_simulator")
         if run.arm in ("prior", "untrained") and settings:
@@ -84,4 +89,6 @@ def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
     """Spearman's; not a number where all of one side are equal."""
     from scipy.stats import spearmanr
 
+    if any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+        return nan
     return float(spearmanr(pairs).statistic)

@@ -128,8 +128,8 @@ def of_arm(found: Found, arm: str, condition: Condition) -> dict[int, Episodes]:
 
 
 def whole(parts: Mapping[Condition, Episodes]) -> Episodes:
-    """The episodes of several conditions as of one, their tasks told apart."""
-    return [episode | {"task": f"{c.name} {episode['task']}"} for c, found in parts.items() for episode in found]
+    """The episodes of several conditions as of one, their states told apart; a task is the same in all of them."""
+    return [episode | {"trial": f"{c.name} {episode['trial']}"} for c, found in parts.items() for episode in found]
 
 
 def of_all(found: Found, arm: str, conditions: Sequence[Condition]) -> dict[int, Episodes]:

@@ -5,7 +5,7 @@
 
 FOLDER holds scenes with depth and poses, rendered or ScanNet's `posed_images`.  Prints a table: the paper's score (raw)
 that of random pairs, matched minus random (gap) as they are and with the mean taken off, retrieval and its chance, in
-percent, with 95 % intervals over scenes; writes it as JSON, and as a heat map of noise levels and blocks.
+percent, with 95 % intervals over places; writes it as JSON, and as a heat map of noise levels and blocks.
 """
 
 from __future__ import annotations

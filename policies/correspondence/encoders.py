@@ -1,7 +1,7 @@
 """Encoders to be scored, all on the same canvas and grid: pictures (V, H, W, 3) uint8 -> tokens (V, rows * columns, C).
 
-    wan          a world simulator, every noise level k and block; its VAE alone; the same network with random weights;
-                 and the UNet beside it, where there is one
+    wan          a world simulator, every noise level k and block; its VAE alone; one of the same shape that has
+                 learned nothing; and the UNet beside it, where there is one
     semantic     the convolutional encoder of a shipped policy, with its instruction, and the same with random weights
     imagenet     EfficientNet-Lite0 with ImageNet weights from a package, and the same with random weights
     pixels       the pixels under a token
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from policies.checkpoints import load_policy
 from policies.files.json_config import read_json
-from policies.fusion.controls import SEED, drawn_anew, untrained
 from policies.fusion.gated_fusion import grid_positions
 from policies.fusion.imagenet import IMAGENET, load_imagenet
+from policies.fusion.untrained import SEED, UntrainedSimulator
+from policies.nano.layers import FilmConvEncoder
 from policies.nano.policy import VegaPolicy
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw, place, pool_registered
@@ -134,8 +135,9 @@ def _semantic(look: Look, policy: VegaPolicy) -> Iterator[Read]:
     ids = policy.vocabulary.encode(f"pick up the {policy.config.things[0]} and place it in the basket")
     with torch.no_grad():
         text = policy.text(torch.tensor([ids]))
-    trained = policy.semantic_encoder.encoders[camera]
-    for name, encoder in (("semantic", trained), (random_of("semantic"), _random(trained))):
+    config, trained = policy.config, policy.semantic_encoder.encoders[camera]
+    random = _before_training(lambda: FilmConvEncoder(config.channels, config.text_dim, config.encoder_blocks))
+    for name, encoder in (("semantic", trained), (random_of("semantic"), random)):
 
         def read(pictures: Tensor, name: str = name, encoder: nn.Module = encoder) -> list[tuple[Reading, Tensor]]:
             def maps(part: Tensor) -> Tensor:
@@ -147,18 +149,16 @@ def _semantic(look: Look, policy: VegaPolicy) -> Iterator[Read]:
         yield read
 
 
-def _random(module: nn.Module) -> nn.Module:
-    """A copy with random weights, and batch norms as they are before training."""
-    random = drawn_anew(module, torch.Generator().manual_seed(SEED))
-    for norm in random.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_parameters()
-    return random
+def _before_training(build: Callable[[], Any]) -> Any:
+    """What `build` makes, from a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return build().eval().requires_grad_(False)
 
 
 def _imagenet(look: Look) -> Iterator[Read]:
-    trained = load_imagenet(look.canvas)
-    for name, network in ((IMAGENET, trained), (random_of(IMAGENET), _random(trained))):
+    random = _before_training(lambda: load_imagenet(look.canvas, trained=False))
+    for name, network in ((IMAGENET, load_imagenet(look.canvas)), (random_of(IMAGENET), random)):
 
         def read(pictures: Tensor, name: str = name, network: Any = network) -> list[tuple[Reading, Tensor]]:
             found: dict[int, list[Tensor]] = {}
@@ -189,7 +189,7 @@ def _wan(name: str, folder: Path, look: Look, ks: Sequence[int]) -> Iterator[Rea
         folder, dtype=torch.float32, tap=last, canvas=side, grid=look.grid, view=WHOLE, mode="per_frame",
         framing="registered",
     )  # fmt: skip
-    yield _WanReader(random_of(name), own.config.noise_index, untrained(own))
+    yield _WanReader(random_of(name), own.config.noise_index, UntrainedSimulator.like(own))
 
 
 @dataclass(frozen=True)

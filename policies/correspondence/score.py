@@ -14,6 +14,7 @@ pixels without depth; here they count for nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
@@ -87,12 +88,25 @@ def scores(evidence: Sequence[Evidence]) -> Scores:
     )
 
 
-def intervals(evidence: Sequence[Evidence], draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % of each field of Scores when scenes are drawn again with replacement; needs two scenes, else empty.
+def of_places(evidence: Sequence[Evidence], names: Sequence[str]) -> list[Evidence]:
+    """What scenes say of each place together.
 
-    Scenes whose views share nothing say nothing, and draws of them alone would have no score.
+    Two scenes are of one place where their names differ in a last _NN alone: ScanNet's scans of a room, and what
+    `sim.render_views` makes of a task's initial states, which are much alike.
     """
-    evidence = [scene for scene in evidence if scene.pairs and scene.mixed]
+    found: dict[str, Evidence] = {}
+    for name, scene in zip(names, evidence, strict=True):
+        place = re.sub(r"_\d\d$", "", name)
+        found[place] = found.get(place, Evidence()) + scene
+    return list(found.values())
+
+
+def intervals(evidence: Sequence[Evidence], draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % of each field of Scores when places are drawn again with replacement; needs two of them, else empty.
+
+    Places whose views share nothing say nothing, and draws of them alone would have no score.
+    """
+    evidence = [place for place in evidence if place.pairs and place.mixed]
     if len(evidence) < 2:
         return {}
     rng = np.random.default_rng(seed)

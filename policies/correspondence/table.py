@@ -16,6 +16,7 @@ from policies.correspondence.score import (
     Scores,
     compare,
     intervals,
+    of_places,
     scores,
     token_places,
     view_pairs,
@@ -28,12 +29,14 @@ COLUMNS = ("raw", "random", "gap", "centred", "centred_gap", "retrieval", "chanc
 def print_table(scenes: Sequence[PosedViews], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Prints as it goes; the rows as they are written to JSON.  options: of `python -m policies.correspondence`."""
     torch.set_num_threads(options.threads)
-    print(f"{'':<48}{''.join(f'{column:>13}' for column in COLUMNS)}  95 % over scenes", flush=True)
+    print(f"{'':<48}{''.join(f'{column:>13}' for column in COLUMNS)}  95 % over places", flush=True)
     table = []
     for reading, evidence in gather(scenes, options):
-        found, spread = scores(evidence), intervals(evidence)
+        places = of_places(evidence, [scene.name for scene in scenes])
+        found, spread = scores(evidence), intervals(places)
         print(row(reading, found, spread), flush=True)
-        table.append({**reading._asdict(), **asdict(found), "interval_95": spread, "scenes": len(evidence)})
+        counts = {"scenes": len(evidence), "places": len(places)}
+        table.append({**reading._asdict(), **asdict(found), "interval_95": spread, **counts})
     return table
 
 

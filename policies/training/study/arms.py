@@ -3,7 +3,7 @@
     semantic    nothing; the trunk is widened to as many parameters
     prior       the world simulator's tokens of the newest frame
     noise       noise with the mean and deviation of those, frame by frame and channel by channel
-    untrained   the tokens of a world simulator of the same shape whose weights were drawn at random
+    untrained   the tokens of a world simulator of the same shape that has learned nothing
     vae         the VAE's latents through the patch embedding
     imagenet    EfficientNet-Lite0 with ImageNet weights
     window      the world simulator's tokens in the light of the frames before
@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from policies.files.made_once import made_once
-from policies.files.weight_files import write_tensors
-from policies.fusion.controls import drawn_like
+from policies.fusion.untrained import untrained_networks
+from policies.training.wan.clips import Clips
+from policies.training.wan.training import latent_statistics
 from policies.types import VegaError
-from policies.world_simulator.simulator import LatentWorldSimulator
+from policies.world_simulator.simulator import LatentWorldSimulator, save_world_simulator
 
 WINDOW = 5  # frames, what small world simulators are trained on
 SEVEN = ("semantic", "prior", "noise", "untrained", "vae", "imagenet", "window")
-Make = Callable[[Path, Path], None]  # (given world simulator, where to write another)
+Make = Callable[[Path, Path, Sequence[Path]], None]  # (given world simulator, where to write another, datasets)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,11 @@ def arm_named(name: str, frames: int = WINDOW) -> Arm:
     return Arm(made=name, make=made_with(**{field: int(found[2])}))
 
 
-def simulator_of(arm: Arm, given: Path, folder: Path) -> Path:
-    """The arm's world simulator: that in `given`, or one made of it below `folder`, once.  Raises VegaError."""
+def simulator_of(arm: Arm, given: Path, folder: Path, data: Sequence[Path] = ()) -> Path:
+    """The arm's world simulator: that in `given`, or one made of it below `folder`, once.  Raises VegaError.
+
+    data: folders of the study's datasets.
+    """
     if arm.make is None:
         return given
     make = arm.make
@@ -65,7 +68,7 @@ def simulator_of(arm: Arm, given: Path, folder: Path) -> Path:
 
     def afresh(partial: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
-        make(given, partial)
+        make(given, partial, data)
 
     return made_once(folder / arm.made, afresh)
 
@@ -73,15 +76,19 @@ def simulator_of(arm: Arm, given: Path, folder: Path) -> Path:
 def made_with(**settings: Any) -> Make:
     """The same world simulator with other settings of `WorldSimulatorConfig`."""
 
-    def make(given: Path, target: Path) -> None:
+    def make(given: Path, target: Path, data: Sequence[Path]) -> None:
         LatentWorldSimulator.from_pretrained(given, dtype=torch.float32, **settings).save_pretrained(target)
 
     return make
 
 
-def make_untrained(given: Path, target: Path) -> None:
-    """One of the same shape: what has two axes or more is N(0, 1 / fan in), the gains of the VAE's norms among it."""
-    made_with()(given, target)
-    generator = torch.Generator().manual_seed(0)
-    for path in sorted(target.glob("*/*.safetensors")):
-        write_tensors({name: drawn_like(value, generator) for name, value in sorted(load_file(path).items())}, path)
+def make_untrained(given: Path, target: Path, data: Sequence[Path]) -> None:
+    """One of the same shape, as it is before training.
+
+    Its latents are normalised over the first dataset's clips, as those of a trained VAE are over what it learned from.
+    """
+    simulator = LatentWorldSimulator.from_pretrained(given, dtype=torch.float32)
+    vae, transformer = untrained_networks(simulator)
+    mean, std = latent_statistics(lambda video: vae.encode(video).latent_dist.mode(), Clips(data[:1]))
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    save_world_simulator(target, vae, transformer, simulator.prompt, simulator.config)

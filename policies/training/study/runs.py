@@ -75,7 +75,8 @@ class Study:
 
     def simulator_of(self, arm: str) -> Path:
         given = self.options["world_simulator_sha256"][:12]  # a plan may have been made with another one
-        return simulator_of(arm_named(arm, self.window), self.simulator, self.output / "simulators" / given)
+        folder = self.output / "simulators" / given
+        return simulator_of(arm_named(arm, self.window), self.simulator, folder, self.data)
 
     @property
     def runs(self) -> list[Run]:

@@ -67,10 +67,10 @@ def optimise(
 
 
 @torch.no_grad()
-def latent_statistics(vae: AutoencoderKLWan, clips: Clips) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the latents per channel, (C,) each."""
+def latent_statistics(encode: Callable[[Tensor], Tensor], clips: Clips) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, (C,) each, of what `encode` makes of clips (B, 3, T, H, W)."""
     rng = np.random.default_rng(0)
-    parts = [vae.encode(clips.batch(8, CLIP_FRAMES, rng)).latent_dist.mode() for _ in range(8)]
+    parts = [encode(clips.batch(8, CLIP_FRAMES, rng)) for _ in range(8)]
     latents = torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)
     return latents.mean(dim=1), latents.std(dim=1)
 
@@ -154,7 +154,7 @@ def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> 
 
     optimise("vae", vae, reconstruct, args, args.vae_steps)
     vae.eval().requires_grad_(False)
-    mean, std = latent_statistics(vae, clips)
+    mean, std = latent_statistics(lambda video: vae.encode(video).latent_dist.mode(), clips)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1), "agentview")
     with torch.no_grad():
