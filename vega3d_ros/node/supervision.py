@@ -49,7 +49,7 @@ class EmergencyStop:
         self._node = node
         self._on_stop = on_stop
         self._joints: Any = None
-        self._button = LastValue()
+        self._button = LastValue(safe=True)
         self._known: set[bytes] = set()
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
         subscriptions = [
