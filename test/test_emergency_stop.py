@@ -50,7 +50,7 @@ class Stop:
         self.said = answer.message
         return answer.success
 
-    def rests(self, seconds: float = 1.1 * COOLDOWN_S) -> None:
+    def rests(self, seconds: float = 1.5 * COOLDOWN_S) -> None:
         for _ in range(round(seconds / 0.05)):
             self.now_s += 0.05
             self.joints(ARM, [0.1, 0.2, 0.3], [0.0] * 3)
@@ -110,6 +110,88 @@ def test_a_button_whose_clock_was_set_back_is_not_silent(stopping):
         stop.button(False, 0.2 * (beat + 1) - 100.0)
         stop.stop._watch()
     assert not stop.stop.latch.reason
+
+
+GRIPPER = (["finger"], [0.02])
+PLACE = (0.1, 0.2, 0.3)
+
+
+def run(stop: Stop, seconds: float, speed: float, velocities: Sequence[float] = (), parts: bool = False) -> None:
+    """The arm's second joint turns at this speed, rad/s, at 20 Hz; velocities: what the driver tells of it."""
+    for _ in range(round(seconds / 0.05)):
+        stop.now_s += 0.05
+        place = (PLACE[0], PLACE[1] + speed * (stop.now_s - 1000.0), PLACE[2])
+        if parts:
+            stop.joints(ARM[:1], place[:1], velocities[:1])
+            stop.joints(ARM[1:], place[1:], velocities[1:])
+        else:
+            stop.joints(ARM, place, velocities)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("velocities", [(0.0,) * 3, (), (NAN,) * 3])
+def test_an_arm_at_rest_is_told_whatever_of_it_comes_with_what_from_others(stopping, parts, velocities):
+    stop = stopping()
+    stop.stop._on_service(Trigger.Request(), Trigger.Response())
+    for _ in range(12):
+        run(stop, 0.05, 0.0, velocities, parts)
+        stop.joints(*GRIPPER)
+        stop.joints([], [])
+    assert stop.cleared(), stop.said
+
+
+@pytest.mark.parametrize("velocities", [(0.0,) * 3, (), (NAN,) * 3])
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("speed", [0.03, -2.0])
+def test_an_arm_that_moves_is_told_from_where_it_is(stopping, parts, velocities, speed):
+    stop = stopping(velocity_filter_s=0.05)
+    stop.stop._on_service(Trigger.Request(), Trigger.Response())
+    for _ in range(40):
+        run(stop, 0.05, speed, velocities, parts)
+        assert not stop.cleared()
+    assert "the arm moved" in stop.said
+
+
+@pytest.mark.parametrize("velocity", [0.03, float("inf")])
+def test_an_arm_that_moves_is_told_from_one_velocity_alone(stopping, velocity):
+    stop = stopping()
+    stop.stop._on_service(Trigger.Request(), Trigger.Response())
+    run(stop, 2.0, 0.0, (0.0, 0.0, velocity))
+    assert not stop.cleared() and "the arm moved" in stop.said
+
+
+def test_an_arm_with_a_joint_of_which_nothing_is_told_is_not_at_rest(stopping):
+    stop = stopping()
+    stop.stop._on_service(Trigger.Request(), Trigger.Response())
+    for _ in range(40):
+        stop.now_s += 0.05
+        stop.joints(ARM[:2], PLACE[:2], (0.0, 0.0))
+        stop.joints(["c"], [], [0.0])
+    assert not stop.cleared()
+    run(stop, 0.6, 0.0)
+    assert stop.cleared(), stop.said
+    stop.stop._on_service(Trigger.Request(), Trigger.Response())
+    run(stop, 0.6, 0.0)
+    for _ in range(20):
+        stop.now_s += 0.05
+        stop.joints(ARM[:2], PLACE[:2])
+    assert not stop.cleared() and stop.said.startswith("Nobody knows whether the arm is at rest") and "c" in stop.said
+
+
+def test_an_encoder_that_wavers_and_a_joint_that_is_reported_within_one_turn_are_at_rest(stopping):
+    stop = stopping()
+    stop.stop._on_service(Trigger.Request(), Trigger.Response())
+    for step in range(12):
+        stop.now_s += 0.05
+        stop.joints(ARM, (0.1, 0.2 + 0.002 * (-1) ** step, 3.1415 * (-1) ** step))
+    assert stop.cleared(), stop.said
+
+
+def test_a_node_without_joint_names_is_stopped_and_stays_so(stopping):
+    stop = stopping(joint_names=None)
+    stop.stop._on_service(Trigger.Request(), Trigger.Response())
+    run(stop, 2.0, 0.0)
+    assert not stop.cleared() and "Nobody knows" in stop.said
 
 
 def test_an_enabling_switch_that_is_released_after_its_clock_was_set_back_is_released(stopping):

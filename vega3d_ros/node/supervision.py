@@ -5,11 +5,11 @@ And the heartbeat of an active node.  Everything runs in the executor's thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -20,6 +20,7 @@ from std_srvs.srv import Trigger
 from policies.types import VegaError
 from vega3d_ros.control.stop_latch import StopLatch
 from vega3d_ros.node.watches import LastValue
+from vega3d_ros.ros.node_parameters import getter
 from vega3d_ros.ros.qos_events import SubscriptionEventCallbacks
 
 HEARTBEAT_S = 0.1
@@ -121,7 +122,7 @@ class EmergencyStop:
     def _on_clear(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             self._check_button()
-            self.latch.clear(time.monotonic())
+            self.latch.clear(self._joint_names(), time.monotonic())
             self._node.destroy_subscription(self._joints)
             self._joints = None
             response.success = True
@@ -140,12 +141,19 @@ class EmergencyStop:
         if silent:
             raise VegaError(f"There is {silent}: connect the button, then call ~/clear_stop again.")
 
+    def _joint_names(self) -> list[str]:
+        return list(getter(self._node)("joint_names") or ())
+
     def _on_joint_state(self, message: JointState) -> None:
-        names = self._node.get_parameter("joint_names").value or []
-        speeds = dict(zip(message.name, message.velocity, strict=False))
-        # A joint that is not named, or has no velocity, cannot be said to rest.
-        velocities = np.array([speeds.get(name, np.nan) for name in names] or [np.nan])
-        self.latch.observe(velocities, time.monotonic())
+        # Other devices publish here too, and an arm may come in parts.
+        ours = set(self._joint_names())
+        untold = [math.nan] * len(message.name)
+        positions, velocities = (
+            values if len(values) == len(untold) else untold for values in (message.position, message.velocity)
+        )
+        told = zip(message.name, positions, velocities, strict=True)
+        joints = {name: (position, velocity) for name, position, velocity in told if name in ours}
+        self.latch.observe(joints, time.monotonic())
 
 
 class Heartbeat:
