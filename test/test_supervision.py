@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import COMMANDS, HOME, JOINTS, REAL, Arm, Pace, moving, policy_node, start
-from std_msgs.msg import Bool, Header
+from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -74,6 +75,48 @@ def test_the_stop_topic_is_heard_whatever_its_qos_and_in_every_state(reliability
         assert not robot.change("activate")
         button.publish(Bool(data=False))
         assert not robot.change("activate"), "letting go of the button does not clear it"
+
+
+def test_a_publisher_that_was_not_heard_holds_a_real_arm_and_says_so_until_a_cleanup():
+    said = "A publisher of 'instruction' cannot be heard"
+
+    def volatile() -> Any:
+        return robot.node.create_publisher(String, "instruction", 1)  # where transient local is asked for
+
+    def starts() -> str:
+        return robot.client.trigger("policy_node/start")
+
+    with policy_node(**REAL) as (robot, _):
+        arm = Arm(robot)
+        robot.bring_up()
+        deaf = volatile()
+        assert robot.until(lambda: robot.status("qos instruction") is not None)
+        robot.node.destroy_publisher(deaf)
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            assert starts().startswith(f"Started, and waiting: {said}")
+            assert robot.shows(ERROR, said, "clean policy_node up and configure it again")
+            assert arm.rests() and not robot.commands
+
+            def anew() -> None:
+                assert robot.change("cleanup"), robot.log_text()
+                robot.bring_up()
+                robot.send_instruction()
+                assert robot.until(lambda: starts() == "Started.")
+                assert arm.moves(), robot.sentence()
+
+            assert robot.change("deactivate")
+            anew()
+            deaf = volatile()
+            ways = "clean policy_node up and configure it again, then activate policy_node and call ~/start."
+            assert robot.shows(ERROR, said, ways)
+            assert robot.until(lambda: robot.state() == "inactive")
+            robot.node.destroy_publisher(deaf)
+            assert robot.change("activate"), robot.log_text()
+            assert said in starts() and robot.shows(ERROR, said, "clean policy_node up")
+            assert arm.rests()
+            assert robot.change("deactivate")
+            anew()
 
 
 def test_a_silent_camera_deactivates_and_its_return_moves_nothing():

@@ -90,7 +90,7 @@ class Commander:
         assert isinstance(runner, Realtime)
         problem = inputs.problem() or inputs.stale(self._now_ns()) or self._outputs.unheard
         if self._strict:
-            problem = problem or self._outputs.rivals() or next(iter(self._condition.qos_problems.values()), "")
+            problem = problem or self._outputs.rivals() or self._condition.not_connected
         if problem:
             if runner.scheduler.remaining:
                 runner.discard()  # actions planned before a gap do not fit the world after it

@@ -87,6 +87,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._policy = open_policy(parameters)
         parts = build(self, parameters, self._policy)
         self._lockstep = isinstance(parts.runner, Lockstep)
+        self._condition.strict = self._is_strict
         self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
         spec = parts.runner.loop.policy.spec
         self._period_s = 1.0 / spec.action_space.rate_hz
@@ -177,7 +178,7 @@ class PolicyNode(CarefulLifecycleNode):
                 self._emergency.check()
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
-            problem = self._inputs.problem()
+            problem = self._condition.not_connected or self._inputs.problem()
             response.success = True
             response.message = f"Started, and waiting: {problem}" if problem else "Started."
         except VegaError as error:
