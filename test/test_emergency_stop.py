@@ -112,6 +112,32 @@ def test_a_button_whose_clock_was_set_back_is_not_silent(stopping):
     assert not stop.stop.latch.reason
 
 
+def test_a_button_is_not_silent_because_the_node_did_not_listen(stopping):
+    """While a policy is loaded, or the node activated, no callback runs; the timer's may then be the first."""
+    stop = stopping(e_stop__heartbeat_s=0.3)
+    for _ in range(3):
+        stop.button(False, 0.0)
+        stop.stop._watch()
+        stop.now_s += 5.0
+        stop.stop._watch()
+        assert not stop.stop.latch.reason
+    stop.now_s += 0.05
+    stop.stop._watch()
+    assert "silence" in stop.stop.latch.reason
+
+
+@pytest.mark.parametrize("period_s", [0.05, 0.11, 1.0])
+def test_a_silent_button_is_missed_however_seldom_the_node_looks(stopping, period_s):
+    stop = stopping(e_stop__heartbeat_s=0.3)
+    stop.button(False, 0.0)
+    began_s = stop.now_s
+    while not stop.stop.latch.reason:
+        stop.now_s += period_s
+        stop.stop._watch()
+        assert stop.now_s - began_s <= 0.3 + 2 * period_s + 1e-6
+    assert stop.now_s - began_s > 0.3
+
+
 GRIPPER = (["finger"], [0.02])
 PLACE = (0.1, 0.2, 0.3)
 

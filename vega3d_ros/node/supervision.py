@@ -52,6 +52,7 @@ class EmergencyStop:
         self._joints: Any = None
         self._button = LastValue(safe=True)
         self._known: set[bytes] = set()
+        self._watched_s, self._just_back = time.monotonic(), False
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
         subscriptions = [
             node.create_subscription(Bool, "e_stop", self._on_topic, qos, event_callbacks=quiet)
@@ -102,8 +103,12 @@ class EmergencyStop:
             lost, self._known = self._known - present, present
             if lost:
                 self._set("the loss of a publisher of the topic e_stop")
+        # What came while nobody listened, as a policy was loaded or the node activated, may yet have to be taken.
+        now_s = time.monotonic()
+        self._just_back = now_s - self._watched_s > 2 * WATCH_S and not self._just_back
+        self._watched_s = now_s
         # Before the first message there is nothing to lose; `check` waits for it.
-        if self._button.value is not None and self._silent():
+        if self._button.value is not None and self._silent() and not self._just_back:
             self._set(self._silent())
 
     def _silent(self) -> str:
