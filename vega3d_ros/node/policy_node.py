@@ -174,8 +174,8 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
+            self._emergency.check()
             if self._outputs is None or self._inputs is None:
-                self._emergency.check()
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
             problem = self._condition.not_connected or self._inputs.problem()
@@ -211,7 +211,10 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _stop(self) -> None:
         if self._condition.running and self._commander is not None and self.context.ok():
-            self._commander.brake()
+            try:
+                self._commander.brake()
+            except Exception:  # whatever it was, what follows has to; the path under way ends at rest by itself
+                self.get_logger().error(traceback.format_exc())
         self._condition.running = False
         self._drop_queue()
         if self._outputs is not None:
@@ -266,10 +269,21 @@ class PolicyNode(CarefulLifecycleNode):
             self._fail(self._inputs.belief.problem)
             return
         if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
-            if self._commander is not None and self._commander.repeat(sample.stamp_ns):
+            if self._is_done(sample.stamp_ns):
                 return
             self._runner.offer(sample)
         self._after_input(jump)
+
+    def _is_done(self, stamp_ns: int) -> bool:
+        """lockstep: whether this joint state needs no decision: it had one, now told again, or commanding ended."""
+        done = True
+
+        def repeat() -> None:
+            nonlocal done
+            done = self._commander is not None and self._commander.repeat(stamp_ns)
+
+        self._guarded(repeat)
+        return done
 
     def _on_instruction(self, message: String) -> None:
         if self._inputs is None:
