@@ -19,7 +19,7 @@ from policies.types import VegaError
 from vega3d_ros.control.stamps import CLOSE_NS
 from vega3d_ros.ros.conversions import stamp_ns
 
-ERROR = 2
+WARN, ERROR = 1, 2
 BRAKE_RAD_S2 = 1000.0  # of libero.yaml
 
 
@@ -198,6 +198,18 @@ def test_a_trajectory_that_leaves_ahead_is_stamped_and_begins_with_the_one_under
         # The path's clock and that of stamps are read at once to within CLOSE_NS, each time by half of it.
         read_s = 1e-9 * CLOSE_NS
         assert np.all(np.abs(departs[1] - there) <= read_s * np.abs(departs[2]).max() + 1e-9)
+
+
+def test_an_arm_that_stands_as_every_command_comes_too_late_is_told():
+    with policy_node(**REAL, command_ahead_s=1e-4) as (robot, _):  # of which nobody decides within half
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert robot.until(lambda: int(robot.values().get("commands_late", 0)) > 2), robot.sentence()
+            assert robot.shows(WARN, "came too late to be sent", "command_ahead_s")
+        assert all(len(command.points) == 1 for command in robot.commands), "only what leads the controller"
 
 
 def test_a_dry_run_publishes_where_no_driver_listens():

@@ -154,11 +154,12 @@ class Commander:
             # The controller might get it when it has left the path already; the one under way leads to rest.
             self._runner.withdraw()
             self._condition.counts["commands_late"] += 1
+            self._condition.late_in_a_row += 1
             return
         self._outputs.publish(command, self._inputs.sample)
         self._last_sample = self._inputs.sample
         self._condition.counts["commands"] += 1
-        self._condition.moving = True
+        self._condition.moving, self._condition.late_in_a_row = True, 0
         self._condition.refused_in_a_row = self._condition.refused_in_a_row + 1 if command.rejected else 0
         self._condition.refused_for = command.rejected
         for rule in command.rejected:

@@ -25,6 +25,7 @@ class Condition:
     by itself, until ~/start.  started_s: time.monotonic() of the last start.  moving: a command has left since then.
     qos_problems: topic -> sentence, until the cleanup, since nobody tells when such a one has gone.
     refused_in_a_row, refused_for: commands that the guard refused since the last that it let pass, and the rules.
+    late_in_a_row: commands that came too late to be sent, since the last that was.
     """
 
     strict: bool = False
@@ -34,6 +35,7 @@ class Condition:
     moving: bool = False
     refused_in_a_row: int = 0
     refused_for: tuple[str, ...] = ()
+    late_in_a_row: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     latencies: Latencies = field(default_factory=Latencies)
     qos_problems: dict[str, str] = field(default_factory=dict)
@@ -120,6 +122,11 @@ def _judge(
         waiting = (
             f"The guard refused the last {condition.refused_in_a_row} command(s): {', '.join(condition.refused_for)}. "
             "See safety in the robot's YAML."
+        )
+    if not waiting and condition.late_in_a_row:
+        waiting = (
+            f"The last {condition.late_in_a_row} command(s) came too late to be sent: give this machine less to do, or "
+            "raise command_ahead_s."
         )
     return (Level.WARN, waiting) if waiting else (Level.OK, f"Commanding: {inputs.instruction}")
 

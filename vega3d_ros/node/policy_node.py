@@ -198,7 +198,7 @@ class PolicyNode(CarefulLifecycleNode):
         assert self._outputs is not None and self._vigilance is not None
         self._condition.running = self._condition.moving = False
         self._vigilance.reset()
-        self._condition.refused_in_a_row = 0
+        self._condition.refused_in_a_row = self._condition.late_in_a_row = 0
         self._inputs.clear(None if self._lockstep else self._now_ns())
         self._runner.reset()
         self._outputs.reset()
