@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,3 +131,11 @@ def test_a_node_that_cannot_deactivate_does_not_start_while_the_stop_is_set(robo
         answer = arm.start()
     assert not answer.success and "emergency stop was set by the topic e_stop" in answer.message
     assert not node._condition.running
+
+
+def test_a_start_by_itself_does_not_go_with_a_switch_that_somebody_has_to_hold(robot, monkeypatch):
+    arm, said = robot(autostart=True, enable__topic="enable"), []
+    assert arm.node.trigger_configure() == SUCCESS
+    monkeypatch.setattr(arm.node, "get_logger", lambda: SimpleNamespace(error=said.append))
+    assert arm.node.trigger_activate() != SUCCESS
+    assert len(said) == 1 and said[0].endswith("set autostart to false, or enable.topic to nothing.")

@@ -98,6 +98,11 @@ class PolicyNode(CarefulLifecycleNode):
     def _activate(self) -> None:
         parameters = self._parameters_read
         self._emergency.check()
+        if parameters.enable_topic and self.get_parameter("autostart").value:
+            raise VegaError(
+                "Where an enabling switch is to be held, somebody has to call ~/start meanwhile: set autostart to "
+                "false, or enable.topic to nothing."
+            )
         self._drop_report()
         self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
         assert self._runner is not None and self._inputs is not None
