@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import COMMANDS, HOME, JOINTS, REAL, Arm, Pace, moving, policy_node, start
-from std_msgs.msg import Bool, Header
+from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -18,7 +19,7 @@ from policies.types import VegaError
 from vega3d_ros.control.stamps import CLOSE_NS
 from vega3d_ros.ros.conversions import stamp_ns
 
-ERROR = 2
+WARN, ERROR = 1, 2
 BRAKE_RAD_S2 = 1000.0  # of libero.yaml
 
 
@@ -74,6 +75,48 @@ def test_the_stop_topic_is_heard_whatever_its_qos_and_in_every_state(reliability
         assert not robot.change("activate")
         button.publish(Bool(data=False))
         assert not robot.change("activate"), "letting go of the button does not clear it"
+
+
+def test_a_publisher_that_was_not_heard_holds_a_real_arm_and_says_so_until_a_cleanup():
+    said = "A publisher of 'instruction' cannot be heard"
+
+    def volatile() -> Any:
+        return robot.node.create_publisher(String, "instruction", 1)  # where transient local is asked for
+
+    def starts() -> str:
+        return robot.client.trigger("policy_node/start")
+
+    with policy_node(**REAL) as (robot, _):
+        arm = Arm(robot)
+        robot.bring_up()
+        deaf = volatile()
+        assert robot.until(lambda: robot.status("qos instruction") is not None)
+        robot.node.destroy_publisher(deaf)
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            assert starts().startswith(f"Started, and waiting: {said}")
+            assert robot.shows(ERROR, said, "clean policy_node up and configure it again")
+            assert arm.rests() and not robot.commands
+
+            def anew() -> None:
+                assert robot.change("cleanup"), robot.log_text()
+                robot.bring_up()
+                robot.send_instruction()
+                assert robot.until(lambda: starts() == "Started.")
+                assert arm.moves(), robot.sentence()
+
+            assert robot.change("deactivate")
+            anew()
+            deaf = volatile()
+            ways = "clean policy_node up and configure it again, then activate policy_node and call ~/start."
+            assert robot.shows(ERROR, said, ways)
+            assert robot.until(lambda: robot.state() == "inactive")
+            robot.node.destroy_publisher(deaf)
+            assert robot.change("activate"), robot.log_text()
+            assert said in starts() and robot.shows(ERROR, said, "clean policy_node up")
+            assert arm.rests()
+            assert robot.change("deactivate")
+            anew()
 
 
 def test_a_silent_camera_deactivates_and_its_return_moves_nothing():
@@ -155,6 +198,18 @@ def test_a_trajectory_that_leaves_ahead_is_stamped_and_begins_with_the_one_under
         # The path's clock and that of stamps are read at once to within CLOSE_NS, each time by half of it.
         read_s = 1e-9 * CLOSE_NS
         assert np.all(np.abs(departs[1] - there) <= read_s * np.abs(departs[2]).max() + 1e-9)
+
+
+def test_an_arm_that_stands_as_every_command_comes_too_late_is_told():
+    with policy_node(**REAL, command_ahead_s=1e-4) as (robot, _):  # of which nobody decides within half
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert robot.until(lambda: int(robot.values().get("commands_late", 0)) > 2), robot.sentence()
+            assert robot.shows(WARN, "came too late to be sent", "command_ahead_s")
+        assert all(len(command.points) == 1 for command in robot.commands), "only what leads the controller"
 
 
 def test_a_dry_run_publishes_where_no_driver_listens():

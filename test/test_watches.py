@@ -74,13 +74,38 @@ def test_what_lies_within_the_allowance_is_never_told(steps, simulated):
     assert watched(simulated, within, stand_s=1e9) == ""
 
 
-def test_the_value_that_was_sent_last_counts_whatever_comes_last():
-    button = LastValue()
-    assert button.value is None and button.age_s(5.0) == float("inf")
-    button.take(True, 20, 1.0)
-    button.take(False, 10, 2.0)
-    assert button.value is True and button.age_s(2.0) == 1.0
-    button.take(False, 30, 3.0)
-    assert button.value is False
-    button.take(True, 0, 4.0)
-    assert button.value is True, "without a time of sending, the order of arrival counts"
+MS, SECOND_NS = 10**6, 10**9
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_the_value_that_was_sent_last_counts_whatever_comes_last(safe):
+    switch = LastValue(safe)
+    assert switch.value is None and switch.age_s(5.0) == float("inf")
+    switch.take(safe, 20 * MS, 1.0)
+    switch.take(not safe, 10 * MS, 2.0)
+    assert switch.value is safe and switch.age_s(2.0) == 1.0
+    switch.take(not safe, 30 * MS, 3.0)
+    assert switch.value is not safe
+    switch.take(safe, 0, 4.0)
+    assert switch.value is safe, "without a time of sending, the order of arrival counts"
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_the_safe_value_counts_in_doubt_until_the_next_that_was_sent_later(safe):
+    switch = LastValue(safe)
+    switch.take(not safe, 20 * MS, 1.0)
+    switch.take(safe, 10 * MS, 2.0)
+    assert switch.value is safe and switch.heard_s == 2.0
+    switch.take(not safe, 15 * MS, 3.0)
+    assert switch.value is safe, "what was sent before the last does not undo it"
+    switch.take(not safe, 30 * MS, 4.0)
+    assert switch.value is not safe
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_switch_whose_clock_was_set_back_is_heard(safe):
+    switch = LastValue(safe)
+    switch.take(not safe, 200 * SECOND_NS, 1.0)
+    for sent_s, value in ((100, safe), (101, not safe), (50, not safe), (51, safe), (1, not safe)):
+        switch.take(value, sent_s * SECOND_NS, 200.0 + sent_s)
+        assert switch.value is value and switch.heard_s == 200.0 + sent_s

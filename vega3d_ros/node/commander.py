@@ -90,7 +90,7 @@ class Commander:
         assert isinstance(runner, Realtime)
         problem = inputs.problem() or inputs.stale(self._now_ns()) or self._outputs.unheard
         if self._strict:
-            problem = problem or self._outputs.rivals() or next(iter(self._condition.qos_problems.values()), "")
+            problem = problem or self._outputs.rivals() or self._condition.not_connected
         if problem:
             if runner.scheduler.remaining:
                 runner.discard()  # actions planned before a gap do not fit the world after it
@@ -154,11 +154,12 @@ class Commander:
             # The controller might get it when it has left the path already; the one under way leads to rest.
             self._runner.withdraw()
             self._condition.counts["commands_late"] += 1
+            self._condition.late_in_a_row += 1
             return
         self._outputs.publish(command, self._inputs.sample)
         self._last_sample = self._inputs.sample
         self._condition.counts["commands"] += 1
-        self._condition.moving = True
+        self._condition.moving, self._condition.late_in_a_row = True, 0
         self._condition.refused_in_a_row = self._condition.refused_in_a_row + 1 if command.rejected else 0
         self._condition.refused_for = command.rejected
         for rule in command.rejected:

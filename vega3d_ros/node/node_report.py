@@ -21,20 +21,30 @@ LOCKSTEP_PATIENCE_S = 1.0
 class Condition:
     """The node's own state.
 
-    running: between ~/start and ~/stop.  fault: why it stopped by itself, until ~/start.  started_s:
-    time.monotonic() of the last start.  moving: a command has left since then.  qos_problems: topic -> sentence.
+    strict: every problem while the arm moves is a fault.  running: between ~/start and ~/stop.  fault: why it stopped
+    by itself, until ~/start.  started_s: time.monotonic() of the last start.  moving: a command has left since then.
+    qos_problems: topic -> sentence, until the cleanup, since nobody tells when such a one has gone.
     refused_in_a_row, refused_for: commands that the guard refused since the last that it let pass, and the rules.
+    late_in_a_row: commands that came too late to be sent, since the last that was.
     """
 
+    strict: bool = False
     running: bool = False
     fault: str = ""
     started_s: float = 0.0
     moving: bool = False
     refused_in_a_row: int = 0
     refused_for: tuple[str, ...] = ()
+    late_in_a_row: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     latencies: Latencies = field(default_factory=Latencies)
     qos_problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def not_connected(self) -> str:
+        """strict: who is not heard, or hears nothing, and so holds the arm; '' if nobody does."""
+        problem = next(iter(self.qos_problems.values()), "") if self.strict else ""
+        return problem and f"{problem.rstrip('.')}, then clean policy_node up and configure it again."
 
 
 def report(
@@ -82,7 +92,8 @@ def _body(runner: Lockstep | Realtime, inputs: Inputs) -> list[Status]:
 
 def is_waiting(condition: Condition, inputs: Inputs) -> bool:
     """Whether nothing is wrong yet: since the start no command has left, and no input has brought anything bad."""
-    return not (condition.fault or condition.moving or any(stream.problem for stream in inputs.streams.values()))
+    wrong = condition.fault or condition.not_connected
+    return not (wrong or condition.moving or any(stream.problem for stream in inputs.streams.values()))
 
 
 def _judge(
@@ -92,7 +103,7 @@ def _judge(
         return Level.ERROR, condition.fault
     if not condition.running or outputs is None:
         return Level.OK, "Active and still: call ~/start to command."
-    problem = inputs.problem()
+    problem = condition.not_connected or inputs.problem()
     if not problem and not outputs.heard():
         problem = outputs.unheard
     if not problem and isinstance(runner, Realtime):
@@ -111,6 +122,11 @@ def _judge(
         waiting = (
             f"The guard refused the last {condition.refused_in_a_row} command(s): {', '.join(condition.refused_for)}. "
             "See safety in the robot's YAML."
+        )
+    if not waiting and condition.late_in_a_row:
+        waiting = (
+            f"The last {condition.late_in_a_row} command(s) came too late to be sent: give this machine less to do, or "
+            "raise command_ahead_s."
         )
     return (Level.WARN, waiting) if waiting else (Level.OK, f"Commanding: {inputs.instruction}")
 

@@ -87,6 +87,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._policy = open_policy(parameters)
         parts = build(self, parameters, self._policy)
         self._lockstep = isinstance(parts.runner, Lockstep)
+        self._condition.strict = self._is_strict
         self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
         spec = parts.runner.loop.policy.spec
         self._period_s = 1.0 / spec.action_space.rate_hz
@@ -97,6 +98,11 @@ class PolicyNode(CarefulLifecycleNode):
     def _activate(self) -> None:
         parameters = self._parameters_read
         self._emergency.check()
+        if parameters.enable_topic and self.get_parameter("autostart").value:
+            raise VegaError(
+                "Where an enabling switch is to be held, somebody has to call ~/start meanwhile: set autostart to "
+                "false, or enable.topic to nothing."
+            )
         self._drop_report()
         self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
         assert self._runner is not None and self._inputs is not None
@@ -173,11 +179,11 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
+            self._emergency.check()
             if self._outputs is None or self._inputs is None:
-                self._emergency.check()
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
-            problem = self._inputs.problem()
+            problem = self._condition.not_connected or self._inputs.problem()
             response.success = True
             response.message = f"Started, and waiting: {problem}" if problem else "Started."
         except VegaError as error:
@@ -197,7 +203,7 @@ class PolicyNode(CarefulLifecycleNode):
         assert self._outputs is not None and self._vigilance is not None
         self._condition.running = self._condition.moving = False
         self._vigilance.reset()
-        self._condition.refused_in_a_row = 0
+        self._condition.refused_in_a_row = self._condition.late_in_a_row = 0
         self._inputs.clear(None if self._lockstep else self._now_ns())
         self._runner.reset()
         self._outputs.reset()
@@ -210,7 +216,10 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _stop(self) -> None:
         if self._condition.running and self._commander is not None and self.context.ok():
-            self._commander.brake()
+            try:
+                self._commander.brake()
+            except Exception:  # whatever it was, what follows has to; the path under way ends at rest by itself
+                self.get_logger().error(traceback.format_exc())
         self._condition.running = False
         self._drop_queue()
         if self._outputs is not None:
@@ -265,10 +274,21 @@ class PolicyNode(CarefulLifecycleNode):
             self._fail(self._inputs.belief.problem)
             return
         if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
-            if self._commander is not None and self._commander.repeat(sample.stamp_ns):
+            if self._is_done(sample.stamp_ns):
                 return
             self._runner.offer(sample)
         self._after_input(jump)
+
+    def _is_done(self, stamp_ns: int) -> bool:
+        """lockstep: whether this joint state needs no decision: it had one, now told again, or commanding ended."""
+        done = True
+
+        def repeat() -> None:
+            nonlocal done
+            done = self._commander is not None and self._commander.repeat(stamp_ns)
+
+        self._guarded(repeat)
+        return done
 
     def _on_instruction(self, message: String) -> None:
         if self._inputs is None:

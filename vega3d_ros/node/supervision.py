@@ -5,11 +5,11 @@ And the heartbeat of an active node.  Everything runs in the executor's thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -20,6 +20,7 @@ from std_srvs.srv import Trigger
 from policies.types import VegaError
 from vega3d_ros.control.stop_latch import StopLatch
 from vega3d_ros.node.watches import LastValue
+from vega3d_ros.ros.node_parameters import getter
 from vega3d_ros.ros.qos_events import SubscriptionEventCallbacks
 
 HEARTBEAT_S = 0.1
@@ -49,8 +50,9 @@ class EmergencyStop:
         self._node = node
         self._on_stop = on_stop
         self._joints: Any = None
-        self._button = LastValue()
+        self._button = LastValue(safe=True)
         self._known: set[bytes] = set()
+        self._watched_s, self._just_back = time.monotonic(), False
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
         subscriptions = [
             node.create_subscription(Bool, "e_stop", self._on_topic, qos, event_callbacks=quiet)
@@ -101,8 +103,12 @@ class EmergencyStop:
             lost, self._known = self._known - present, present
             if lost:
                 self._set("the loss of a publisher of the topic e_stop")
+        # What came while nobody listened, as a policy was loaded or the node activated, may yet have to be taken.
+        now_s = time.monotonic()
+        self._just_back = now_s - self._watched_s > 2 * WATCH_S and not self._just_back
+        self._watched_s = now_s
         # Before the first message there is nothing to lose; `check` waits for it.
-        if self._button.value is not None and self._silent():
+        if self._button.value is not None and self._silent() and not self._just_back:
             self._set(self._silent())
 
     def _silent(self) -> str:
@@ -121,7 +127,7 @@ class EmergencyStop:
     def _on_clear(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             self._check_button()
-            self.latch.clear(time.monotonic())
+            self.latch.clear(self._joint_names(), time.monotonic())
             self._node.destroy_subscription(self._joints)
             self._joints = None
             response.success = True
@@ -140,12 +146,19 @@ class EmergencyStop:
         if silent:
             raise VegaError(f"There is {silent}: connect the button, then call ~/clear_stop again.")
 
+    def _joint_names(self) -> list[str]:
+        return list(getter(self._node)("joint_names") or ())
+
     def _on_joint_state(self, message: JointState) -> None:
-        names = self._node.get_parameter("joint_names").value or []
-        speeds = dict(zip(message.name, message.velocity, strict=False))
-        # A joint that is not named, or has no velocity, cannot be said to rest.
-        velocities = np.array([speeds.get(name, np.nan) for name in names] or [np.nan])
-        self.latch.observe(velocities, time.monotonic())
+        # Other devices publish here too, and an arm may come in parts.
+        ours = set(self._joint_names())
+        untold = [math.nan] * len(message.name)
+        positions, velocities = (
+            values if len(values) == len(untold) else untold for values in (message.position, message.velocity)
+        )
+        told = zip(message.name, positions, velocities, strict=True)
+        joints = {name: (position, velocity) for name, position, velocity in told if name in ours}
+        self.latch.observe(joints, time.monotonic())
 
 
 class Heartbeat:

@@ -31,7 +31,7 @@ class Vigilance:
         self._gap = Gap(period_s, parameters.max_gap_periods)
         stand_s = max(STAND_S, parameters.max_age_s, parameters.max_gap_periods * period_s)
         self._clock = ClockWatch(self._simulated, stand_s)
-        self._enabling = LastValue()
+        self._enabling = LastValue(safe=False)
         self._switch: Any = None
         if parameters.enable_topic:
             # Best effort hears every publisher; one that is lost is like one that is late.

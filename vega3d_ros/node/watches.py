@@ -11,24 +11,30 @@ STEP_S = 0.5
 # A simulator may run so many times as fast as the world, and may skip so many s when it is reset.
 FASTEST, SKIP_S = 10.0, 1.5
 BACK_S = 0.001
+# One message may overtake another by so much, s; what was sent before the last by more comes from a clock that was set.
+OVERTAKEN_S = 1.0
 
 
 class LastValue:
     """The last value of a switch, whatever the order in which it is heard.
 
-    value: None before the first.  heard_s: when it was said last.
+    safe: the value that counts where nobody knows which of two came last.  value: None before the first.
+    heard_s: when it was said last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, safe: bool) -> None:
         self.value: bool | None = None
         self.heard_s = float("-inf")
+        self._safe = safe
         self._sent_ns = 0
 
     def take(self, value: bool, sent_ns: int, now_s: float) -> None:
-        """sent_ns: when the publisher sent it, on its clock; 0 if unknown."""
-        if sent_ns and sent_ns < self._sent_ns:
+        """sent_ns: when the publisher sent it, on its clock, which may be set; 0 if unknown."""
+        overtaken = bool(sent_ns) and 0 < self._sent_ns - sent_ns <= OVERTAKEN_S * 1e9
+        if overtaken and value is not self._safe:
             return
-        self._sent_ns = sent_ns
+        if not overtaken:
+            self._sent_ns = sent_ns
         self.value, self.heard_s = value, now_s
 
     def age_s(self, now_s: float) -> float:

@@ -1,7 +1,8 @@
 """The arm's whole body: how near its links are to each other, to the floor, to walls and to listed obstacles.
 
 Pinocchio places the capsules, its collision library coal measures the distances; a configuration takes some
-microseconds.  Not thread-safe.  Everything stands still but the arm: nothing here sees people.
+microseconds.  Not thread-safe.  Everything stands still but the arm and its fingers, which may be anywhere in their
+stroke: nothing here sees people.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pinocchio as pin
 
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.body.capsules import box, capsules_round, collision_pieces, half_space, link_name
+from vega3d_ros.control.body.hand import spread
 
 SAMPLES = 400
 STILL_M = 1e-6  # a distance that changes by less, whatever the joints do, is one that no motion can better
@@ -65,9 +67,10 @@ class Body:
     ) -> None:
         full = pin.buildModelFromXML(urdf_xml)
         pieces = collision_pieces(urdf_xml, full)
+        both = spread(urdf_xml, full, joint_names, pieces, capsules_round(pieces))
         locked = [full.getJointId(name) for name in full.names[1:] if name not in joint_names]
         self._model, (pieces, self._geometry) = pin.buildReducedModel(
-            full, [pieces, capsules_round(pieces)], locked, pin.neutral(full)
+            full, list(both), locked, pin.neutral(full)
         )
         self._data = self._model.createData()
         self.clearance_m, self.slow_m = clearance_m, slow_m
@@ -188,7 +191,7 @@ class Body:
             else:
                 watched.append(pair)
         self._watch(watched)
-        return tuple(left_out)
+        return tuple(dict.fromkeys(left_out))  # what the arm carries is there several times
 
     def _kept_apart(self, pair: tuple[int, int], pieces: pin.GeometryModel, samples: FloatArray) -> bool:
         """Whether two links with two joints between them, whose capsules meet at these samples (k, n), never do."""
