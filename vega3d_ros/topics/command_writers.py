@@ -25,12 +25,13 @@ from vega3d_ros.control.guard.motion import Motion
 from vega3d_ros.control.guard.smoothing import PathStream
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
+from vega3d_ros.ros.node_process import END_S
 from vega3d_ros.ros.qos_events import publisher_events
 from vega3d_ros.topics.action_writer import ActionWriter
 from vega3d_ros.topics.trajectories import trajectories
 
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-BRAKING_DEADLINE_S = 1.0
+BRAKING_DEADLINE_S = END_S - 1.0  # after a signal the process is ended with whatever it still streams
 HEARD, NOW = Duration(seconds=0.1), Duration(nanoseconds=0)
 DRY_RUN = "~/dry_run/"
 # Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
@@ -72,7 +73,8 @@ class Writer(Protocol):
 
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
     would be lost, '' if it would not.  confirmed: whether all who listen have the last lead that was sent.  stop: no
-    command follows.  reset: an episode begins.
+    command follows; alone: nobody else commands the arm and its controller listens, so that it is on our path.  reset:
+    an episode begins.
     """
 
     @property
@@ -87,7 +89,7 @@ class Writer(Protocol):
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
 
-    def stop(self) -> None: ...
+    def stop(self, alone: bool = True) -> None: ...
 
     def reset(self) -> None: ...
 
@@ -182,7 +184,7 @@ class TrajectoryWriter:
             publisher.publish(message)
         self._audience.look_ahead()
 
-    def stop(self) -> None:
+    def stop(self, alone: bool = True) -> None:
         """A committed trajectory ends at rest by itself."""
 
     def reset(self) -> None:
@@ -211,6 +213,7 @@ class ForwardWriter:
         self._period_s = 1.0 / parameters.forward_rate_hz
         self._stream: PathStream | None = None
         self._motion: Motion | None = None
+        self._sent = array.array("d")
         self._ahead_ns = 0  # of the path's clock against the steady one
         topics = command_topics(parameters)
         self._publishers = [
@@ -251,27 +254,34 @@ class ForwardWriter:
         if self._stream is None or self._motion is None:
             return
         now_ns = time.monotonic_ns() + self._ahead_ns
-        self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._stream.step(now_ns))))
+        self._sent = array.array("d", self._stream.step(now_ns))
+        self._publishers[0].publish(Float64MultiArray(data=self._sent))
         if self._stream.at_rest:
             self._stream = None  # the next path begins where this one ended
 
-    def stop(self) -> None:
-        """The path ends at rest when no command follows."""
+    def stop(self, alone: bool = True) -> None:
+        """The path ends at rest when no command follows; where the arm may be on another's, it is left at once."""
+        if not alone:
+            self._stream = None
 
     def reset(self) -> None:
         self._gripper_sent = None
 
     def destroy(self) -> None:
-        """Goes on to the path's rest first, for which it takes the executor's thread."""
+        """Goes on to the path's rest first, for which it takes the executor's thread.
+
+        Where no path is under way nothing is said: the arm may have been moved since by others.
+        """
         self._node.destroy_timer(self._timer)
         deadline = time.monotonic() + BRAKING_DEADLINE_S
-        while self._stream is not None and time.monotonic() < deadline:
+        last_words = LAST_WORDS if self._stream is not None else 0
+        while self._stream is not None and self._node.context.ok() and time.monotonic() < deadline:
             self._step()
             time.sleep(self._period_s)
-        for _ in range(LAST_WORDS if self._motion is not None else 0):
-            # What is said last may be lost with the publisher, and it is where the arm shall rest.
-            assert self._motion is not None
-            self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._motion.positions[-1])))
+        for _ in range(last_words if self._node.context.ok() else 0):
+            # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along
+            # the path, which is not over where its braking took too long.
+            self._publishers[0].publish(Float64MultiArray(data=self._sent))
             time.sleep(self._period_s)
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)

@@ -112,7 +112,8 @@ class Outputs:
     def stop(self) -> None:
         """No command follows until `reset`."""
         if self._writer is not None:
-            self._writer.stop()
+            # After the end of ROS nothing can be said, nor asked.
+            self._writer.stop(self._node.context.ok() and not self.unheard and not self.rivals())
 
     def reset(self) -> None:
         """An episode begins."""
