@@ -202,6 +202,9 @@ class Decisions:
         elif name == "discard":
             self._end_without_tick()
             self._runner.discard()
+        elif name == "release":
+            self._end_without_tick()
+            self._realtime.release()
         elif name == "query":
             self._take_query(event, frames)
             self._period.append(event)
