@@ -157,6 +157,21 @@ def test_a_controller_that_was_restarted_is_led_again_before_the_next_action(why
     assert not any(command.lead for command in bench.run(20)), "once is enough"
 
 
+@pytest.mark.parametrize("why", [SILENT, DEAF])
+def test_a_restarted_controller_that_obeys_at_once_is_told_where_it_is(why) -> None:
+    """Where only joint_states were away, the controller is believed to hold the arm where it was told."""
+    bench = Bench()
+    bench.runner.loop.guard.at_once = True  # type: ignore[union-attr]
+    end = bench.moves()[-1].motion.positions[-1]  # type: ignore[union-attr]
+    bench.silent, bench.unheard = ({}, DEAF) if why == DEAF else ({JOINTS: SILENT}, "")
+    assert not bench.run(20)
+    measured = bench.sample.positions
+    bench.silent, bench.unheard = {}, ""
+    lead = bench.moves()[0]
+    assert lead.lead
+    np.testing.assert_allclose(lead.positions, measured if why == DEAF else end, atol=1e-9)
+
+
 def test_after_a_gap_of_a_camera_the_arm_goes_on_from_its_path() -> None:
     bench = Bench()
     bench.moves()

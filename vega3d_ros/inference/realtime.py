@@ -156,20 +156,23 @@ class Realtime:
         self._forget()
         self.journal("discard")
 
-    def release(self) -> None:
-        """The arm's controller may be another than the one that was led: the arm is taken over anew before the next
-        action, and what was computed so far is forgotten."""
+    def release(self, elsewhere: bool) -> None:
+        """The arm's controller may not be on our path any more: the arm is taken over anew before the next action, and
+        what was computed so far is forgotten.
+
+        elsewhere: as for the guard's `reset`.
+        """
         if self._led:
             self._forget()
-            self._leave()
-            self.journal("release")
+            self._leave(elsewhere)
+            self.journal("release", elsewhere=elsewhere)
 
-    def _leave(self) -> None:
+    def _leave(self, elsewhere: bool = False) -> None:
         self._leading = self._unconfirmed = self._led = False
         self._lead_began_ns = None
         self._moves = ""
         if self.loop.guard is not None:
-            self.loop.guard.reset()
+            self.loop.guard.reset(elsewhere)
 
     def _forget(self) -> None:
         self.scheduler.discard()

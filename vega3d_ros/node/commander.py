@@ -98,8 +98,9 @@ class Commander:
                 raise VegaError(problem)
             # Whatever else is wrong, too: a controller that was restarted holds the arm where it is measured, which
             # sags below our path.
-            if self._committed and (self._outputs.unheard or inputs.stale(self._now_ns(), only=JOINTS)):
-                runner.release()
+            unheard = bool(self._outputs.unheard)
+            if self._committed and (unheard or inputs.stale(self._now_ns(), only=JOINTS)):
+                runner.release(elsewhere=unheard)
             return
         assert inputs.sample is not None
         command = runner.tick(inputs.sample, inputs.instruction or "", *self._now())

@@ -213,8 +213,9 @@ class PolicyNode(CarefulLifecycleNode):
             self._commander.brake()
         self._condition.running = False
         self._drop_queue()
-        if self._outputs is not None:
-            self._outputs.stop()
+        alone = self._outputs is None or self._outputs.stop()
+        if not alone and isinstance(self._runner, Realtime):
+            self._runner.release(elsewhere=True)
 
     def _drop_queue(self) -> None:
         if self._commander is not None:

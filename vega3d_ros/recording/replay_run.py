@@ -204,7 +204,7 @@ class Decisions:
             self._runner.discard()
         elif name == "release":
             self._end_without_tick()
-            self._realtime.release()
+            self._realtime.release(event["elsewhere"])
         elif name == "query":
             self._take_query(event, frames)
             self._period.append(event)

@@ -109,11 +109,13 @@ class Outputs:
             if self._node.context.ok():  # after a signal nothing can be published any more
                 self._decisions.publish(String(data=to_text(number, event, fields)))
 
-    def stop(self) -> None:
-        """No command follows until `reset`."""
+    def stop(self) -> bool:
+        """No command follows until `reset`.  Whether the arm's controller is on our path, as far as one can know."""
+        # After the end of ROS nothing can be said, nor asked.
+        alone = self._node.context.ok() and not self.unheard and not self.rivals()
         if self._writer is not None:
-            # After the end of ROS nothing can be said, nor asked.
-            self._writer.stop(self._node.context.ok() and not self.unheard and not self.rivals())
+            self._writer.stop(alone)
+        return alone
 
     def reset(self) -> None:
         """An episode begins."""
