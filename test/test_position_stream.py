@@ -94,7 +94,7 @@ class Graph:
 def parameters(jerk: float) -> Any:
     return SimpleNamespace(
         forward_jerk=jerk * ONE, forward_rate_hz=1.0 / STEP_S, controller="forward", gripper_controller="",
-        gripper_command_joint="", gripper_open=0.0, gripper_closed=0.0, dry_run=False,
+        gripper_command_joint="", gripper_open=0.0, gripper_closed=0.0, dry_run=False, max_gap_periods=4,
         command_interface="forward_position",
     )  # fmt: skip
 
@@ -177,6 +177,33 @@ def test_nothing_more_is_streamed_where_the_arm_may_be_on_anothers_path(clock, w
         graph.runs = False
     outputs.stop()
     stream(graph, clock, 0.1)
+    outputs.destroy()
+    assert len(graph.sent) == before
+
+
+@pytest.mark.parametrize("stopped_first", [False, True])
+def test_a_process_that_was_held_up_leaves_the_arm_where_it_rests_since(clock, stopped_first) -> None:
+    """The controller has held the last position meanwhile; the path's end would be a jump."""
+    graph = Graph()
+    outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    outputs.publish(command(clock, SPEED), SAMPLE)
+    stream(graph, clock, 0.1)
+    clock.sleep(0.1)
+    stream(graph, clock, 0.1)
+    before = len(graph.sent)
+    assert before == 20 and outputs.heard(), "a short delay is none"
+    clock.sleep(1.0)
+    # Which of the timers that are due comes first is chance.
+    if stopped_first:
+        assert not outputs.stop()
+    stream(graph, clock, 0.1)
+    assert "was held up for 1.01 s" in outputs.unheard and not outputs.stop()
+    assert len(graph.sent) == before
+    outputs.reset()
+    assert outputs.heard()
+    outputs.publish(command(clock, SPEED), SAMPLE)
+    clock.sleep(1.0)  # while it ends: before the first position has left, the last ones of another path are no rest
+    graph.timers[0]()
     outputs.destroy()
     assert len(graph.sent) == before
 

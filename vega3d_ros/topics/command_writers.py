@@ -7,6 +7,7 @@ Each writer owns its publishers, sends one JointCommand per call, and leaves the
 from __future__ import annotations
 
 import array
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -213,7 +214,8 @@ class ForwardWriter:
         self._period_s = 1.0 / parameters.forward_rate_hz
         self._stream: PathStream | None = None
         self._motion: Motion | None = None
-        self._sent = array.array("d")
+        self._sent = array.array("d")  # last, of the stream under way or the one before
+        self._stepped_s, self._longest_s, self._held_up_s = 0.0, math.inf, 0.0
         self._ahead_ns = 0  # of the path's clock against the steady one
         topics = command_topics(parameters)
         self._publishers = [
@@ -225,6 +227,12 @@ class ForwardWriter:
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def unheard(self) -> str:
+        self._notice_delay()
+        if self._held_up_s:
+            return (
+                f"The stream of positions was held up for {self._held_up_s:.2f} s: see what stopped this process or "
+                "keeps the machine busy, then call ~/start again."
+            )
         return self._audience.missing()
 
     def confirmed(self) -> bool:
@@ -239,7 +247,10 @@ class ForwardWriter:
             if self._motion is None or abs(ahead_ns - self._ahead_ns) > CLOCK_STEP_NS:
                 self._ahead_ns = ahead_ns
             self._motion = command.motion
+            if self._parameters.max_gap_periods:
+                self._longest_s = (self._parameters.max_gap_periods + 0.5) * command.period_s
             if self._stream is None:
+                self._sent, self._stepped_s = array.array("d"), time.monotonic()
                 self._stream = PathStream(command.motion, self._limits.acceleration, self._jerk, self._period_s)
             self._stream.motion = command.motion
         if command.lead:
@@ -250,9 +261,17 @@ class ForwardWriter:
             self._publishers[1].publish(conversions.trajectory_message(0, [joint], [gripper], [0.0], command.period_s))
             self._gripper_sent = gripper
 
+    def _notice_delay(self) -> None:
+        late_s = time.monotonic() - self._stepped_s
+        if self._stream is not None and late_s > self._longest_s:
+            # The arm rests since then where it was told to be last: where the path is by now would be a jump.
+            self._stream, self._held_up_s = None, late_s
+
     def _step(self) -> None:
+        self._notice_delay()
         if self._stream is None or self._motion is None:
             return
+        self._stepped_s = time.monotonic()
         now_ns = time.monotonic_ns() + self._ahead_ns
         self._sent = array.array("d", self._stream.step(now_ns))
         self._publishers[0].publish(Float64MultiArray(data=self._sent))
@@ -266,6 +285,7 @@ class ForwardWriter:
 
     def reset(self) -> None:
         self._gripper_sent = None
+        self._held_up_s = 0.0
 
     def destroy(self) -> None:
         """Goes on to the path's rest first, for which it takes the executor's thread.
@@ -278,7 +298,7 @@ class ForwardWriter:
         while self._stream is not None and self._node.context.ok() and time.monotonic() < deadline:
             self._step()
             time.sleep(self._period_s)
-        for _ in range(last_words if self._node.context.ok() else 0):
+        for _ in range(last_words if self._sent and self._node.context.ok() else 0):
             # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along
             # the path, which is not over where its braking took too long.
             self._publishers[0].publish(Float64MultiArray(data=self._sent))
