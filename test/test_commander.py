@@ -82,6 +82,7 @@ class Bench:
         self.instruction = "stay"
         # What a commander sees of inputs and outputs
         self.stream_problem = self.unheard = ""
+        self.held = None
         self.silent: dict[str, str] = {}
         loop = ControlLoop(self.asked, arm, HOME, guard(**limits))
         frames: Any = Frames()

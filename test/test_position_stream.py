@@ -199,8 +199,16 @@ def test_a_process_that_was_held_up_leaves_the_arm_where_it_rests_since(clock, s
     stream(graph, clock, 0.1)
     assert "was held up for 1.01 s" in outputs.unheard and not outputs.stop()
     assert len(graph.sent) == before
+    # There it is taken over anew, unless somebody else has commanded it since, or it was away.
+    np.testing.assert_array_equal(outputs.held, graph.sent[-1])  # type: ignore[arg-type]
+    graph.others.append("teleoperation")
+    assert outputs.held is None
+    graph.others.clear()
+    graph.listeners.clear()
+    assert outputs.held is None
+    graph.listeners.append("controller_manager")
     outputs.reset()
-    assert outputs.heard()
+    assert outputs.heard() and outputs.held is None
     outputs.publish(command(clock, SPEED), SAMPLE)
     clock.sleep(1.0)  # while it ends: before the first position has left, the last ones of another path are no rest
     graph.timers[0]()

@@ -83,6 +83,11 @@ def test_a_controller_that_obeys_at_once_is_not_sent_away_from_where_it_was_told
     follower.guard.reset()
     with pytest.raises(VegaError, match=r"panda_joint1 .* clean up, configure and activate policy_node"):
         follower.guard.take_over(told + AXIS[0] * 0.3, STILL, later_ns)
+    # It may have heard the beginning of our path alone.
+    follower.guard.reset(elsewhere=True, held=INSIDE)
+    held, _ = follower.guard.take_over(INSIDE - 0.02, STILL, later_ns)
+    assert held is not None
+    np.testing.assert_array_equal(held.positions, INSIDE)
     # Where it may hold the arm anywhere, what is measured is all that is known; so at the very first.
     follower.guard.reset(elsewhere=True)
     for checker in (follower.guard, guard()):

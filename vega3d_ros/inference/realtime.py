@@ -156,23 +156,23 @@ class Realtime:
         self._forget()
         self.journal("discard")
 
-    def release(self, elsewhere: bool) -> None:
+    def release(self, elsewhere: bool, held: FloatArray | None = None) -> None:
         """The arm's controller may not be on our path any more: the arm is taken over anew before the next action, and
         what was computed so far is forgotten.
 
-        elsewhere: as for the guard's `reset`.
+        elsewhere, held: as for the guard's `reset`.
         """
         if self._led:
             self._forget()
-            self._leave(elsewhere)
-            self.journal("release", elsewhere=elsewhere)
+            self._leave(elsewhere, held)
+            self.journal("release", elsewhere=elsewhere, held=held)
 
-    def _leave(self, elsewhere: bool = False) -> None:
+    def _leave(self, elsewhere: bool = False, held: FloatArray | None = None) -> None:
         self._leading = self._unconfirmed = self._led = False
         self._lead_began_ns = None
         self._moves = ""
         if self.loop.guard is not None:
-            self.loop.guard.reset(elsewhere)
+            self.loop.guard.reset(elsewhere, held)
 
     def _forget(self) -> None:
         self.scheduler.discard()

@@ -100,7 +100,7 @@ class Commander:
             # sags below our path.
             unheard = bool(self._outputs.unheard)
             if self._committed and (unheard or inputs.stale(self._now_ns(), only=JOINTS)):
-                runner.release(elsewhere=unheard)
+                runner.release(unheard, self._outputs.held)
             return
         assert inputs.sample is not None
         command = runner.tick(inputs.sample, inputs.instruction or "", *self._now())

@@ -213,9 +213,8 @@ class PolicyNode(CarefulLifecycleNode):
             self._commander.brake()
         self._condition.running = False
         self._drop_queue()
-        alone = self._outputs is None or self._outputs.stop()
-        if not alone and isinstance(self._runner, Realtime):
-            self._runner.release(elsewhere=True)
+        if self._outputs is not None and not self._outputs.stop() and isinstance(self._runner, Realtime):
+            self._runner.release(True, self._outputs.held)
 
     def _drop_queue(self) -> None:
         if self._commander is not None:

@@ -204,7 +204,8 @@ class Decisions:
             self._runner.discard()
         elif name == "release":
             self._end_without_tick()
-            self._realtime.release(event["elsewhere"])
+            held = event["held"]
+            self._realtime.release(event["elsewhere"], None if held is None else np.array(held, dtype=np.float64))
         elif name == "query":
             self._take_query(event, frames)
             self._period.append(event)

@@ -33,7 +33,7 @@ class ActionWriter:
     """
 
     # The same controller obeys its topic too, where others would be rivals.
-    own_publishers, own_clients = 0, 1
+    own_publishers, own_clients, held = 0, 1, None
 
     def __init__(self, node: Node, parameters: NodeParameters) -> None:
         if FollowJointTrajectory is None:

@@ -20,6 +20,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from policies.types import FloatArray
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion
@@ -74,8 +75,9 @@ class Writer(Protocol):
 
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
     would be lost, '' if it would not.  confirmed: whether all who listen have the last lead that was sent.  stop: no
-    command follows; alone: nobody else commands the arm and its controller listens, so that it is on our path.  reset:
-    an episode begins.
+    command follows; alone: nobody else commands the arm and its controller listens, so that it is on our path.
+    held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  reset: an
+    episode begins.
     """
 
     @property
@@ -83,6 +85,9 @@ class Writer(Protocol):
 
     @property
     def own_clients(self) -> int: ...
+
+    @property
+    def held(self) -> FloatArray | None: ...
 
     def unheard(self) -> str: ...
 
@@ -156,7 +161,7 @@ class TrajectoryWriter:
     by then, with a jump; so the node does not send what has become late.
     """
 
-    own_publishers, own_clients = 1, 0
+    own_publishers, own_clients, held = 1, 0, None
 
     def __init__(self, node: Node, parameters: NodeParameters, qos_problems: dict[str, str]) -> None:
         self._parameters, self._node = parameters, node
@@ -234,6 +239,11 @@ class ForwardWriter:
                 "keeps the machine busy, then call ~/start again."
             )
         return self._audience.missing()
+
+    @property
+    def held(self) -> FloatArray | None:
+        known = self._held_up_s and self._sent and not self._audience.missing()
+        return np.array(self._sent) if known else None
 
     def confirmed(self) -> bool:
         """What follows at once is never confirmed in time."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.guard.limits import ArmModel, GuardLimits
-from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking
+from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking, resting
 from vega3d_ros.control.guard.zones import Pace, Workspace, Zone, look_along
 
 BoolArray = NDArray[np.bool_]
@@ -108,16 +108,17 @@ class SafetyGuard:
         self._before: tuple[Motion | None, int | None] = (None, None)  # the last command that passed
         self._astray = False
 
-    def reset(self, elsewhere: bool = False) -> None:
+    def reset(self, elsewhere: bool = False, held: FloatArray | None = None) -> None:
         """Take the arm over anew before the next command: at activation, after a stop, at a new episode.
 
-        elsewhere: its controller may hold it anywhere, since it was restarted, or obeys somebody else.
+        elsewhere: its controller does not hold it at the end of our path, since it was restarted, obeys somebody else,
+        or did not hear the rest of it.  held (n,) rad: where it does, if that is known.
         """
         self._ready_ns = self._last_ns = self._from = None
         self._astray = False
         self.rejected_in_a_row = 0
         if not self.committed or (elsewhere and self.at_once):
-            self._motion = None
+            self._motion = None if held is None else resting(held)
 
     def take_over(
         self, measured: FloatArray, rate: FloatArray, time_ns: int, heard: bool = True
@@ -160,10 +161,9 @@ class SafetyGuard:
             if heard or time_ns < self._motion.start_ns + (AGAIN - 0.5) * self._period_ns:
                 return None, "" if heard and time_ns >= self._ready_ns else TAKEN_OVER
             origin = self._motion.positions[-1]
-        rest = np.zeros_like(origin)
         self._ready_ns = time_ns + round(1e9 * self._lead_s) + LATE * self._period_ns
-        self._motion = Motion(time_ns, np.array([0.0, self._lead_s]), np.array([origin] * 2), np.array([rest] * 2))
-        return GuardDecision(origin.copy(), rest, 0.0, False, (), self._motion), TAKEN_OVER
+        self._motion = resting(origin, time_ns, self._lead_s)
+        return GuardDecision(origin.copy(), np.zeros_like(origin), 0.0, False, (), self._motion), TAKEN_OVER
 
     def start(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[FloatArray, FloatArray]:
         """Positions (n,) rad and velocities (n,) rad/s from which the next command is to be computed.
