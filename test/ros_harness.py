@@ -90,7 +90,7 @@ class FakeRobot:
         free = np.full(len(JOINTS), np.inf)
         self.stamped = False  # whether a command begins at its stamp: it leaves ahead; else it answers a joint state
         self.arm = Controller(Limits(-free, free, free, free), HOME.copy())
-        node.create_subscription(JointTrajectory, COMMANDS, self._on_command, 100)
+        node.create_subscription(JointTrajectory, COMMANDS, self.hear, 100)
         node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 100)
         # Latched, or what a node says before it is known here would be lost.
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -114,7 +114,7 @@ class FakeRobot:
         positions, velocities = self.arm.state(time.monotonic())
         return JointSample(now_ns(), positions.copy(), velocities.copy(), np.array([0.04, 0.04]))
 
-    def _on_command(self, message: JointTrajectory) -> None:
+    def hear(self, message: JointTrajectory) -> None:
         self.commands.append(message)
         self.obey(message)
 

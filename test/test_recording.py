@@ -58,6 +58,18 @@ def bring_up(robot: FakeRobot) -> None:
     robot.send_instruction()
 
 
+def deafen(robot: FakeRobot) -> None:
+    """No controller listens to commands any more."""
+    for subscription in list(robot.node.subscriptions):
+        if subscription.topic_name == f"/{COMMANDS}":
+            robot.node.destroy_subscription(subscription)
+
+
+def is_lead(command: JointTrajectory) -> bool:
+    """It only leads the controller to where the path begins."""
+    return len(command.points) == 1
+
+
 def all_recorded(robot: FakeRobot) -> None:
     """Wait until the recorder, too, hears what we send: a frame it misses cannot be replayed."""
     streams = [*robot.cameras.values(), robot.joint_states]
@@ -207,6 +219,13 @@ def test_a_realtime_recording_comes_out_again_bit_for_bit(tmp_path, capsys):
                 assert robot.until(lambda: len(robot.commands) > 20), robot.sentence()
                 robot.send_instruction("pick up the ketchup")
                 assert robot.until(lambda: len(robot.commands) > 40), robot.sentence()
+                # The controller goes, and comes back.
+                deafen(robot)
+                assert robot.shows(2, "Nobody listens")
+                back = len(robot.commands)
+                robot.node.create_subscription(JointTrajectory, COMMANDS, robot.hear, 100)
+                assert robot.until(lambda: len(robot.commands) > back + 10), robot.sentence()
+                assert is_lead(robot.commands[back]) and not is_lead(robot.commands[-1])
                 robot.client.trigger("policy_node/stop")
                 robot.client.trigger("policy_node/start")
                 before = len(robot.commands)
@@ -224,9 +243,7 @@ def test_a_realtime_recording_comes_out_again_bit_for_bit(tmp_path, capsys):
 def test_a_recorder_alone_does_not_count_as_an_arm(tmp_path):
     with policy_node() as (robot, _):
         assert robot.change("configure"), robot.log_text()
-        for subscription in list(robot.node.subscriptions):
-            if subscription.topic_name == f"/{COMMANDS}":
-                robot.node.destroy_subscription(subscription)
+        deafen(robot)
         with recorder(robot, tmp_path / "bag"):
             bring_up(robot)
             robot.client.trigger("policy_node/start")

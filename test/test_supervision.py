@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import COMMANDS, HOME, JOINTS, REAL, Arm, Pace, moving, policy_node, start
-from std_msgs.msg import Bool, Header, String
+from std_msgs.msg import Bool, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -227,8 +227,6 @@ def test_a_dry_run_publishes_where_no_driver_listens():
 
 
 def test_a_stream_of_positions_goes_on_between_the_policys_actions_and_comes_to_rest():
-    from std_msgs.msg import Float64MultiArray
-
     heard: list[Float64MultiArray] = []
     forward = {"command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0]}
     with policy_node(**REAL, **forward) as (robot, _):
@@ -248,6 +246,57 @@ def test_a_stream_of_positions_goes_on_between_the_policys_actions_and_comes_to_
         jerk = np.abs(np.diff(positions, 3, axis=0)).max(axis=1) * 100.0**3
         assert np.median(jerk) < 5000.0
         assert int(robot.values()["commands"]) < len(heard)
+
+
+def test_a_stream_of_positions_begins_where_the_arm_is_held_or_not_at_all():
+    heard: list[np.ndarray] = []
+    forward = {"command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0]}
+    with policy_node(**{**REAL, "after_problem": "wait"}, **forward) as (robot, _):
+
+        def hear(message: Float64MultiArray) -> None:
+            heard.append(np.array(message.data))
+            robot.put(message.data)
+
+        robot.node.create_subscription(Float64MultiArray, "forward/commands", hear, 100)
+        arm = Arm(robot)
+        robot.bring_up()
+        robot.send_instruction()
+
+        def streams() -> bool:
+            heard.clear()
+            return robot.until(lambda: len(heard) > 20)
+
+        def moved_by_others() -> np.ndarray:
+            robot.until(lambda: False, 1.0)  # what was on its way
+            place = robot.arm.positions + 0.3 * np.eye(7)[0]
+            robot.put(place)
+            heard.clear()
+            return place
+
+        with Pace(robot, 0.05, arm.tick):
+            start(robot)
+            assert streams(), robot.sentence()
+            # Somebody else commands the arm: nothing is known then of where its controller holds it.
+            other = robot.node.create_publisher(Float64MultiArray, "forward/commands", 1)
+            assert robot.shows(ERROR, "already commanded by")
+            place = moved_by_others()
+            robot.node.destroy_publisher(other)
+            start(robot)
+            assert robot.until(lambda: len(heard) > 20), robot.sentence()
+            np.testing.assert_allclose(heard[0], place, atol=1e-9)
+            # Moved while nobody commands it: either place may be wrong.
+            robot.client.trigger("policy_node/stop")
+            place = moved_by_others()
+            start(robot)
+            assert robot.shows(ERROR, "panda_joint1 is measured at", "clean up, configure and activate policy_node")
+            assert not heard
+            np.testing.assert_array_equal(robot.arm.positions, place)
+            for transition in ("deactivate", "cleanup", "configure", "activate"):
+                assert robot.change(transition), robot.log_text()
+            robot.send_instruction()
+            start(robot)
+            assert robot.until(lambda: len(heard) > 20), robot.sentence()
+            np.testing.assert_allclose(heard[0], place, atol=1e-9)
 
 
 def test_an_interface_that_lockstep_lacks_is_refused():

@@ -69,6 +69,34 @@ def test_an_arm_is_taken_over_slowly_and_where_it_was_told_to_be() -> None:
         guard(workspace_upper=arm.forward(INSIDE)[0] - 0.01).take_over(INSIDE, STILL, 0)
 
 
+def test_a_controller_that_obeys_at_once_is_not_sent_away_from_where_it_was_told_to_hold_the_arm() -> None:
+    """It cannot be led, so that a place beyond the tolerance would be a step; one of the two places is wrong."""
+    follower = Follower(guard())
+    follower.guard.at_once = True
+    told = INSIDE + AXIS[6] * 0.002
+    follower.step(told)
+    later_ns = follower.time_ns + 10**9
+    follower.guard.reset()
+    near, _ = follower.guard.take_over(told - 0.02, STILL, later_ns)
+    assert near is not None
+    np.testing.assert_allclose(near.positions, told, atol=1e-9)
+    follower.guard.reset()
+    with pytest.raises(VegaError, match=r"panda_joint1 .* clean up, configure and activate policy_node"):
+        follower.guard.take_over(told + AXIS[0] * 0.3, STILL, later_ns)
+    # It may have heard the beginning of our path alone.
+    follower.guard.reset(elsewhere=True, held=INSIDE)
+    held, _ = follower.guard.take_over(INSIDE - 0.02, STILL, later_ns)
+    assert held is not None
+    np.testing.assert_array_equal(held.positions, INSIDE)
+    # Where it may hold the arm anywhere, what is measured is all that is known; so at the very first.
+    follower.guard.reset(elsewhere=True)
+    for checker in (follower.guard, guard()):
+        checker.at_once = True
+        lead, _ = checker.take_over(told + AXIS[0] * 0.3, STILL, later_ns)
+        assert lead is not None
+        np.testing.assert_array_equal(lead.positions, told + AXIS[0] * 0.3)
+
+
 LISTENER = f"""
 import rclpy
 from trajectory_msgs.msg import JointTrajectory

@@ -176,6 +176,7 @@ LIVE: dict[str, Live] = {
     "s17_simulated_clock_set_back": Live(_set_clock_back, "simulated clock"),
     "s18_launcher_killed": Live(_kill_launcher, before=_launch, after=_has_ended),
     "s19_stream_of_positions_and_a_camera_lost": Live(FAULTS["camera_wrist_lost"], "stream"),
+    "s21_stream_of_positions_and_the_node_frozen": Live(_freeze, "stream", after=_stays_inactive),
 }
 # With any of these nothing may be sent at all.
 REFUSALS: dict[str, tuple[Mapping[str, Any], ...]] = {

@@ -213,6 +213,11 @@ class ChunkScheduler:
         return len(self._queue)
 
     @property
+    def busy(self) -> bool:
+        """Whether anything is queued, or asked and not answered yet."""
+        return bool(self._queue) or self._in_flight is not None
+
+    @property
     def planned(self) -> ScheduledAction | None:
         """What `pop` will hand out unless a chunk comes before."""
         return self._queue[0] if self._queue else None

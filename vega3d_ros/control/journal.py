@@ -8,6 +8,7 @@ An event is a name and fields; times are stamps in ns, arrays are SI as in `cont
     chunk    query, latency_s, actions (H, dim) or null, error                            its answer is taken over
     tick     sample_ns, time_ns, begin_ns, sample, command or null                        one control period
     unheard                                               not all heard what leads the arm: the next tick says it anew
+    release  elsewhere, held (n,) or null                 the arm is to be taken over anew before the next action
     withdraw                                              the command of the last tick came too late to be sent
     brake    time_ns, begin_ns                            the path is left for the quickest braking
     sample: positions, velocities, gripper_positions of the joint state

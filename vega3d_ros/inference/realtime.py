@@ -138,15 +138,16 @@ class Realtime:
         self.confirmed: Callable[[], bool] = lambda: True
         self._leading = False
         self._unconfirmed = False
+        self._led = False  # since the last reset or release
+        self._lead_began_ns: int | None = None  # stamp of the joint state, until the lead is over
+        self._moves = ""  # why the arm could not be taken over when an action waited last
 
     def reset(self) -> None:
         """Begin an episode: nothing queued, what is being computed will not count."""
         self.scheduler.reset()
         self._asked_s = None
-        self._leading = self._unconfirmed = False
+        self._leave()
         self._maker.reset()
-        if self.loop.guard is not None:
-            self.loop.guard.reset()
         self._worker.reset()
         self.journal("start")
 
@@ -154,6 +155,24 @@ class Realtime:
         """Forget what was computed so far: after a stop, a fault or a new instruction."""
         self._forget()
         self.journal("discard")
+
+    def release(self, elsewhere: bool, held: FloatArray | None = None) -> None:
+        """The arm's controller may not be on our path any more: the arm is taken over anew before the next action, and
+        what was computed so far is forgotten.
+
+        elsewhere, held: as for the guard's `reset`.
+        """
+        if self._led:
+            self._forget()
+            self._leave(elsewhere, held)
+            self.journal("release", elsewhere=elsewhere, held=held)
+
+    def _leave(self, elsewhere: bool = False, held: FloatArray | None = None) -> None:
+        self._leading = self._unconfirmed = self._led = False
+        self._lead_began_ns = None
+        self._moves = ""
+        if self.loop.guard is not None:
+            self.loop.guard.reset(elsewhere, held)
 
     def _forget(self) -> None:
         self.scheduler.discard()
@@ -174,7 +193,7 @@ class Realtime:
         time_ns = sample.stamp_ns if time_ns is None else time_ns
         self._take_answers()
         self._check_policy()
-        self.waiting_for = UNCONFIRMED if self._unconfirmed else "The policy is computing."
+        self.waiting_for = UNCONFIRMED if self._unconfirmed else self._moves or "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
         lead, wait = self._take_over(sample, time_ns)
@@ -227,12 +246,20 @@ class Realtime:
             self.journal("unheard")
         decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns, heard)
         if decision is not None:
-            self._unconfirmed, self._leading = self._leading, True
+            if self._lead_began_ns is None:
+                self._lead_began_ns = sample.stamp_ns
+            self._unconfirmed, self._leading, self._led, self._moves = self._leading, True, True, ""
             return command_of(decision, sample, self.period_s, {}, lead=True), wait
-        if not wait and self._unconfirmed:
-            # What was planned when the arm was to be taken over may be long ago.
-            self._unconfirmed = False
+        if wait and not self._leading:
+            # By the time the arm rests, what is planned now will be long ago, and for another place.
+            self._moves = wait
             self._forget()
+        if not wait and self._lead_began_ns is not None:
+            lead_s = 1e-9 * (sample.stamp_ns - self._lead_began_ns)
+            if self._unconfirmed or lead_s > self.loop.policy.spec.chunk_length * self.period_s:
+                # What was planned when the arm was to be taken over is long ago: all of it would be over by now.
+                self._forget()
+            self._unconfirmed, self._lead_began_ns = False, None
         # Until an action leaves, somebody may still begin to listen.
         self._leading = self._leading and not (self.scheduler.remaining and not wait)
         return None, wait
@@ -252,8 +279,10 @@ class Realtime:
                 actions=None if answer.chunk is None else answer.chunk.actions,
                 error="" if answer.error is None else str(answer.error),
             )
-            if answer.query.epoch == self.scheduler.epoch:
-                self._asked_s = None
+            if self._asked_s is not None:
+                # One question after another: until now the policy was busy with one from before.
+                current = answer.query.epoch == self.scheduler.epoch
+                self._asked_s = None if current else time.perf_counter()
             if answer.chunk is None:
                 self.scheduler.abandon(answer.query)
                 # A query from before a reset belongs to nobody any more, and so does its failure.

@@ -14,7 +14,7 @@ from vega3d_ros.control.stamps import read_at_once
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.node.node_report import Condition
-from vega3d_ros.topics.inputs import Inputs
+from vega3d_ros.topics.inputs import JOINTS, Inputs
 from vega3d_ros.topics.node_outputs import Outputs
 
 LONGEST_MS = 60_000.0
@@ -92,10 +92,15 @@ class Commander:
         if self._strict:
             problem = problem or self._outputs.rivals() or self._condition.not_connected
         if problem:
-            if runner.scheduler.remaining:
+            if runner.scheduler.busy:
                 runner.discard()  # actions planned before a gap do not fit the world after it
             if self._strict and self._condition.moving:
                 raise VegaError(problem)
+            # Whatever else is wrong, too: a controller that was restarted holds the arm where it is measured, which
+            # sags below our path.
+            unheard = bool(self._outputs.unheard)
+            if self._committed and (unheard or inputs.stale(self._now_ns(), only=JOINTS)):
+                runner.release(unheard, self._outputs.held)
             return
         assert inputs.sample is not None
         command = runner.tick(inputs.sample, inputs.instruction or "", *self._now())

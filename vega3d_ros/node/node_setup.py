@@ -71,6 +71,7 @@ def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy
     )
     guard.pace = parameters.body.pace(kinematics, guard.limits, body)
     guard.ahead_ns = ahead_ns(node, parameters)
+    guard.at_once = parameters.command_interface == "forward_position" and not parameters.dry_run
     if body is not None:
         left_out = f"; not {', '.join(body.unwatched)}, which touch anyway" if body.unwatched else ""
         node.get_logger().info(f"The arm's body is watched: {body.pairs} pairs{left_out}.")

@@ -222,8 +222,8 @@ class PolicyNode(CarefulLifecycleNode):
                 self.get_logger().error(traceback.format_exc())
         self._condition.running = False
         self._drop_queue()
-        if self._outputs is not None:
-            self._outputs.stop()
+        if self._outputs is not None and not self._outputs.stop() and isinstance(self._runner, Realtime):
+            self._runner.release(True, self._outputs.held)
 
     def _drop_queue(self) -> None:
         if self._commander is not None:

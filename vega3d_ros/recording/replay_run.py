@@ -202,6 +202,10 @@ class Decisions:
         elif name == "discard":
             self._end_without_tick()
             self._runner.discard()
+        elif name == "release":
+            self._end_without_tick()
+            held = event["held"]
+            self._realtime.release(event["elsewhere"], None if held is None else np.array(held, dtype=np.float64))
         elif name == "query":
             self._take_query(event, frames)
             self._period.append(event)

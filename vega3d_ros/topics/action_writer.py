@@ -33,7 +33,7 @@ class ActionWriter:
     """
 
     # The same controller obeys its topic too, where others would be rivals.
-    own_publishers, own_clients = 0, 1
+    own_publishers, own_clients, held = 0, 1, None
 
     def __init__(self, node: Node, parameters: NodeParameters) -> None:
         if FollowJointTrajectory is None:
@@ -78,7 +78,7 @@ class ActionWriter:
             self._send(1, goal, holds=gripper == self._parameters.gripper_closed)
             self._gripper_sent = gripper
 
-    def stop(self) -> None:
+    def stop(self, alone: bool = True) -> None:
         """End the gripper's goal.  The arm's ends at rest by itself: a controller that is told to cancel one holds the
         position it has at once, at whatever speed."""
         if self._gripper_sent is not None:

@@ -130,14 +130,17 @@ class CameraInputs:
             return self._jump_sentence(f"camera '{camera}'", previous - stamp)
         return ""
 
-    def stale(self, now_ns: int, now_s: float | None = None) -> str:
+    def stale(self, now_ns: int, now_s: float | None = None, only: str = "") -> str:
         """Which input has been silent, or stamped too long ago, for longer than max_age_s; '' if none.
 
-        Both clocks are asked: a frozen driver repeats old stamps, and a stopped simulated clock ages nothing.
+        only: of this one; '' of all.  Both clocks are asked: a frozen driver repeats old stamps, and a stopped
+        simulated clock ages nothing.
         """
         now_s = time.monotonic() if now_s is None else now_s
         limit_s = self._max_age_s
         for name, stamp in self._newest().items():
+            if only not in ("", name):
+                continue
             arrived_s = self.streams[name].age_s(now_s)
             age_s = float("inf") if stamp is None else max(arrived_s, (now_ns - stamp) / 1e9)
             if age_s <= limit_s:

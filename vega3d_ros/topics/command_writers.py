@@ -7,6 +7,7 @@ Each writer owns its publishers, sends one JointCommand per call, and leaves the
 from __future__ import annotations
 
 import array
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -19,18 +20,20 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from policies.types import FloatArray
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion
 from vega3d_ros.control.guard.smoothing import PathStream
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
+from vega3d_ros.ros.node_process import END_S
 from vega3d_ros.ros.qos_events import publisher_events
 from vega3d_ros.topics.action_writer import ActionWriter
 from vega3d_ros.topics.trajectories import trajectories
 
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-BRAKING_DEADLINE_S = 1.0
+BRAKING_DEADLINE_S = END_S - 1.0  # after a signal the process is ended with whatever it still streams
 HEARD, NOW = Duration(seconds=0.1), Duration(nanoseconds=0)
 DRY_RUN = "~/dry_run/"
 # Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
@@ -72,7 +75,9 @@ class Writer(Protocol):
 
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
     would be lost, '' if it would not.  confirmed: whether all who listen have the last lead that was sent.  stop: no
-    command follows.  reset: an episode begins.
+    command follows; alone: nobody else commands the arm and its controller listens, so that it is on our path.
+    held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  reset: an
+    episode begins.
     """
 
     @property
@@ -81,13 +86,16 @@ class Writer(Protocol):
     @property
     def own_clients(self) -> int: ...
 
+    @property
+    def held(self) -> FloatArray | None: ...
+
     def unheard(self) -> str: ...
 
     def confirmed(self) -> bool: ...
 
     def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
 
-    def stop(self) -> None: ...
+    def stop(self, alone: bool = True) -> None: ...
 
     def reset(self) -> None: ...
 
@@ -153,7 +161,7 @@ class TrajectoryWriter:
     by then, with a jump; so the node does not send what has become late.
     """
 
-    own_publishers, own_clients = 1, 0
+    own_publishers, own_clients, held = 1, 0, None
 
     def __init__(self, node: Node, parameters: NodeParameters, qos_problems: dict[str, str]) -> None:
         self._parameters, self._node = parameters, node
@@ -182,7 +190,7 @@ class TrajectoryWriter:
             publisher.publish(message)
         self._audience.look_ahead()
 
-    def stop(self) -> None:
+    def stop(self, alone: bool = True) -> None:
         """A committed trajectory ends at rest by itself."""
 
     def reset(self) -> None:
@@ -211,6 +219,8 @@ class ForwardWriter:
         self._period_s = 1.0 / parameters.forward_rate_hz
         self._stream: PathStream | None = None
         self._motion: Motion | None = None
+        self._sent = array.array("d")  # last, of the stream under way or the one before
+        self._stepped_s, self._longest_s, self._held_up_s = 0.0, math.inf, 0.0
         self._ahead_ns = 0  # of the path's clock against the steady one
         topics = command_topics(parameters)
         self._publishers = [
@@ -222,7 +232,18 @@ class ForwardWriter:
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def unheard(self) -> str:
+        self._notice_delay()
+        if self._held_up_s:
+            return (
+                f"The stream of positions was held up for {self._held_up_s:.2f} s: see what stopped this process or "
+                "keeps the machine busy, then call ~/start again."
+            )
         return self._audience.missing()
+
+    @property
+    def held(self) -> FloatArray | None:
+        known = self._held_up_s and self._sent and not self._audience.missing()
+        return np.array(self._sent) if known else None
 
     def confirmed(self) -> bool:
         """What follows at once is never confirmed in time."""
@@ -236,7 +257,10 @@ class ForwardWriter:
             if self._motion is None or abs(ahead_ns - self._ahead_ns) > CLOCK_STEP_NS:
                 self._ahead_ns = ahead_ns
             self._motion = command.motion
+            if self._parameters.max_gap_periods:
+                self._longest_s = (self._parameters.max_gap_periods + 0.5) * command.period_s
             if self._stream is None:
+                self._sent, self._stepped_s = array.array("d"), time.monotonic()
                 self._stream = PathStream(command.motion, self._limits.acceleration, self._jerk, self._period_s)
             self._stream.motion = command.motion
         if command.lead:
@@ -247,31 +271,47 @@ class ForwardWriter:
             self._publishers[1].publish(conversions.trajectory_message(0, [joint], [gripper], [0.0], command.period_s))
             self._gripper_sent = gripper
 
+    def _notice_delay(self) -> None:
+        late_s = time.monotonic() - self._stepped_s
+        if self._stream is not None and late_s > self._longest_s:
+            # The arm rests since then where it was told to be last: where the path is by now would be a jump.
+            self._stream, self._held_up_s = None, late_s
+
     def _step(self) -> None:
+        self._notice_delay()
         if self._stream is None or self._motion is None:
             return
+        self._stepped_s = time.monotonic()
         now_ns = time.monotonic_ns() + self._ahead_ns
-        self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._stream.step(now_ns))))
+        self._sent = array.array("d", self._stream.step(now_ns))
+        self._publishers[0].publish(Float64MultiArray(data=self._sent))
         if self._stream.at_rest:
             self._stream = None  # the next path begins where this one ended
 
-    def stop(self) -> None:
-        """The path ends at rest when no command follows."""
+    def stop(self, alone: bool = True) -> None:
+        """The path ends at rest when no command follows; where the arm may be on another's, it is left at once."""
+        if not alone:
+            self._stream = None
 
     def reset(self) -> None:
         self._gripper_sent = None
+        self._held_up_s = 0.0
 
     def destroy(self) -> None:
-        """Goes on to the path's rest first, for which it takes the executor's thread."""
+        """Goes on to the path's rest first, for which it takes the executor's thread.
+
+        Where no path is under way nothing is said: the arm may have been moved since by others.
+        """
         self._node.destroy_timer(self._timer)
         deadline = time.monotonic() + BRAKING_DEADLINE_S
-        while self._stream is not None and time.monotonic() < deadline:
+        last_words = LAST_WORDS if self._stream is not None else 0
+        while self._stream is not None and self._node.context.ok() and time.monotonic() < deadline:
             self._step()
             time.sleep(self._period_s)
-        for _ in range(LAST_WORDS if self._motion is not None else 0):
-            # What is said last may be lost with the publisher, and it is where the arm shall rest.
-            assert self._motion is not None
-            self._publishers[0].publish(Float64MultiArray(data=array.array("d", self._motion.positions[-1])))
+        for _ in range(last_words if self._sent and self._node.context.ok() else 0):
+            # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along
+            # the path, which is not over where its braking took too long.
+            self._publishers[0].publish(Float64MultiArray(data=self._sent))
             time.sleep(self._period_s)
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)

@@ -10,7 +10,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import String
 
-from policies.types import ActionChunk, VegaError
+from policies.types import ActionChunk, FloatArray, VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.journal import to_text
@@ -109,10 +109,21 @@ class Outputs:
             if self._node.context.ok():  # after a signal nothing can be published any more
                 self._decisions.publish(String(data=to_text(number, event, fields)))
 
-    def stop(self) -> None:
-        """No command follows until `reset`."""
+    def stop(self) -> bool:
+        """No command follows until `reset`.  Whether the arm's controller is on our path, as far as one can know; where
+        it is not, `held` may tell more."""
+        # After the end of ROS nothing can be said, nor asked.
+        alone = self._node.context.ok() and not self.unheard and not self.rivals()
         if self._writer is not None:
-            self._writer.stop()
+            self._writer.stop(alone)
+        return alone
+
+    @property
+    def held(self) -> FloatArray | None:
+        """Where the arm's controller holds it (n,) rad, having heard the beginning of a path alone; None if it has not,
+        or nobody knows."""
+        known = self._writer is not None and self._node.context.ok() and not self.rivals()
+        return self._writer.held if known and self._writer is not None else None
 
     def reset(self) -> None:
         """An episode begins."""

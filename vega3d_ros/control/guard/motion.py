@@ -54,6 +54,12 @@ class Motion:
         return times_s, positions, velocities
 
 
+def resting(place: FloatArray, start_ns: int = 0, seconds: float = 1.0) -> Motion:
+    """At a place (n,) rad for so long, and then."""
+    still = np.zeros_like(place)
+    return Motion(start_ns, np.array([0.0, seconds]), np.array([place, place]), np.array([still, still]))
+
+
 class Cubic:
     """q(t) = q0 + v0 t + b t^2 + c t^3 from (q0, v0) to (q1, v1) in `seconds`; arrays of any one shape."""
 

@@ -12,7 +12,7 @@ or of what the driver does with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.guard.limits import ArmModel, GuardLimits
-from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking
+from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking, resting
 from vega3d_ros.control.guard.zones import Pace, Workspace, Zone, look_along
 
 BoolArray = NDArray[np.bool_]
@@ -62,7 +62,8 @@ class SafetyGuard:
     none, and refuses it where there is none.  committed: a command carries its braking with it; else it is one point,
     for a simulated driver that begins each point at the state it has (the measured one), and counts as braking over a
     whole period at least.  zones: beside the box of the limits.  pace: slows commands down before they are judged, None
-    for none; may be set later.  counts: interventions per rule since the start.
+    for none; may be set later.  at_once: the controller cannot be led, as it is at once where it is told to be; may be
+    set later.  counts: interventions per rule since the start.
 
     ahead_ns: committed, a command leaves so long before its path departs from the one under way; may be set later.
     Whenever the controller takes it over until then, it goes along the very path that was judged; with 0 that is so
@@ -89,9 +90,9 @@ class SafetyGuard:
         self.limits, self.mode, self.committed = limits, mode, committed
         self.counts = dict.fromkeys((*RULES, *(zone.rule for zone in zones)), 0)
         self.checked = self.rejected_in_a_row = 0
-        self._arm, self._period, self._given = arm, period_s, tuple(zones)
+        self._arm, self._period = arm, period_s
         self._period_ns = round(1e9 * period_s)
-        self.ahead_ns = 0
+        self.ahead_ns, self.at_once = 0, False
         self.pace: Pace | None = None
         self._zones: list[Zone] = list(zones)
         if limits.workspace_lower is not None and limits.workspace_upper is not None:
@@ -107,19 +108,17 @@ class SafetyGuard:
         self._before: tuple[Motion | None, int | None] = (None, None)  # the last command that passed
         self._astray = False
 
-    def with_limits(self, **changes: Any) -> SafetyGuard:
-        """A fresh guard whose limits differ in the given fields of GuardLimits."""
-        return SafetyGuard(
-            self._arm, replace(self.limits, **changes), self._period, self.mode, self.committed, self._given
-        )  # type: ignore[arg-type]
+    def reset(self, elsewhere: bool = False, held: FloatArray | None = None) -> None:
+        """Take the arm over anew before the next command: at activation, after a stop, at a new episode.
 
-    def reset(self) -> None:
-        """Take the arm over anew before the next command: at activation, after a stop, at a new episode."""
+        elsewhere: its controller does not hold it at the end of our path, since it was restarted, obeys somebody else,
+        or did not hear the rest of it.  held (n,) rad: where it does, if that is known.
+        """
         self._ready_ns = self._last_ns = self._from = None
         self._astray = False
         self.rejected_in_a_row = 0
-        if not self.committed:
-            self._motion = None
+        if not self.committed or (elsewhere and self.at_once):
+            self._motion = None if held is None else resting(held)
 
     def take_over(
         self, measured: FloatArray, rate: FloatArray, time_ns: int, heard: bool = True
@@ -128,13 +127,12 @@ class SafetyGuard:
 
         The controller holds the arm where it was told last, which may be a little beside where it is measured.  It is
         led to the beginning of our path, slowly enough for twice the tolerance, and to come from the end of our last.
-        Where that is within the tolerance of the arm, the new path begins there, so that stopping and starting does not
-        make an arm sag.
+        Within the tolerance of the arm the new path begins at that end, so that stopping and starting makes no arm sag.
         The lead begins when it arrives, however late: one with a time of its own would leave a controller that has just
         come up little time, or none.
         heard: whether all who listen have what this said last.  Else it says it again, and waits anew: one that has
         just come up may be known here and not hear us yet, and would be jolted by the first command.
-        Raises VegaError where the arm is outside the limits.
+        Raises VegaError where the arm is outside the limits; at_once, where it is not within the tolerance of that end.
         """
         if not self.committed:
             return None, ""
@@ -148,8 +146,14 @@ class SafetyGuard:
             if self._motion is not None:
                 end = self._motion.positions[-1]
                 away = np.abs(end - measured)
-                if np.all(away <= self._tolerance):
-                    origin = end
+                far = _first(~(away <= self._tolerance))
+                if far is not None and self.at_once:
+                    raise VegaError(
+                        f"{self._arm.joint_names[far]} is measured at {measured[far]:.3f} rad and was told to be at "
+                        f"{end[far]:.3f} rad, and position commands would jump by that: reactivate its controller, "
+                        "clean up, configure and activate policy_node, then call ~/start."
+                    )
+                origin = end if far is None else measured
             self._check_inside(origin)
             self._lead_s = self._slow_s(away)
         else:
@@ -157,11 +161,9 @@ class SafetyGuard:
             if heard or time_ns < self._motion.start_ns + (AGAIN - 0.5) * self._period_ns:
                 return None, "" if heard and time_ns >= self._ready_ns else TAKEN_OVER
             origin = self._motion.positions[-1]
-        rest = np.zeros_like(origin)
         self._ready_ns = time_ns + round(1e9 * self._lead_s) + LATE * self._period_ns
-        times_s = np.array([0.0, self._lead_s])
-        self._motion = Motion(time_ns, times_s, np.array([origin, origin]), np.array([rest, rest]))
-        return GuardDecision(origin.copy(), rest, 0.0, False, (), self._motion), TAKEN_OVER
+        self._motion = resting(origin, time_ns, self._lead_s)
+        return GuardDecision(origin.copy(), np.zeros_like(origin), 0.0, False, (), self._motion), TAKEN_OVER
 
     def start(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[FloatArray, FloatArray]:
         """Positions (n,) rad and velocities (n,) rad/s from which the next command is to be computed.
@@ -291,9 +293,7 @@ class SafetyGuard:
             # One point at a time: the next stretch of the braking that was judged with the last command.
             q, v = self._from
             rest, seconds = braking(q, v, self.limits.acceleration, self._shortest_s)
-            self._motion = Motion(
-                time_ns, np.array([0.0, seconds]), np.array([q, rest]), np.array([v, np.zeros_like(v)])
-            )
+            self._motion = Motion(time_ns, np.array([0.0, seconds]), np.array([q, rest]), np.array([v, 0.0 * v]))
         assert self._motion is not None
         ahead_ns = self.ahead_ns if self.committed else 0
         positions, velocities = self._motion.at(time_ns + ahead_ns + self._period_ns)

@@ -1,0 +1,226 @@
+"""Positions for a controller that obeys at once: what leaves when commanding ends, and what must not leave any more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vega3d_ros.control.control_loop import JointCommand, JointSample
+from vega3d_ros.control.guard.limits import GuardLimits
+from vega3d_ros.control.guard.motion import Motion, braking
+from vega3d_ros.ros.node_process import END_S
+from vega3d_ros.topics import command_writers, node_outputs
+from vega3d_ros.topics.command_writers import ForwardWriter
+from vega3d_ros.topics.node_outputs import Outputs
+
+STEP_S = 0.01
+SPEED, ACCELERATION = 2.0, 1.0  # rad/s and rad/s^2: braking takes 2 s
+TOPIC = "/forward/commands"
+ONE = np.ones(1)
+LIMITS = GuardLimits(-9.0 * ONE, 9.0 * ONE, SPEED * ONE, ACCELERATION * ONE)
+SAMPLE = JointSample(0, 0.0 * ONE, 0.0 * ONE, np.zeros(0))
+
+
+class Clockwork:
+    """In the place of the module `time`: who sleeps makes it later, nothing else does."""
+
+    def __init__(self) -> None:
+        self.now_ns = 10**12
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def monotonic(self) -> float:
+        return self.now_ns * 1e-9
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+
+class Graph:
+    """As much of a node as writers see: its publishers, who listens to them, and who else publishes."""
+
+    def __init__(self) -> None:
+        self.sent: list[float] = []
+        self.others: list[str] = []
+        self.listeners = ["controller_manager"]
+        self.runs = True
+        self.timers: list[Any] = []
+        self.context = SimpleNamespace(ok=lambda: self.runs, get_domain_id=lambda: 7)
+        self._own: list[str] = []
+
+    def create_publisher(self, kind: Any, topic: str, qos: Any, **_: Any) -> Any:
+        self._own.append(self.resolve_topic_name(topic))
+
+        def publish(message: Any) -> None:
+            assert self.runs, "nothing can be published after the end"
+            self.sent += list(getattr(message, "data", ()))
+
+        return SimpleNamespace(
+            topic_name=self._own[-1], publish=publish, get_subscription_count=lambda: len(self.listeners)
+        )
+
+    def create_timer(self, period_s: float, callback: Any, **_: Any) -> None:
+        self.timers.append(callback)
+
+    def destroy_timer(self, timer: Any) -> None:
+        self.timers.clear()
+
+    def destroy_publisher(self, publisher: Any) -> None:
+        self._own.remove(publisher.topic_name)
+
+    def resolve_topic_name(self, name: str) -> str:
+        return name if name.startswith(("/", "~")) else f"/{name}"
+
+    def count_publishers(self, topic: str) -> int:
+        return self._own.count(topic) + (len(self.others) if topic == TOPIC else 0)
+
+    def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
+        return [SimpleNamespace(node_namespace="/", node_name=name) for name in self.others]
+
+    def get_subscriptions_info_by_topic(self, topic: str) -> list[Any]:
+        return [SimpleNamespace(node_name=name) for name in self.listeners]
+
+    def count_clients(self, service: str) -> int:
+        return 0
+
+    def get_fully_qualified_name(self) -> str:
+        return "/policy_node"
+
+
+def parameters(jerk: float) -> Any:
+    return SimpleNamespace(
+        forward_jerk=jerk * ONE, forward_rate_hz=1.0 / STEP_S, controller="forward", gripper_controller="",
+        gripper_command_joint="", gripper_open=0.0, gripper_closed=0.0, dry_run=False, max_gap_periods=4,
+        command_interface="forward_position",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clockwork:
+    clockwork = Clockwork()
+    for module in (command_writers, node_outputs):
+        monkeypatch.setattr(module, "time", clockwork)
+    return clockwork
+
+
+def command(clock: Clockwork, speed: float) -> JointCommand:
+    """From 0, where the arm has this speed, one period on and then to rest."""
+    there = 0.05 * speed * ONE
+    rest, seconds = braking(there, speed * ONE, LIMITS.acceleration)
+    motion = Motion(
+        clock.now_ns,
+        np.array([0.0, 0.05, 0.05 + seconds]),
+        np.array([0.0 * ONE, there, rest]),
+        np.array([speed * ONE, speed * ONE, 0.0 * ONE]),
+    )
+    return JointCommand(0, there, speed * ONE, 0.0, 0.05, motion=motion)
+
+
+def stream(graph: Graph, clock: Clockwork, seconds: float) -> None:
+    for _ in range(round(seconds / STEP_S)):
+        graph.timers[0]()
+        clock.sleep(STEP_S)
+
+
+def test_an_arm_that_came_to_rest_is_told_nothing_more_when_commanding_ends(clock) -> None:
+    """It may have been moved since, by hand or with another controller."""
+    graph = Graph()
+    writer = ForwardWriter(graph, parameters(1000.0), LIMITS, {})  # type: ignore[arg-type]
+    writer.write(command(clock, 1.0), 0.0, SAMPLE)
+    stream(graph, clock, 3.0)
+    before = len(graph.sent)
+    assert graph.sent[-1] == pytest.approx(0.55)
+    stream(graph, clock, 60.0)
+    writer.stop()
+    writer.destroy()
+    assert len(graph.sent) == before
+
+
+@pytest.mark.parametrize("jerk", [1000.0, 2.0, 0.5])
+def test_the_end_of_commanding_goes_along_the_path_however_long_it_brakes(clock, jerk) -> None:
+    graph = Graph()
+    writer = ForwardWriter(graph, parameters(jerk), LIMITS, {})  # type: ignore[arg-type]
+    made = command(clock, SPEED)
+    writer.write(made, 0.0, SAMPLE)
+    stream(graph, clock, 0.03)
+    began_s = clock.monotonic()
+    writer.stop()
+    writer.destroy()
+    assert clock.monotonic() - began_s < END_S, "what ends the process would cut it off"
+    sent = np.array(graph.sent)
+    assert np.abs(np.diff(sent)).max() <= SPEED * STEP_S * (1 + 1e-9)
+    rests_s = made.motion.times_s[-1] + 2 * ACCELERATION / jerk
+    if rests_s < 4.0:
+        assert sent[-1] == pytest.approx(made.motion.positions[-1, 0])
+        assert np.abs(np.diff(sent, 2))[-50:].max() <= ACCELERATION * STEP_S**2 * (1 + 1e-6), "it brakes to the end"
+    # Said again, since the last of what a publisher says may be lost with it; and no further place.
+    np.testing.assert_array_equal(sent[-command_writers.LAST_WORDS :], sent[-command_writers.LAST_WORDS - 1])
+
+
+@pytest.mark.parametrize("why", ["another commands", "nobody listens", "the end of ROS"])
+def test_nothing_more_is_streamed_where_the_arm_may_be_on_anothers_path(clock, why) -> None:
+    graph = Graph()
+    outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    outputs.publish(command(clock, SPEED), SAMPLE)
+    stream(graph, clock, 0.1)
+    before = len(graph.sent)
+    assert before == 10 and not outputs.rivals() and outputs.heard()
+    if why == "another commands":
+        graph.others.append("teleoperation")
+    elif why == "nobody listens":
+        graph.listeners.clear()
+    else:
+        graph.runs = False
+    outputs.stop()
+    stream(graph, clock, 0.1)
+    outputs.destroy()
+    assert len(graph.sent) == before
+
+
+@pytest.mark.parametrize("stopped_first", [False, True])
+def test_a_process_that_was_held_up_leaves_the_arm_where_it_rests_since(clock, stopped_first) -> None:
+    """The controller has held the last position meanwhile; the path's end would be a jump."""
+    graph = Graph()
+    outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    outputs.publish(command(clock, SPEED), SAMPLE)
+    stream(graph, clock, 0.1)
+    clock.sleep(0.1)
+    stream(graph, clock, 0.1)
+    before = len(graph.sent)
+    assert before == 20 and outputs.heard(), "a short delay is none"
+    clock.sleep(1.0)
+    # Which of the timers that are due comes first is chance.
+    if stopped_first:
+        assert not outputs.stop()
+    stream(graph, clock, 0.1)
+    assert "was held up for 1.01 s" in outputs.unheard and not outputs.stop()
+    assert len(graph.sent) == before
+    # There it is taken over anew, unless somebody else has commanded it since, or it was away.
+    np.testing.assert_array_equal(outputs.held, graph.sent[-1])  # type: ignore[arg-type]
+    graph.others.append("teleoperation")
+    assert outputs.held is None
+    graph.others.clear()
+    graph.listeners.clear()
+    assert outputs.held is None
+    graph.listeners.append("controller_manager")
+    outputs.reset()
+    assert outputs.heard() and outputs.held is None
+    outputs.publish(command(clock, SPEED), SAMPLE)
+    clock.sleep(1.0)  # while it ends: before the first position has left, the last ones of another path are no rest
+    graph.timers[0]()
+    outputs.destroy()
+    assert len(graph.sent) == before
+
+
+def test_a_stop_alone_leaves_the_stream_on_its_way_to_rest(clock) -> None:
+    graph = Graph()
+    outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    made = command(clock, SPEED)
+    outputs.publish(made, SAMPLE)
+    outputs.stop()
+    stream(graph, clock, 3.0)
+    assert graph.sent[-1] == pytest.approx(made.motion.positions[-1, 0])
