@@ -22,12 +22,12 @@ SEED = 0
 EPSILON = 1e-6
 
 
-def untrained_networks(simulator: LatentWorldSimulator, seed: int = SEED) -> tuple[AutoencoderKLWan, Any]:
+def untrained_networks(simulator: LatentWorldSimulator) -> tuple[AutoencoderKLWan, WanTransformer3DModel]:
     """VAE (latents neither shifted nor scaled) and transformer up to the tap, of `simulator`'s shapes, in float32."""
     vae_config, channels = simulator.encoder.config, simulator.encoder.channels
     unscaled = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(SEED)
         vae = AutoencoderKLWan.from_config(_plain(vae_config) | unscaled)
         blocks = {"num_layers": simulator.config.tap + 1}
         transformer = WanTransformer3DModel.from_config(_plain(simulator.trunk.config) | blocks)
@@ -43,9 +43,9 @@ class UntrainedSimulator(LatentWorldSimulator):
     """Each frame's own mean and deviation normalise its latents, channel by channel: there are no others."""
 
     @classmethod
-    def like(cls, simulator: LatentWorldSimulator, seed: int = SEED) -> UntrainedSimulator:
+    def like(cls, simulator: LatentWorldSimulator) -> UntrainedSimulator:
         """Of the same shapes, settings, device and precision."""
-        vae, transformer = untrained_networks(simulator, seed)
+        vae, transformer = untrained_networks(simulator)
         for network in (vae, transformer):
             # diffusers' own `to` warns of layers that its loader would keep in float32; ours keeps none either.
             nn.Module.to(network, simulator.device, simulator.encoder.dtype)
