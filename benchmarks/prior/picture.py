@@ -21,7 +21,7 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [arm for arm in arms if any(run.arm == arm for run in found)]
+    shown = [arm for arm in arms if any(run.arm == arm and parts for run, parts in found.items())]
     size = (max(4.6, 1.25 * len(shown)), 3.3 * len(conditions) + 0.4)  # one below the other: a page is narrow
     figure, axes = pyplot.subplots(len(conditions), 1, figsize=size, squeeze=False)
     colours = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
