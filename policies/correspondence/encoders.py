@@ -23,7 +23,7 @@ from policies.checkpoints import load_policy
 from policies.files.json_config import read_json
 from policies.fusion.gated_fusion import grid_positions
 from policies.fusion.imagenet import IMAGENET, load_imagenet
-from policies.fusion.untrained import SEED, UntrainedSimulator
+from policies.fusion.untrained import UntrainedSimulator, before_training
 from policies.nano.layers import FilmConvEncoder
 from policies.nano.policy import VegaPolicy
 from policies.types import VegaError
@@ -136,7 +136,7 @@ def _semantic(look: Look, policy: VegaPolicy) -> Iterator[Read]:
     with torch.no_grad():
         text = policy.text(torch.tensor([ids]))
     config, trained = policy.config, policy.semantic_encoder.encoders[camera]
-    random = _before_training(lambda: FilmConvEncoder(config.channels, config.text_dim, config.encoder_blocks))
+    random = before_training(lambda: FilmConvEncoder(config.channels, config.text_dim, config.encoder_blocks)).eval()
     for name, encoder in (("semantic", trained), (random_of("semantic"), random)):
 
         def read(pictures: Tensor, name: str = name, encoder: nn.Module = encoder) -> list[tuple[Reading, Tensor]]:
@@ -149,15 +149,8 @@ def _semantic(look: Look, policy: VegaPolicy) -> Iterator[Read]:
         yield read
 
 
-def _before_training(build: Callable[[], Any]) -> Any:
-    """What `build` makes, from a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return build().eval().requires_grad_(False)
-
-
 def _imagenet(look: Look) -> Iterator[Read]:
-    random = _before_training(lambda: load_imagenet(look.canvas, trained=False))
+    random = before_training(lambda: load_imagenet(look.canvas, trained=False))
     for name, network in ((IMAGENET, load_imagenet(look.canvas)), (random_of(IMAGENET), random)):
 
         def read(pictures: Tensor, name: str = name, network: Any = network) -> list[tuple[Reading, Tensor]]:

@@ -8,7 +8,7 @@ that noise in the place of the picture.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,15 +22,24 @@ SEED = 0
 EPSILON = 1e-6
 
 
+def before_training(build: Callable[[], Any]) -> Any:
+    """What `build` makes, with weights drawn from SEED."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return build()
+
+
 def untrained_networks(simulator: LatentWorldSimulator) -> tuple[AutoencoderKLWan, WanTransformer3DModel]:
     """VAE (latents neither shifted nor scaled) and transformer up to the tap, of `simulator`'s shapes, in float32."""
     vae_config, channels = simulator.encoder.config, simulator.encoder.channels
     unscaled = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        vae = AutoencoderKLWan.from_config(_plain(vae_config) | unscaled)
-        blocks = {"num_layers": simulator.config.tap + 1}
-        transformer = WanTransformer3DModel.from_config(_plain(simulator.trunk.config) | blocks)
+    blocks = {"num_layers": simulator.config.tap + 1}
+    vae, transformer = before_training(
+        lambda: (
+            AutoencoderKLWan.from_config(_plain(vae_config) | unscaled),
+            WanTransformer3DModel.from_config(_plain(simulator.trunk.config) | blocks),
+        )
+    )
     return vae.eval(), transformer.eval()
 
 

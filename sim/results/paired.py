@@ -73,8 +73,8 @@ class ArmDifference:
 
     states: initial states that all runs tried, of so many tasks.  interval_95: percentiles over tasks and seeds, both
     drawn again with replacement; what both arms and all seeds made of all of a task's states goes together.  A task's
-    states are often one layout moved by a centimetre or so, solved all or none: drawn one by one they would pass for
-    much more than was tried.
+    states are often one layout moved a little, solved all or none: drawn one by one they would pass for much more than
+    was tried.
     """
 
     states: int

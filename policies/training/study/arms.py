@@ -24,7 +24,7 @@ import torch
 from policies.files.made_once import made_once
 from policies.fusion.untrained import untrained_networks
 from policies.training.wan.clips import Clips
-from policies.training.wan.training import latent_statistics
+from policies.training.wan.training import note_latents
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator, save_world_simulator
 
@@ -89,6 +89,5 @@ def make_untrained(given: Path, target: Path, data: Sequence[Path]) -> None:
     """
     simulator = LatentWorldSimulator.from_pretrained(given, dtype=torch.float32)
     vae, transformer = untrained_networks(simulator)
-    mean, std = latent_statistics(lambda video: vae.encode(video).latent_dist.mode(), Clips(data[:1]))
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    note_latents(vae, Clips(data[:1]))
     save_world_simulator(target, vae, transformer, simulator.prompt, simulator.config)

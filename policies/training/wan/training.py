@@ -75,6 +75,12 @@ def latent_statistics(encode: Callable[[Tensor], Tensor], clips: Clips) -> tuple
     return latents.mean(dim=1), latents.std(dim=1)
 
 
+def note_latents(vae: AutoencoderKLWan, clips: Clips) -> None:
+    """Put the statistics of its latents into the VAE's config, by which they are normalised from then on."""
+    mean, std = latent_statistics(lambda video: vae.encode(video).latent_dist.mode(), clips)
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+
+
 def train(args: argparse.Namespace) -> None:
     begin(args.seed, args.threads, args.output)
     if args.unet_beside is None:
@@ -154,8 +160,7 @@ def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> 
 
     optimise("vae", vae, reconstruct, args, args.vae_steps)
     vae.eval().requires_grad_(False)
-    mean, std = latent_statistics(lambda video: vae.encode(video).latent_dist.mode(), clips)
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    note_latents(vae, clips)
     shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1), "agentview")
     with torch.no_grad():
         picture(args.output / "reconstructions.png", shown, vae.decode(vae.encode(shown).latent_dist.mode()).sample)
