@@ -45,15 +45,22 @@ class Past:
 
 
 class Moment:
-    """A stream's next frame on its way through the layers."""
+    """A stream's next frame on its way through the layers.
 
-    def __init__(self, past: Past) -> None:
-        self._number, self._seen = past.frames, dict(past.seen)
+    every_frame: whether each frame ends a group; else only those of one way of grouping do, that of the first frame.
+    """
+
+    def __init__(self, past: Past, every_frame: bool = True) -> None:
+        self._number, self._seen, self._every_frame = past.frames, dict(past.seen), every_frame
 
     @property
     def first(self) -> bool:
         """Whether it begins the stream."""
         return self._number == 0
+
+    def ends(self, group: int) -> bool:
+        """Whether layers that see a frame in every `group` have anything to do."""
+        return self._every_frame or self._number % group == 0
 
     def met(self, layer: int, x: torch.Tensor, spacing: int, still: bool = False) -> tuple[torch.Tensor, ...]:
         """This layer's inputs every `spacing` frames, up to `TAPS` with x the last; and x is remembered.
@@ -73,7 +80,9 @@ class Moment:
         return Past(self._number + 1, self._seen)
 
 
-Layer = Callable[[torch.Tensor, Moment | None], torch.Tensor]  # without a moment frames are videos of their own
+# Without a moment frames are videos of their own.  None: this frame ends no group, layers behind have nothing to do.
+Layer = Callable[[torch.Tensor, Moment | None], torch.Tensor | None]
+SameRate = Callable[[torch.Tensor, Moment | None], torch.Tensor]
 
 
 def identity(weights: Iterable[torch.Tensor]) -> tuple[object, ...]:
@@ -102,19 +111,34 @@ class FrameEncoder:
     @torch.no_grad()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """Each frame as its own video."""
-        return self._run(frames, None)
+        latents = self._run(frames, None)
+        assert latents is not None, "a frame alone passes every layer"
+        return latents
 
     @torch.no_grad()
     def step(self, frame: torch.Tensor, past: Past) -> tuple[torch.Tensor, Past]:
         """The latents of the group that ends with a stream's next frame, N streams side by side."""
         moment = Moment(past)
-        return self._run(frame, moment), moment.over()
+        latents = self._run(frame, moment)
+        assert latents is not None, "every frame ends a group"
+        return latents, moment.over()
 
-    def _run(self, frames: torch.Tensor, moment: Moment | None) -> torch.Tensor:
-        x = frames.permute(0, 2, 3, 1).contiguous()  # every layer: (N, rows, columns, channels)
-        for layer in self._layers:
-            x = layer(x, moment)
-        return x.permute(0, 3, 1, 2).float()
+    @torch.no_grad()
+    def video(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The latents of a whole video's groups, N videos side by side: what Wan's encoder gives."""
+        past, found = Past(), []
+        for frame in frames:
+            moment = Moment(past, every_frame=False)
+            latents = self._run(frame, moment)
+            past = moment.over()
+            if latents is not None:
+                found.append(latents)
+        return found
+
+    def _run(self, frames: torch.Tensor, moment: Moment | None) -> torch.Tensor | None:
+        # Every layer: (N, rows, columns, channels).
+        x = _through(self._layers, frames.permute(0, 2, 3, 1).contiguous(), moment)
+        return None if x is None else x.permute(0, 3, 1, 2).float()
 
     def _layer(self, layer: nn.Module) -> Layer:
         if isinstance(layer, WanResidualBlock):
@@ -126,7 +150,7 @@ class FrameEncoder:
         assert isinstance(layer, WanResample)
         return self._resample(layer)
 
-    def _causal(self, weight: torch.Tensor, bias: torch.Tensor) -> Layer:
+    def _causal(self, weight: torch.Tensor, bias: torch.Tensor) -> SameRate:
         """A causal convolution (out, in, taps, rows, columns)."""
         alone = _conv(weight[:, :, -1], bias)
         if weight.shape[2] == 1:
@@ -144,24 +168,26 @@ class FrameEncoder:
         pad, conv = layer.resample
         half = _conv(conv.weight.detach(), conv.bias.detach(), stride=2, padding=0)
         left, right, top, bottom = pad.padding
-        smaller: Layer = lambda x, moment: half(F.pad(x, (0, 0, left, right, top, bottom)))  # noqa: E731
+        smaller = lambda x: half(F.pad(x, (0, 0, left, right, top, bottom)))  # noqa: E731
         if layer.mode == "downsample2d":
-            return smaller
+            return lambda x, moment: smaller(x)
         weight, bias = _kernel(layer.time_conv)
         mix = _conv(weight.transpose(1, 2).flatten(1, 2), bias)
         number, spacing = self._count, self._spacing
         self._count, self._spacing = number + 1, 2 * spacing
 
-        def run(x: torch.Tensor, moment: Moment | None) -> torch.Tensor:
-            x = smaller(x, moment)
+        def run(x: torch.Tensor, moment: Moment | None) -> torch.Tensor | None:
+            x = smaller(x)
             if moment is None:
                 return x
             inputs = moment.met(number, x, spacing, still=True)
+            if not moment.ends(2 * spacing):
+                return None
             return x if moment.first else mix(_beside(inputs))
 
         return run
 
-    def _residual(self, block: WanResidualBlock) -> Layer:
+    def _residual(self, block: WanResidualBlock) -> SameRate:
         first, second = _activation(block.norm1), _activation(block.norm2)
         conv1, conv2 = self._causal(*_kernel(block.conv1)), self._causal(*_kernel(block.conv2))
         plain = isinstance(block.conv_shortcut, nn.Identity)
@@ -183,17 +209,27 @@ class FrameEncoder:
         assert isinstance(shortcut, AvgDown3D)
         self._count += 1
 
-        def run(x: torch.Tensor, moment: Moment | None) -> torch.Tensor:
+        def run(x: torch.Tensor, moment: Moment | None) -> torch.Tensor | None:
             inputs: Sequence[torch.Tensor] = (x,)
             if moment is not None and shortcut.factor_t > 1:
                 met = moment.met(number, x, spacing, still=True)
                 inputs = inputs if moment.first else met[-shortcut.factor_t :]
+            branch = _through(layers, x, moment)
+            if branch is None:
+                return None
             mean = shortcut(torch.stack([frame.permute(0, 3, 1, 2) for frame in inputs], dim=2))[:, :, -1]
-            for layer in layers:
-                x = layer(x, moment)
-            return x + mean.permute(0, 2, 3, 1)
+            return branch + mean.permute(0, 2, 3, 1)
 
         return run
+
+
+def _through(layers: Iterable[Layer], x: torch.Tensor, moment: Moment | None) -> torch.Tensor | None:
+    """x behind all layers; None where one of them waits for more frames."""
+    for layer in layers:
+        if (behind := layer(x, moment)) is None:
+            return None
+        x = behind
+    return x
 
 
 def _beside(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -244,12 +280,12 @@ def _normalised(norm: WanRMS_norm) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: F.rms_norm(x, (len(gamma),), gamma, TINY)
 
 
-def _activation(norm: WanRMS_norm) -> Layer:
+def _activation(norm: WanRMS_norm) -> SameRate:
     normalised = _normalised(norm)
     return lambda x, moment: F.silu(normalised(x), inplace=True)
 
 
-def _attention(block: WanAttentionBlock) -> Layer:
+def _attention(block: WanAttentionBlock) -> SameRate:
     normalised, width = _normalised(block.norm), block.to_qkv.in_channels
     qkv, project = block.to_qkv.weight.detach().view(-1, width), block.proj.weight.detach().view(-1, width)
     qkv_bias, project_bias = block.to_qkv.bias.detach(), block.proj.bias.detach()
