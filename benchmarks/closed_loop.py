@@ -140,6 +140,7 @@ def controls(rows: Rows, args: argparse.Namespace, suite: str) -> None:
         rows.information(f"{name}_points_lost_at_least", low)
         rows.information(f"{name}_points_lost_at_most", high)
         rows.information(f"{name}_mcnemar_p", pair.p_value)
+        rows.information(f"{name}_p_over_tasks", pair.p_over_tasks)
 
 
 def measured(run: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Compare evaluations: `python sim/compare.py RUN RUN ... [--output compare.html]`.
 
 RUN is a folder of `run_libero.py` or `run_robosuite.py`.  Prints and writes the rates with intervals, and for each two
-runs of a suite the difference on the initial states that both tried, its 95 % interval and the exact McNemar test.
+runs of a suite the difference on the initial states that both tried, its 95 % interval and the exact McNemar test; and
+the same with tasks drawn in place of states: those of a task are often one layout moved a little.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from policies.files.command_line import command, command_parser
 from sim.results.evaluation import wilson_95
 from sim.results.evaluation_report import read_run, write_report
-from sim.results.paired import compare_pair
+from sim.results.paired import compare_arms, compare_pair
 
 
 @command
@@ -31,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
             if a.summary["suite"] == b.summary["suite"]:
                 pair = compare_pair(a.counted, b.counted)
                 low, high = pair.interval_95
+                least, most = compare_arms([a.counted], [b.counted]).interval_95
                 print(
                     f"{a.name} against {b.name}: {pair.difference:+.1f} points in {pair.count} pairs ({low:+.1f} to "
                     f"{high:+.1f}), p = {pair.p_value:.3g} (exact McNemar, {pair.only_first} against "
-                    f"{pair.only_second} states)"
+                    f"{pair.only_second} states); over {len(pair.by_task)} tasks {least:+.1f} to {most:+.1f}, "
+                    f"p = {pair.p_over_tasks:.3g} (signs of their differences)"
                 )
     write_report(runs, args.output)
     print(args.output)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import operator
 import re
 import shutil
 import subprocess
@@ -20,7 +22,7 @@ from sim import compare
 from sim.results.evaluation import EpisodeRecord, ResultWriter
 from sim.results.evaluation_report import page, read_run, write_report
 from sim.results.film import strip, strip_path, video_path
-from sim.results.paired import Pair, compare_pair, mcnemar_exact
+from sim.results.paired import Pair, compare_pair, mcnemar_exact, sign_flips_exact
 from sim.results.video import write_video
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -81,6 +83,27 @@ def test_pairs_are_counted_by_initial_state_whatever_the_order(outcomes: list[tu
     assert pair.only_second == outcomes.count((False, True))
     assert 0 < pair.p_value <= 1
     assert pair.p_value == compare_pair(second, first).p_value
+    assert pair.by_task == (() if not outcomes else (pair.only_second - pair.only_first,))
+
+
+@given(st.lists(st.integers(-1, 1), max_size=40))
+def test_tasks_of_one_state_each_are_judged_as_states_are(gained: list[int]) -> None:
+    assert sign_flips_exact(gained) == pytest.approx(mcnemar_exact(gained.count(-1), gained.count(1)))
+
+
+@given(st.lists(st.integers(-5, 5), max_size=9))
+def test_signs_are_flipped_in_every_way(gained: list[int]) -> None:
+    flipped = [sum(map(operator.mul, signs, gained)) for signs in itertools.product((-1, 1), repeat=len(gained))]
+    expected = sum(abs(total) >= abs(sum(gained)) for total in flipped) / len(flipped)
+    assert sign_flips_exact(gained) == pytest.approx(expected)
+
+
+def test_near_copies_of_a_state_are_no_evidence() -> None:
+    """Two tasks, all of whose states one run solves and the other does not, are two observations, not twenty."""
+    first = [{"task": task, "trial": trial, "success": task > 1} for task in range(4) for trial in range(10)]
+    pair = compare_pair(first, [{**e, "success": True} for e in first])
+    assert pair.by_task == (10, 10, 0, 0)
+    assert pair.p_value < 1e-5 and pair.p_over_tasks == 0.5
 
 
 def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path: Path) -> None:
@@ -101,6 +124,7 @@ def test_compare_says_what_differs_and_writes_the_page(tmp_path: Path, capsys: p
     pair = compare_pair(*(read_run(folder).counted for folder in folders))
     said = capsys.readouterr().out
     assert "in 100 pairs (" in said and f"p = {pair.p_value:.3g} (exact McNemar" in said
+    assert f"over {len(pair.by_task)} tasks " in said and f"p = {pair.p_over_tasks:.3g} (signs" in said
     assert "Run against run" in output.read_text()
     assert compare.main([str(tmp_path)]) == 2
     assert "give a folder of a run" in capsys.readouterr().err

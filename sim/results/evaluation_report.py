@@ -199,14 +199,16 @@ def _pairs(runs: Sequence[Run]) -> str:
                 (
                     f"{a.name} against {b.name}", str(pair.count), str(pair.both), str(pair.only_first),
                     str(pair.only_second), str(pair.neither), f"{pair.difference:+.1f}", f"{pair.p_value:.3g}",
+                    f"{pair.p_over_tasks:.3g}",
                 )
             )  # fmt: skip
     if not rows:
         return ""
-    head = ("runs", "pairs", "both", "first only", "second only", "neither", "difference, points", "p")
+    head = ("runs", "pairs", "both", "first only", "second only", "neither", "difference, points", "p", "p of tasks")
     note = (
-        "Paired by task and initial state. p: exact two-sided McNemar test on the states that only one run solved; "
-        "many comparisons at once need a stricter bound than 0.05."
+        "Paired by task and initial state. p: exact two-sided McNemar test on the states that only one run solved; p "
+        "of tasks: all of a task's states go together, as they are often one layout moved a little (randomised signs "
+        "of the tasks' differences, exact). Many comparisons at once need a stricter bound than 0.05."
     )
     return section("Run against run", table(head, rows), note)
 

@@ -19,13 +19,16 @@ SAMPLES = 1000  # drawn again for an interval (bootstrap, percentiles)
 class Pair:
     """Counts over the initial states that both runs tried.
 
-    difference: second minus first, percentage points.  p_value: exact two-sided McNemar.
+    by_task: of each task, by how many states the second solved more.  difference: second minus first, percentage
+    points.  p_value: exact two-sided McNemar, every state by itself; p_over_tasks: what a task's states made of it goes
+    together, as in many suites they are one layout moved a little.
     """
 
     both: int
     only_first: int
     only_second: int
     neither: int
+    by_task: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -50,6 +53,24 @@ class Pair:
     def p_value(self) -> float:
         return mcnemar_exact(self.only_first, self.only_second)
 
+    @property
+    def p_over_tasks(self) -> float:
+        return sign_flips_exact(self.by_task)
+
+
+def sign_flips_exact(gained: Sequence[int]) -> float:
+    """Two-sided p of the sum of what tasks gained, each as likely lost (Fisher's randomisation test, all outcomes).
+
+    With one state a task it is `mcnemar_exact`.
+    """
+    sizes = [abs(each) for each in gained if each]
+    middle, most = sum(sizes), abs(sum(gained))
+    chance = np.zeros(2 * middle + 1)  # of each sum from -middle on
+    chance[middle] = 1.0
+    for size in sizes:
+        chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2
+    return min(1.0, float(chance[np.abs(np.arange(-middle, middle + 1)) >= most].sum()))
+
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided p of `only_first` against `only_second` discordant pairs: a binomial test at 1/2 (McNemar 1947)."""
@@ -62,9 +83,13 @@ def compare_pair(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[st
     """Pair the episodes of two summaries by task and trial; those that only one run has are left out."""
     outcomes = [{(e["task"], e["trial"]): bool(e["success"]) for e in run} for run in (first, second)]
     counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
-    for key in outcomes[0].keys() & outcomes[1].keys():
-        counts[outcomes[0][key], outcomes[1][key]] += 1
-    return Pair(counts[True, True], counts[True, False], counts[False, True], counts[False, False])
+    gained: dict[int, int] = {}
+    for key in sorted(outcomes[0].keys() & outcomes[1].keys()):
+        a, b = outcomes[0][key], outcomes[1][key]
+        counts[a, b] += 1
+        gained[key[0]] = gained.get(key[0], 0) + b - a
+    both, neither = counts[True, True], counts[False, False]
+    return Pair(both, counts[True, False], counts[False, True], neither, tuple(gained.values()))
 
 
 @dataclass(frozen=True)
