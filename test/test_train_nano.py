@@ -23,6 +23,7 @@ from policies.training import curves, train_nano, train_world_simulator
 from policies.training.curves import LOG, add_line, cut_log, read_log
 from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations, Wordings
 from policies.training.nano import building
+from policies.training.nano.learner import Learner
 from policies.training.optimisation import going_on, save_state
 from policies.training.study.arms import made_with, make_untrained
 from policies.training.wan import networks
@@ -211,6 +212,30 @@ def test_what_it_believed_goes_into_the_next_decision_until_another_task(plain: 
     np.testing.assert_array_equal(policy.act(observation()).actions, first)
     with pytest.raises(VegaError, match="one at a time"):
         policy.act_batch([observation(), observation()])
+
+
+def test_what_it_believes_is_the_share_of_what_looks_the_same(demos: Path, plain: Path) -> None:
+    """Where one row in four is done and nothing tells which; the absolute distance teaches to believe in nothing."""
+    pictures = Demonstrations([demos], CAMERAS, plain)
+    believed = {}
+    for loss in ("bce", "l1"):
+        torch.manual_seed(0)
+        learner = Learner(load_vega_policy(plain).requires_grad_(True), loss)
+        row = np.zeros(4, np.int64)
+        batch = pictures.batch(row, learner.policy.vocabulary, np.random.default_rng(0), augment=False)
+        batch.progress, batch.before = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4)
+        optimizer = torch.optim.Adam(learner.policy.parameters(), lr=1e-3)
+        for _ in range(60):
+            optimizer.zero_grad()
+            learner(batch)[0].backward()
+            optimizer.step()
+        with torch.no_grad():
+            before, text = torch.zeros(1), batch.ids[:1]
+            images = {camera: image[:1] for camera, image in batch.images.items()}
+            found = learner.policy(images, text, batch.proprio[:1], before).progress
+        believed[loss] = float(found.sigmoid())
+    assert 0.15 < believed["bce"] < 0.35
+    assert believed["l1"] < 0.05
 
 
 def test_a_sentence_means_the_same_with_more_padding_and_not_the_same_in_another_order(plain: Path) -> None:

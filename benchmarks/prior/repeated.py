@@ -45,6 +45,8 @@ def repeat(rows: Rows, trained: Sequence[Trained], arm: str, run: bool) -> None:
         return
     before = first_line(chosen.folder)
     words = at_home(chosen.record["words"], chosen.folder)
+    if "--progress-loss" not in words:  # a run from before there was a choice
+        words += ["--progress-loss", "l1"]
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
         words[words.index("--output") + 1] = folder
         program = [sys.executable, *TRAINING, *words, "--until", str(before["step"])]

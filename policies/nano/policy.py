@@ -62,7 +62,7 @@ def proprioception(position: FloatArray, quaternion: FloatArray, gripper: FloatA
 class Decision(NamedTuple):
     """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target.
 
-    progress (B,): share of the task that the policy believes done, in [0, 1], if it remembers that.
+    progress (B,): logit of the share of the task that the policy believes done, if it remembers that.
     """
 
     actions: Tensor
@@ -155,7 +155,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             hidden, grounding = self.trunk(tokens, text, body)
             return Decision(self.head(hidden), hidden, grounding, None)
         hidden, grounding = self.trunk(tokens, text, torch.cat([body, 2 * progress[:, None] - 1], dim=1))
-        return Decision(self.head(hidden), hidden, grounding, self.progress(hidden).squeeze(1).sigmoid())
+        return Decision(self.head(hidden), hidden, grounding, self.progress(hidden).squeeze(1))
 
     def prepare(self, observations: Sequence[Observation]) -> NanoInputs:
         if self.config.remembers:
@@ -194,7 +194,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
     def decide(self, inputs: NanoInputs, tokens: Mapping[str, Tensor]) -> FloatArray:
         decision = self._decision(tokens, inputs.text, inputs.proprio, inputs.progress)
         if decision.progress is not None:
-            self._believed = float(decision.progress[0])
+            self._believed = float(decision.progress[0].sigmoid())
         actions = decision.actions.double().cpu().numpy()
         if self.config.action_space.kind == "eef_delta":
             actions[..., :6] = np.clip(actions[..., :6], -1.0, 1.0)

@@ -33,7 +33,7 @@ from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import CAMERAS, Demonstrations
 from policies.training.nano.building import KINDS, build_policy, check_sentences, chosen_source, learn_language
 from policies.training.nano.hiding import hidden
-from policies.training.nano.learner import Learner
+from policies.training.nano.learner import PROGRESS_LOSSES, Learner
 from policies.training.nano.world_tokens import CachedWorldTokens
 from policies.training.optimisation import average_in, begin, going_on, save_state, set_learning_rate, smoothed
 from policies.types import VegaError
@@ -94,7 +94,7 @@ class Training:
                 policy.world, self.demos, args.cache or args.output, seed, policy.spec.stride, blank
             )  # fmt: skip
         self.words = policy.vocabulary
-        self.learner = Learner(policy).to(self.accelerator.device)
+        self.learner = Learner(policy, args.progress_loss).to(self.accelerator.device)
         self.average = copy.deepcopy(self.learner)
         trained = [p for p in self.learner.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
@@ -239,6 +239,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--remember", action=argparse.BooleanOptionalAction, default=True,
         help="tell a new policy how far it believed to be when it decided last",
+    )  # fmt: skip
+    parser.add_argument(
+        "--progress-loss", default="bce", choices=sorted(PROGRESS_LOSSES),
+        help="on that; with l1, as policies before 2026-12 learned, it never believes that anything is done",
     )  # fmt: skip
     parser.add_argument("--language-teacher", action="store_true", help="learn what sentences mean from MiniLM")
     parser.add_argument("--world-simulator", type=Path, help="folder of a world simulator, to be fused in anew")

@@ -7,7 +7,7 @@ after a teacher of language.  Labels that a dataset lacks are NaN and cost nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,24 @@ MAP_WEIGHT, POINT_WEIGHT, TARGET_WEIGHT, PROGRESS_WEIGHT, MEANING_WEIGHT = 0.03,
 MEANING_DIM = 384  # of the language teacher's vectors
 
 
-class Learner(nn.Module):
-    """The policy and the heads that exist in training only."""
+# Of what is believed (logits) and the share of the task that is done.  Nothing is done in most rows: the absolute
+# distance is least, on average, for who always believes that, and what a policy of it remembers stays at nothing.
+PROGRESS_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": lambda found, done: F.binary_cross_entropy_with_logits(found.float(), done),
+    "l1": lambda found, done: F.l1_loss(found.sigmoid().float(), done),
+}
 
-    def __init__(self, policy: VegaPolicy) -> None:
+
+class Learner(nn.Module):
+    """The policy and the heads that exist in training only.
+
+    progress_loss: one of PROGRESS_LOSSES.
+    """
+
+    def __init__(self, policy: VegaPolicy, progress_loss: str = "bce") -> None:
         super().__init__()
         self.policy = policy
+        self._progress_loss = PROGRESS_LOSSES[progress_loss]
         self.target = nn.Linear(policy.config.trunk_width, 3)
         self.meaning = nn.Linear(policy.config.text_dim, MEANING_DIM)
 
@@ -41,7 +53,7 @@ class Learner(nn.Module):
         total = parts["action"] + TARGET_WEIGHT * parts["target_m"]
         total = total + MAP_WEIGHT * parts["map"] + POINT_WEIGHT * parts["point"]
         if decision.progress is not None:
-            parts["progress"] = F.l1_loss(decision.progress.float(), batch.progress)
+            parts["progress"] = self._progress_loss(decision.progress, batch.progress)
             total = total + PROGRESS_WEIGHT * parts["progress"]
         if batch.meaning is not None:
             meant = self.meaning(self.policy.text(batch.ids).float())

@@ -26,6 +26,8 @@ from policies.training.study.arms import arm_named, simulator_of
 from policies.types import VegaError
 
 OPTIONS_FILE, RUN_FILE = "options.json", "run.json"
+# The study whose numbers are published learned so, and more runs of it are to be comparable: no arm remembers anything.
+PROGRESS = ("--progress-loss", "l1")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Run:
         return [
             "--data", *data, "--output", str(output or self.folder), "--name", self.name,
             "--world-simulator", str(simulator), "--tokens", arm_named(self.arm).tokens, "--cache", str(cache),
-            "--seed", str(self.seed), "--threads", str(study.threads), *study.words,
+            "--seed", str(self.seed), "--threads", str(study.threads), *PROGRESS, *study.words,
         ]  # fmt: skip
 
     def train(self, ahead: float, label: str) -> None:
