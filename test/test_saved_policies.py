@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import tiny_checkpoints as tiny
 import torch
 from tiny_checkpoints import composed, observation
 
-from policies.checkpoints import load_policy
+from policies.checkpoints import find_checkpoint, load_policy
 from policies.training.vega.publishing import publish, started_statistics
 from policies.world_simulator.prompt import save_prompt
 
@@ -48,3 +49,20 @@ def test_what_training_writes_has_the_prompt_that_it_learned_with(with_its_own_p
     again = load_policy(str(shutil.move(tmp_path / "run", tmp_path / "elsewhere") / "policy"))
     assert torch.equal(again.world.simulator.prompt, policy.world.simulator.prompt)
     np.testing.assert_allclose(again.act(observation()).actions, expected, atol=0.05)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_small_policy_is_saved_inside_the_folder_that_is_named(absolute: bool, tmp_path: Path) -> None:
+    loaded, prior = tmp_path / "loaded" / "policy", tmp_path / "loaded" / "prior"
+    shutil.copytree(find_checkpoint("vega-nano"), loaded)
+    shutil.move(loaded / "world_simulator", prior)
+    config = json.loads((loaded / "config.json").read_text())
+    config["world_simulator"]["source"] = str(prior) if absolute else "../prior"
+    (loaded / "config.json").write_text(json.dumps(config))
+    (tmp_path / "out").mkdir()
+    load_policy(str(loaded)).save_pretrained(tmp_path / "out" / "policy")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["policy"]
+    shutil.rmtree(tmp_path / "loaded")
+    again, shipped = load_policy(str(tmp_path / "out" / "policy")), load_policy("vega-nano")
+    seen = observation(instruction="pick up the milk and place it in the basket")
+    assert np.array_equal(again.act(seen).actions, shipped.act(seen).actions)

@@ -31,6 +31,8 @@ from policies.types import (
     VegaError,
 )
 
+WORLD_FOLDER = "world_simulator"  # of a policy's world simulator that lay elsewhere
+
 
 def prepare_image(image: Image, camera: CameraConfig, name: str) -> Image:
     """Upright (H, W, 3) uint8 -> the encoder's pixels, uint8.  Raises VegaError on another size."""
@@ -205,13 +207,17 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         return self.config.cameras[camera].view
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json`, `model.safetensors`, and the world simulator's folder if there is one."""
-        folder = Path(folder)
-        write_policy(folder, self.config, self.state_dict())
-        if self.world is not None and self.config.world_simulator is not None:
-            target = folder / self.config.world_simulator.source
-            if self.world.source.folder != target:
+        """Write `config.json`, `model.safetensors`, and the world simulator's folder, if there is one, inside it."""
+        folder, config = Path(folder), self.config
+        if self.world is not None and (world := config.world_simulator) is not None:
+            inside = os.path.normpath(world.source)
+            if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
+                world = replace(world, source=WORLD_FOLDER)
+                config = replace(config, world_simulator=world)
+            target = folder / world.source
+            if self.world.source.folder is None or self.world.source.folder.resolve() != target.resolve():
                 self.world.source.save_pretrained(target)
+        write_policy(folder, config, self.state_dict())
 
 
 def load_vega_policy(
