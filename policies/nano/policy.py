@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policies.files.paths import leads_out
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.sources import TokenSource, open_source
@@ -210,8 +211,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         """Write `config.json`, `model.safetensors`, and the world simulator's folder, if there is one, inside it."""
         folder, config = Path(folder), self.config
         if self.world is not None and (world := config.world_simulator) is not None:
-            inside = os.path.normpath(world.source)
-            if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
+            if leads_out(world.source):
                 world = replace(world, source=WORLD_FOLDER)
                 config = replace(config, world_simulator=world)
             target = folder / world.source
