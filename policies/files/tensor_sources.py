@@ -182,6 +182,21 @@ def refuse_unread(source: TensorSource, unneeded: Callable[[str], bool]) -> None
         )
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in it."""
+    # Of all ways to tell, the only one that reads weights at the speed of memory.
+    return not tensor.numel() or all(bool(torch.isfinite(bound)) for bound in tensor.aminmax())
+
+
+def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise VegaError for a tensor of a file that holds anything but plain, finite numbers."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in PLAIN_DTYPES:
+            raise VegaError(f"Tensor '{name}' in '{path}' is stored as {tensor.dtype}: give plain weights.")
+        if not is_finite(tensor):
+            raise VegaError(f"Tensor '{name}' in '{path}' holds NaN or infinity: get the folder again.")
+
+
 def stored_count(source: TensorSource, names: Iterable[str]) -> int:
     """How many numbers the tensors `names` hold together, told without reading them."""
     return sum(math.prod(source.shape(name)) for name in names)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Renamed
-from policies.files.tensor_sources import DictSource
+from policies.files.tensor_sources import DictSource, check_numbers
 from policies.files.weight_files import as_published, write_tensors
 from policies.fusion.gated_fusion import gate_image
 from policies.fusion.world_view import WorldView
@@ -135,6 +135,8 @@ class FusedPolicy(nn.Module, ABC, Generic[I]):
             tokens, gates = self.world.fuse(tokens, f_gen)
             clock.lap("fusion")
         actions = self.decide(inputs, tokens)
+        if not np.isfinite(actions).all():
+            raise VegaError(f"Policy {spec.name} gives actions that are not finite: check the robot's state.")
         clock.lap("trunk_and_head")
         maps = {camera: gate.float().cpu().numpy() for camera, gate in gates.items()}
         return [
@@ -182,10 +184,12 @@ def read_weights(module: nn.Module, folder: Path, what: str) -> None:
     path = folder / WEIGHTS_FILE
     try:
         source = Dequantised(Renamed(DictSource(str(path), load_file(path)), as_published))
-        module.load_state_dict({name: source.read(name) for name in source.names()})
+        weights = {name: source.read(name) for name in source.names()}
+        check_numbers(weights, path)
+        module.load_state_dict(weights)
     except FileNotFoundError:
         raise VegaError(f"File '{path}' with the {what}'s weights is missing: get the folder again.") from None
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split("\n")[:2]).replace("\t", "")
         raise VegaError(
             f"The {what}'s weights in '{path}' are corrupt or of another shape ({reason}): get the folder again."
