@@ -66,6 +66,10 @@ def test_a_bad_config_is_named(changes, sentence, openvla, tmp_path):
         ({"refresh_every": 0}, "0th query"),
         ({"prompt_embedding": "prompt.safetensors"}, r"prompt\.safetensors.*export-prompt"),
         ({"tap": 2.5}, "'tap'"),
+        ({"shift": 0.0}, "shift 0.0"),
+        ({"shift": -1.0}, "shift -1.0"),
+        ({"seed": 2**70}, f"seed {2**70}"),
+        ({"canvas": [0, 64]}, "'canvas'.*above 0"),
     ],
 )
 def test_a_bad_world_simulator_is_named(world, sentence, openvla, wan, tmp_path):

@@ -85,6 +85,8 @@ def read_config(kind: type[C], values: Mapping[str, Any], path: Path, foreign: b
 
 
 def _positive(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_positive(item) for item in value.values())
     if isinstance(value, tuple):
         return bool(value) and all(_positive(item) for item in value)
     return value is None or value > 0
