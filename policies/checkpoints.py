@@ -223,7 +223,7 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # "meta" takes numbers and gives none back
     except (RuntimeError, AssertionError) as error:
         raise VegaError(
             f"The device '{device}' cannot be used ({str(error).splitlines()[0]}): "

@@ -309,7 +309,8 @@ def check_images(images: Mapping[str, Image], spec: PolicySpec) -> None:
                 f"Policy {spec.name} needs camera '{camera}', which is missing: map one of {sorted(images)} to it."
             )
         image = images[camera]
-        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[0] != spec.window or image.shape[3] != 3:
+        fits = image.dtype == np.uint8 and image.ndim == 4 and image.shape[0] == spec.window and image.shape[3] == 3
+        if not fits or not image.size:
             raise VegaError(
                 f"Camera '{camera}' gave {image.dtype} {image.shape}: policy {spec.name} needs uint8 RGB of shape "
                 f"({spec.window}, height, width, 3)."

@@ -208,6 +208,26 @@ def test_composing_says_what_is_wrong(openvla, wan, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["num_attention_heads", "attention_head_dim"])
+@pytest.mark.parametrize("value", [None, "2", 0, 2.5, True])
+def test_composing_with_a_wan_of_unknown_width_is_refused(name, value, openvla, wan, tmp_path, capsys):
+    copy = shutil.copytree(wan, tmp_path / "wan")
+    change = (lambda values: values.pop(name)) if value is None else (lambda values: values.update({name: value}))
+    edit(copy / "transformer" / "config.json", change)
+    capsys.readouterr()
+    options = ["--openvla", str(openvla), "--world-simulator", str(copy), "--output", str(tmp_path / "out")]
+    assert compose(options) == 2 and not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert f"'{copy / 'transformer' / 'config.json'}' gives no '{name}'" in error and error.count("\n") == 1
+
+
+def test_a_batch_of_pictures_of_two_sizes_is_refused(openvla):
+    plain, one = load_policy(str(openvla)), observation()
+    other = replace(one, images={camera: image[:, :128] for camera, image in one.images.items()})
+    with pytest.raises(VegaError, match=r"^Camera 'agentview' gave .*256.* and .*128.*\.$"):
+        plain.act_batch([one, other])
+
+
 @pytest.fixture
 def folder(openvla: Path, tmp_path: Path) -> Path:
     return shutil.copytree(openvla, tmp_path / "checkpoint")

@@ -206,6 +206,32 @@ def test_cameras_that_do_not_fit_are_refused(nano: VegaPolicy) -> None:
         nano.act(replace(base, images={"agentview": base.images["agentview"]}))
 
 
+@pytest.mark.parametrize("openings", [0, 1, 3])
+def test_a_hand_with_other_fingers_is_refused(openings: int, nano: VegaPolicy) -> None:
+    state = replace(observation().state, gripper_positions=np.full(openings, 0.04))
+    with pytest.raises(VegaError, match=rf"^The gripper reports {openings} fingers: .* 2.*gripper\.joints.*\.$"):
+        nano.act(replace(observation(), state=state))
+
+
+def test_a_batch_is_of_observations_that_fit_together(nano: VegaPolicy) -> None:
+    small = {camera: image[:, :128] for camera, image in observation().images.items()}
+    with pytest.raises(VegaError, match=r"^Camera 'agentview' gives 256x128 pixels: .*256x256.*\.$"):
+        nano.act_batch([observation(), replace(observation(), images=small)])
+    with pytest.raises(VegaError, match=r"^The batch holds no observation: .*\.$"):
+        nano.act_batch([])
+
+
+def test_frames_without_pixels_are_refused(nano: VegaPolicy) -> None:
+    empty = observation().images | {"wrist": np.zeros((1, 0, 256, 3), np.uint8)}
+    with pytest.raises(VegaError, match=r"^Camera 'wrist' gave uint8 \(1, 0, 256, 3\).*\.$"):
+        nano.act(replace(observation(), images=empty))
+
+
+def test_a_device_that_gives_no_numbers_back_is_none() -> None:
+    with pytest.raises(VegaError, match=r"^The device 'meta' cannot be used \([^\n]*\): set device to cpu"):
+        load_policy("vega-nano", "meta")
+
+
 @given(st.lists(st.sampled_from(["grab", "the", "milk", "Butter!", "?", "gently"]), max_size=8))
 def test_words_that_name_nothing_do_not_change_the_ids(parts: list[str]) -> None:
     vocabulary = Vocabulary(("butter", "milk", "the"), ("milk", "butter"))

@@ -121,8 +121,11 @@ class FusedPolicy(nn.Module, ABC, Generic[I]):
         clock, spec = StageClock(self.device, self.synchronise_stages), self.spec
         if len(observations) > 1 and self.world is not None:
             self.world.check_memoryless(spec.name)
+        if not observations:
+            raise VegaError("The batch holds no observation: give one or more.")
         for observation in observations:
             check_images(observation.images, spec)
+        _check_alike(observations, spec)
         inputs = self.prepare(observations)
         clock.lap("preprocess")
         tokens = self.see(inputs)
@@ -164,6 +167,18 @@ class FusedPolicy(nn.Module, ABC, Generic[I]):
     @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder from which `policies.checkpoints.load_policy` makes this policy again."""
+
+
+def _check_alike(observations: Sequence[Observation], spec: PolicySpec) -> None:
+    """Raise VegaError unless a camera's images have one size; what size it must have, if any, the policy checks."""
+    for camera in spec.cameras:
+        sizes = [observation.images[camera].shape[1:3] for observation in observations]
+        other = next((size for size in sizes if size != sizes[0]), None)
+        if other is not None and camera not in spec.image_sizes:
+            raise VegaError(
+                f"Camera '{camera}' gave {sizes[0][1]}x{sizes[0][0]} and {other[1]}x{other[0]} pixels in one batch: "
+                "decide for each size apart."
+            )
 
 
 def no_world_simulator(policy: str, options: Iterable[str]) -> VegaError:

@@ -172,7 +172,9 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             ).to(self.device)
             for name, camera in self.config.cameras.items()
         }
-        proprio = torch.from_numpy(np.stack([_proprio(o.state) for o in observations])).float()
+        proprio = torch.from_numpy(
+            np.stack([_proprio(o.state, self.config.spec.fingers) for o in observations])
+        ).float()
         believed = torch.full((len(observations),), self._believed, device=self.device)
         return NanoInputs(frames, self.text(ids), proprio.to(self.device), believed)
 
@@ -252,5 +254,14 @@ def build_world_view(
     return WorldView(source, cameras, fusion, world.refresh_every, world.refresh_change, world.stream)
 
 
-def _proprio(state: RobotState) -> FloatArray:
-    return proprioception(state.eef_position, state.eef_quaternion, state.gripper_positions)
+def _proprio(state: RobotState, fingers: int) -> FloatArray:
+    """Raises VegaError for a hand with another number of fingers, and for what is not finite."""
+    if state.gripper_positions.shape != (fingers,):
+        raise VegaError(
+            f"The gripper reports {state.gripper_positions.size} fingers: this policy was trained with {fingers}, set "
+            "gripper.joints to them."
+        )
+    found = proprioception(state.eef_position, state.eef_quaternion, state.gripper_positions)
+    if not np.isfinite(found).all():
+        raise VegaError("The robot's pose or its gripper's openings are not finite: check what its driver reports.")
+    return found
