@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.refresh_every < 1:
         raise VegaError(f"--refresh-every {options.refresh_every} is none: give a number from 1 on.")
+    cameras = None if options.cameras is None else tuple(name.strip() for name in options.cameras.split(","))
+    if cameras is not None and "" in cameras:
+        raise VegaError(f"--cameras '{options.cameras}' has a camera without a name: give names with a comma between.")
     new = not options.output.exists()
     if any(results_folder(options.output).iterdir()):
         raise VegaError(f"Folder '{options.output}' is not empty: name a new one with --output.")
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name=options.name or options.output.resolve().name,
         openvla=_local(options.openvla),
         robot=known.robot,
-        cameras=tuple(options.cameras.split(",")) if options.cameras else known.cameras,
+        cameras=known.cameras if cameras is None else cameras,
         statistics_key=options.statistics,
         dtype=options.dtype,
         world_simulator=part,

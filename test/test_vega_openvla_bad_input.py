@@ -221,6 +221,20 @@ def test_composing_with_a_wan_of_unknown_width_is_refused(name, value, openvla, 
     assert f"'{copy / 'transformer' / 'config.json'}' gives no '{name}'" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("cameras", ["agentview, wrist", " agentview ,wrist"])
+def test_blanks_around_cameras_names_are_no_part_of_them(cameras, openvla, tmp_path):
+    assert compose(["--openvla", str(openvla), "--output", str(tmp_path / "out"), "--cameras", cameras]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["cameras"] == ["agentview", "wrist"]
+
+
+@pytest.mark.parametrize("cameras", ["agentview,", ",wrist", "agentview, ,wrist", " ", ""])
+def test_a_camera_without_a_name_is_refused(cameras, openvla, tmp_path, capsys):
+    assert compose(["--openvla", str(openvla), "--output", str(tmp_path / "out"), "--cameras", cameras]) == 2
+    error = capsys.readouterr().err
+    assert "--cameras" in error and "without a name" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_batch_of_pictures_of_two_sizes_is_refused(openvla):
     plain, one = load_policy(str(openvla)), observation()
     other = replace(one, images={camera: image[:, :128] for camera, image in one.images.items()})
