@@ -11,7 +11,7 @@ from typing import Any
 from policies.files.classes import call_class
 from policies.files.command_line import possible
 from policies.files.json_config import read_json
-from policies.files.paths import exists, is_folder
+from policies.files.paths import exists, files_below, is_folder, leads_out
 from policies.nano.vocabulary import Vocabulary
 from policies.spatial.models import nano_folder, shipped_scene_models
 from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
@@ -21,6 +21,7 @@ HASHED_NAMES = (
     "adapter_config.json",
     "config.json",
     "dataset_statistics.json",
+    "model_index.json",
     "preprocessor_config.json",
     "tokenizer.json",
     "world_simulator.json",
@@ -222,7 +223,7 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # "meta" takes numbers and gives none back
     except (RuntimeError, AssertionError) as error:
         raise VegaError(
             f"The device '{device}' cannot be used ({str(error).splitlines()[0]}): "
@@ -233,7 +234,8 @@ def check_device(device: str) -> None:
 def checkpoint_sha256(name_or_path: str) -> str:
     """Hash of all that decides what a checkpoint does: configs, statistics, tokenizer, weights; "" without a folder.
 
-    Of a policy composed of published parts those count too, wherever they lie.
+    Parts that a policy names count too, wherever they lie, and links as what they lead to.  Raises VegaError for a part
+    that is missing or cannot be read.
     """
     name_or_path, _ = split_name(name_or_path)
     if _is_class(name_or_path):
@@ -241,8 +243,8 @@ def checkpoint_sha256(name_or_path: str) -> str:
     folder = find_checkpoint(name_or_path)
     digest = hashlib.sha256()
     for part in (folder, *_parts_elsewhere(folder)):
-        for path in [part] if part.is_file() else sorted(part.rglob("*")):
-            if path.is_dir() or not (path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES):
+        for path in [part] if part.is_file() else files_below(part):
+            if not (path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES):
                 continue
             digest.update(str(path.relative_to(part)).encode())
             try:
@@ -258,11 +260,25 @@ def checkpoint_sha256(name_or_path: str) -> str:
 
 def _parts_elsewhere(folder: Path) -> list[Path]:
     """Folders and files that a policy names instead of holding them."""
-    if _as_written(folder).get("policy_type") != "openvla":
-        return []
-    from policies.openvla.config import part_files
+    config = _as_written(folder)
+    if config.get("policy_type") == "openvla":
+        from policies.openvla.config import part_files
 
-    return part_files(folder)
+        return part_files(folder)
+    world = config.get("world_simulator")
+    source = world.get("source") if isinstance(world, dict) and world.get("encoder") != "imagenet" else None
+    if not isinstance(source, str):
+        return []
+    local = folder / source
+    if is_folder(str(local)):
+        outside = leads_out(source) and not local.resolve().is_relative_to(folder.resolve())
+        return [local] if outside else []
+    if "/" not in source:
+        return []  # loading it says what is wrong with it
+    from policies.files.weight_files import resolve_folder
+    from policies.world_simulator.simulator import HUB_PATTERNS
+
+    return [resolve_folder(source, HUB_PATTERNS)]
 
 
 def load_scene_model(

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from policies.files.command_line import add_seed, command, command_parser, results_folder
-from policies.files.json_config import read_json
+from policies.files.json_config import read_counts
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import write_policy
 from policies.fusion.gated_fusion import build_fusion, fusion_names
@@ -42,11 +42,11 @@ def compose(folder: Path, config: VegaOpenVLAConfig, seed: int = 0) -> None:
     if part is not None:
         grid, width = grid_and_width(checkpoint)
         wan = resolve_folder(part.source, WAN_PATTERNS)
-        transformer = read_json(transformer_folder(wan, noise_level(part.noise_index, part.shift)[0]) / "config.json")
-        gen_width = int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"])
+        transformer = transformer_folder(wan, noise_level(part.noise_index, part.shift)[0])
+        heads, head_dim = read_counts(transformer / "config.json", "num_attention_heads", "attention_head_dim")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fusion = build_fusion(part.fusion, width, gen_width, grid=grid, unchanged=part.unchanged_start)
+            fusion = build_fusion(part.fusion, width, heads * head_dim, grid=grid, unchanged=part.unchanged_start)
     write_policy(folder, config, None if fusion is None else fusion.state_dict())
 
 
@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.refresh_every < 1:
         raise VegaError(f"--refresh-every {options.refresh_every} is none: give a number from 1 on.")
+    cameras = None if options.cameras is None else tuple(name.strip() for name in options.cameras.split(","))
+    if cameras is not None and "" in cameras:
+        raise VegaError(f"--cameras '{options.cameras}' has a camera without a name: give names with a comma between.")
     new = not options.output.exists()
     if any(results_folder(options.output).iterdir()):
         raise VegaError(f"Folder '{options.output}' is not empty: name a new one with --output.")
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name=options.name or options.output.resolve().name,
         openvla=_local(options.openvla),
         robot=known.robot,
-        cameras=tuple(options.cameras.split(",")) if options.cameras else known.cameras,
+        cameras=known.cameras if cameras is None else cameras,
         statistics_key=options.statistics,
         dtype=options.dtype,
         world_simulator=part,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
+_POSITIVE = {"positive": True}  # as `policies.files.json_config` reads it
 MAX_INSTRUCTION_CHARS = 512
 MAX_QUESTION_CHARS = 4096
 # What can stand in for a world simulator's tokens; `fusion/controls.py` says what each is.
@@ -82,11 +83,11 @@ class ActionSpace:
     """
 
     kind: Literal["eef_delta", "joint_position"]
-    dim: int = 7
-    rate_hz: float = 20.0
-    position_scale: float = 0.05
-    rotation_scale: float = 0.5
-    kp: float = 150.0
+    dim: int = field(default=7, metadata=_POSITIVE)
+    rate_hz: float = field(default=20.0, metadata=_POSITIVE)
+    position_scale: float = field(default=0.05, metadata=_POSITIVE)
+    rotation_scale: float = field(default=0.5, metadata=_POSITIVE)
+    kp: float = field(default=150.0, metadata=_POSITIVE)
     kp_null: float = 10.0
 
 
@@ -308,7 +309,8 @@ def check_images(images: Mapping[str, Image], spec: PolicySpec) -> None:
                 f"Policy {spec.name} needs camera '{camera}', which is missing: map one of {sorted(images)} to it."
             )
         image = images[camera]
-        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[0] != spec.window or image.shape[3] != 3:
+        fits = image.dtype == np.uint8 and image.ndim == 4 and image.shape[0] == spec.window and image.shape[3] == 3
+        if not fits or not image.size:
             raise VegaError(
                 f"Camera '{camera}' gave {image.dtype} {image.shape}: policy {spec.name} needs uint8 RGB of shape "
                 f"({spec.window}, height, width, 3)."

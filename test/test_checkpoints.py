@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,93 @@ def test_the_hash_of_a_composed_policy_follows_its_parts(tmp_path: Path) -> None
         assert checkpoint_sha256(policy) != before, path
         path.write_bytes(content)
     assert checkpoint_sha256(policy) == before
+
+
+def linked(folder: Path, target: Path) -> Path:
+    """A folder whose every entry is a link to that of `target`."""
+    folder.mkdir()
+    for path in target.iterdir():
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+def add_byte(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b" ")
+
+
+def test_the_hash_follows_links_and_is_that_of_a_copy(tmp_path: Path) -> None:
+    wan = tiny.wan_folder(tmp_path / "wan")
+    links, whole = linked(tmp_path / "links", wan), tmp_path / "whole"
+    whole.symlink_to(wan)
+    before = checkpoint_sha256(str(wan))
+    assert checkpoint_sha256(str(links)) == checkpoint_sha256(str(whole)) == before
+    for part in ("vae", "transformer"):
+        add_byte(next((wan / part).glob("*.safetensors")))
+        now = checkpoint_sha256(str(links))
+        assert now == checkpoint_sha256(str(whole)) != before
+        before = now
+    (wan / "vae" / "round").symlink_to(wan)  # it ends
+    (wan / "round").symlink_to("round")
+    assert checkpoint_sha256(str(links)) and checkpoint_sha256(str(wan)) == before
+
+
+def nano_with(source: str, folder: Path) -> str:
+    """A copy of vega-nano that names its world simulator like this."""
+    shutil.copytree(shipped_policies()["vega-nano"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["world_simulator"]["source"] = source
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize("way", ["../prior", "world_simulator/../../prior", "ABSOLUTE", "someone/prior"])
+def test_the_hash_of_a_small_policy_follows_a_world_simulator_elsewhere(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    prior = tmp_path / "prior"
+    shutil.copytree(shipped_policies()["vega-nano"] / "world_simulator", prior)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(prior))
+    policy = nano_with(str(prior) if way == "ABSOLUTE" else way, tmp_path / "policy")
+    before = checkpoint_sha256(policy)
+    add_byte(next((prior / "vae").glob("*.safetensors")))
+    assert checkpoint_sha256(policy) != before
+
+
+def test_the_hash_of_a_policy_counts_no_part_of_its_own_folder_twice(tmp_path: Path) -> None:
+    digest = hashlib.sha256()
+    policy = Path(nano_with("../policy/world_simulator", tmp_path / "policy"))
+    for path in sorted(policy.rglob("*")):
+        if path.suffix == ".safetensors" or path.name in ("config.json", "world_simulator.json"):
+            digest.update(str(path.relative_to(policy)).encode() + path.read_bytes())
+    assert checkpoint_sha256(str(policy)) == digest.hexdigest()
+
+
+def test_the_hash_of_a_wan_follows_what_chooses_between_its_transformers(tmp_path: Path) -> None:
+    wan = tiny.wan_folder(tmp_path / "wan")
+    shutil.copytree(wan / "transformer", wan / "transformer_2")
+    found = set()
+    for ratio in (0.875, 0.2):
+        (wan / "model_index.json").write_text(json.dumps({"boundary_ratio": ratio}))
+        found.add(checkpoint_sha256(str(wan)))
+    assert len(found) == 2
+
+
+# That of a folder in the usual layout never changes: records hold it, of all but the second the results.json too.
+SHIPPED = {
+    "vega-nano": "06efe75dc41c093f3bee40abe9315e8ce9dbd5ef36a888a95e65b4a88bccd184",
+    "vega-nano-plain": "c6f4d1445424e3bae010d0ad892622c76d351928706e53dd00ce7be307b912d1",
+    "vega-nano-suites": "08a93427dd20a306373941de035136facfcc467b100e78387607238795ef8a92",
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_hashes_in_records_stay_as_they_are(name: str) -> None:
+    assert checkpoint_sha256(name) == SHIPPED[name]
+    recorded = (shipped_policies()[name] / "results.json").read_text()
+    assert name == "vega-nano-plain" or SHIPPED[name] in recorded
 
 
 def test_the_hash_names_what_cannot_be_read_and_passes_folders_by(tmp_path: Path) -> None:

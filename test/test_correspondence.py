@@ -262,13 +262,20 @@ def test_scenes_of_other_views_are_not_taken_for_those_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("more", "part"), [(["--k", "0", "1500"], "--k 1500 is outside"), (["--wan", "nowhere"], "config.json' is missing")]
+    ("more", "part"),
+    [
+        (["--k", "0", "1500"], "--k 1500 is outside"),
+        (["--wan", "nowhere"], "config.json' is missing"),
+        (["--wan", "LAYERLESS"], "config.json' gives no 'num_layers' above 0"),
+    ],
 )
 def test_what_the_last_encoder_needs_is_looked_at_first(
     more: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "wan" / "transformer").mkdir(parents=True)
+    (tmp_path / "wan" / "transformer" / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
     words = [str(tmp_path / "no scenes"), "--encoders", "position", "--output", str(tmp_path / "out")]
-    assert command.main([*words, *more]) == 2
+    assert command.main([*words, *(word.replace("LAYERLESS", str(tmp_path / "wan")) for word in more)]) == 2
     assert part in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies.nano.vocabulary import Vocabulary
 from policies.spatial.nano.nouns import Nouns
@@ -20,6 +22,32 @@ def test_words_of_another_script_are_read_and_refused_beside_a_known_one(text: s
         VOCABULARY.encode(text)
     with pytest.raises(VegaError, match="nothing that this model was shown"):
         Nouns(("milk", "cafe")).find(text)
+
+
+NOUNS = """
+anomaly assembly belly blackfly bully butterfly cicely doily dolly dragonfly family filly firefly fly folly gadfly
+grizzly gully holly homily housefly italy jelly july kelly lily lolly mayfly melancholy monopoly panoply polly potbelly
+quarterly rally reply sally sawfly sicily supply tally telly trolly underbelly waterlily weekly whitefly
+"""
+# They change what is asked for.
+ADVERBS = "hardly barely nearly partly partially slightly differently oppositely vertically leftwardly never"
+
+
+@given(st.sampled_from(NOUNS.split()))
+def test_a_noun_in_ly_is_refused_by_name_as_any_other(noun: str) -> None:
+    for text in (f"pick up the milk {noun}", f"put the {noun} on the milk"):
+        with pytest.raises(VegaError, match=f"'{noun}', which this policy does not know"):
+            VOCABULARY.encode(text)
+
+
+def test_how_something_is_done_is_said_freely_as_long_as_it_changes_nothing() -> None:
+    said = "please, kindly, slowly and carefully, gently, precisely: finally place the milk directly and softly"
+    assert VOCABULARY.encode(said) == VOCABULARY.encode("the milk")
+    for word in ADVERBS.split():
+        with pytest.raises(VegaError, match=f"'{word}', which this policy does not know"):
+            VOCABULARY.encode(f"{word} lift the milk")
+    jelly = Vocabulary(("jelly", "the"), ("jelly",))
+    assert jelly.encode("gently take the jelly") == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,21 @@ def test_cached_tokens_are_those_that_the_policy_sees(policy, data, tmp_path):
     assert not torch.allclose(changed, kept, atol=0.1)
 
 
+def test_tokens_of_another_prompt_are_not_taken_from_the_cache(policy, data, tmp_path):
+    """The one that a policy names may say the same as that in Wan's folder: then it is no other."""
+    folder, samples = shutil.copytree(policy, tmp_path / "policy"), Samples(read_demonstrations(data, CAMERAS), 8)
+    prompt = load_policy(str(policy)).world.simulator.prompt
+    computed = []
+    for own in (None, prompt, prompt + 1.0, prompt + 1.0):
+        config = json.loads((folder / "config.json").read_text())
+        config["world_simulator"]["prompt_embedding"] = None if own is None else "mine.safetensors"
+        (folder / "config.json").write_text(json.dumps(config))
+        if own is not None:
+            save_file({"prompt_embedding": own}, folder / "mine.safetensors")
+        computed.append(TokenCache(load_policy(str(folder)).world, samples, tmp_path / "tokens").compute())
+    assert computed == [2, 0, 2, 0]
+
+
 def test_actions_are_scaled_as_the_head_says_them():
     entry = {"action": {"q01": [0.0, 0.0], "q99": [2.0, 1.0], "mask": [True, False]}}
     np.testing.assert_allclose(

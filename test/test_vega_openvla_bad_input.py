@@ -66,6 +66,10 @@ def test_a_bad_config_is_named(changes, sentence, openvla, tmp_path):
         ({"refresh_every": 0}, "0th query"),
         ({"prompt_embedding": "prompt.safetensors"}, r"prompt\.safetensors.*export-prompt"),
         ({"tap": 2.5}, "'tap'"),
+        ({"shift": 0.0}, "shift 0.0"),
+        ({"shift": -1.0}, "shift -1.0"),
+        ({"seed": 2**70}, f"seed {2**70}"),
+        ({"canvas": [0, 64]}, "'canvas'.*above 0"),
     ],
 )
 def test_a_bad_world_simulator_is_named(world, sentence, openvla, wan, tmp_path):
@@ -202,6 +206,40 @@ def test_composing_says_what_is_wrong(openvla, wan, tmp_path, capsys):
         assert compose(arguments) == 2
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["num_attention_heads", "attention_head_dim"])
+@pytest.mark.parametrize("value", [None, "2", 0, 2.5, True])
+def test_composing_with_a_wan_of_unknown_width_is_refused(name, value, openvla, wan, tmp_path, capsys):
+    copy = shutil.copytree(wan, tmp_path / "wan")
+    change = (lambda values: values.pop(name)) if value is None else (lambda values: values.update({name: value}))
+    edit(copy / "transformer" / "config.json", change)
+    capsys.readouterr()
+    options = ["--openvla", str(openvla), "--world-simulator", str(copy), "--output", str(tmp_path / "out")]
+    assert compose(options) == 2 and not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert f"'{copy / 'transformer' / 'config.json'}' gives no '{name}'" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("cameras", ["agentview, wrist", " agentview ,wrist"])
+def test_blanks_around_cameras_names_are_no_part_of_them(cameras, openvla, tmp_path):
+    assert compose(["--openvla", str(openvla), "--output", str(tmp_path / "out"), "--cameras", cameras]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["cameras"] == ["agentview", "wrist"]
+
+
+@pytest.mark.parametrize("cameras", ["agentview,", ",wrist", "agentview, ,wrist", " ", ""])
+def test_a_camera_without_a_name_is_refused(cameras, openvla, tmp_path, capsys):
+    assert compose(["--openvla", str(openvla), "--output", str(tmp_path / "out"), "--cameras", cameras]) == 2
+    error = capsys.readouterr().err
+    assert "--cameras" in error and "without a name" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_pictures_of_two_sizes_is_refused(openvla):
+    plain, one = load_policy(str(openvla)), observation()
+    other = replace(one, images={camera: image[:, :128] for camera, image in one.images.items()})
+    with pytest.raises(VegaError, match=r"^Camera 'agentview' gave .*256.* and .*128.*\.$"):
+        plain.act_batch([one, other])
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from policies.checkpoints import find_checkpoint, load_policy
 from policies.fusion.fused_policy import StageClock
+from policies.nano.config import VegaConfig
 from policies.nano.policy import VegaPolicy, load_vega_policy, proprioception
 from policies.nano.vocabulary import Vocabulary
 from policies.types import Observation, RobotState, VegaError
@@ -111,6 +112,36 @@ def test_configurations_are_written_as_the_shipped_ones_are(name: str, tmp_path:
             ({name: -1}, f"'{name}'.*above 0")
             for name in ("chunk_length", "open_loop_horizon", "text_dim", "channels", "trunk_width")
         ),
+        *(
+            ({"action_space": {"kind": "eef_delta", name: value}}, f"'{name}'.*above 0")
+            for name in ("rate_hz", "position_scale", "rotation_scale", "kp")
+            for value in (0.0, -1.0)
+        ),
+        ({"action_space": {"kind": "eef_delta", "kp_null": -1.0}}, "kp_null.*-1.0"),
+        ({"action_space": {"kind": "eef_delta", "dim": 6}}, "'eef_delta' of 6 numbers"),
+        ({"action_space": {"kind": "joint_position", "dim": 0}}, "'dim'.*above 0"),
+        ({"encoder_blocks": -1}, "encoder_blocks.*-1"),
+        ({"trunk_layers": -1}, "trunk_layers.*-1"),
+        ({"cameras": {}}, "no camera"),
+        *(
+            ({"cameras": {"wrist": {"image_size": [256, 256], "crop": crop}}}, rf"crop.*\({crop[0]}, {crop[1]}")
+            for crop in ([204, 32, 60, 248], [60, 248, 204, 32], [60, 32, 60, 248], [-60, 32, 204, 248],
+                         [60, 32, 304, 248], [60, 32, 204, 257])
+        ),
+        ({"cameras": {"wrist": {"image_size": [256, 256], "crop": [60, 32, 203, 247]}}}, "143x215"),
+        ({"cameras": {"wrist": {"image_size": [256, 256], "resize": [4, 96]}}}, "4x96"),
+        *(
+            ({"cameras": {name: {"image_size": [256, 256]}}}, f"Camera '{name}'")
+            for name in ("a.b", "", "type", "training")
+        ),
+        *(
+            ({"world_simulator": {"source": "world_simulator", "canvas": {}, **wrong}}, sentence)
+            for wrong, sentence in (
+                ({"stride": 0}, "'stride'.*above 0"), ({"stride": -3}, "'stride'.*above 0"),
+                ({"refresh_every": 0}, "'refresh_every'.*above 0"),
+                ({"canvas": {"wrist": [0, 96]}}, "'canvas'.*above 0"),
+            )
+        ),
         ({"world_simulator": [1]}, "'world_simulator'.*give an object"),
         ({"world_simulator": {"source": "w", "canvas": {"wrist": [96, 96, 3]}}}, "'canvas'"),
         (
@@ -123,7 +154,8 @@ def test_a_configuration_is_read_strictly_however_deep(change: dict, named: str,
     folder = shutil.copytree(find_checkpoint("vega-nano"), tmp_path / "nano")
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(VegaError, match=named):
+    with pytest.raises(VegaError, match=rf"^[^\n]*{named}[^\n]*\.$"):
+        VegaConfig.load(folder)
         load_policy(str(folder))
 
 
@@ -172,6 +204,32 @@ def test_cameras_that_do_not_fit_are_refused(nano: VegaPolicy) -> None:
             nano.act(replace(base, images={**base.images, "wrist": wrong}))
     with pytest.raises(VegaError, match="wrist"):
         nano.act(replace(base, images={"agentview": base.images["agentview"]}))
+
+
+@pytest.mark.parametrize("openings", [0, 1, 3])
+def test_a_hand_with_other_fingers_is_refused(openings: int, nano: VegaPolicy) -> None:
+    state = replace(observation().state, gripper_positions=np.full(openings, 0.04))
+    with pytest.raises(VegaError, match=rf"^The gripper reports {openings} fingers: .* 2.*gripper\.joints.*\.$"):
+        nano.act(replace(observation(), state=state))
+
+
+def test_a_batch_is_of_observations_that_fit_together(nano: VegaPolicy) -> None:
+    small = {camera: image[:, :128] for camera, image in observation().images.items()}
+    with pytest.raises(VegaError, match=r"^Camera 'agentview' gives 256x128 pixels: .*256x256.*\.$"):
+        nano.act_batch([observation(), replace(observation(), images=small)])
+    with pytest.raises(VegaError, match=r"^The batch holds no observation: .*\.$"):
+        nano.act_batch([])
+
+
+def test_frames_without_pixels_are_refused(nano: VegaPolicy) -> None:
+    empty = observation().images | {"wrist": np.zeros((1, 0, 256, 3), np.uint8)}
+    with pytest.raises(VegaError, match=r"^Camera 'wrist' gave uint8 \(1, 0, 256, 3\).*\.$"):
+        nano.act(replace(observation(), images=empty))
+
+
+def test_a_device_that_gives_no_numbers_back_is_none() -> None:
+    with pytest.raises(VegaError, match=r"^The device 'meta' cannot be used \([^\n]*\): set device to cpu"):
+        load_policy("vega-nano", "meta")
 
 
 @given(st.lists(st.sampled_from(["grab", "the", "milk", "Butter!", "?", "gently"]), max_size=8))

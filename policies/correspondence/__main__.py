@@ -17,7 +17,7 @@ from pathlib import Path
 
 from policies.correspondence.scenes import VOXEL_M, read_scenes
 from policies.files.command_line import add_threads, command, command_parser, results_folder
-from policies.files.json_config import read_json
+from policies.files.json_config import read_counts
 from policies.types import VegaError
 
 ENCODERS = ("position", "pixels", "imagenet", "semantic", "wan")
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise VegaError(f"--k {k} is outside Wan's schedule: give noise levels from 0 to {STEPS}.")
     options.k = list(dict.fromkeys(options.k))
     for wan in options.wan:  # before hours of other encoders
-        read_json(wan / "transformer" / "config.json")
+        read_counts(wan / "transformer" / "config.json", "num_layers")
     results_folder(options.output)
     scenes = list(read_scenes(options.folder, options.views))
     print(f"{len(scenes)} scenes, {sum(len(scene.poses) for scene in scenes)} views, voxels of {options.voxel} m")

@@ -20,7 +20,7 @@ from diffusers import UNet3DConditionModel
 from torch import Tensor, nn
 
 from policies.checkpoints import load_policy
-from policies.files.json_config import read_json
+from policies.files.json_config import read_counts
 from policies.fusion.gated_fusion import grid_positions
 from policies.fusion.imagenet import IMAGENET, load_imagenet
 from policies.fusion.untrained import UntrainedSimulator, before_training
@@ -166,7 +166,7 @@ def _imagenet(look: Look) -> Iterator[Read]:
 
 
 def _wan(name: str, folder: Path, look: Look, ks: Sequence[int]) -> Iterator[Read]:
-    last = int(read_json(folder / "transformer" / "config.json")["num_layers"]) - 1
+    last = read_counts(folder / "transformer" / "config.json", "num_layers")[0] - 1
     side = look.canvas, look.canvas
     for k in ks:
         simulator = LatentWorldSimulator.from_pretrained(

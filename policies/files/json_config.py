@@ -35,6 +35,15 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def read_counts(path: Path, *names: str) -> list[int]:
+    """Whole numbers above 0 in another program's JSON file; VegaError with the file for one that is not there."""
+    values = read_json(path)
+    for name in names:
+        if type(values.get(name)) is not int or values[name] < 1:
+            raise VegaError(f"File '{path}' gives no '{name}' above 0: download it again.")
+    return [values[name] for name in names]
+
+
 POSITIVE = {"positive": True}  # metadata of a field whose numbers are all above 0
 LATER = {"later": True}  # metadata of a field that older files lack: left out at its default, so that they stay equal
 
@@ -85,6 +94,8 @@ def read_config(kind: type[C], values: Mapping[str, Any], path: Path, foreign: b
 
 
 def _positive(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_positive(item) for item in value.values())
     if isinstance(value, tuple):
         return bool(value) and all(_positive(item) for item in value)
     return value is None or value > 0

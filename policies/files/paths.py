@@ -1,8 +1,11 @@
-"""Whether a name that a user gave is a path; one that no file can have is not."""
+"""Whether a name that a user gave is a path, where it leads, and what lies below a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+from policies.types import VegaError
 
 
 def exists(name: str) -> bool:
@@ -16,3 +19,32 @@ def exists(name: str) -> bool:
 def is_folder(name: str) -> bool:
     """Whether a folder is called `name`, `~` expanded."""
     return exists(name) and Path(name).expanduser().is_dir()
+
+
+def leads_out(source: str) -> bool:
+    """Whether a name that stands in a folder's file may lead out of that folder."""
+    path = Path(source)
+    return path.is_absolute() or ".." in path.parts
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All that lies below a folder and is no folder, links followed, sorted; a folder inside itself is left out.
+
+    Raises VegaError for a folder that cannot be read.
+    """
+    return sorted(_below(folder, ())) if folder.is_dir() else []
+
+
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above:
+        return
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise VegaError(f"Folder '{folder}' cannot be read ({error.strerror}): copy or download it again.") from error
+    for path in entries:
+        if path.is_dir():
+            yield from _below(path, (*above, here))
+        else:
+            yield path

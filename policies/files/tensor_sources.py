@@ -65,12 +65,15 @@ class _Index:
 
 
 class SafetensorsSource:
-    """All `*.safetensors` of a folder as one, adapters aside; an index file, where there is one, says which must be."""
+    """All `*.safetensors` of a folder as one, adapters aside; an index file, where there is one, says which must be.
 
-    def __init__(self, folder: Path):
+    pattern: of a folder that holds more than one model, which files are this one's.
+    """
+
+    def __init__(self, folder: Path, pattern: str = "*.safetensors"):
         self.name = str(folder)
-        shards = {file.name for file in folder.glob("*.safetensors") if not file.stem.startswith(ADAPTER_WEIGHTS)}
-        index = find_component(folder, "*.safetensors.index.json", "shard index")
+        shards = {file.name for file in folder.glob(pattern) if not file.stem.startswith(ADAPTER_WEIGHTS)}
+        index = find_component(folder, f"{pattern}.index.json", "shard index")
         if index is not None:
             wanted = set(read_config(_Index, read_json(index), index, foreign=True).weight_map.values())
             missing = sorted(wanted - shards)
@@ -81,7 +84,7 @@ class SafetensorsSource:
                     f"File '{folder / stray[0]}' is not in '{index.name}', so nobody would read it: move it away."
                 )
         if not shards:
-            raise VegaError(f"Folder '{folder}' holds no *.safetensors file: give a complete checkpoint folder.")
+            raise VegaError(f"Folder '{folder}' holds no {pattern} file: give a complete checkpoint folder.")
         self._files = {}
         self._where: dict[str, str] = {}
         self._read: set[str] = set()
@@ -177,6 +180,21 @@ def refuse_unread(source: TensorSource, unneeded: Callable[[str], bool]) -> None
             f"Tensor '{left[0]}'{others} in '{source.name}' is of no use to this model: give the checkpoint as it was "
             "published, or a file without it."
         )
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in it."""
+    # Of all ways to tell, the only one that reads weights at the speed of memory.
+    return not tensor.numel() or all(bool(torch.isfinite(bound)) for bound in tensor.aminmax())
+
+
+def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise VegaError for a tensor of a file that holds anything but plain, finite numbers."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in PLAIN_DTYPES:
+            raise VegaError(f"Tensor '{name}' in '{path}' is stored as {tensor.dtype}: give plain weights.")
+        if not is_finite(tensor):
+            raise VegaError(f"Tensor '{name}' in '{path}' holds NaN or infinity: get the folder again.")
 
 
 def stored_count(source: TensorSource, names: Iterable[str]) -> int:

@@ -32,7 +32,7 @@ from policies.files.made_once import replacing
 from policies.files.paths import is_folder
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed
-from policies.files.tensor_sources import PLAIN_DTYPES, SafetensorsSource, TensorSource, misfit
+from policies.files.tensor_sources import PLAIN_DTYPES, SafetensorsSource, TensorSource, is_finite, misfit
 from policies.types import VegaError
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt", "tokenizer.model")  # what is downloaded of a policy
@@ -133,8 +133,7 @@ def read_as(
     if tensor.dtype not in PLAIN_DTYPES:
         raise VegaError(f"Tensor '{key}' in '{source.name}' is stored as {tensor.dtype}: give plain weights.")
     tensor = tensor.reshape(shape).to(device=device, dtype=dtype, copy=True)
-    # Of all ways to tell, the only one that reads weights at the speed of memory.
-    if tensor.numel() and not all(torch.isfinite(bound) for bound in tensor.aminmax()):
+    if not is_finite(tensor):
         raise VegaError(
             f"Tensor '{key}' in '{source.name}' holds NaN or infinity, or is too large for {dtype}: download it again."
         )

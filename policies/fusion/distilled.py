@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from policies.files.json_config import read_config, read_json, write_config
+from policies.files.tensor_sources import check_numbers
 from policies.files.weight_files import write_tensors
 from policies.fusion.frame_tokens import FrameTokens
 from policies.types import VegaError
@@ -82,7 +83,9 @@ class DistilledEncoder(FrameTokens):
         """Raises VegaError for a folder without one, or with another's weights."""
         encoder = cls(read_config(DistilledConfig, read_json(folder / CONFIG_FILE), folder / CONFIG_FILE))
         try:
-            encoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            weights = load_file(folder / WEIGHTS_FILE)
+            check_numbers(weights, folder / WEIGHTS_FILE)
+            encoder.load_state_dict(weights)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise VegaError(f"The distilled encoder in '{folder}' is none ({reason}): get the folder again.") from None

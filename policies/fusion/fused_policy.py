@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Renamed
-from policies.files.tensor_sources import DictSource
+from policies.files.tensor_sources import DictSource, check_numbers
 from policies.files.weight_files import as_published, write_tensors
 from policies.fusion.gated_fusion import gate_image
 from policies.fusion.world_view import WorldView
@@ -121,8 +121,11 @@ class FusedPolicy(nn.Module, ABC, Generic[I]):
         clock, spec = StageClock(self.device, self.synchronise_stages), self.spec
         if len(observations) > 1 and self.world is not None:
             self.world.check_memoryless(spec.name)
+        if not observations:
+            raise VegaError("The batch holds no observation: give one or more.")
         for observation in observations:
             check_images(observation.images, spec)
+        _check_alike(observations, spec)
         inputs = self.prepare(observations)
         clock.lap("preprocess")
         tokens = self.see(inputs)
@@ -135,6 +138,8 @@ class FusedPolicy(nn.Module, ABC, Generic[I]):
             tokens, gates = self.world.fuse(tokens, f_gen)
             clock.lap("fusion")
         actions = self.decide(inputs, tokens)
+        if not np.isfinite(actions).all():
+            raise VegaError(f"Policy {spec.name} gives actions that are not finite: check the robot's state.")
         clock.lap("trunk_and_head")
         maps = {camera: gate.float().cpu().numpy() for camera, gate in gates.items()}
         return [
@@ -164,6 +169,18 @@ class FusedPolicy(nn.Module, ABC, Generic[I]):
         """Write a folder from which `policies.checkpoints.load_policy` makes this policy again."""
 
 
+def _check_alike(observations: Sequence[Observation], spec: PolicySpec) -> None:
+    """Raise VegaError unless a camera's images have one size; what size it must have, if any, the policy checks."""
+    for camera in spec.cameras:
+        sizes = [observation.images[camera].shape[1:3] for observation in observations]
+        other = next((size for size in sizes if size != sizes[0]), None)
+        if other is not None and camera not in spec.image_sizes:
+            raise VegaError(
+                f"Camera '{camera}' gave {sizes[0][1]}x{sizes[0][0]} and {other[1]}x{other[0]} pixels in one batch: "
+                "decide for each size apart."
+            )
+
+
 def no_world_simulator(policy: str, options: Iterable[str]) -> VegaError:
     """For options that are a world simulator's, of which a policy has none."""
     return VegaError(f"Policy {policy} has no world simulator: leave {next(iter(options))} as configured.")
@@ -182,10 +199,12 @@ def read_weights(module: nn.Module, folder: Path, what: str) -> None:
     path = folder / WEIGHTS_FILE
     try:
         source = Dequantised(Renamed(DictSource(str(path), load_file(path)), as_published))
-        module.load_state_dict({name: source.read(name) for name in source.names()})
+        weights = {name: source.read(name) for name in source.names()}
+        check_numbers(weights, path)
+        module.load_state_dict(weights)
     except FileNotFoundError:
         raise VegaError(f"File '{path}' with the {what}'s weights is missing: get the folder again.") from None
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split("\n")[:2]).replace("\t", "")
         raise VegaError(
             f"The {what}'s weights in '{path}' are corrupt or of another shape ({reason}): get the folder again."

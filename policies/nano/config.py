@@ -6,12 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from policies.files.json_config import LATER, POSITIVE, read_config, read_json, write_config
 from policies.fusion.fused_policy import CONFIG_FILE, no_world_simulator
 from policies.fusion.sources import Kind
 from policies.types import WORLD_SPEED, ActionSpace, PolicySpec, SpeedOptions, VegaError
 
 PROPRIO_DIM = 11
+EEF_DIM = 7  # of an eef_delta action: three of a translation, three of a rotation, the gripper
+TOKEN_PX = 8  # of a side of a semantic token
 CHANNEL_GROUPS = 8  # that the encoder normalises apart
 POSE_NUMBERS = 9  # of the tool in the proprioception: position, two columns of the rotation
 
@@ -27,6 +31,21 @@ class CameraConfig:
     image_size: tuple[int, int] = field(metadata=POSITIVE)
     crop: tuple[int, int, int, int] | None = None
     resize: tuple[int, int] | None = field(default=None, metadata=POSITIVE)
+
+    def __post_init__(self) -> None:
+        """Raises VegaError for a crop that is no part of the image, and for a size that tokens do not cover."""
+        (height, width), crop = self.image_size, self.crop
+        if crop and not (0 <= crop[0] < crop[2] <= height and 0 <= crop[1] < crop[3] <= width):
+            raise VegaError(
+                f"A camera's crop {crop} is no part of its {height}x{width} pixels: give (top, left, bottom, right) in "
+                "them."
+            )
+        rows, columns = self.output_size
+        # Of an odd number of quarters the encoder keeps a half token more.
+        if any(side < TOKEN_PX or side // (TOKEN_PX // 2) % 2 for side in (rows, columns)):
+            raise VegaError(
+                f"A camera's crop and resize leave {rows}x{columns} px: give sides that are multiples of {TOKEN_PX}."
+            )
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -57,11 +76,11 @@ class WorldViewConfig:
     """
 
     source: str
-    canvas: dict[str, tuple[int, int]]
+    canvas: dict[str, tuple[int, int]] = field(metadata=POSITIVE)
     fusion: str = "token_gate"
-    refresh_every: int = 1
+    refresh_every: int = field(default=1, metadata=POSITIVE)
     refresh_change: float = field(default=0.0, metadata=LATER)
-    stride: int = 1
+    stride: int = field(default=1, metadata=POSITIVE)
     stream: str = field(default="joint", metadata=LATER)
     encoder: Kind = field(default="wan", metadata=LATER)
 
@@ -95,6 +114,23 @@ class VegaConfig:
     world_simulator: WorldViewConfig | None = None
 
     def __post_init__(self) -> None:
+        if not self.cameras:
+            raise VegaError(f"Policy {self.name} has no camera: name those it was trained with.")
+        for name in self.cameras:
+            # They name modules.
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
+                raise VegaError(
+                    f"Camera '{name}' of policy {self.name} cannot be called that: give it another name, without dots."
+                )
+        space = self.action_space
+        if space.kind == "eef_delta" and space.dim != EEF_DIM:
+            raise VegaError(
+                f"Policy {self.name} has actions 'eef_delta' of {space.dim} numbers: set its dim to {EEF_DIM}."
+            )
+        counts = (("encoder_blocks", self.encoder_blocks), ("trunk_layers", self.trunk_layers))
+        for name, number in (*counts, ("kp_null", space.kp_null)):
+            if number < 0:
+                raise VegaError(f"Policy {self.name} has {name} {number}: give 0 or more.")
         for name, numbers in (("proprio_mean", self.proprio_mean), ("proprio_std", self.proprio_std)):
             if len(numbers) != PROPRIO_DIM:
                 raise VegaError(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.nano.config import CHANNEL_GROUPS
+from policies.nano.config import CHANNEL_GROUPS, TOKEN_PX
 
 
 class BagOfWords(nn.Module):
@@ -95,7 +95,7 @@ class FilmConvEncoder(nn.Module):
 class SemanticEncoder(nn.Module):
     """A `FilmConvEncoder` per camera; f_sem of every camera as tokens."""
 
-    stride = 8
+    stride = TOKEN_PX
 
     def __init__(self, cameras: Sequence[str], channels: int, text: int, blocks: int) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policies.files.paths import leads_out
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.sources import TokenSource, open_source
@@ -30,6 +31,8 @@ from policies.types import (
     SpeedOptions,
     VegaError,
 )
+
+WORLD_FOLDER = "world_simulator"  # of a policy's world simulator that lay elsewhere
 
 
 def prepare_image(image: Image, camera: CameraConfig, name: str) -> Image:
@@ -169,7 +172,9 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
             ).to(self.device)
             for name, camera in self.config.cameras.items()
         }
-        proprio = torch.from_numpy(np.stack([_proprio(o.state) for o in observations])).float()
+        proprio = torch.from_numpy(
+            np.stack([_proprio(o.state, self.config.spec.fingers) for o in observations])
+        ).float()
         believed = torch.full((len(observations),), self._believed, device=self.device)
         return NanoInputs(frames, self.text(ids), proprio.to(self.device), believed)
 
@@ -205,13 +210,16 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         return self.config.cameras[camera].view
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json`, `model.safetensors`, and the world simulator's folder if there is one."""
-        folder = Path(folder)
-        write_policy(folder, self.config, self.state_dict())
-        if self.world is not None and self.config.world_simulator is not None:
-            target = folder / self.config.world_simulator.source
-            if self.world.source.folder != target:
+        """Write `config.json`, `model.safetensors`, and the world simulator's folder, if there is one, inside it."""
+        folder, config = Path(folder), self.config
+        if self.world is not None and (world := config.world_simulator) is not None:
+            if leads_out(world.source):
+                world = replace(world, source=WORLD_FOLDER)
+                config = replace(config, world_simulator=world)
+            target = folder / world.source
+            if self.world.source.folder is None or self.world.source.folder.resolve() != target.resolve():
                 self.world.source.save_pretrained(target)
+        write_policy(folder, config, self.state_dict())
 
 
 def load_vega_policy(
@@ -246,5 +254,14 @@ def build_world_view(
     return WorldView(source, cameras, fusion, world.refresh_every, world.refresh_change, world.stream)
 
 
-def _proprio(state: RobotState) -> FloatArray:
-    return proprioception(state.eef_position, state.eef_quaternion, state.gripper_positions)
+def _proprio(state: RobotState, fingers: int) -> FloatArray:
+    """Raises VegaError for a hand with another number of fingers, and for what is not finite."""
+    if state.gripper_positions.shape != (fingers,):
+        raise VegaError(
+            f"The gripper reports {state.gripper_positions.size} fingers: this policy was trained with {fingers}, set "
+            "gripper.joints to them."
+        )
+    found = proprioception(state.eef_position, state.eef_quaternion, state.gripper_positions)
+    if not np.isfinite(found).all():
+        raise VegaError("The robot's pose or its gripper's openings are not finite: check what its driver reports.")
+    return found

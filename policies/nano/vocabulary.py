@@ -21,6 +21,17 @@ lying resting positioned found make sure start proceed begin try ensure retrieve
 close shut turn switch rotate table tabletop desk floor counter surface scene workspace side spot area gripper hand arm
 given specified intended desired target nearby currently just only
 """
+# How something is done, as far as that leaves what is done as it is.  A list and no ending: "jelly" and "doily" end in
+# "ly", and "barely" or "partly" say another thing.
+_MANNERS = """
+absolutely accurately adequately appropriately attentively calmly carefully cautiously certainly clearly cleanly
+completely confidently correctly deftly deliberately delicately diligently directly effectively efficiently effortlessly
+elegantly entirely eventually exactly faithfully finally firmly firstly fluidly fully gently gingerly gracefully
+gradually immediately instantly kindly lastly lightly meticulously neatly nicely obediently patiently perfectly
+politely possibly precisely promptly properly quickly quietly rapidly reliably responsibly safely secondly securely
+simply skilfully skillfully slowly smoothly softly speedily stably steadily subsequently successfully suitably surely
+swiftly tenderly thoroughly tidily tightly vigilantly
+"""
 
 
 def words(text: str) -> list[str]:
@@ -32,7 +43,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", "".join(c for c in plain if not unicodedata.combining(c)))
 
 
-FILLERS = frozenset(words(_FILLERS))
+FILLERS = frozenset(words(_FILLERS + _MANNERS))
 
 
 class Vocabulary:
@@ -53,7 +64,7 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Ids of the known words, in order.  Raises VegaError on an empty, endless or unanswerable instruction."""
         said = words(check_instruction(text))
-        unknown = [word for word in said if word not in self._ids and word not in FILLERS and not word.endswith("ly")]
+        unknown = [word for word in said if word not in self._ids and word not in FILLERS]
         if unknown:
             raise VegaError(
                 f"The instruction '{text.strip()}' names '{unknown[0]}', which this policy does not know: use one of "

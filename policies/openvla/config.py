@@ -22,7 +22,7 @@ from policies.world_simulator.experts import transformer_folder
 from policies.world_simulator.prompt import PROMPT_FILE
 from policies.world_simulator.simulator import CONFIG_FILE as WORLD_CONFIG_FILE
 from policies.world_simulator.simulator import HUB_PATTERNS as WAN_PATTERNS
-from policies.world_simulator.simulator import noise_level
+from policies.world_simulator.simulator import check_noise, noise_level
 
 POLICY_TYPE = "openvla"  # by which load_policy knows these folders, as by `model_type` the published ones
 DTYPES = ("bfloat16", "float32")
@@ -49,7 +49,7 @@ class WorldPart:
     noise_index: int = 300
     shift: float = 5.0
     seed: int = 0
-    canvas: tuple[int, int] = (480, 480)
+    canvas: tuple[int, int] = field(default=(480, 480), metadata=POSITIVE)
     mode: str = "per_frame"
     window: int = 17
     stride: int = 1
@@ -63,6 +63,7 @@ class WorldPart:
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise VegaError(f"Frames of a window cannot be {self.stride} control periods apart: give stride 1 or more.")
+        check_noise(self.noise_index, self.shift, self.seed)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from policies.files.tensor_sources import SafetensorsSource, shape_of, stored_count
 from policies.files.weight_files import check_free
-from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
+from policies.fusion.fused_policy import WEIGHTS_FILE, FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
 from policies.openvla.acceleration import prepare_kernels, quantise
@@ -61,6 +61,7 @@ from policies.types import (
 from policies.world_simulator import transformer as wan_transformer
 from policies.world_simulator import vae as wan_vae
 from policies.world_simulator.experts import transformer_folder
+from policies.world_simulator.prompt import PROMPT_FILE, save_prompt
 from policies.world_simulator.simulator import LatentWorldSimulator, noise_level
 
 _MARGIN = (1.0 - CROP_AREA**0.5) / 2.0
@@ -179,12 +180,24 @@ class VegaOpenVLA(FusedPolicy[OpenVLAInputs]):
         return self._robot.see_gate(gate)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json` and the fusion's weights; published parts are named, not copied."""
+        """Write `config.json`, the fusion's weights and a prompt of its own; published parts are named, not copied."""
         config = replace(self.config, openvla=str(Path(self.model.info.folder).resolve()))
+        self.write(Path(folder), config, None if self.world is None else self.world.fusion.state_dict())
+
+    def write(self, folder: Path, config: VegaOpenVLAConfig, fusion: Mapping[str, torch.Tensor] | None) -> None:
+        """Write `config` and the fusion's weights as a folder whose world simulator is this policy's.
+
+        Its Wan is named by its absolute folder.  A prompt's embedding that the policy names is written into the folder:
+        where it was read is told relative to another one.
+        """
         if self.world is not None and config.world_simulator is not None and self.world.simulator.folder is not None:
-            source = str(self.world.simulator.folder.resolve())
-            config = replace(config, world_simulator=replace(config.world_simulator, source=source))
-        write_policy(Path(folder), config, None if self.world is None else self.world.fusion.state_dict())
+            part = replace(config.world_simulator, source=str(self.world.simulator.folder.resolve()))
+            if part.prompt_embedding is not None:
+                part = replace(part, prompt_embedding=PROMPT_FILE)
+                folder.mkdir(parents=True, exist_ok=True)
+                save_prompt(self.world.simulator.prompt, folder / PROMPT_FILE)
+            config = replace(config, world_simulator=part)
+        write_policy(folder, config, fusion)
 
 
 def load_vega_openvla(
@@ -246,7 +259,7 @@ def memory_needed(folder: Path, config: VegaOpenVLAConfig) -> int:
         wan = wan_folder(folder, part)
         chosen = transformer_folder(wan, noise_level(part.noise_index, part.shift)[0])
         vae, transformer = wan_vae.open_vae(wan / "vae"), wan_transformer.open_transformer(chosen)
-        fusion = SafetensorsSource(folder)
+        fusion = SafetensorsSource(folder, WEIGHTS_FILE)  # a prompt may lie beside it
         count += stored_count(vae, wan_vae.kept_names(vae)) + stored_count(fusion, fusion.names())
         count += stored_count(transformer, wan_transformer.kept_names(transformer, part.tap))
     return count * getattr(torch, config.dtype).itemsize

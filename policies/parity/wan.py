@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from policies.files.json_config import read_json
+from policies.files.json_config import read_counts
 from policies.parity.golden import NETWORK_TOLERANCE, Line, largest, read_cases
 from policies.types import VegaError
 from policies.world_simulator.simulator import add_noise, noise_level
@@ -19,7 +19,7 @@ from policies.world_simulator.transformer import WanTrunk, load_transformer
 @torch.no_grad()
 def check_wan(folder: Path) -> Iterator[Line]:
     """Noising, block outputs and velocity of a Wan transformer."""
-    blocks = read_json(folder / "transformer" / "config.json")["num_layers"]
+    (blocks,) = read_counts(folder / "transformer" / "config.json", "num_layers")
     files = [folder / "cases.npz", *sorted(folder.glob("*_case.npz"))]
     for name, case in [item for file in files for item in read_cases(file).items()]:
         timestep, sigma = noise_level(300)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from policies.files.tensor_sources import SafetensorsSource, stored_count
+from policies.files.tensor_sources import SafetensorsSource, check_numbers, stored_count
 from policies.files.weight_files import check_free, resolve_folder, write_tensors
 from policies.types import VegaError
 
@@ -36,12 +36,14 @@ def read_prompt(folder: Path, given: torch.Tensor | str | os.PathLike[str] | Non
             f"`python -m policies.world_simulator export-prompt {folder}`."
         )
     try:
-        return load_file(path)["prompt_embedding"]
+        prompt = load_file(path)["prompt_embedding"]
     except (SafetensorError, KeyError, OSError) as error:
         raise VegaError(
             f"File '{path}' holds no 'prompt_embedding' ({type(error).__name__}): make it again with "
             f"`python -m policies.world_simulator export-prompt {folder}`."
         ) from None
+    check_numbers({"prompt_embedding": prompt}, path)
+    return prompt
 
 
 def export_prompt(path_or_id: str | os.PathLike[str], text: str = "", output: Path | None = None) -> tuple[Path, int]:

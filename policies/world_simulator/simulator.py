@@ -14,9 +14,10 @@ Reference: VEGA-3D, arXiv 2603.19235, section 3, and the tower `wan_t2v_online` 
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
-from policies.files.json_config import read_config, read_json, write_config
+from policies.files.json_config import POSITIVE, read_config, read_json, write_config
 from policies.files.tensor_sources import DictSource, TensorSource
 from policies.files.weight_files import resolve_folder
 from policies.types import WORLD_CONTROLS, VegaError
@@ -56,8 +57,8 @@ class WorldSimulatorConfig:
     noise_index: int = 300
     shift: float = 5.0
     seed: int = 0
-    canvas: tuple[int, int] = (480, 480)
-    grid: tuple[int, int] = (16, 16)
+    canvas: tuple[int, int] = field(default=(480, 480), metadata=POSITIVE)
+    grid: tuple[int, int] = field(default=(16, 16), metadata=POSITIVE)
     view: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     mode: str = "per_frame"
     window: int = 17
@@ -70,11 +71,19 @@ class WorldSimulatorConfig:
         top, left, bottom, right = self.view
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
             raise VegaError(f"View {self.view} is no part of a frame: give (top, left, bottom, right) in [0, 1].")
+        check_noise(self.noise_index, self.shift, self.seed)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], path: Path = Path(CONFIG_FILE)) -> WorldSimulatorConfig:
         """From the JSON object in `path`; VegaError for a key that does not exist, or a value of another kind."""
         return read_config(cls, values, path)
+
+
+def check_noise(noise_index: int, shift: float, seed: int) -> None:
+    """Raise VegaError for noise that cannot be drawn."""
+    noise_level(noise_index, shift)
+    if not -(2**63) <= seed < 2**64:  # what torch takes
+        raise VegaError(f"A world simulator's seed {seed} is out of range: give one from 0 to {2**63 - 1}.")
 
 
 def noise_level(k: int, shift: float = 5.0, steps: int = 1000) -> tuple[int, float]:
@@ -83,6 +92,8 @@ def noise_level(k: int, shift: float = 5.0, steps: int = 1000) -> tuple[int, flo
     k = 0 is no noise at all, which the schedule itself never reaches.
     Source: the schedule of `steps` steps in Wan's fm_solvers_unipc, sigma' = s sigma / (1 + (s - 1) sigma).
     """
+    if not 0.0 < shift < math.inf:
+        raise VegaError(f"A world simulator's shift {shift} gives no schedule of noise: give a number above 0.")
     sigmas = np.linspace(1.0 - 1.0 / steps, 0.0, steps + 1)[:-1].astype(np.float32)
     shifted = shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
     timesteps = (shifted * steps).astype(np.int64)

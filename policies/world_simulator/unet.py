@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from policies.files.json_config import read_json
+from policies.files.tensor_sources import check_numbers
 from policies.files.weight_files import write_tensors
 from policies.types import VegaError
 
@@ -56,8 +57,10 @@ def load_unet(folder: Path) -> tuple[UNet3DConditionModel, Tensor]:
     source = folder / FOLDER
     unet = UNet3DConditionModel.from_config(read_json(source / CONFIG_FILE))
     try:
-        unet.load_state_dict(load_file(source / WEIGHTS_FILE))
-        prompt = load_file(source / PROMPT_FILE)[PROMPT]
+        weights, prompt = load_file(source / WEIGHTS_FILE), load_file(source / PROMPT_FILE)[PROMPT]
+        check_numbers(weights, source / WEIGHTS_FILE)
+        check_numbers({PROMPT: prompt}, source / PROMPT_FILE)
+        unet.load_state_dict(weights)
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise VegaError(f"The UNet in '{source}' is none ({reason}): train it again, or remove that folder.") from None

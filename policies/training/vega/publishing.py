@@ -14,7 +14,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from policies.files.json_config import read_json
-from policies.fusion.fused_policy import CONFIG_FILE, write_policy
+from policies.fusion.fused_policy import CONFIG_FILE
 from policies.openvla.checkpoint import open_checkpoint
 from policies.openvla.loading import TOWER_PREFIXES
 from policies.openvla.policy import VegaOpenVLA
@@ -60,10 +60,7 @@ def publish(
         if tensors:
             torch.save(tensors, target / f"{stem}--{step}_checkpoint.pt")
     config = replace(policy.config, openvla=CHECKPOINT, name=folder.name, statistics_key=policy.statistics_key)
-    if config.world_simulator is not None and policy.world is not None and policy.world.simulator.folder is not None:
-        whole = str(policy.world.simulator.folder.resolve())
-        config = replace(config, world_simulator=replace(config.world_simulator, source=whole))
-    write_policy(folder, config, fusion)
+    policy.write(folder, config, fusion)
 
 
 def _stored(policy: VegaOpenVLA, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

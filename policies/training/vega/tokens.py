@@ -24,6 +24,7 @@ from policies.training.vega.demonstrations import Samples
 from policies.training.vega.pictures import View
 from policies.types import Image, VegaError
 from policies.world_simulator.canvas import place, pool_registered
+from policies.world_simulator.prompt import PROMPT_FILE, read_prompt
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 SHARD = 256  # frames a file
@@ -49,7 +50,8 @@ class TokenCache:
         self._world, self._samples, self._root = world, samples, folder
         self._folders: dict[str, Path] = {}
         self._open: dict[Path, NDArray[np.float16]] = {}
-        weights, shown = checkpoint_sha256(str(simulator.folder)), samples.fingerprint(tuple(world.cameras))
+        weights = checkpoint_sha256(str(simulator.folder)) + _own_prompt(simulator.folder, simulator.prompt)
+        shown = samples.fingerprint(tuple(world.cameras))
         for camera in world.cameras:
             config = asdict(world.simulator_of(camera).config)
             decides = {name: config[name] for name in ("tap", "noise_index", "shift", "seed", "canvas", "framing")}
@@ -100,6 +102,13 @@ class TokenCache:
             self._open[path] = np.load(path, mmap_mode="r")
         native = torch.from_numpy(np.array(self._open[path][index % SHARD])).float()
         return pooled(self._world.simulator_of(camera), native[None], frame, view)[0]
+
+
+def _own_prompt(folder: Path, prompt: Tensor) -> str:
+    """Tells a prompt's embedding that a policy brings from others; "" for that in the world simulator's folder."""
+    if (folder / PROMPT_FILE).is_file() and torch.equal(read_prompt(folder).float(), prompt.float()):
+        return ""
+    return hashlib.sha256(prompt.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 @torch.no_grad()
