@@ -24,13 +24,14 @@ given specified intended desired target nearby currently just only
 # How something is done, as far as that leaves what is done as it is.  A list and no ending: "jelly" and "doily" end in
 # "ly", and "barely" or "partly" say another thing.
 _MANNERS = """
-absolutely accurately adequately appropriately attentively calmly carefully cautiously certainly clearly cleanly
-completely confidently correctly deftly deliberately delicately diligently directly effectively efficiently effortlessly
-elegantly entirely eventually exactly faithfully finally firmly firstly fluidly fully gently gingerly gracefully
-gradually immediately instantly kindly lastly lightly meticulously neatly nicely obediently patiently perfectly
-politely possibly precisely promptly properly quickly quietly rapidly reliably responsibly safely secondly securely
-simply skilfully skillfully slowly smoothly softly speedily stably steadily subsequently successfully suitably surely
-swiftly tenderly thoroughly tidily tightly vigilantly
+absolutely accurately actually adequately appropriately attentively basically calmly carefully cautiously certainly
+cleanly clearly completely confidently correctly definitely deftly deliberately delicately diligently directly
+effectively efficiently effortlessly elegantly entirely evenly eventually exactly faithfully finally firmly firstly
+fluidly fully gently gingerly gracefully gradually hopefully hurriedly immediately instantly kindly lastly leisurely
+lightly meticulously naturally neatly nicely normally obediently obviously patiently perfectly politely possibly
+precisely promptly properly quickly quietly rapidly really reliably responsibly safely secondly securely simply
+skilfully skillfully slowly smartly smoothly softly speedily stably steadily subsequently successfully suitably surely
+swiftly tenderly thoroughly tidily tightly totally truly ultimately vigilantly
 """
 
 
