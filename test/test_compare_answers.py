@@ -72,6 +72,21 @@ def test_runs_of_other_questions_are_not_compared(tmp_path: Path, capsys: pytest
     assert "has no finished run" in capsys.readouterr().err
 
 
+def test_runs_about_other_data_are_not_compared_and_those_of_older_versions_are(tmp_path: Path) -> None:
+    flat = np.full((FILMS, QUESTIONS), 0.5)
+    first, same = run(tmp_path / "a", flat, questions_sha256="a"), run(tmp_path / "b", flat, questions_sha256="a")
+    other, older = run(tmp_path / "c", flat, questions_sha256="c"), run(tmp_path / "d", flat)
+    unnamed = run(tmp_path / "e", flat, benchmark="vsi_bench", split="")
+    named = run(tmp_path / "f", flat, benchmark="vsi_bench", split="test", questions_sha256="a")
+    assert differences([first], [same])[KIND].difference == 0
+    assert differences([first], [older])[KIND].difference == differences([older], [other])[KIND].difference == 0
+    assert differences([unnamed], [named])[KIND].difference == 0
+    with pytest.raises(VegaError, match=r"c' has other questions or answers than .*a'"):
+        differences([first], [other])
+    with pytest.raises(VegaError, match=r"c' has other questions or answers than .*a'"):
+        differences([older, first], [same, other])
+
+
 @pytest.mark.parametrize(
     ("answers", "part"),
     [

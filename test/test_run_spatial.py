@@ -130,6 +130,53 @@ def test_workers_deaths_and_resuming_change_no_number(data: Path, tmp_path: Path
     assert main([*run[:-1], POINTING, "--output", str(tmp_path / "two"), "--resume"]) == 2
 
 
+def test_a_run_goes_on_only_with_the_same_questions_truths_and_weights(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = write_tiny_reasoner(tmp_path / "checkpoint"), vsi_rows()[:2]
+    write_vsi(data, rows)
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", str(folder), "--frames", "1"]
+    run += ["--output", str(tmp_path / "o")]
+    assert main(run) == 0
+    before = (tmp_path / "o" / "summary.json").read_text()
+    assert main([*run, "--resume", "--split", "test"]) == 0, "the split that was taken without being named"
+    for field, value in (("ground_truth", "B"), ("question", "Which one?"), ("options", ["A. 20", "B. 99"])):
+        write_vsi(data, [{**rows[0], field: value}, rows[1]])
+        assert main([*run, "--resume"]) == 2
+        assert "has questions_sha256 " in capsys.readouterr().err
+    write_vsi(data, rows)
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert main([*run, "--resume"]) == 2
+    assert "has checkpoint_sha256 " in capsys.readouterr().err
+    assert summary_of(tmp_path / "o")["answers"] == json.loads(before)["answers"]
+
+
+def test_a_run_on_one_kind_of_device_does_not_go_on_on_another(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--output", str(tmp_path / "o")]
+    assert main([*run, "--device", "cuda:0"]) == 0  # a class of one's own takes no device: nothing is loaded there
+    assert main([*run, "--device", "cuda:1", "--resume"]) == 0
+    assert main([*run, "--resume"]) == 2
+    assert "has device cuda, this one cpu" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_version_goes_on(data: Path, tmp_path: Path) -> None:
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--output", str(tmp_path / "o")]
+    assert main(run) == 0
+    now = summary_of(tmp_path / "o")
+    older = {**json.loads((tmp_path / "o" / "summary.json").read_text()), "split": ""}  # as it was where none was given
+    for name in ("checkpoint_sha256", "questions_sha256", "device"):
+        del older[name]
+    (tmp_path / "o" / "summary.json").write_text(json.dumps(older))
+    assert main([*run, "--resume"]) == 0
+    assert summary_of(tmp_path / "o") == now
+    (tmp_path / "o" / "summary.json").write_text(json.dumps(older))
+    write_vsi(data, vsi_rows(), "val")
+    assert main([*run, "--resume", "--split", "val"]) == 2
+
+
 def test_a_checkpoint_is_asked_about_the_frames(data: Path, tmp_path: Path) -> None:
     """Qwen2.5-VL with the world simulator's tokens, tiny: the same answers again."""
     folder = write_tiny_reasoner(tmp_path / "checkpoint")
@@ -255,6 +302,7 @@ def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
         (["--data", "/no/folder"], "no folder"),
         (["--benchmark", "scanqa"], "has no scanqa_val_llava_style.json"),
         (["--split", "val"], "neither val.jsonl"),
+        (["--split", ""], "--split is empty"),
         (["--model", "no_such_module:Model"], "cannot be imported"),
         (["--model", ":Model"], "cannot be imported"),
         (["--model", "sys:exit"], "cannot be made"),

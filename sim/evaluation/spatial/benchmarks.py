@@ -16,10 +16,9 @@ from typing import Any
 
 from policies.spatial.scores import vsi
 from policies.types import VegaError
-from sim.results.spatial.items import Item
+from sim.results.spatial.items import Item, split_of
 
 BENCHMARKS = ("vsi_bench", "scanrefer", "multi3drefer", "scan2cap", "scanqa", "sqa3d", "libero_space")
-SPLITS = {"vsi_bench": "test", "sqa3d": "test", "libero_space": "test"}  # the others: val
 PARTS = {"scanrefer": "one_box", "multi3drefer": "boxes", "scan2cap": "caption", "scanqa": "words", "sqa3d": "words"}
 GROUNDED = ("one_box", "boxes")
 REFERENCE_NAMES = {"scanrefer": "scanrefer_vg"}
@@ -29,7 +28,7 @@ def read_items(benchmark: str, data: Path, split: str | None = None, grounding: 
     """All questions of a split, scene by scene.  grounding: with those that ask for boxes.  Raises VegaError."""
     if not data.is_dir():
         raise VegaError(f"There is no folder '{data}': give the folder of the benchmark's data as --data.")
-    split = split or SPLITS.get(benchmark, "val")
+    split = split_of(benchmark, split)
     if benchmark in ("vsi_bench", "libero_space"):
         items = [_vsi_item(row, benchmark) for row in _vsi_rows(data, split)]
     else:

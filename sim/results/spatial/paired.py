@@ -14,8 +14,14 @@ from policies.types import FloatArray, VegaError
 from sim.results.paired import drawn_again, percentiles
 from sim.results.result_files import SUMMARY_FILE
 from sim.results.spatial.answers import AnswerRecord, by_scene, tasks
+from sim.results.spatial.items import header_now
 
-ASKED = ("benchmark", "split", "frames", "poses", "questions", "scenes", "kinds")  # what runs must have alike
+# What runs must have alike, and what is said where they do not; what an older version did not write is not compared.
+ASKED = {
+    **{name: f"another {name}" for name in ("benchmark", "split")},
+    **{name: f"other {name}" for name in ("frames", "poses", "questions", "scenes", "kinds")},
+    "questions_sha256": "other questions or answers",
+}
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,18 @@ def read_answers(folder: Path) -> tuple[Mapping[str, Any], list[AnswerRecord]]:
     if not path.is_file() or "answers" not in (summary := read_json(path)):
         raise VegaError(f"Folder '{folder}' has no finished run of run_spatial: let one end there.")
     try:
-        return summary, [AnswerRecord(**answer) for answer in summary["answers"] if not answer["error"]]
+        return header_now(summary), [AnswerRecord(**answer) for answer in summary["answers"] if not answer["error"]]
     except (KeyError, TypeError) as error:
         raise VegaError(f"The answers in '{path}' cannot be read ({error}): give a run of run_spatial.") from error
+
+
+def _check_alike(summaries: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Raise VegaError where not all of these runs, by their folders, were asked the same."""
+    for name, unlike in ASKED.items():
+        told = {folder: summary[name] for folder, summary in summaries.items() if name in summary}
+        for folder, value in told.items():
+            if value != next(iter(told.values())):
+                raise VegaError(f"Run '{folder}' has {unlike} than '{next(iter(told))}': ask both the same.")
 
 
 def differences(first: Sequence[Path], second: Sequence[Path], which: str = "scores") -> dict[str, Difference]:
@@ -52,10 +67,7 @@ def differences(first: Sequence[Path], second: Sequence[Path], which: str = "sco
     if len(first) != len(second) or not first:
         raise VegaError(f"There are {len(first)} runs of one arm and {len(second)} of the other: give as many of each.")
     summaries, answers = zip(*(read_answers(folder) for folder in (*first, *second)), strict=True)
-    for folder, summary in zip((*first, *second), summaries, strict=True):
-        unlike = [name for name in ASKED if summary.get(name) != summaries[0].get(name)]
-        if unlike:
-            raise VegaError(f"Run '{folder}' has another {unlike[0]} than '{first[0]}': ask both the same.")
+    _check_alike(dict(zip((*first, *second), summaries, strict=True)))
     found = [by_scene(records, which) for records in answers]
     names = found[0][2]
     if not names:
