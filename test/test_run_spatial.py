@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def reference_row(number: int, shade: int, said: str, answer: str = "<ground>", 
 def summary_of(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     for measured in ("wall_s", "latency_ms"):
-        del summary[measured]
+        summary.pop(measured, None)
     return summary
 
 
@@ -324,6 +325,20 @@ def test_what_cannot_be_run_is_one_sentence(
     assert main([*arguments, *options]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ") and part in said
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_scene_without_frames_ends_the_run_with_one_sentence(
+    workers: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(data / "made" / "scene40")
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--output", str(tmp_path / "o")]
+    assert main([*run, "--workers", workers]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: Scene 'made/scene40' has no video") and error.count("\n") == 1
+    assert summary_of(tmp_path / "o")["errors"] == 0
+    scenes(data)
+    assert main([*run, "--workers", workers, "--resume"]) == 0
 
 
 def test_a_model_without_boxes_says_so_before_anything_is_asked(
