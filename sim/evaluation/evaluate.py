@@ -27,6 +27,7 @@ from sim.results.evaluation import (
 )
 from sim.results.evaluation_report import REPORT_FILE, read_run, write_report
 from sim.results.film import PICTURES, forget
+from sim.results.lerobot.ownership import forget_tapes
 from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
 from sim.results.result_files import SUMMARY_FILE
 
@@ -71,7 +72,7 @@ def check_options(args: argparse.Namespace) -> None:
     if args.ray is not None and args.workers > 1:
         raise VegaError("With --ray the cluster decides how many episodes run at once: leave --workers out.")
     if args.record is not None:
-        check_target(args.record, args.resume)
+        check_target(args.record, sorted((args.output / TAPES).glob("task*_trial*.npz")) if args.resume else [])
 
 
 def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
@@ -120,6 +121,7 @@ def evaluate(
     writer = ResultWriter(folder, fields, resume=args.resume)
     if not args.resume:
         forget(folder / PICTURES)
+        forget_tapes(folder / TAPES)
     settings = replace(settings, folder=folder, record=args.record is not None)
     wanted = {(task, trial) for task in tasks for trial in range(args.trials)}
     done = {record.key for record in writer.records} & wanted
