@@ -21,6 +21,7 @@ from sim.evaluation.spatial.benchmarks import read_items
 from sim.results.spatial.answers import AnswerRecord, figures, intervals
 from sim.results.spatial.blind import baselines
 from sim.results.spatial.frames import read_frames
+from sim.results.spatial.page import table_rows
 from sim.run_spatial import main
 
 HERE = Path(__file__).parent
@@ -325,6 +326,12 @@ def test_what_cannot_be_run_is_one_sentence(
     assert main([*arguments, *options]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ") and part in said
+
+
+def test_published_scores_are_not_shown_beside_a_model_whose_tokens_are_replaced() -> None:
+    summary = {"benchmark": "vsi_bench", "scores": {"overall": 50.0}, "interval_95": {}, "corrected": {}}
+    assert "GPT-4o" in table_rows(summary)[0] and "GPT-4o" in table_rows({**summary, "world_simulator": "on"})[0]
+    assert "GPT-4o" not in table_rows({**summary, "world_simulator": "noise"})[0]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
