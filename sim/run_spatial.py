@@ -81,10 +81,10 @@ def chosen_items(items: list[Item], limit: int | None) -> list[Item]:
 
 def other_scenes(args: argparse.Namespace, items: list[Item]) -> list[Item]:
     """What the blind baselines learn from: the training split, if there is one, without the scenes asked about."""
-    if not has_training(args.benchmark, args.data):
+    if not has_training(args.benchmark, args.data, args.grounding):
         return []
     asked = {item.scene for item in items}
-    return [item for item in read_items(args.benchmark, args.data, "train") if item.scene not in asked]
+    return [item for item in read_items(args.benchmark, args.data, "train", args.grounding) if item.scene not in asked]
 
 
 def shards(items: list[Item], done: set[tuple[int, int]]) -> list[Shard]:
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         args.benchmark, args.data, args.model, args.split, args.frames, args.device, args.threads, args.grounding,
         args.poses, args.world_simulator,
     )  # fmt: skip
-    blind = {} if args.benchmark == "scan2cap" else baselines(items, training)
+    blind = {} if args.benchmark == "scan2cap" else baselines(items, training, every)
     writer = AnswerWriter(folder, header(args, items), items, blind, args.resume)
     done = {record.key for record in writer.records}
     progress = AnswerProgress(writer, len(items), len(done))

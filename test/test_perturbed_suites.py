@@ -116,8 +116,9 @@ def test_libero_plus_is_numbered_as_there_and_refuses_what_it_cannot_build(
     assert suite.get_task_bddl_file_path(4).endswith(f"libero_object/{SOUP}.bddl")
     assert main(["--suite", "libero_plus_object", "--tasks", "8"]) == 2
     assert "no package carries" in capsys.readouterr().err
-    assert main(["--suite", "libero_plus_object", "--dimension", "light"]) == 2
-    assert "camera, robot, language, noise" in capsys.readouterr().err
+    for dimension in ("light", ""):
+        assert main(["--suite", "libero_plus_object", "--dimension", dimension]) == 2
+        assert "camera, robot, language, noise" in capsys.readouterr().err
 
 
 def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import pytest
 from policies.types import VegaError
 from sim import demo
 from sim.evaluation import evaluate
+from sim.evaluation.settings import EpisodeSettings
+from sim.results.evaluation import ResultWriter
 from sim.results.lerobot.ownership import IDENTITY
 from sim.run_libero import main
 from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
@@ -23,6 +25,8 @@ PLAIN = ["--policy", "vega-nano-plain"]  # knows ten things of one suite
     [
         (["--suite", "libero_objekt"], "such as libero_object"),
         (["--tasks", "12"], "tasks 0 to 9"),
+        (["--tasks", ""], "The tasks '' cannot be read"),  # an empty variable of a shell
+        (["--dimension", ""], "Only the suites of LIBERO-plus have dimensions"),
         (["--policy", "vega-giant"], "vega-nano"),
         (["--policy", "no_such_module:Policy"], "cannot be imported"),
         (["--policy", "pathlib:Path"], "is no policy"),
@@ -107,6 +111,18 @@ def test_pictures_and_tapes_of_an_earlier_run_are_not_taken_for_those_of_one_tha
     assert main(words) == 0
     for folder in left:
         assert [path.name for path in (tmp_path / folder).iterdir()] == ["mine.jpg"]
+
+
+def test_a_run_on_one_kind_of_device_does_not_go_on_on_another(tmp_path: Path) -> None:
+    devices = ("cpu", "cuda:0", "cuda:1")
+    settings = [EpisodeSettings("libero_object", "some:Policy", device=device) for device in devices]
+    cpu, first, second = (evaluate.header(each, "p") for each in settings)
+    older = {name: value for name, value in cpu.items() if name != "device"}
+    for before, now in ((older, cpu), (first, second)):
+        for fields, resume in ((before, False), (now, True)):
+            ResultWriter(tmp_path, fields, resume=resume).close()
+    with pytest.raises(VegaError, match="has device cuda, this one cpu"):
+        ResultWriter(tmp_path, cpu, resume=True)
 
 
 def test_a_dataset_of_another_run_is_refused_before_anything_is_run(

@@ -14,7 +14,7 @@ from policies.checkpoints import checkpoint_sha256, serves_one, statistics_key
 from policies.files.command_line import results_folder
 from policies.interrupts import stopped
 from policies.types import WORLD_CONTROLS, VegaError
-from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options
+from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options, device_kind
 from sim.evaluation.settings import TAPES, EpisodeSettings
 from sim.evaluation.shared_policy import PolicyProcess
 from sim.evaluation.workers import Shard, make_shards, run_here, run_in_workers
@@ -83,6 +83,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "suite": settings.suite,
         "policy": settings.policy,
         "checkpoint_sha256": checkpoint_sha256(settings.policy),
+        "device": device_kind(settings.device),
         "transport": settings.transport,
         "clock": "lockstep",
         "command": settings.command,
