@@ -15,6 +15,7 @@ from policies.checkpoints import load_scene_model
 from policies.files.command_line import add_seed, command, command_parser, results_folder
 from policies.spatial.nano.questions import read
 from policies.types import SceneView, VegaError
+from sim.space.truth.facts import CLEAR_FRAMES
 
 DEFAULT = "how far is the milk from the basket?"
 
@@ -28,8 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=8, help="of the film")
     parser.add_argument("--output", type=Path, default=Path("outputs/ask"), help="folder of the page")
     args = parser.parse_args(argv)
-    if args.frames < 1:
-        raise VegaError("--frames counts from 1: give such a number.")
+    if args.frames < CLEAR_FRAMES:
+        raise VegaError(
+            f"--frames counts from {CLEAR_FRAMES}, as so many must show a thing: give such a number."
+        )
     begun = time.monotonic()
     asked = read(args.question)
     # Not at the top: who only asks for --help, or what is refused, needs neither torch nor a simulator.

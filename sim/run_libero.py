@@ -59,7 +59,8 @@ def choose_tasks(args: argparse.Namespace, benchmark: Benchmark) -> list[int]:
     """What --tasks and --dimension ask for.  Raises VegaError."""
     count = benchmark.n_tasks
     if isinstance(benchmark, PlusBenchmark):
-        dimensions = [name.strip() for name in (args.dimension or ",".join(DIMENSIONS)).split(",")]
+        named = ",".join(DIMENSIONS) if args.dimension is None else args.dimension
+        dimensions = [name.strip() for name in named.split(",")]
         unknown = [name for name in dimensions if name not in DIMENSIONS]
         if unknown:
             raise VegaError(
@@ -73,9 +74,9 @@ def choose_tasks(args: argparse.Namespace, benchmark: Benchmark) -> list[int]:
         for task in tasks:
             benchmark.variant(task)
         return [task for task in tasks if task in set(of_dimensions)] if args.dimension else tasks
-    if args.dimension:
+    if args.dimension is not None:
         raise VegaError("Only the suites of LIBERO-plus have dimensions: give --suite libero_plus_object, or another.")
-    return parse_tasks(args.tasks or f"0-{count - 1}", count)
+    return parse_tasks(f"0-{count - 1}" if args.tasks is None else args.tasks, count)
 
 
 def perturbed_kinds(args: argparse.Namespace) -> tuple[str, ...]:

@@ -21,15 +21,15 @@ import numpy as np
 from policies.files.command_line import command, command_parser, results_folder
 from policies.interrupts import stopped
 from policies.types import WORLD_CONTROLS, VegaError
-from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options
-from sim.evaluation.spatial.asking import SpatialSettings
+from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options, device_kind
+from sim.evaluation.spatial.asking import SpatialSettings, model_sha256
 from sim.evaluation.spatial.benchmarks import BENCHMARKS, has_training, read_items
 from sim.evaluation.workers import Shard, run_here, run_in_workers
 from sim.results.evaluation import package_versions
 from sim.results.result_files import SUMMARY_FILE
 from sim.results.spatial.answers import AnswerRecord, AnswerWriter
 from sim.results.spatial.blind import baselines
-from sim.results.spatial.items import Item
+from sim.results.spatial.items import Item, questions_sha256, split_of
 from sim.results.spatial.page import REPORT_FILE, table_rows, write_page
 
 PACKAGES = ("torch", "transformers", "mujoco")
@@ -81,10 +81,10 @@ def chosen_items(items: list[Item], limit: int | None) -> list[Item]:
 
 def other_scenes(args: argparse.Namespace, items: list[Item]) -> list[Item]:
     """What the blind baselines learn from: the training split, if there is one, without the scenes asked about."""
-    if not has_training(args.benchmark, args.data):
+    if not has_training(args.benchmark, args.data, args.grounding):
         return []
     asked = {item.scene for item in items}
-    return [item for item in read_items(args.benchmark, args.data, "train") if item.scene not in asked]
+    return [item for item in read_items(args.benchmark, args.data, "train", args.grounding) if item.scene not in asked]
 
 
 def shards(items: list[Item], done: set[tuple[int, int]]) -> list[Shard]:
@@ -99,8 +99,11 @@ def shards(items: list[Item], done: set[tuple[int, int]]) -> list[Shard]:
 def header(args: argparse.Namespace, items: list[Item]) -> dict[str, Any]:
     return {
         "benchmark": args.benchmark,
-        "split": args.split or "",
+        "split": split_of(args.benchmark, args.split),
+        "questions_sha256": questions_sha256(items),
         "model": args.model,
+        "checkpoint_sha256": model_sha256(args.model),
+        "device": device_kind(args.device),
         "frames": args.frames,
         "poses": args.poses,
         "world_simulator": args.world_simulator,
@@ -117,6 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     check_run_options(args)
     if args.frames < 1 or (args.limit is not None and args.limit < 1):
         raise VegaError("--frames and --limit count from 1: give such numbers.")
+    if args.split == "":
+        raise VegaError("--split is empty: name a split, or leave it out for the one that is scored.")
     every = read_items(args.benchmark, args.data, args.split, args.grounding)
     items = chosen_items(every, args.limit)
     if not items:
@@ -127,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         args.benchmark, args.data, args.model, args.split, args.frames, args.device, args.threads, args.grounding,
         args.poses, args.world_simulator,
     )  # fmt: skip
-    blind = {} if args.benchmark == "scan2cap" else baselines(items, training)
+    blind = {} if args.benchmark == "scan2cap" else baselines(items, training, every)
     writer = AnswerWriter(folder, header(args, items), items, blind, args.resume)
     done = {record.key for record in writer.records}
     progress = AnswerProgress(writer, len(items), len(done))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,19 @@ import pytest
 
 from policies.types import FloatArray, VegaError
 from sim.compare_answers import main
-from sim.results.spatial.paired import differences
+from sim.results.spatial.paired import Difference, compare
 
 FILMS, QUESTIONS = 60, 4
 KIND = "object_abs_distance"
 
 
 def run(folder: Path, scores: FloatArray, **more: object) -> Path:
-    """scores: (films, questions)."""
+    """scores: (films, questions), nan where the model refused."""
     answers = [
         {
             "task": task, "trial": trial, "kind": KIND, "answer": "", "boxes": [], "error": "",
             "scores": {"score": float(scores[task, trial])}, "corrected": {},
+            **({"error": "No.", "scores": {}} if np.isnan(scores[task, trial]) else {}),
         }
         for task in range(len(scores)) for trial in range(scores.shape[1])
     ]  # fmt: skip
@@ -30,6 +32,10 @@ def run(folder: Path, scores: FloatArray, **more: object) -> Path:
     header = {"benchmark": "libero_space", "split": "layouts", "questions": scores.size, **more}
     (folder / "summary.json").write_text(json.dumps({**header, "answers": answers}))
     return folder
+
+
+def differences(first: Sequence[Path], second: Sequence[Path]) -> Mapping[str, Difference]:
+    return compare(first, second).tasks
 
 
 def test_the_interval_of_one_seed_is_that_of_paired_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +76,49 @@ def test_runs_of_other_questions_are_not_compared(tmp_path: Path, capsys: pytest
     assert "give as many of each" in capsys.readouterr().err
     assert main(["--first", str(tmp_path), "--second", str(first)]) == 2
     assert "has no finished run" in capsys.readouterr().err
+
+
+def test_runs_about_other_data_are_not_compared_and_those_of_older_versions_are(tmp_path: Path) -> None:
+    flat = np.full((FILMS, QUESTIONS), 0.5)
+    first, same = run(tmp_path / "a", flat, questions_sha256="a"), run(tmp_path / "b", flat, questions_sha256="a")
+    other, older = run(tmp_path / "c", flat, questions_sha256="c"), run(tmp_path / "d", flat)
+    unnamed = run(tmp_path / "e", flat, benchmark="vsi_bench", split="")
+    named = run(tmp_path / "f", flat, benchmark="vsi_bench", split="test", questions_sha256="a")
+    assert differences([first], [same])[KIND].difference == 0
+    assert differences([first], [older])[KIND].difference == differences([older], [other])[KIND].difference == 0
+    assert differences([unnamed], [named])[KIND].difference == 0
+    with pytest.raises(VegaError, match=r"c' has other questions or answers than .*a'"):
+        differences([first], [other])
+    with pytest.raises(VegaError, match=r"c' has other questions or answers than .*a'"):
+        differences([older, first], [same, other])
+
+
+def test_arms_are_scored_on_what_all_runs_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = np.tile([1.0, 1.0, 0.2, 0.2], (FILMS, 1))
+    refusing = scores.copy()
+    refusing[:, 2:] = np.nan  # the hard half
+    refusing[0] = np.nan  # of a film nothing is left
+    first, second = run(tmp_path / "a", scores), run(tmp_path / "b", refusing)
+    for arms in ([first], [second]), ([second], [first]), ([first, first], [first, second]):
+        found = differences(*arms)[KIND]
+        assert (found.first, found.difference, found.interval_95) == (100, 0, (0, 0))
+    assert main(["--first", str(first), "--second", str(second)]) == 0
+    left_out, of = 4 + 2 * (FILMS - 1), FILMS * QUESTIONS
+    said = capsys.readouterr().out
+    assert f"{of - left_out} of {of} questions, which all runs answered" in said
+    assert f"refused: first 0, second {left_out}" in said
+    with pytest.raises(VegaError, match="no question that all runs answered"):
+        differences([run(tmp_path / "c", np.where(np.isnan(refusing), 1.0, np.nan))], [second])
+
+
+def test_an_answer_to_another_question_is_not_paired(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", np.full((FILMS, QUESTIONS), 0.5))
+    other = json.loads((first / "summary.json").read_text())
+    other["answers"][0]["kind"] = "object_counting"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "summary.json").write_text(json.dumps(other))
+    with pytest.raises(VegaError, match="Not all runs were asked the same"):
+        differences([first], [tmp_path / "b"])
 
 
 @pytest.mark.parametrize(

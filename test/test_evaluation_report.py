@@ -117,6 +117,28 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path: Path) -> No
     assert text.count("<video") == 100 - won
 
 
+@pytest.mark.parametrize(
+    ("fields", "name", "facts"),
+    [
+        ({"perturb": ["camera", "light"]}, "perturbed camera+light", "camera, light"),
+        ({"world_simulator": "noise"}, "world simulator noise", "noise"),
+    ],
+)
+def test_what_is_not_as_usual_is_told_and_not_put_beside_published_rates(
+    fields: dict[str, Any], name: str, facts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, changed = make_run(tmp_path / "plain", 1, policy="p"), make_run(tmp_path / "it", 2, policy="p", **fields)
+    usual, text = page([read_run(plain)]), page([read_run(changed)])
+    assert "98.4 %" in usual and 'class="published"' in usual and "arXiv 2502.19645" in usual
+    assert read_run(plain).name == "p, eef (plain)" and read_run(changed).name == f"p, eef, {name} (it)"
+    assert f"<h1>libero_object: p, {name}</h1>" in text and "<h1>libero_object: p</h1>" in usual
+    assert f"p, eef, {name} (it)" in text and f"<td>{facts}</td>" in text.partition("What was run")[2]
+    for shown in (text, page([read_run(plain), read_run(changed)])):
+        assert "98.4 %" not in shown and 'class="published"' not in shown and "arXiv 2502.19645" not in shown
+    assert compare.main([str(plain), str(changed), "--output", str(tmp_path / "page.html")]) == 0
+    assert f"libero_object p, eef, {name} (it): " in capsys.readouterr().out
+
+
 def test_compare_says_what_differs_and_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [make_run(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 2))]
     output = tmp_path / "compare.html"

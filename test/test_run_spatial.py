@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sim.evaluation.spatial.benchmarks import read_items
 from sim.results.spatial.answers import AnswerRecord, figures, intervals
 from sim.results.spatial.blind import baselines
 from sim.results.spatial.frames import read_frames
+from sim.results.spatial.page import table_rows
 from sim.run_spatial import main
 
 HERE = Path(__file__).parent
@@ -78,7 +80,7 @@ def reference_row(number: int, shade: int, said: str, answer: str = "<ground>", 
 def summary_of(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     for measured in ("wall_s", "latency_ms"):
-        del summary[measured]
+        summary.pop(measured, None)
     return summary
 
 
@@ -128,6 +130,53 @@ def test_workers_deaths_and_resuming_change_no_number(data: Path, tmp_path: Path
     assert main([*run, "--output", str(tmp_path / "two"), "--resume"]) == 0
     assert summary_of(tmp_path / "two") == calm
     assert main([*run[:-1], POINTING, "--output", str(tmp_path / "two"), "--resume"]) == 2
+
+
+def test_a_run_goes_on_only_with_the_same_questions_truths_and_weights(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = write_tiny_reasoner(tmp_path / "checkpoint"), vsi_rows()[:2]
+    write_vsi(data, rows)
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", str(folder), "--frames", "1"]
+    run += ["--output", str(tmp_path / "o")]
+    assert main(run) == 0
+    before = (tmp_path / "o" / "summary.json").read_text()
+    assert main([*run, "--resume", "--split", "test"]) == 0, "the split that was taken without being named"
+    for field, value in (("ground_truth", "B"), ("question", "Which one?"), ("options", ["A. 20", "B. 99"])):
+        write_vsi(data, [{**rows[0], field: value}, rows[1]])
+        assert main([*run, "--resume"]) == 2
+        assert "has questions_sha256 " in capsys.readouterr().err
+    write_vsi(data, rows)
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert main([*run, "--resume"]) == 2
+    assert "has checkpoint_sha256 " in capsys.readouterr().err
+    assert summary_of(tmp_path / "o")["answers"] == json.loads(before)["answers"]
+
+
+def test_a_run_on_one_kind_of_device_does_not_go_on_on_another(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--output", str(tmp_path / "o")]
+    assert main([*run, "--device", "cuda:0"]) == 0  # a class of one's own takes no device: nothing is loaded there
+    assert main([*run, "--device", "cuda:1", "--resume"]) == 0
+    assert main([*run, "--resume"]) == 2
+    assert "has device cuda, this one cpu" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_version_goes_on(data: Path, tmp_path: Path) -> None:
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--output", str(tmp_path / "o")]
+    assert main(run) == 0
+    now = summary_of(tmp_path / "o")
+    older = {**json.loads((tmp_path / "o" / "summary.json").read_text()), "split": ""}  # as it was where none was given
+    for name in ("checkpoint_sha256", "questions_sha256", "device"):
+        del older[name]
+    (tmp_path / "o" / "summary.json").write_text(json.dumps(older))
+    assert main([*run, "--resume"]) == 0
+    assert summary_of(tmp_path / "o") == now
+    (tmp_path / "o" / "summary.json").write_text(json.dumps(older))
+    write_vsi(data, vsi_rows(), "val")
+    assert main([*run, "--resume", "--split", "val"]) == 2
 
 
 def test_a_checkpoint_is_asked_about_the_frames(data: Path, tmp_path: Path) -> None:
@@ -213,18 +262,14 @@ def test_blind_baselines_learn_from_other_scenes_only(tmp_path: Path) -> None:
     write_vsi(folder, rows[:20])
     write_vsi(folder, rows[20:], "train")
     items, training = read_items("vsi_bench", folder), read_items("vsi_bench", folder, "train")
-    found = baselines(items, training)
+    found = baselines(items, training, items)
     assert found["question only"]["scores"]["object_size_estimation"] == pytest.approx(100.0, abs=5)
     assert found["most frequent answer"]["scores"]["object_size_estimation"] < 60
-    # A scene that tells nothing of the others: its own answer must not be known.
-    secret = read_items("vsi_bench", folder)
-    alone = baselines([*secret[:1]], [])
-    assert alone["question only"]["scores"]["object_size_estimation"] >= 0
     odd = [dict(row) for row in rows[:20]]
     odd[0]["ground_truth"] = "500"
     write_vsi(folder, odd)
     items = read_items("vsi_bench", folder)
-    assert baselines(items, [])["question only"]["scores"]["object_size_estimation"] < 97
+    assert baselines(items, [], items)["question only"]["scores"]["object_size_estimation"] < 97
 
 
 def test_intervals_are_over_scenes(data: Path) -> None:
@@ -255,6 +300,7 @@ def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
         (["--data", "/no/folder"], "no folder"),
         (["--benchmark", "scanqa"], "has no scanqa_val_llava_style.json"),
         (["--split", "val"], "neither val.jsonl"),
+        (["--split", ""], "--split is empty"),
         (["--model", "no_such_module:Model"], "cannot be imported"),
         (["--model", ":Model"], "cannot be imported"),
         (["--model", "sys:exit"], "cannot be made"),
@@ -276,6 +322,26 @@ def test_what_cannot_be_run_is_one_sentence(
     assert main([*arguments, *options]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ") and part in said
+
+
+def test_published_scores_are_not_shown_beside_a_model_whose_tokens_are_replaced() -> None:
+    summary = {"benchmark": "vsi_bench", "scores": {"overall": 50.0}, "interval_95": {}, "corrected": {}}
+    assert "GPT-4o" in table_rows(summary)[0] and "GPT-4o" in table_rows({**summary, "world_simulator": "on"})[0]
+    assert "GPT-4o" not in table_rows({**summary, "world_simulator": "noise"})[0]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_scene_without_frames_ends_the_run_with_one_sentence(
+    workers: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(data / "made" / "scene40")
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--output", str(tmp_path / "o")]
+    assert main([*run, "--workers", workers]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: Scene 'made/scene40' has no video") and error.count("\n") == 1
+    assert summary_of(tmp_path / "o")["errors"] == 0
+    scenes(data)
+    assert main([*run, "--workers", workers, "--resume"]) == 0
 
 
 def test_a_model_without_boxes_says_so_before_anything_is_asked(

@@ -43,6 +43,8 @@ class Pretended:
                 if not lasting:
                     mark.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if (self._trouble / f"full_{task}_{trial}").exists():
+            raise VegaError("Pictures cannot be written: make room.")
         if self._folder is not None:
             (self._folder / "pictures").mkdir(parents=True, exist_ok=True)
             (self._folder / "pictures" / f"{task}_{trial}.txt").write_text(f"{task} {trial}")
@@ -148,6 +150,21 @@ def test_a_full_disk_stops_the_workers(tmp_path: Path) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_episode_that_cannot_be_kept_ends_the_run_with_its_sentence(
+    tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a full disk does where pictures or tapes are written."""
+    (tmp_path / "full_1_2").touch()
+    with pytest.raises(VegaError, match=r"^Pictures cannot be written: make room\.$"):
+        run(tmp_path, workers=workers)
+    assert "Traceback" not in capfd.readouterr().err
+    found = comparable(tmp_path / "run")
+    assert found["errors"] == 0 and (1, 2) not in [(e["task"], e["trial"]) for e in found["episodes"]]
+    (tmp_path / "full_1_2").unlink()
+    assert run(tmp_path, workers=workers, resume=True)["errors"] == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

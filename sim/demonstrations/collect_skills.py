@@ -117,8 +117,9 @@ def main(argv: list[str] | None = None) -> int:
         check_instructions(args.policy, [names[task] for task in tasks])
     dataset = args.output / "dataset"
     results_folder(args.output)
-    check_target(dataset, resume=True)
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"
+    recorded = [tape_path(tapes, task, i) for task in tasks for i in range(args.episodes)]
+    check_target(dataset, recorded)
     results_folder(tapes)
     by = None if args.policy is None else checkpoint_sha256(args.policy)
     made_with(tapes / SETTINGS, {"every": args.every, "as_scored": args.as_scored, "policy_sha256": by})
@@ -131,7 +132,6 @@ def main(argv: list[str] | None = None) -> int:
             f"{done}/{len(jobs)} task {task}: {made} of {tried} episodes kept, {left:.1f} min left: {names[task]}",
             flush=True,
         )
-    recorded = [tape_path(tapes, task, i) for task in tasks for i in range(args.episodes)]
     print(f"{write_dataset(recorded, dataset)} of {len(recorded)} episodes in the LeRobot dataset {dataset}")
     return 0
 

@@ -14,7 +14,7 @@ from policies.checkpoints import checkpoint_sha256, serves_one, statistics_key
 from policies.files.command_line import results_folder
 from policies.interrupts import stopped
 from policies.types import WORLD_CONTROLS, VegaError
-from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options
+from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options, device_kind
 from sim.evaluation.settings import TAPES, EpisodeSettings
 from sim.evaluation.shared_policy import PolicyProcess
 from sim.evaluation.workers import Shard, make_shards, run_here, run_in_workers
@@ -27,6 +27,7 @@ from sim.results.evaluation import (
 )
 from sim.results.evaluation_report import REPORT_FILE, read_run, write_report
 from sim.results.film import PICTURES, forget
+from sim.results.lerobot.ownership import forget_tapes
 from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
 from sim.results.result_files import SUMMARY_FILE
 
@@ -71,7 +72,7 @@ def check_options(args: argparse.Namespace) -> None:
     if args.ray is not None and args.workers > 1:
         raise VegaError("With --ray the cluster decides how many episodes run at once: leave --workers out.")
     if args.record is not None:
-        check_target(args.record, args.resume)
+        check_target(args.record, sorted((args.output / TAPES).glob("task*_trial*.npz")) if args.resume else [])
 
 
 def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "suite": settings.suite,
         "policy": settings.policy,
         "checkpoint_sha256": checkpoint_sha256(settings.policy),
+        "device": device_kind(settings.device),
         "transport": settings.transport,
         "clock": "lockstep",
         "command": settings.command,
@@ -120,6 +122,7 @@ def evaluate(
     writer = ResultWriter(folder, fields, resume=args.resume)
     if not args.resume:
         forget(folder / PICTURES)
+        forget_tapes(folder / TAPES)
     settings = replace(settings, folder=folder, record=args.record is not None)
     wanted = {(task, trial) for task in tasks for trial in range(args.trials)}
     done = {record.key for record in writer.records} & wanted

@@ -34,6 +34,11 @@ def check_run_options(args: argparse.Namespace) -> None:
         raise VegaError("--resume needs the folder of the run to go on with: give it as --output.")
 
 
+def device_kind(device: str) -> str:
+    """What a run says of its device: "cuda" of cuda:0 and cuda:1 alike, which find the same."""
+    return device.partition(":")[0]
+
+
 class Progress(ABC, Generic[R]):
     """Puts each record on disk and says how it went and how long the rest will take, until `close`.
 

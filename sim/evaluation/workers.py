@@ -35,7 +35,7 @@ class Settings(Protocol[R_co]):
         ...
 
     def run_trial(self, runner: Any, task: int, trial: int) -> R_co:
-        """Run one trial; what is written about it."""
+        """Run one trial; what is written about it.  Raises VegaError where that ends the run."""
         ...
 
     def lost(self, task: int, trial: int, error: str) -> R_co:
@@ -90,7 +90,7 @@ def run_in_workers(
 
     on_record: called in this thread with each finished trial.  on_start: with the process id of each worker.
     A worker that dies is replaced and goes on with the rest of its shard; a trial at which workers died three times
-    is recorded as an error.  Raises VegaError if a worker cannot be built.
+    is recorded as an error.  Raises VegaError if a worker cannot be built, or a trial raises it.
     """
     pool = _Pool(settings, shards, on_record, on_start)
     try:
@@ -201,7 +201,7 @@ class _Pool(Generic[R]):
 
 
 def _work(connection: Connection, settings: Settings[Any]) -> None:
-    """The life of a worker: say that it is ready (or why not), then take shards until there are no more."""
+    """The life of a worker: say that it is ready, take shards until there are no more; or say what ends the run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -214,6 +214,8 @@ def _work(connection: Connection, settings: Settings[Any]) -> None:
         while (shard := connection.recv()) is not None:
             for trial in shard.trials:
                 connection.send(settings.run_trial(runner, shard.task, trial))
+    except VegaError as error:  # as without workers: no room for what a trial leaves, no frames of a scene
+        connection.send(str(error))
     except (EOFError, OSError):
         return
     finally:

@@ -36,6 +36,7 @@ PUBLISHED_NOTE = (
     "table 3 of its paper, which does not state the number of episodes. Others who repeated OpenVLA-OFT on "
     "libero_spatial report 93.2 to 99.4 %."
 )
+WITHHELD_NOTE = "Published rates are not shown beside runs whose views are perturbed, or whose tokens are replaced."
 LOOK = """
 .forest { width: 100%; max-width: 36rem; height: auto; display: block; }
 .forest .band { stroke-width: 2.4; }
@@ -51,6 +52,7 @@ path.run0, path.run1, path.run2, path.run3, path.run4, path.run5 { stroke: var(-
 .failures figcaption { font-size: .8rem; color: var(--soft); }
 .number { font-size: clamp(2rem, 9vw, 3.2rem); font-weight: 700; line-height: 1.1; margin: 0; }
 .scroll { overflow-x: auto; }
+.rates td { white-space: nowrap; }
 """
 
 
@@ -68,7 +70,27 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.summary.get('policy', '?')}, {self.summary.get('command', '?')} ({self.folder.name})"
+        return f"{self.arm} ({self.folder.name})"
+
+    @property
+    def arm(self) -> str:
+        """Policy and command, and what is not as usual."""
+        return ", ".join([str(self.summary.get("policy", "?")), str(self.summary.get("command", "?")), *self.unusual])
+
+    @property
+    def unusual(self) -> list[str]:
+        """What is not as usual: perturbed views, what stands for the world simulator's tokens."""
+        said = []
+        if kinds := self.summary.get("perturb"):
+            said.append(f"perturbed {'+'.join(map(str, kinds))}")
+        if (tokens := self.summary.get("world_simulator", "on")) != "on":
+            said.append(f"world simulator {tokens}")
+        return said
+
+    @property
+    def as_published(self) -> bool:
+        """Whether a published rate of its suite was measured in the same way."""
+        return not self.unusual
 
     @property
     def counted(self) -> list[dict[str, Any]]:
@@ -106,7 +128,8 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
 def page(runs: Sequence[Run]) -> str:
     """The HTML text about runs of one suite or several."""
     first = runs[0].summary
-    title = f"{first['suite']}: {first['policy']}" if len(runs) == 1 else f"{len(runs)} evaluations compared"
+    title = ", ".join([f"{first['suite']}: {first['policy']}", *runs[0].unusual])
+    title = title if len(runs) == 1 else f"{len(runs)} evaluations compared"
     sections = [_headline(runs), dimensions(runs), shifts(runs), _tasks(runs), _pairs(runs), _steps(runs)]
     sections += [*map(_failures, runs), *map(_facts, runs)]
     header = f"""<p class="over">vega3d_ros · evaluation · protocol {escape(str(first["protocol"]))}</p>
@@ -127,17 +150,24 @@ def _headline(runs: Sequence[Run]) -> str:
         won, count = run.tally()
         errors = f", {run.summary['errors']} errors" if run.summary["errors"] else ""
         rows.append((run.name, run.summary["suite"], percent(won, count), interval(won, count), f"{count}{errors}"))
-    for suite in dict.fromkeys(str(run.summary["suite"]) for run in runs):
-        for name, value in PUBLISHED.get(suite, {}).items():
-            rows.append((name, suite, f"{value:.1f} %", "", ""))
-    body += table(("run", "suite", "solved", "95 % interval (Wilson)", "episodes"), rows)
-    published = any(run.summary["suite"] in PUBLISHED for run in runs)
-    return section("Success", body, PUBLISHED_NOTE if published else "")
+    suites = dict.fromkeys(str(run.summary["suite"]) for run in runs)
+    known = {suite: _published(suite, runs) for suite in suites}
+    rows += [(name, suite, f"{v:.1f} %", "", "") for suite in suites for name, v in known[suite].items()]
+    rates = table(("run", "suite", "solved", "95 % interval (Wilson)", "episodes"), rows)
+    body += f'<div class="rates">{rates}</div>'
+    withheld = any(suite in PUBLISHED and not known[suite] for suite in suites)
+    return section("Success", body, PUBLISHED_NOTE if any(known.values()) else WITHHELD_NOTE if withheld else "")
+
+
+def _published(suite: str, runs: Sequence[Run]) -> Mapping[str, float]:
+    """What is published of a suite; nothing beside a run with other views or other tokens."""
+    alike = all(run.as_published for run in runs if run.summary["suite"] == suite)
+    return PUBLISHED.get(suite, {}) if alike else {}
 
 
 def _tasks(runs: Sequence[Run]) -> str:
     """Rates and Wilson intervals of each task, the runs of a suite below each other."""
-    body = ""
+    body, drawn = "", False
     for suite in dict.fromkeys(str(run.summary["suite"]) for run in runs):
         members = [run for run in runs if run.summary["suite"] == suite]
         if len({episode["task"] for run in members for episode in run.summary["episodes"]}) > MANY_TASKS:
@@ -146,8 +176,9 @@ def _tasks(runs: Sequence[Run]) -> str:
             f'<span class="key dot run{i % COLOURS}"></span>{escape(run.name)}' for i, run in enumerate(members)
         )
         legend = f'<p class="legend">{keys}</p>' if len(members) > 1 else ""
-        body += f"<h3>{escape(suite)}</h3>{legend}{_forest(members, PUBLISHED.get(suite, {}))}"
-    note = "Point: share solved; bar: 95 % Wilson interval; dashed: published rates of the suite."
+        body += f"<h3>{escape(suite)}</h3>{legend}{_forest(members, _published(suite, runs))}"
+        drawn = drawn or bool(_published(suite, runs))
+    note = f"Point: share solved; bar: 95 % Wilson interval{'; dashed: published rates of the suite' if drawn else ''}."
     return section("Tasks", body, note) if body else ""
 
 
@@ -259,6 +290,9 @@ def _facts(run: Run) -> str:
         "Checkpoint": summary.get("checkpoint_sha256", ""),
         "Protocol": f"{summary['protocol']}, clock {summary.get('clock', '')}, command {summary.get('command', '')}, "
         f"transport {summary.get('transport', '')}",
+        "Perturbed views": ", ".join(map(str, summary.get("perturb") or ["none"])),
+        "World simulator": summary.get("world_simulator", "on"),
+        "Device": summary.get("device", ""),
         "Decision": " · ".join(f"{name} {latency[name]:.1f} ms" for name in ("p50", "p95", "p99") if name in latency),
         "Wall time": f"{summary['wall_s'] / 60:.1f} min",
         **summary.get("versions", {}),

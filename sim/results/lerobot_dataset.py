@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from policies.files.command_line import results_folder
 from policies.openvla.robots import libero_proprio
 from policies.types import FloatArray, Image, Observation, VegaError
+from sim.results.lerobot.ownership import check_replaceable, mark
+from sim.results.lerobot.statistics import column_stats, combine, image_stats
 from sim.results.video import write_video
 from sim.worlds.environment import Environment
 
@@ -30,14 +32,11 @@ ROBOT = "panda"
 FILES_PER_CHUNK = 1000
 STATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")
 EEF_ACTION_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
-QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 KEYFRAME_EVERY = 2  # training reads single frames: each is at most one frame from where decoding can begin
-STATS_STRIDE = 4  # of the pixels that statistics look at
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 COLUMN, NAMES = "column/", "names/"  # in a tape, before the name of a further column
-Stats = dict[str, NDArray[Any]]
 
 
 def tape_path(folder: Path, task: int, trial: int) -> Path:
@@ -131,10 +130,12 @@ class EpisodeTape:
             raise VegaError(f"The recording {path} cannot be written ({error.strerror}): make room there.") from error
 
 
-def check_target(dataset: Path, resume: bool) -> None:
-    """Raise VegaError unless a dataset can be written there: nothing is there, or with `resume` an earlier one."""
-    if (dataset.exists() and not resume) or (resume and dataset.exists() and not (dataset / "meta").is_dir()):
-        raise VegaError(f"{dataset} exists already: give another --record, or remove it.")
+def check_target(dataset: Path, tapes: Sequence[Path]) -> None:
+    """Raise VegaError unless a dataset of these tapes can be written there: nothing is there, or one of some of them.
+
+    tapes: those that there will be; of a run that does not go on with another none.
+    """
+    check_replaceable(dataset, tapes)
     results_folder(dataset.parent, "--record")
     try:
         import pyarrow  # noqa: F401
@@ -145,15 +146,18 @@ def check_target(dataset: Path, resume: bool) -> None:
 def write_dataset(tapes: Sequence[Path], dataset: Path) -> int:
     """Join tapes into the folder `dataset`, which appears whole or not at all; the number of episodes.
 
-    An earlier dataset there is replaced.  Raises VegaError where it cannot be written.
+    tapes: all of one folder.  A dataset of some of them that is there is replaced.  Raises VegaError where there is
+    something else, and where it cannot be written.
     """
     whole = [tape for tape in tapes if tape.is_file()]
     if not whole:
         return 0
+    check_replaceable(dataset, whole)
     partial = dataset.with_name(f".{dataset.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         _write(whole, partial)
+        mark(partial, whole)
         shutil.rmtree(dataset, ignore_errors=True)
         partial.rename(dataset)
     except OSError as error:
@@ -328,46 +332,6 @@ def _write_tasks(sentences: Sequence[str], path: Path) -> None:
     }  # fmt: skip
     table = pa.table({"task_index": pa.array(range(len(sentences)), pa.int64()), index: pa.array(sentences)})
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
-
-
-def column_stats(values: NDArray[Any]) -> Stats:
-    """values (n,) or (n, d): min, max, mean, std, quantiles (d,) over the first axis, and count (1,)."""
-    table = values.reshape(len(values), -1)
-    real = table.astype(float)
-    quantiles = np.quantile(real, QUANTILES, axis=0)
-    return {
-        "min": table.min(axis=0), "max": table.max(axis=0), "mean": real.mean(axis=0), "std": real.std(axis=0),
-        "count": np.array([len(values)]),
-        **{f"q{round(100 * q):02d}": row for q, row in zip(QUANTILES, quantiles, strict=True)},
-    }  # fmt: skip
-
-
-def image_stats(frames: Sequence[Image]) -> Stats:
-    """The same for each colour in [0, 1], as (3, 1, 1), over some pixels of every frame; count is that of frames."""
-    pixels = np.stack([frame[::STATS_STRIDE, ::STATS_STRIDE] for frame in frames]).reshape(-1, 3) / 255.0
-    stats = {name: value.reshape(3, 1, 1) for name, value in column_stats(pixels).items() if name != "count"}
-    return {**stats, "count": np.array([len(frames)])}
-
-
-def combine(episodes: Sequence[Mapping[str, Stats]]) -> dict[str, Stats]:
-    """Statistics of all episodes; quantiles are the episodes' own, weighted by their lengths, as lerobot does it."""
-    total: dict[str, Stats] = {}
-    for key in episodes[0]:
-        parts = [episode[key] for episode in episodes]
-        weights = np.array([float(part["count"][0]) for part in parts])
-
-        def mean(values: Sequence[NDArray[Any]], weights: FloatArray = weights) -> NDArray[Any]:
-            return np.asarray(np.average(np.stack(values), axis=0, weights=weights))
-
-        middle = mean([part["mean"] for part in parts])
-        variance = mean([part["std"] ** 2 + (part["mean"] - middle) ** 2 for part in parts])
-        total[key] = {
-            **{name: mean([part[name] for part in parts]) for name in parts[0] if name.startswith("q")},
-            "min": np.minimum.reduce([part["min"] for part in parts]),
-            "max": np.maximum.reduce([part["max"] for part in parts]),
-            "mean": middle, "std": np.sqrt(variance), "count": np.array([int(weights.sum())]),
-        }  # fmt: skip
-    return total
 
 
 def _write_json(value: Any, path: Path) -> None:

@@ -28,6 +28,12 @@ class Run(Protocol):
     def name(self) -> str: ...
 
     @property
+    def arm(self) -> str: ...
+
+    @property
+    def as_published(self) -> bool: ...
+
+    @property
     def counted(self) -> list[dict[str, Any]]: ...
 
 
@@ -45,7 +51,7 @@ def dimensions(runs: Sequence[Run]) -> str:
             won, count = sum(episode["success"] for episode in found), len(found)
             rows.append(
                 (dimension, run.name, f"{won} of {count}", percent(won, count), interval(won, count),
-                 f"{PUBLISHED[dimension]:.1f} %")
+                 f"{PUBLISHED[dimension]:.1f} %" if run.as_published else "")
             )  # fmt: skip
     if not rows:
         return ""
@@ -59,28 +65,30 @@ def dimensions(runs: Sequence[Run]) -> str:
 
 def shifts(runs: Sequence[Run]) -> str:
     """A section with success over the shift of the target, a chart for each axis; empty unless runs differ in it."""
-    charts, used = [], set()
+    names = _arms(runs)
+    charts = []
     for axis in ("x", "y"):
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for run in runs:
-            suite, key = (
-                str(run.summary["suite"]),
-                f"{run.summary.get('policy', '?')}, {run.summary.get('command', '?')}",
-            )
+        lines: dict[str, dict[float, list[bool]]] = {}
+        for run, name in zip(runs, names, strict=True):
+            suite = str(run.summary["suite"])
             graded = shift(suite)
             grade = graded[1] if graded and graded[0] == axis else 0.0 if _is_origin(suite, runs) else None
-            won = [bool(episode["success"]) for episode in run.counted]
-            if grade is not None and won:
-                lines.setdefault(key, []).append((100 * METRES_PER_GRADE * grade, 100 * float(np.mean(won))))
-        lines = {key: sorted(points) for key, points in lines.items() if len(points) > 1}
+            if grade is not None and run.counted:
+                won = lines.setdefault(name, {}).setdefault(grade, [])
+                won.extend(bool(episode["success"]) for episode in run.counted)
+        lines = {name: points for name, points in lines.items() if len(points) > 1}
         if not lines:
             continue
-        used |= set(lines)
         series = [
-            Series(np.array(points)[:, 0], np.array(points)[:, 1], f"run{list(lines).index(key) % COLOURS}")
-            for key, points in lines.items()
-        ]
-        legend = "".join(f'<span class="key dot run{i % COLOURS}"></span>{escape(key)}' for i, key in enumerate(lines))
+            Series(
+                100 * METRES_PER_GRADE * np.array(sorted(points)),
+                np.array([100 * float(np.mean(points[grade])) for grade in sorted(points)]), f"run{i % COLOURS}",
+            )
+            for i, points in enumerate(lines.values())
+        ]  # fmt: skip
+        legend = "".join(
+            f'<span class="key dot run{i % COLOURS}"></span>{escape(name)}' for i, name in enumerate(lines)
+        )
         chart = line_chart(series, f"success in percent over the shift along {axis} in cm", "cm", y_range=(0.0, 100.0))
         charts.append(
             f"<figure><figcaption>shift along {axis}, solved in %</figcaption>{chart}</figure>"
@@ -93,6 +101,18 @@ def shifts(runs: Sequence[Run]) -> str:
         "states. 0 is libero_object itself, if it is among the runs."
     )
     return section("Success over the shift", f'<div class="charts">{"".join(charts)}</div>', note)
+
+
+def _arms(runs: Sequence[Run]) -> list[str]:
+    """What each run's line is called: runs of one policy in one way are one line, and other weights another."""
+    weights = [str(run.summary.get("checkpoint_sha256", "")) for run in runs]
+    of_arm: dict[str, set[str]] = {}
+    for run, its in zip(runs, weights, strict=True):
+        of_arm.setdefault(run.arm, set()).add(its)
+    return [
+        f"{run.arm}, weights {its[:8] or 'unknown'}" if len(of_arm[run.arm]) > 1 else run.arm
+        for run, its in zip(runs, weights, strict=True)
+    ]
 
 
 def _is_origin(suite: str, runs: Sequence[Run]) -> bool:

@@ -50,10 +50,14 @@ class ResultFiles(ABC, Generic[R]):
         self._lock = self._claim()
         self._earlier_s = 0.0
         self._start = time.monotonic()
-        if resume:
-            self._read_back()
-        self._write(folder / self.records_file, "".join(json.dumps(asdict(r)) + "\n" for r in self.records))
-        self.write_summary()
+        try:
+            if resume:
+                self._read_back()
+            self._write(folder / self.records_file, "".join(json.dumps(asdict(r)) + "\n" for r in self.records))
+            self.write_summary()
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, record: R) -> None:
         """Put a finished record on disk."""
@@ -83,6 +87,10 @@ class ResultFiles(ABC, Generic[R]):
     @abstractmethod
     def read_record(self, fields: dict[str, Any]) -> R:
         """A line of the records' file.  Raises TypeError or ValueError for one that is none."""
+
+    def header_now(self, found: dict[str, Any]) -> dict[str, Any]:
+        """The summary of an earlier run in today's words, where an older version wrote others."""
+        return found
 
     def close(self) -> None:
         """Let others write to the folder."""
@@ -118,6 +126,7 @@ class ResultFiles(ABC, Generic[R]):
             self._earlier_s = float(found.get("wall_s", 0.0))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
+        found = self.header_now(found)
         for name, value in self.header.items():
             if found.get(name, value) != value:
                 raise VegaError(

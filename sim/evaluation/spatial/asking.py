@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from policies.spatial.models import GroundingModel, PosedModel, SpatialModel, load_spatial_model
+from policies.checkpoints import checkpoint_sha256
+from policies.spatial.models import GroundingModel, PosedModel, SpatialModel, load_spatial_model, nano_folder
 from policies.types import VegaError
 from sim.evaluation.spatial.benchmarks import GROUNDED, read_items
 from sim.results.spatial.answers import AnswerRecord
@@ -64,6 +65,18 @@ class SpatialSettings:
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "items"}
+
+
+def model_sha256(name: str) -> str:
+    """Hash of a model's checkpoint, "" of a class of one's own.  Raises VegaError where there is none."""
+    folder = nano_folder(name)
+    if folder is None and ":" in name:
+        return ""
+    if folder is None:
+        from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder  # torch, for those who need it
+
+        folder = resolve_folder(name, CHECKPOINT_FILES)
+    return checkpoint_sha256(str(folder))
 
 
 class Asker:

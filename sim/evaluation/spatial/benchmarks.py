@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,35 +17,42 @@ from typing import Any
 
 from policies.spatial.scores import vsi
 from policies.types import VegaError
-from sim.results.spatial.items import Item
+from sim.results.spatial.items import Item, split_of
 
 BENCHMARKS = ("vsi_bench", "scanrefer", "multi3drefer", "scan2cap", "scanqa", "sqa3d", "libero_space")
-SPLITS = {"vsi_bench": "test", "sqa3d": "test", "libero_space": "test"}  # the others: val
 PARTS = {"scanrefer": "one_box", "multi3drefer": "boxes", "scan2cap": "caption", "scanqa": "words", "sqa3d": "words"}
 GROUNDED = ("one_box", "boxes")
 REFERENCE_NAMES = {"scanrefer": "scanrefer_vg"}
+VSI_FIELDS = ("dataset", "scene_name", "question_type", "question", "ground_truth", "options")
+
+
+class NoSplit(VegaError):
+    """A folder has no file of a split."""
 
 
 def read_items(benchmark: str, data: Path, split: str | None = None, grounding: bool = True) -> list[Item]:
     """All questions of a split, scene by scene.  grounding: with those that ask for boxes.  Raises VegaError."""
     if not data.is_dir():
         raise VegaError(f"There is no folder '{data}': give the folder of the benchmark's data as --data.")
-    split = split or SPLITS.get(benchmark, "val")
+    split = split_of(benchmark, split)
     if benchmark in ("vsi_bench", "libero_space"):
-        items = [_vsi_item(row, benchmark) for row in _vsi_rows(data, split)]
+        items = [_vsi_item(row, benchmark, where) for where, row in _vsi_rows(data, split)]
     else:
         items = [_reference_item(row, benchmark, benchmark) for row in _json_rows(data, benchmark, split)]
-    if benchmark == "libero_space":
+    if benchmark == "libero_space" and grounding:
         for name in ("scanrefer", "multi3drefer"):
             items += [_reference_item(row, name, benchmark) for row in _json_rows(data, name, split)]
     return numbered(item for item in items if grounding or item.part not in GROUNDED)
 
 
-def has_training(benchmark: str, data: Path) -> bool:
-    """Whether a training split lies beside, from which the blind baselines learn."""
+def has_training(benchmark: str, data: Path, grounding: bool = True) -> bool:
+    """Whether a training split lies beside, from which the blind baselines learn.  Raises VegaError for a damaged one.
+
+    grounding: with questions that ask for boxes.
+    """
     try:
-        return bool(read_items(benchmark, data, "train"))
-    except VegaError:
+        return bool(read_items(benchmark, data, "train", grounding))
+    except NoSplit:
         return False
 
 
@@ -60,16 +68,22 @@ def numbered(items: Iterable[Item]) -> list[Item]:
     ]
 
 
-def _vsi_rows(data: Path, split: str) -> Iterable[Mapping[str, Any]]:
+def _vsi_rows(data: Path, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Rows, each with its place as it is told."""
     lines = data / f"{split}.jsonl"
     if lines.is_file():
-        return _parsed(lines, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()])
+        found = {lines: _parsed(lines, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()])}
+        return _placed(found)
     tables = sorted(path for path in data.glob(f"{split}*.parquet") if "pruned" not in path.name)
     if not tables:
-        raise VegaError(f"Folder '{data}' has neither {split}.jsonl nor {split}*.parquet: give the benchmark's folder.")
+        raise NoSplit(f"Folder '{data}' has neither {split}.jsonl nor {split}*.parquet: give the benchmark's folder.")
     import pyarrow.parquet
 
-    return [row for path in tables for row in pyarrow.parquet.read_table(path).to_pylist()]
+    return _placed({path: pyarrow.parquet.read_table(path).to_pylist() for path in tables})
+
+
+def _placed(files: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(f"Row {n} of '{path}'", row) for path, rows in files.items() for n, row in enumerate(rows, 1)]
 
 
 def _json_rows(data: Path, benchmark: str, split: str) -> list[dict[str, Any]]:
@@ -81,7 +95,7 @@ def _json_rows(data: Path, benchmark: str, split: str) -> list[dict[str, Any]]:
     for path in tried:
         if path.is_file():
             return _parsed(path, json.loads)
-    raise VegaError(f"Folder '{data}' has no {tried[1].name}: make it with Video-3D-LLM's preprocessing.")
+    raise NoSplit(f"Folder '{data}' has no {tried[1].name}: make it with Video-3D-LLM's preprocessing.")
 
 
 def _parsed(path: Path, parse: Any) -> list[dict[str, Any]]:
@@ -94,13 +108,31 @@ def _parsed(path: Path, parse: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _vsi_item(row: Mapping[str, Any], benchmark: str) -> Item:
-    question = vsi.question_of(row)
+def _vsi_item(row: Mapping[str, Any], benchmark: str, where: str) -> Item:
+    """where: the row's place, for who reads that it cannot be scored."""
+    missing = [name for name in VSI_FIELDS if name not in row]
+    if missing:
+        raise VegaError(f"{where} lacks the field '{missing[0]}': give rows in VSI-Bench's layout.")
+    kind, truth, options = str(row["question_type"]), str(row["ground_truth"]), row["options"]
+    if kind in vsi.NUMBERS and not _is_number(truth):
+        raise VegaError(f"{where} has the ground_truth '{truth}', where a number is needed: correct it.")
+    if (kind in vsi.CHOICES or options) and not (
+        isinstance(options, list) and options and all(isinstance(option, str) and option for option in options)
+    ):
+        raise VegaError(f"{where} has the options {options!r}: give some as ['A. left', 'B. right'].")
     try:
-        scene = f"{row['dataset']}/{row['scene_name']}"
-    except KeyError as error:
-        raise VegaError(f"A question lacks the field {error}: give rows in VSI-Bench's layout.") from None
+        question = vsi.question_of(row)
+    except VegaError as error:
+        raise VegaError(f"{where} cannot be asked: {error}") from None
+    scene = f"{row['dataset']}/{row['scene_name']}"
     return Item(0, 0, "question", question.kind, scene, question.question, question.prompt, benchmark, question)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _reference_item(row: Mapping[str, Any], rules: str, benchmark: str) -> Item:

@@ -14,7 +14,7 @@ from policies.spatial.scores.vsi import DIRECTIONS
 from policies.types import FloatArray
 from sim.results.paired import drawn_again, percentiles
 from sim.results.result_files import ResultFiles
-from sim.results.spatial.items import Item, Scores, nothing
+from sim.results.spatial.items import Item, Scores, header_now, nothing
 
 CAPTIONED = ("scanqa", "scan2cap")
 
@@ -56,6 +56,9 @@ class AnswerWriter(ResultFiles[AnswerRecord]):
 
     def read_record(self, fields: dict[str, Any]) -> AnswerRecord:
         return AnswerRecord(**{**fields, "boxes": tuple(map(tuple, fields.get("boxes", ())))})
+
+    def header_now(self, found: dict[str, Any]) -> dict[str, Any]:
+        return header_now(found)
 
     def finish(self) -> None:
         """Write what needs all answers: captions' scores, intervals."""

@@ -1,13 +1,14 @@
 """What is reached without looking: the most frequent answer of a kind, and what the question alone tells.
 
-Both learn from other scenes: the training split where there is one, else the benchmark's own other scenes.
+Both learn from other scenes: the training split where there is one, else the benchmark's own other scenes, asked about
+or not.  What no other scene tells is not answered, nor counted.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,20 @@ from sim.results.spatial.items import Answer, Grounding, Item, score
 NEIGHBOURS = 25  # at most, and an eighth of what there is
 CANDIDATES = 60  # answers tried for the one that scores best
 NAMES = ("most frequent answer", "question only")
+Known = Mapping[tuple[str, str], Sequence[Item]]  # by group, the questions whose answers are known
 
 
-def baselines(items: Sequence[Item], training: Sequence[Item]) -> dict[str, Any]:
-    """Name -> {"scores": ..., "corrected": ...} as of any run, per cent."""
+def baselines(items: Sequence[Item], training: Sequence[Item], every: Sequence[Item]) -> dict[str, Any]:
+    """Name -> {"scores": ..., "corrected": ...} as of any run, per cent.
+
+    items: what is asked.  every: all that the benchmark asks, those among them.
+    """
+    known, own = _groups(training), _groups(every)
     by_key = {item.key: item for item in items}
     found = {}
     for name, guess in zip(NAMES, (_frequent, _question_only), strict=True):
         records = []
-        for item, answer in guess(items, training):
+        for item, answer in guess(items, {group: known.get(group) or own[group] for group in _groups(items)}):
             scores, corrected = score(item, answer)
             words = answer if isinstance(answer, str) else ""
             records.append(AnswerRecord(item.task, item.trial, item.kind, words, (), scores, corrected))
@@ -42,22 +48,27 @@ def _groups(items: Iterable[Item]) -> dict[tuple[str, str], list[Item]]:
     return found
 
 
-def _frequent(items: Sequence[Item], training: Sequence[Item]) -> Iterable[tuple[Item, Answer]]:
-    known = _groups(training)
+def _frequent(items: Sequence[Item], known: Known) -> Iterable[tuple[Item, Answer]]:
     for group, asked in _groups(items).items():
-        if known.get(group):
-            answer = _usual(known[group])
-            yield from ((item, answer) for item in asked)
-            continue
-        for item, others in _without_own_scene(asked):
-            yield item, _usual(others)
+        for some, others in _without_own_scenes(asked, known[group]):
+            answer = _usual(others)
+            yield from ((item, answer) for item in some)
 
 
-def _without_own_scene(items: Sequence[Item]) -> Iterable[tuple[Item, list[Item]]]:
-    """In five parts, as the usual answer hardly changes from scene to scene."""
+def _without_own_scenes(asked: Sequence[Item], pool: Sequence[Item]) -> Iterable[tuple[list[Item], list[Item]]]:
+    """In five parts, as the usual answer hardly changes from scene to scene; scene by scene where a part is all."""
     for part in range(5):
-        others = [item for item in items if item.task % 5 != part]
-        yield from ((item, others or list(items)) for item in items if item.task % 5 == part)
+        some = [item for item in asked if item.task % 5 == part]
+        parts = [some] if _others(some, pool) else [[i for i in some if i.scene == s] for s in {i.scene for i in some}]
+        for each in parts:
+            if each and (others := _others(each, pool)):
+                yield each, others
+
+
+def _others(asked: Sequence[Item], pool: Sequence[Item]) -> list[Item]:
+    """What is known of other scenes than those."""
+    scenes = {item.scene for item in asked}
+    return [item for item in pool if item.scene not in scenes]
 
 
 def _usual(items: Sequence[Item]) -> Answer:
@@ -82,25 +93,23 @@ def _best_number(truths: Sequence[float]) -> str:
     return f"{best:.4g}"
 
 
-def _question_only(items: Sequence[Item], training: Sequence[Item]) -> Iterable[tuple[Item, Answer]]:
+def _question_only(items: Sequence[Item], known: Known) -> Iterable[tuple[Item, Answer]]:
     """From the questions most like it in words, of other scenes."""
-    known = _groups(training)
     for group, asked in _groups(items).items():
-        pool = known.get(group) or asked
-        own = pool is asked
+        pool = known[group]
         words = {word: i for i, word in enumerate(sorted({w for item in pool for w in _words(item)}))}
         table = _table(pool, words)
         sizes = table.sum(axis=1)
         count = min(NEIGHBOURS, max(len(pool) // 8, 3))
-        scenes = np.array([item.task for item in pool])
+        scenes = np.array([item.scene for item in pool])
         for item in asked:
             mine = _table([item], words)[0]
             shared = table @ mine
             alike = shared / np.maximum(sizes + mine.sum() - shared, 1.0)
-            if own:
-                alike = np.where(scenes == item.task, -1.0, alike)
-            nearest = [pool[i] for i in np.argsort(-alike, kind="stable")[:count]]
-            yield item, _from_neighbours(item, nearest)
+            order = np.argsort(-alike, kind="stable")
+            nearest = [pool[i] for i in order[scenes[order] != item.scene][:count]]
+            if nearest:
+                yield item, _from_neighbours(item, nearest)
 
 
 def _from_neighbours(item: Item, nearest: Sequence[Item]) -> Answer:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +14,12 @@ from policies.spatial.scores import answers, boxes, vsi
 from policies.types import FloatArray, VegaError
 
 PARTS = ("question", "one_box", "boxes", "words", "caption")
+SPLITS = {"vsi_bench": "test", "sqa3d": "test", "libero_space": "test"}  # that are scored; of the others: val
+
+
+def split_of(benchmark: str, split: str | None) -> str:
+    """The split that is meant where none is given."""
+    return split or SPLITS.get(benchmark, "val")
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,23 @@ class Item:
     @property
     def key(self) -> tuple[int, int]:
         return self.task, self.trial
+
+
+def questions_sha256(items: Iterable[Item]) -> str:
+    """Hash of what is asked about which scene, and of what is true; in whatever order."""
+    asked = sorted(
+        [
+            i.task, i.trial, i.scene, i.part, i.kind, i.benchmark, i.prompt, i.question and i.question.ground_truth,
+            i.boxes, i.references,
+        ]
+        for i in items
+    )  # fmt: skip
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def header_now(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's summary in today's words: older versions left the split empty where none was given."""
+    return {**summary, "split": split_of(str(summary.get("benchmark", "")), summary.get("split"))}
 
 
 @dataclass(frozen=True)

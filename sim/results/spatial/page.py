@@ -57,7 +57,9 @@ LOOK = """
 
 def table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Head and rows: each task's score, interval, corrected score, the blind ones, the published ones."""
-    blind, published = summary.get("blind", {}), PUBLISHED.get(str(summary["benchmark"]), {})
+    blind = summary.get("blind", {})
+    as_published = summary.get("world_simulator", "on") == "on"
+    published = PUBLISHED.get(str(summary["benchmark"]), {}) if as_published else {}
     head = ("task, %", "model", "95 % interval", "corrected", *blind, *published, "questions")
     counts = summary.get("kinds", {})
     rows: list[tuple[str, ...]] = [head]
@@ -92,10 +94,12 @@ def _number(value: float | None) -> str:
 
 def write_page(folder: Path, data: Path, summary: Mapping[str, Any], items: Mapping[tuple[int, int], Item]) -> None:
     """Write `report.html`; it appears whole or not at all.  Raises VegaError if it cannot be written."""
+    tokens = summary.get("world_simulator", "on")
+    name = f"{summary['model']}" + (f", world simulator {tokens}" if tokens != "on" else "")
     header = f"""<p class="over">vega3d_ros · questions about scenes · {escape(str(summary["benchmark"]))}</p>
-<h1>{escape(str(summary["model"]))}</h1>"""
+<h1>{escape(name)}</h1>"""
     sections = [_headline(summary), _answers(data, summary, items), _facts(summary)]
-    title = f"{summary['benchmark']}: {summary['model']}"
+    title = f"{summary['benchmark']}: {name}"
     write_document(folder / REPORT_FILE, document(title, header, sections, LOOK))
 
 
