@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies.types import VegaError
@@ -22,6 +24,7 @@ from vega3d_ros.bringup.entries import parse_arguments
 from vega3d_ros.driver import franka_driver
 from vega3d_ros.driver.driver_parameters import DriverParameters
 from vega3d_ros.driver.following import ACCELERATION, RAMP_S, STEP_S, VELOCITY, look_ahead, stopping_times
+from vega3d_ros.driver.franka_arm import ArmState
 from vega3d_ros.driver.franka_driver import FrankaDriver
 from vega3d_ros.driver.trajectory import TrajectoryController
 from vega3d_ros.ros.conversions import duration_message, time_message
@@ -108,7 +111,8 @@ class StubDriver(FrankaDriver):
 
     def get_clock(self) -> SimpleNamespace:
         """1000 s ahead of the steady one, and read a little later."""
-        return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=round(1e9 * (1000 + self.now_s + self.skew_s))))
+        ns = round(1e9 * (1000 + self.now_s + self.skew_s))
+        return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=ns, to_msg=lambda: time_message(ns)))
 
     def send(self, *points: dict, stamp_s: float = 0.0) -> str:
         """Points of one number for all joints; why it is refused, '' if it is not."""
@@ -162,6 +166,21 @@ REST = {"v": 0.0}
 def test_a_trajectory_is_judged_wherever_its_points_lie(driver, points, sentence):
     assert sentence in driver.send(*points)
     assert not driver.send({"t": 1.0, "q": 0.01, **REST})  # it goes on as if nothing had been asked
+
+
+@pytest.mark.parametrize("opening, fingers", [(0.03, ("finger",)), (None, ())])
+def test_fingers_whose_place_is_unknown_are_left_out_of_joint_states(driver, opening, fingers):
+    driver._own = replace(driver._own, hand=True, gripper_command_joint="finger")
+    driver._hand = SimpleNamespace(opening=opening)
+    driver._arm.state = lambda: ArmState(np.arange(7.0), np.zeros(7))
+    sent: list[JointState] = []
+    driver._states = SimpleNamespace(publish=sent.append)
+    driver._publish()
+    assert tuple(sent[0].name) == (*NAMES, *fingers)
+    assert list(sent[0].position[7:]) == [0.03] * len(fingers) and len(sent[0].velocity) == 7 + len(fingers)
+    driver._arm.target = lambda: np.arange(7.0)
+    driver._hold()  # as after ~/recover
+    assert np.allclose(driver._controller.at(driver.now_s)[0][:7], np.arange(7.0))
 
 
 def test_the_first_point_may_be_where_the_arm_is(driver):

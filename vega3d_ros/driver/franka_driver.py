@@ -87,8 +87,8 @@ class FrankaDriver(Node):
         if self._problem:
             return
         state = self._arm.state()
-        fingers = self._own.finger_names if self._hand is not None else ()
-        opening = 0.0 if self._hand is None else self._hand.opening
+        opening = None if self._hand is None else self._hand.opening
+        fingers = () if opening is None else self._own.finger_names
         message = JointState(name=[*self._own.joint_names, *fingers])
         message.header.stamp = self.get_clock().now().to_msg()
         message.position = array.array("d", [*state.positions, *([opening] * len(fingers))])
@@ -186,8 +186,8 @@ class FrankaDriver(Node):
         self._arm.follow(look_ahead(positions, velocities, self._arm.acceleration, self._arm.ramp_s))
 
     def _hold(self) -> None:
-        fingers = [0.0 if self._hand is None else self._hand.opening] * len(self._own.finger_names)
-        self._controller.hold(np.append(self._arm.target(), fingers))
+        # Where the fingers are does not matter to the arm's path; the hand has its orders apart.
+        self._controller.hold(np.append(self._arm.target(), [0.0] * len(self._own.finger_names)))
 
     def _slow_down(self) -> None:
         """Rest on the path that is under way, as soon as it allows."""
