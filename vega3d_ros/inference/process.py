@@ -22,6 +22,7 @@ from pathlib import Path
 
 from policies.types import VegaError
 
+BACKLOG = 20_000  # lines that wait to be shown
 # Environment variable: id of the process without which a node must not go on.
 LAUNCHER = "VEGA3D_LAUNCHER"
 _PR_SET_PDEATHSIG = 1
@@ -48,8 +49,12 @@ def children_of(pid: int) -> list[int]:
 
 def print_line(name: str, line: str) -> None:
     """Show one line of output under the name of its process."""
-    # In one piece, because several reader threads print.
-    print(f"[{name}] {line}\n", end="", flush=True)
+    # In one piece, because several threads print.
+    text = f"[{name}] {line}\n"
+    try:
+        print(text, end="", flush=True)
+    except UnicodeEncodeError:  # letters that the terminal's encoding lacks
+        print(text.encode("ascii", "backslashreplace").decode(), end="", flush=True)
 
 
 class ChildProcess:
@@ -57,7 +62,9 @@ class ChildProcess:
 
     Start it from the main thread: the kernel ties its life to the thread that forked it.  Methods
     may be called from any thread.  folder: where it runs; None: where this process does.
-    `on_line(name, line)` is called in a reader thread for every line of stdout and stderr.
+    `on_line(name, line)` is called in a thread of its own for every line of stdout and stderr, but for those that come
+    while `BACKLOG` wait for it: whoever shows them may be slow, or gone, and the child must never wait in its log line.
+    What it raises is dropped, with the line.
     at_parents_death: the signal that the kernel then sends; SIGTERM leaves a child that moves an arm time to stop it.
 
     Raises VegaError if the command cannot be started.
@@ -80,6 +87,8 @@ class ChildProcess:
         self._lines: deque[str] = deque(maxlen=keep_lines)
         self._news = threading.Condition()
         self._line_count = 0
+        self._unshown: deque[str] = deque()
+        self._shown = self._dropped = 0
         self._output_ended = False
         self._group_ended = False
         try:
@@ -100,6 +109,8 @@ class ChildProcess:
             raise VegaError(f"{name} cannot be started ({error}): check that {self.command[0]} exists.") from error
         self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
         self._reader.start()
+        self._shower = threading.Thread(target=self._show, name=f"words of {name}", daemon=True)
+        self._shower.start()
 
     @property
     def pid(self) -> int:
@@ -122,6 +133,10 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             return None
         self._reader.join(1.0)
+        shown = -1
+        while self._shower.is_alive() and shown != self._shown:
+            shown = self._shown
+            self._shower.join(1.0)
         return status
 
     def wait_for_line(self, text: str, timeout_s: float) -> str:
@@ -180,13 +195,32 @@ class ChildProcess:
                 with self._news:
                     self._lines.append(line)
                     self._line_count += 1
+                    if self._on_line is not None:
+                        self._unshown.append(line)
+                        if len(self._unshown) > BACKLOG:
+                            self._unshown.popleft()
+                            self._dropped += 1
                     self._news.notify_all()
-                if self._on_line is not None:
-                    self._on_line(self.name, line)
         finally:
             with self._news:
                 self._output_ended = True
                 self._news.notify_all()
+
+    def _show(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._unshown or self._output_ended)
+                if not self._unshown:
+                    return
+                lines = [self._unshown.popleft()]
+                if self._dropped:
+                    lines.insert(0, f"({self._dropped} lines are not shown here, since nobody took them in time)")
+                self._dropped = 0
+            for line in lines:
+                with contextlib.suppress(Exception):
+                    assert self._on_line is not None
+                    self._on_line(self.name, line)
+            self._shown += 1
 
     def __enter__(self) -> ChildProcess:
         return self
