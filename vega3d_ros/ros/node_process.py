@@ -124,6 +124,11 @@ def asked_to_end(since_s: float = 0.0) -> bool:
     return time.monotonic() - _asked_s >= since_s
 
 
+def seconds_to_end() -> float:
+    """After which the process is ended with whatever it still does; infinite while no signal has come."""
+    return _asked_s + _end_seconds() - time.monotonic()
+
+
 @contextmanager
 def may_end_at_once() -> Iterator[None]:
     """Within it a signal ends the process, status 0, without waiting for what it does.
