@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from vega3d_ros.bringup.bringup import run_table
+from vega3d_ros.bringup.entries import NodeEntry
 from vega3d_ros.inference import process
 from vega3d_ros.inference.process import ChildProcess
 
@@ -84,3 +87,32 @@ def test_a_closed_output_and_letters_that_it_does_not_know_stop_no_child(closed,
             assert shown.count("[talker] x") == 4000 and r"[talker] \xe9" in shown
         run.wait(DEADLINE_S)
     assert done.exists()
+
+
+SLOW_TO_END = """
+import signal, sys, time
+def end(*_):
+    time.sleep(7.0)
+    open(sys.argv[1], "w")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[2], "w")
+signal.pause()
+signal.pause()
+"""
+
+
+def test_bringup_gives_its_nodes_the_time_to_end_that_they_give_themselves(tmp_path) -> None:
+    ended, ready = tmp_path / "ended", tmp_path / "ready"
+    entry = NodeEntry("slow", "slow", sys.executable, words=("-c", SLOW_TO_END, str(ended), str(ready)))
+    stop = threading.Event()
+
+    def stop_when_ready() -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stop.set()
+
+    threading.Thread(target=stop_when_ready, daemon=True).start()
+    run_table([entry], {**os.environ, "VEGA3D_END_S": "100"}, stop)
+    assert ended.exists()

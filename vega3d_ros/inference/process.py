@@ -25,6 +25,9 @@ from policies.types import VegaError
 BACKLOG = 20_000  # lines that wait to be shown
 # Environment variable: id of the process without which a node must not go on.
 LAUNCHER = "VEGA3D_LAUNCHER"
+# s for a node's last callback after a signal; longer where a machine is slow, shorter where who commands must be gone.
+END_S = 5.0
+END_VARIABLE = "VEGA3D_END_S"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -45,6 +48,18 @@ def children_of(pid: int) -> list[int]:
     """The processes that a process started and that have not been waited for."""
     files = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for file in files for child in file.read_text().split()]
+
+
+def end_seconds(environment: Mapping[str, str]) -> float:
+    """How long a node with these variables takes for its end, s.  Raises VegaError."""
+    text = environment.get(END_VARIABLE, str(END_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 600.0:
+        raise VegaError(f"{END_VARIABLE}={text} is not possible: give a number of seconds from 0 to 600.")
+    return seconds
 
 
 def print_line(name: str, line: str) -> None:
@@ -229,7 +244,7 @@ class ChildProcess:
         self.stop()
 
 
-def stop_all(children: Sequence[ChildProcess], grace_s: float = 5.0) -> None:
+def stop_all(children: Sequence[ChildProcess], grace_s: float = END_S) -> None:
     """End all of them at the same time, so that the whole takes about `grace_s`, not its multiple."""
     for child in children:
         child.signal(signal.SIGTERM)  # a Python that still imports ends without a traceback
