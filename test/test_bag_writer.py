@@ -14,6 +14,7 @@ from ros_harness import DEADLINE_S, ROOT, node_environment
 from rosbags.rosbag2 import Reader
 
 from policies.types import VegaError
+from vega3d_ros.recording import recording
 from vega3d_ros.recording.recording import FLUSH_S, BagWriter, Topic
 from vega3d_ros.recording.recovery import recover
 
@@ -52,6 +53,72 @@ def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path):
     assert writer.close().sentence() == "2 messages are recorded; 3 of /words were dropped."
     with Reader(tmp_path / "bag") as reader:
         assert [time_ns for _, time_ns, _ in reader.messages()] == [0, 1]
+
+
+def test_what_a_slow_disk_does_not_take_in_time_is_dropped_and_counted_and_the_bag_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "WRITE_SHARE", 0.05)
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS})
+    write = writer._writer.write
+
+    def slow(*arguments) -> None:
+        time.sleep(0.1)
+        write(*arguments)
+
+    writer._writer.write = slow
+    for number in range(3000):
+        writer.offer("/words", number, bytes(40))
+    written = writer.close(20.0)
+    kept, dropped = written.messages["/words"], written.dropped["/words"]
+    assert kept + dropped == 3000 and dropped > 0 and f"{dropped} of /words were dropped" in written.sentence()
+    assert (tmp_path / "bag" / "metadata.yaml").exists()
+    with Reader(tmp_path / "bag") as reader:
+        assert [time_ns for _, time_ns, _ in reader.messages()] == list(range(kept))
+
+
+def test_a_disk_that_takes_nothing_is_one_sentence_with_what_was_dropped(tmp_path):
+    writer = BagWriter(tmp_path / "bag", {"/words": WORDS})
+    gate = threading.Event()
+    writer._writer.write = lambda *_: gate.wait(DEADLINE_S)
+    for number in range(3):
+        writer.offer("/words", number, bytes(40))
+    try:
+        with pytest.raises(VegaError, match=r"too slow, and the bag was left .*: .*3 of /words were dropped\.$"):
+            writer.close(0.2)
+    finally:
+        gate.set()
+
+
+SLOW_RECORDER = """
+import pathlib, sys, threading, time
+import os, signal
+from vega3d_ros.recording import recording, recording_node
+from vega3d_ros.ros.node_process import run_node
+recording.WRITE_SHARE = 0.1
+
+def make():
+    recorder = recording_node.Recorder()
+    writer = recording.BagWriter(pathlib.Path(sys.argv[1]), {"/x": recording.Topic("/x", "std_msgs/msg/String")})
+    write = writer._writer.write
+    def slow(*arguments):
+        time.sleep(0.2)
+        write(*arguments)
+    writer._writer.write = slow
+    for number in range(1000):
+        writer.offer("/x", number, bytes(40))
+    recorder._writer = writer
+    os.kill(os.getpid(), signal.SIGINT)
+    return recorder
+
+sys.exit(run_node(make, ["recorder"], recording_node.LINGER_S))
+"""
+
+
+def test_a_recorder_on_a_slow_disk_is_done_before_its_process_is_ended(tmp_path):
+    environment = {**node_environment(50), "VEGA3D_END_S": "30"}
+    command = [sys.executable, "-c", SLOW_RECORDER, str(tmp_path / "bag")]
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert run.returncode == 0 and "of /x were dropped. The bag is" in run.stdout, run
+    assert (tmp_path / "bag" / "metadata.yaml").exists()
 
 
 def test_a_full_disk_is_one_sentence_and_ends_nothing_else(tmp_path):

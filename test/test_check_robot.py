@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import yaml
 from rclpy.node import Node
-from ros_harness import CAMERAS, COMMANDS, HOME, ROOT, FakeRobot, Pace, image_of, node_environment, now_ns
+from ros_harness import (
+    CAMERAS,
+    COMMANDS,
+    FINGERS,
+    HOME,
+    JOINTS,
+    ROOT,
+    FakeRobot,
+    Pace,
+    image_of,
+    node_environment,
+    now_ns,
+)
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from sim.robot.ros_client import unused_domain
 from vega3d_ros.bringup import check_robot
 from vega3d_ros.bringup.controller_check import judge
-from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.inference.process import ChildProcess
+from vega3d_ros.ros.conversions import time_message
 
 
 @pytest.fixture
@@ -25,14 +38,22 @@ def robot():
     robot.close()
 
 
-def check(robot: FakeRobot, path: str, stamp_offset_ns: int = 0) -> tuple[int | None, str]:
-    """Exit status and output of a check of this robot, which sends at 20 Hz meanwhile."""
+def check(
+    robot: FakeRobot, path: str, stamp_offset_ns: int = 0, parts: Sequence[Sequence[str]] = ((*JOINTS, *FINGERS),)
+) -> tuple[int | None, str]:
+    """Exit status and output of a check of this robot, which sends at 20 Hz meanwhile; parts: the joints of each of the
+    messages that tell its state, in their order."""
+    place = dict(zip((*JOINTS, *FINGERS, "lift"), (*HOME, 0.04, 0.04, 3.0), strict=True))
 
     def tick() -> None:
         stamp = now_ns() + stamp_offset_ns
         for camera in CAMERAS:
             robot.send_image(camera, image_of(0), stamp)
-        robot.send_joints(JointSample(stamp, HOME, np.zeros(7), np.array([0.04, 0.04])))
+        for names in parts:
+            message = JointState(name=list(names), position=[place[name] for name in names])
+            message.velocity = [0.0] * len(names)
+            message.header.stamp = time_message(stamp)
+            robot.joint_states.publish(message)
 
     command = [sys.executable, "-m", "vega3d_ros.bringup.check_robot", f"robot:={path}", "seconds:=2"]
     domain = robot.node.context.get_domain_id()
@@ -60,6 +81,21 @@ def test_a_robot_that_is_as_its_file_says_passes_and_nothing_is_commanded(robot,
     assert "All points pass." in text and "FIX" not in text
     assert text.count("pass  camera") == 6 and "pass  joints within limits" in text
     assert not robot.commands
+
+
+def test_a_robot_that_tells_its_arm_and_its_fingers_apart_passes_beside_other_devices(robot, tmp_path):
+    status, text = check(robot, patient(tmp_path), parts=(["lift"], JOINTS, FINGERS))
+    assert status == 0, text
+    assert "pass  gripper: It is 100 % open" in text and "FIX" not in text
+
+
+@pytest.mark.parametrize(
+    ("parts", "missing"), [((["lift"], JOINTS, FINGERS[1:]), FINGERS[:1]), ((["lift"],), (*JOINTS, *FINGERS))]
+)
+def test_a_joint_that_never_comes_is_named(robot, tmp_path, parts, missing):
+    status, text = check(robot, patient(tmp_path), parts=parts)
+    assert status == 1, text
+    assert f"FIX   joint_states: joint_states lacks {list(missing)}" in text
 
 
 @pytest.mark.parametrize(

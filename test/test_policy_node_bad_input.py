@@ -26,6 +26,7 @@ from ros_harness import (
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
+from policies.types import VegaError
 from vega3d_ros.ros import conversions
 
 ERROR = 2
@@ -133,6 +134,43 @@ def test_a_policy_that_fails_stops_the_robot_until_it_is_started_again(policy, a
             still(robot, words, again=send)
         robot.client.trigger("policy_node/start")
         robot.ask(answers + 3)
+        assert child.returncode is None
+
+
+UNREADY = "The policy could not begin anew (RuntimeError: CUDA out of memory)", "~/start"
+
+
+def test_a_policy_that_cannot_begin_an_episode_is_a_fault_in_lockstep_and_may_the_next_time():
+    with policy_node("ForgetfulPolicy") as (robot, child):
+        robot.bring_up()
+        robot.send_instruction()
+        robot.client.trigger("policy_node/start")
+        robot.ask(1)
+        with pytest.raises(VegaError, match="CUDA out of memory"):
+            robot.client.trigger("policy_node/start")
+
+        def send() -> None:
+            robot.send_images(2)
+            robot.send_joints(sample_at(2))
+
+        still(robot, *UNREADY, again=send)
+        robot.client.trigger("policy_node/start")
+        robot.ask(3)
+        assert child.returncode is None
+
+
+def test_a_policy_that_cannot_begin_an_episode_is_a_fault_in_real_time_and_may_the_next_time():
+    with policy_node("ForgetfulPolicy", clock_mode="realtime", max_age_s=10.0) as (robot, child):
+        robot.bring_up()
+        robot.send_instruction()
+        with Pace(robot, 0.05, Driver(robot).tick):
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) > 3), robot.sentence()
+            robot.client.trigger("policy_node/start")
+            still(robot, *UNREADY)
+            before = len(robot.commands)
+            robot.client.trigger("policy_node/start")
+            assert robot.until(lambda: len(robot.commands) > before + 3), robot.sentence()
         assert child.returncode is None
 
 

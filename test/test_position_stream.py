@@ -11,7 +11,7 @@ import pytest
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion, braking
-from vega3d_ros.ros.node_process import END_S
+from vega3d_ros.inference.process import END_S
 from vega3d_ros.topics import command_writers, node_outputs
 from vega3d_ros.topics.command_writers import ForwardWriter
 from vega3d_ros.topics.node_outputs import Outputs

@@ -125,6 +125,12 @@ def test_another_policy_is_a_difference(lockstep_bag, capsys):
     assert "The same commands" not in said.out and len(said.err.splitlines()) == 1
 
 
+def test_a_policy_that_cannot_begin_an_episode_is_a_difference(lockstep_bag, capsys):
+    assert replay.main([str(lockstep_bag), "--policy", "tiny_policy:ForgetfulPolicy"]) == 1
+    said = capsys.readouterr().err
+    assert "the policy fails now (CUDA out of memory) and did not then" in said and len(said.splitlines()) == 1
+
+
 def spoil(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Change one thing in the bags that are read from now on."""
     original = Bag.queries

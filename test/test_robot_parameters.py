@@ -76,6 +76,8 @@ SLIPS = [
     ("dry_run: true", "dry_run: true\n    gripper.open: 0.1", ["'gripper.open' twice"]),
     ("/**:\n", "safety: {mode: clamp}\n/**:\n", ["'safety' outside of 'ros__parameters'"]),
     ("command_joint: finger_joint", "command_joint: fingerjoint", ["'gripper.command_joint'"]),
+    ("      joints: [finger_joint]\n", "", ["'gripper.command_joint' is 'finger_joint'", "gripper.joints"]),
+    ("joints: [finger_joint]", "joints: []", ["'gripper.command_joint' is 'finger_joint'", "gripper.joints"]),
     ("joints: [finger_joint]", "joints: [finger_joint, finger_joint]", ["'gripper.joints' lists a joint twice"]),
     ("joints: [finger_joint]", "joints: [finger_joint, wrist_3_joint]", ["'gripper.joints' has 'wrist_3_joint'"]),
     ("joints: [finger_joint]\n      command_joint: finger_joint", "command_joint: wrist_3_joint",
@@ -116,6 +118,29 @@ def values_in_ros(path: Path, *words: str) -> dict[str, Any]:
         return {name: list(value) if hasattr(value, "tolist") else value for name, value in found.items()}
     finally:
         context.try_shutdown()
+
+
+def read_by_a_node(*words: str) -> node_parameters.NodeParameters:
+    """The parameters of a policy_node that is started by hand with these arguments."""
+    context = Context()
+    rclpy.init(context=context)
+    try:
+        with strict_arguments(["node", "--ros-args", *words], "policy_node") as options:
+            node = Node("policy_node", context=context, cli_args=options[1:], use_global_arguments=False)
+        node_parameters.declare(node)
+        return node_parameters.read(node)
+    finally:
+        context.try_shutdown()
+
+
+def test_a_gripper_whose_position_nothing_tells_is_refused_by_a_node_wherever_it_was_given(tmp_path):
+    path = file_with(tmp_path, "      joints: [finger_joint]\n", "")
+    with pytest.raises(VegaError, match=r"'gripper.command_joint' is 'finger_joint'.* gripper.joints .*\.$"):
+        read_by_a_node("--params-file", str(path))
+    rest = tmp_path / "rest.yaml"  # what one file leaves out may stand in another
+    rest.write_text("/**:\n  ros__parameters:\n    gripper.joints: [finger_joint]\n")
+    read = read_by_a_node("--params-file", str(path), "--params-file", str(rest))
+    assert read.gripper_joints == ("finger_joint",)
 
 
 def test_whole_numbers_among_others_reach_ros_as_floats(tmp_path):

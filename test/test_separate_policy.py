@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ros_harness import CAMERAS, JOINTS, image_of, node_environment
-from tiny_policy import TinyPolicy
+from tiny_policy import ForgetfulPolicy, TinyPolicy
 
 from policies.types import Observation, RobotState, VegaError
+from vega3d_ros.control.chunk_scheduler import Query
+from vega3d_ros.inference.realtime import Answer, InferenceWorker
 from vega3d_ros.inference.separate_policy import SeparatePolicy
 
 DEADLINE_S = 240.0
@@ -83,6 +85,44 @@ def test_what_it_raises_is_raised_here_and_ends_nothing() -> None:
         assert policy.act(SEEN).stamp_ns == 7
     finally:
         policy.close()
+
+
+def test_an_episode_that_cannot_begin_is_told_as_such_and_may_the_next_time() -> None:
+    policy = SeparatePolicy("tiny_policy:ForgetfulPolicy")
+    try:
+        policy.reset()
+        with pytest.raises(VegaError, match=r"could not begin anew \(RuntimeError: CUDA out of memory\).*~/start"):
+            policy.reset()
+        policy.reset()
+        assert policy.act(SEEN).stamp_ns == 7
+    finally:
+        policy.close()
+
+
+def test_what_a_policy_raises_at_the_beginning_of_an_episode_is_the_answer_to_every_question_of_that_episode() -> None:
+    worker = InferenceWorker(ForgetfulPolicy())
+
+    def answers(count: int) -> list[Answer]:
+        found: list[Answer] = []
+        for number in range(count):
+            worker.ask(SEEN, Query(0, 0, number), 0)
+        deadline = time.monotonic() + DEADLINE_S
+        while len(found) < count and time.monotonic() < deadline:
+            answer = worker.answer()
+            found += [] if answer is None else [answer]
+            threading.Event().wait(0.0 if answer else 0.01)
+        return found
+
+    try:
+        for ready in (True, False, True):
+            worker.reset()
+            found = answers(2)
+            assert len(found) == 2
+            for answer in found:
+                assert (answer.chunk is not None) == (answer.error is None) == ready
+                assert ready or "could not begin anew (RuntimeError: CUDA out of memory)" in str(answer.error)
+    finally:
+        assert worker.close(DEADLINE_S)
 
 
 @pytest.mark.parametrize(

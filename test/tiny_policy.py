@@ -77,6 +77,20 @@ class RaisingPolicy(TinyPolicy):
         return super().act(observation)
 
 
+class ForgetfulPolicy(TinyPolicy):
+    """The second episode cannot begin: it raises what no policy should."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+        if self.resets == 2:
+            raise RuntimeError("CUDA out of memory")
+        super().reset()
+
+
 class StuckPolicy(TinyPolicy):
     """Its second query never returns."""
 

@@ -42,7 +42,7 @@ from vega3d_ros.bringup.entries import (
 from vega3d_ros.bringup.preflight import check_policy, check_simulated
 from vega3d_ros.bringup.scene import SCENE_ONLY, scene_entry
 from vega3d_ros.control.resources import share_folder
-from vega3d_ros.inference.process import LAUNCHER, ChildProcess, print_line, stop_all
+from vega3d_ros.inference.process import LAUNCHER, ChildProcess, end_seconds, print_line, stop_all
 from vega3d_ros.parameters.arm_check import check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
 from vega3d_ros.ros.dds import check_discovery, check_middleware
@@ -241,6 +241,7 @@ def run_table(
     Raises VegaError, after ending all the others, when one of them ends by itself.
     """
     children: list[ChildProcess] = []
+    grace_s = end_seconds(environment)
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
         try:
             for entry in table:
@@ -258,7 +259,7 @@ def run_table(
                     if child.returncode is not None:
                         raise VegaError(_obituary(child))
         finally:
-            stop_all(children)
+            stop_all(children, grace_s)
 
 
 def _obituary(child: ChildProcess) -> str:

@@ -47,7 +47,7 @@ from vega3d_ros.control.stamps import StampWatch  # noqa: E402
 from vega3d_ros.parameters.arm_check import check_arm  # noqa: E402
 from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters  # noqa: E402
 from vega3d_ros.ros import conversions, node_parameters  # noqa: E402
-from vega3d_ros.ros.joint_states import finger_map, joint_reader  # noqa: E402
+from vega3d_ros.ros.joint_states import JointsMissing, finger_map, joint_reader  # noqa: E402
 from vega3d_ros.ros.node_process import read_robot_description  # noqa: E402
 
 REFUSALS = (InvalidParameterTypeException, InvalidParameterValueException, NameValidationException, RCLError)
@@ -63,12 +63,16 @@ PUSH_S = 30.0
 
 @dataclass
 class Heard:
-    """What came on one topic: stamps and arrival times (ns), their course, the first complaint, the newest value."""
+    """What came on one topic: stamps and arrival times (ns), their course, the first complaint, the newest value.
+
+    awaited: what was still missing in the newest message, while not everybody was known.
+    """
 
     stamps: list[int] = field(default_factory=list)
     arrivals: list[int] = field(default_factory=list)
     watch: StampWatch = field(default_factory=StampWatch)
     complaint: str = ""
+    awaited: str = ""
     value: Any = None
 
     def arrived(self, message: Any, now_ns: int) -> None:
@@ -90,6 +94,7 @@ class RobotCheck:
         node_parameters.refuse_unknown(node)
         names = sorted({key.split(".")[1] for key in node._parameter_overrides if key.startswith("cameras.")})
         self._cameras = {name: node_parameters.read_camera(node, name) for name in names}
+        self._all_known = False
         self._reader = joint_reader(self._parameters, (), together=False)
         self._heard = {name: Heard() for name in (*names, "joint_states")}
         self._executor = SingleThreadedExecutor(context=node.context)
@@ -101,7 +106,9 @@ class RobotCheck:
 
     def run(self, seconds: float, axes: bool) -> None:
         """All points in order; takes `seconds` after everybody is known and, with axes, as long as it is pushed."""
-        self._listen(DISCOVERY_S + seconds)
+        self._listen(DISCOVERY_S)
+        self._all_known = True
+        self._listen(seconds)
         for name, camera in self._cameras.items():
             self._stream(f"camera {name}", name, camera.topic, seconds)
         self._stream("joint_states", "joint_states", "joint_states", seconds)
@@ -142,18 +149,24 @@ class RobotCheck:
         heard.arrived(message, self._now_ns())
         try:
             heard.value = self._reader.read(message, time.monotonic()) or heard.value
+            heard.awaited = ""
+        except JointsMissing as error:  # of several drivers one is heard first
+            heard.awaited = str(error)
+            if self._all_known:
+                heard.complaint = heard.complaint or heard.awaited
         except VegaError as error:
             heard.complaint = heard.complaint or str(error)
 
     def _stream(self, title: str, name: str, topic: str, seconds: float) -> None:
         heard, limit_s = self._heard[name], self._parameters.max_age_s
+        complaint = heard.complaint or heard.awaited
         if not heard.arrivals:
             infos = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(topic))
             who = [f"{info.node_name} ({info.topic_type}, {info.qos_profile.durability.name})" for info in infos]
             why = f"{who} publish there: compare type and QoS" if who else "nobody publishes there: start its driver"
             self._say(False, title, f"Nothing came on {topic} in {seconds:g} s, and {why}.")
             return
-        self._say(not heard.complaint, title, heard.complaint or f"{len(heard.arrivals)} messages can be used.")
+        self._say(not complaint, title, complaint or f"{len(heard.arrivals)} messages can be used.")
         gap_s = float(np.max(np.diff(heard.arrivals))) / 1e9 if len(heard.arrivals) > 1 else seconds
         good = 2 * gap_s <= limit_s
         remedy = "" if good else f": raise its rate, or max_age_s ({limit_s:g} s), to twice the longest gap"

@@ -30,13 +30,16 @@ from vega3d_ros.driver.driver_parameters import declare, read  # noqa: E402
 from vega3d_ros.driver.following import STEP_S, look_ahead, stopping_times  # noqa: E402
 from vega3d_ros.driver.franka_arm import FrankaArm  # noqa: E402
 from vega3d_ros.driver.franka_hand import FrankaHand  # noqa: E402
-from vega3d_ros.driver.trajectory import TrajectoryController  # noqa: E402
+from vega3d_ros.driver.trajectory import TrajectoryController, seconds_of  # noqa: E402
 from vega3d_ros.ros.conversions import stamp_ns, time_message  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 
 LONGEST_S = 300.0
 SETTLES_S = 0.1  # for which it is still told where the arm is, once its path has come to rest
 SPEED_ROOM = 1.1  # beyond the limit of velocity, as messages come unevenly
+# A first point at time 0 says where its sender saw the arm, which rests a little off where it is commanded to be.
+BEGINS_RAD = 0.05
+ROUNDING_RAD = 1e-9
 
 
 class FrankaDriver(Node):
@@ -84,8 +87,8 @@ class FrankaDriver(Node):
         if self._problem:
             return
         state = self._arm.state()
-        fingers = self._own.finger_names if self._hand is not None else ()
-        opening = 0.0 if self._hand is None else self._hand.opening
+        opening = None if self._hand is None else self._hand.opening
+        fingers = () if opening is None else self._own.finger_names
         message = JointState(name=[*self._own.joint_names, *fingers])
         message.header.stamp = self.get_clock().now().to_msg()
         message.position = array.array("d", [*state.positions, *([opening] * len(fingers))])
@@ -105,8 +108,9 @@ class FrankaDriver(Node):
             before = self._controller.at(now_s)
             candidate = TrajectoryController(self._own.joint_names, self._own.finger_names)
             candidate.accept(message, now_s, before[0], before[1])
+            self._check_start(message, before[0])
             positions, velocities = self._path(candidate, now_s)
-            self._check(positions, velocities)
+            self._check(candidate, np.vstack([before[0][: positions.shape[1]], positions]), velocities)
             self._follow(positions, velocities)
         except VegaError as error:
             self._refused += 1
@@ -126,19 +130,50 @@ class FrankaDriver(Node):
         n = len(self._own.joint_names)
         return positions[:, :n], velocities[:, :n]
 
-    def _check(self, positions: FloatArray, velocities: FloatArray) -> None:
+    def _check_start(self, message: JointTrajectory, here: FloatArray) -> None:
+        """Raises VegaError where a trajectory gives no time to its first point, and the arm is not there already.
+
+        here (n,): where it is commanded to be.  One with a stamp is joined under way, wherever its points have gone.
+        """
+        first = message.points[0]
+        since_s = seconds_of(first)
+        if since_s < 0.0:
+            raise VegaError(f"Its first point lies {-since_s:g} s before its start: send times above 0.")
+        if since_s > 0.0 or stamp_ns(message.header.stamp):
+            return
+        where = dict(zip(message.joint_names, first.positions, strict=True))
+        away = np.abs([where[name] - place for name, place in zip(self._own.joint_names, here, strict=False)])
+        worst = int(np.argmax(away))
+        if away[worst] > BEGINS_RAD:
+            raise VegaError(
+                f"Its first point, at time 0, is {away[worst]:.3f} rad from where {self._own.joint_names[worst]} is: "
+                "begin where the arm is, or give it time to go there."
+            )
+
+    def _check(self, controller: TrajectoryController, positions: FloatArray, velocities: FloatArray) -> None:
         """Raises VegaError where the path leaves the limits of the robot's file (one that begins outside may lead
-        back), or is faster than the arm may follow."""
-        own = self._own
-        outside = np.maximum(own.lower - positions, positions - own.upper).clip(min=0.0)
+        back), or is faster than the arm may follow.
+
+        positions (m + 1, 7): where the arm is commanded to be, then the path every `STEP_S`; velocities (m, 7) of the
+        path.  Between these the polynomials count, and from one to the next how far it is, however a segment ends.
+        How hard the path accelerates does not count: targets are shaped within what the arm can.
+        """
+        own, n = self._own, len(self._own.joint_names)
+        seconds, lowest, highest, speeds = controller.extremes()
+        places = np.vstack([positions, lowest[:, :n], highest[:, :n]])
+        outside = np.maximum(own.lower - places, places - own.upper).clip(min=0.0)
         farther = outside.max(axis=0) - outside[0]
         worst = int(np.argmax(farther))
-        if farther[worst] > 0.0:
+        if farther[worst] > ROUNDING_RAD:
             raise VegaError(
                 f"It leads {own.joint_names[worst]} {farther[worst]:.3f} rad beyond its limits, {own.lower[worst]:g} "
                 f"to {own.upper[worst]:g} rad: stay inside safety.lower and safety.upper."
             )
-        fastest = np.abs(velocities).max(axis=0)
+        # Just before one of its points a path is joined at a place that two clocks give, microseconds apart: over less
+        # than a step only how far it is counts.
+        between = speeds[int(seconds[0] < STEP_S) :, :n]
+        steps = np.diff(positions, axis=0) / STEP_S
+        fastest = np.abs(np.vstack([steps, velocities, between])).max(axis=0)
         allowed = SPEED_ROOM * np.minimum(own.velocity, self._arm.velocity)
         worst = int(np.argmax(fastest / allowed))
         if fastest[worst] > allowed[worst]:
@@ -151,8 +186,8 @@ class FrankaDriver(Node):
         self._arm.follow(look_ahead(positions, velocities, self._arm.acceleration, self._arm.ramp_s))
 
     def _hold(self) -> None:
-        fingers = [0.0 if self._hand is None else self._hand.opening] * len(self._own.finger_names)
-        self._controller.hold(np.append(self._arm.target(), fingers))
+        # Where the fingers are does not matter to the arm's path; the hand has its orders apart.
+        self._controller.hold(np.append(self._arm.target(), [0.0] * len(self._own.finger_names)))
 
     def _slow_down(self) -> None:
         """Rest on the path that is under way, as soon as it allows."""

@@ -14,6 +14,7 @@ import numpy as np
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies.types import FloatArray, VegaError
+from vega3d_ros.driver.polynomial import Polynomial
 from vega3d_ros.ros.conversions import stamp_ns
 
 RESTING = float(np.finfo(np.float32).eps)  # rad/s, as the controller has it
@@ -72,7 +73,7 @@ class TrajectoryController:
         origin_s, still = start_s or now_s, np.zeros(len(self._known))
         self._knots = [Knot(now_s, np.array(positions, dtype=np.float64), np.array(velocities, dtype=np.float64))]
         for point in message.points:
-            time_s = origin_s + _seconds(point)
+            time_s = origin_s + seconds_of(point)
             knot = Knot(
                 time_s,
                 spread(point.positions, positions),  # type: ignore[arg-type]  # never empty, see `_check`
@@ -104,9 +105,19 @@ class TrajectoryController:
             end = int(np.searchsorted(times_s, second.time_s))
             if end > begin:
                 here = slice(begin, end)
-                positions[here], velocities[here] = _between(first, second, times_s[here])
+                since_s = np.maximum(0.0, times_s[here] - first.time_s)
+                positions[here], velocities[here] = _between(first, second).at(since_s)
                 begin = end
         return positions, velocities
+
+    def extremes(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Of each segment of an accepted trajectory, from where it begins on: how long it lasts (k,) s; lowest and
+        highest position and largest speed (k, n)."""
+        seconds = np.diff([knot.time_s for knot in self._knots])
+        pairs = zip(self._knots, self._knots[1:], strict=False)
+        pieces = [_between(first, second).extremes() for first, second in pairs]
+        lowest, highest, fastest = (np.array(values) for values in zip(*pieces, strict=True))
+        return seconds, lowest, highest, fastest
 
     def _check(self, message: JointTrajectory, names: list[str], start_s: float, now_s: float) -> None:
         if not self._partial and not self._required <= set(names):
@@ -117,7 +128,7 @@ class TrajectoryController:
             raise VegaError("Joints on incoming trajectory are named twice.")
         if not message.points:
             raise VegaError("Empty trajectory received.")
-        end_s = start_s + _seconds(message.points[-1])
+        end_s = start_s + seconds_of(message.points[-1])
         if start_s and end_s < now_s:
             raise VegaError(
                 f"Received trajectory with non-zero start time ({start_s:f}) that ends in the past ({end_s:f})."
@@ -131,12 +142,12 @@ class TrajectoryController:
                     raise VegaError(f"Velocity of last trajectory point of joint {name} is not zero: {velocity:.15f}.")
         before_s = 0.0
         for index, point in enumerate(message.points):
-            if index and _seconds(point) <= before_s:
+            if index and seconds_of(point) <= before_s:
                 raise VegaError(
                     f"Time between points {index - 1} and {index} is not strictly increasing, it is {before_s:f} and "
-                    f"{_seconds(point):f} respectively."
+                    f"{seconds_of(point):f} respectively."
                 )
-            before_s = _seconds(point)
+            before_s = seconds_of(point)
             _check_point(point, index, len(names))
 
 
@@ -153,30 +164,16 @@ def _check_point(point: JointTrajectoryPoint, index: int, joints: int) -> None:
         raise VegaError("Trajectories with effort fields are currently not supported.")
 
 
-def _seconds(point: JointTrajectoryPoint) -> float:
+def seconds_of(point: JointTrajectoryPoint) -> float:
+    """From the start of its trajectory."""
     return float(point.time_from_start.sec) + 1e-9 * float(point.time_from_start.nanosec)
 
 
-def _between(first: Knot, second: Knot, times_s: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """On the polynomial of least degree that has all that both ends give: linear, cubic or quintic."""
-    seconds = second.time_s - first.time_s
-    ends = [[first.positions, second.positions]]
-    for name in ("velocities", "accelerations"):
-        pair = [getattr(first, name), getattr(second, name)]
-        if any(values is None for values in pair):
+def _between(first: Knot, second: Knot) -> Polynomial:
+    """Of least degree that has all that both ends give."""
+    ends = [(first.positions, second.positions)]
+    for before, after in ((first.velocities, second.velocities), (first.accelerations, second.accelerations)):
+        if before is None or after is None:
             break
-        ends.append(pair)
-    degree = 2 * len(ends) - 1
-    wanted = [values for pair in ends for values in pair]
-    rows = [_powers(np.array([t]), degree, order)[0] for order in range(len(ends)) for t in (0.0, seconds)]
-    coefficients = np.linalg.solve(np.array(rows), np.array(wanted))
-    since = np.maximum(0.0, times_s - first.time_s)
-    return _powers(since, degree, 0) @ coefficients, _powers(since, degree, 1) @ coefficients
-
-
-def _powers(t: FloatArray, degree: int, order: int) -> FloatArray:
-    """Row i r with r @ coefficients = the derivative of that order, at t[i], of the polynomial sum c_k t^k."""
-    rows = np.zeros((len(t), degree + 1))
-    for k in range(order, degree + 1):
-        rows[:, k] = np.prod(np.arange(k - order + 1, k + 1)) * t ** (k - order)
-    return rows
+        ends.append((before, after))
+    return Polynomial(second.time_s - first.time_s, ends)

@@ -11,6 +11,7 @@ import time
 from vega3d_ros.control.control_loop import ControlLoop, JointCommand, JointSample
 from vega3d_ros.control.frame_buffer import FrameBuffer
 from vega3d_ros.control.journal import Journal, no_journal, query_fields, tick_fields
+from vega3d_ros.inference.failures import begin_episode
 
 
 class Lockstep:
@@ -32,10 +33,11 @@ class Lockstep:
         self._tolerance_ns = period_ns // 2
 
     def reset(self) -> None:
-        """Forget the queue, the policy's memory and the joint state that waits."""
+        """Forget the queue, the policy's memory and the joint state that waits.  Raises VegaError where the policy
+        cannot begin."""
         self.pending = None
         self.queried_frames_ns = None
-        self.loop.reset()
+        begin_episode(self.loop.reset)
         self.journal("start")
 
     def discard(self) -> None:

@@ -22,8 +22,12 @@ from pathlib import Path
 
 from policies.types import VegaError
 
+BACKLOG = 20_000  # lines that wait to be shown
 # Environment variable: id of the process without which a node must not go on.
 LAUNCHER = "VEGA3D_LAUNCHER"
+# s for a node's last callback after a signal; longer where a machine is slow, shorter where who commands must be gone.
+END_S = 5.0
+END_VARIABLE = "VEGA3D_END_S"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -46,10 +50,26 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for file in files for child in file.read_text().split()]
 
 
+def end_seconds(environment: Mapping[str, str]) -> float:
+    """How long a node with these variables takes for its end, s.  Raises VegaError."""
+    text = environment.get(END_VARIABLE, str(END_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 600.0:
+        raise VegaError(f"{END_VARIABLE}={text} is not possible: give a number of seconds from 0 to 600.")
+    return seconds
+
+
 def print_line(name: str, line: str) -> None:
     """Show one line of output under the name of its process."""
-    # In one piece, because several reader threads print.
-    print(f"[{name}] {line}\n", end="", flush=True)
+    # In one piece, because several threads print.
+    text = f"[{name}] {line}\n"
+    try:
+        print(text, end="", flush=True)
+    except UnicodeEncodeError:  # letters that the terminal's encoding lacks
+        print(text.encode("ascii", "backslashreplace").decode(), end="", flush=True)
 
 
 class ChildProcess:
@@ -57,7 +77,9 @@ class ChildProcess:
 
     Start it from the main thread: the kernel ties its life to the thread that forked it.  Methods
     may be called from any thread.  folder: where it runs; None: where this process does.
-    `on_line(name, line)` is called in a reader thread for every line of stdout and stderr.
+    `on_line(name, line)` is called in a thread of its own for every line of stdout and stderr, but for those that come
+    while `BACKLOG` wait for it: whoever shows them may be slow, or gone, and the child must never wait in its log line.
+    What it raises is dropped, with the line.
     at_parents_death: the signal that the kernel then sends; SIGTERM leaves a child that moves an arm time to stop it.
 
     Raises VegaError if the command cannot be started.
@@ -80,6 +102,8 @@ class ChildProcess:
         self._lines: deque[str] = deque(maxlen=keep_lines)
         self._news = threading.Condition()
         self._line_count = 0
+        self._unshown: deque[str] = deque()
+        self._shown = self._dropped = 0
         self._output_ended = False
         self._group_ended = False
         try:
@@ -100,6 +124,8 @@ class ChildProcess:
             raise VegaError(f"{name} cannot be started ({error}): check that {self.command[0]} exists.") from error
         self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
         self._reader.start()
+        self._shower = threading.Thread(target=self._show, name=f"words of {name}", daemon=True)
+        self._shower.start()
 
     @property
     def pid(self) -> int:
@@ -122,6 +148,10 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             return None
         self._reader.join(1.0)
+        shown = -1
+        while self._shower.is_alive() and shown != self._shown:
+            shown = self._shown
+            self._shower.join(1.0)
         return status
 
     def wait_for_line(self, text: str, timeout_s: float) -> str:
@@ -180,13 +210,32 @@ class ChildProcess:
                 with self._news:
                     self._lines.append(line)
                     self._line_count += 1
+                    if self._on_line is not None:
+                        self._unshown.append(line)
+                        if len(self._unshown) > BACKLOG:
+                            self._unshown.popleft()
+                            self._dropped += 1
                     self._news.notify_all()
-                if self._on_line is not None:
-                    self._on_line(self.name, line)
         finally:
             with self._news:
                 self._output_ended = True
                 self._news.notify_all()
+
+    def _show(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._unshown or self._output_ended)
+                if not self._unshown:
+                    return
+                lines = [self._unshown.popleft()]
+                if self._dropped:
+                    lines.insert(0, f"({self._dropped} lines are not shown here, since nobody took them in time)")
+                self._dropped = 0
+            for line in lines:
+                with contextlib.suppress(Exception):
+                    assert self._on_line is not None
+                    self._on_line(self.name, line)
+            self._shown += 1
 
     def __enter__(self) -> ChildProcess:
         return self
@@ -195,7 +244,7 @@ class ChildProcess:
         self.stop()
 
 
-def stop_all(children: Sequence[ChildProcess], grace_s: float = 5.0) -> None:
+def stop_all(children: Sequence[ChildProcess], grace_s: float = END_S) -> None:
     """End all of them at the same time, so that the whole takes about `grace_s`, not its multiple."""
     for child in children:
         child.signal(signal.SIGTERM)  # a Python that still imports ends without a traceback

@@ -26,6 +26,7 @@ from vega3d_ros.control.control_loop import (
 )
 from vega3d_ros.control.frame_buffer import FrameBuffer
 from vega3d_ros.control.journal import Journal, no_journal, query_fields, tick_fields
+from vega3d_ros.inference.failures import begin_episode
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class InferenceWorker:
         self._policy = policy
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._unready: VegaError | None = None  # why the episode could not begin; of the worker's thread
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
@@ -73,6 +75,8 @@ class InferenceWorker:
         def job() -> None:
             chunk, error = None, None
             try:
+                if self._unready is not None:
+                    raise self._unready
                 chunk = self._policy.act(observation)
             except Exception as raised:  # the control thread decides what a failing policy means
                 error = raised
@@ -81,7 +85,15 @@ class InferenceWorker:
         self._jobs.put(job)
 
     def reset(self) -> None:
-        self._jobs.put(self._policy.reset)
+        """Begin an episode; where the policy cannot, that is the answer to every question of it."""
+        self._jobs.put(self._begin)
+
+    def _begin(self) -> None:
+        self._unready = None
+        try:
+            begin_episode(self._policy.reset)
+        except VegaError as error:
+            self._unready = error
 
     def answer(self) -> Answer | None:
         """The oldest answer that is ready, without waiting."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import cast
 
-from policies.types import AS_CONFIGURED, ActionChunk, Observation, PolicySpec, SpeedOptions, VegaError
+from policies.types import AS_CONFIGURED, ActionChunk, Observation, PolicySpec, SpeedOptions
+from vega3d_ros.inference.failures import begin_episode, policy_failed
 from vega3d_ros.inference.separate import SeparateModel, serve
 
 BEGIN = "from vega3d_ros.inference.separate_policy import serve_policy; serve_policy()"
@@ -52,16 +53,9 @@ def serve_policy() -> None:
         def answer(question: Observation | None) -> ActionChunk | None:
             if question is not None:
                 return policy.act(question)
-            policy.reset()
+            begin_episode(policy.reset)
             return None
 
         return policy.spec, answer
 
     serve(load, policy_failed)
-
-
-def policy_failed(error: Exception) -> VegaError:
-    """What no policy should raise, in one sentence."""
-    return VegaError(
-        f"The policy failed ({type(error).__name__}: {str(error)[:200]}): see the log, then call ~/start again."
-    )

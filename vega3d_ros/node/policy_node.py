@@ -30,9 +30,10 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from policies.types import Policy, VegaError  # noqa: E402
 from vega3d_ros.control.journal import no_journal  # noqa: E402
+from vega3d_ros.inference.failures import policy_failed  # noqa: E402
 from vega3d_ros.inference.lockstep import Lockstep  # noqa: E402
 from vega3d_ros.inference.realtime import Realtime  # noqa: E402
-from vega3d_ros.inference.separate_policy import SeparatePolicy, policy_failed  # noqa: E402
+from vega3d_ros.inference.separate_policy import SeparatePolicy  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
 from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E402
@@ -183,9 +184,11 @@ class PolicyNode(CarefulLifecycleNode):
             if self._outputs is None or self._inputs is None:
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
+            response.success = self._condition.running
             problem = self._condition.not_connected or self._inputs.problem()
-            response.success = True
             response.message = f"Started, and waiting: {problem}" if problem else "Started."
+            if not response.success:
+                response.message = self._condition.fault
         except VegaError as error:
             response.message = str(error)
             self.get_logger().error(response.message)
@@ -198,14 +201,18 @@ class PolicyNode(CarefulLifecycleNode):
         return response
 
     def _start(self) -> None:
-        """Begin an episode: nothing from before counts."""
+        """Begin an episode: nothing from before counts.  A policy that cannot is a fault."""
         assert self._inputs is not None and self._runner is not None
         assert self._outputs is not None and self._vigilance is not None
         self._condition.running = self._condition.moving = False
         self._vigilance.reset()
         self._condition.refused_in_a_row = self._condition.late_in_a_row = 0
         self._inputs.clear(None if self._lockstep else self._now_ns())
-        self._runner.reset()
+        try:
+            self._runner.reset()
+        except VegaError as error:
+            self._fail(str(error))
+            return
         self._outputs.reset()
         if self._commander is not None:
             self._commander.forget()

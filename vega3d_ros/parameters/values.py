@@ -75,8 +75,11 @@ def check_known(names: Iterable[str]) -> None:
     raise VegaError(f"nothing reads {told}: correct or remove {'it' if len(unknown) == 1 else 'them'}")
 
 
-def check_together(values: Mapping[str, Any]) -> None:
-    """What is given, by full name, must agree with the rest of what is given.  Raises VegaError."""
+def check_together(values: Mapping[str, Any], whole: bool = True) -> None:
+    """What is given, by full name, must agree with the rest of what is given.  Raises VegaError.
+
+    whole: nothing is given elsewhere.
+    """
     joints = values.get("joint_names")
     if joints:
         _check_counts(values, list(joints))
@@ -95,7 +98,7 @@ def check_together(values: Mapping[str, Any]) -> None:
     quaternion = values.get("base_quaternion")
     if quaternion is not None and abs(np.linalg.norm(quaternion) - 1.0) > 1e-3:
         raise VegaError("'base_quaternion' is not a unit quaternion xyzw: correct it")
-    _check_gripper(values)
+    _check_gripper(values, whole)
     _check_body(values)
     _check_home(values)
 
@@ -112,7 +115,7 @@ def _check_counts(values: Mapping[str, Any], joints: Sequence[str]) -> None:
             raise VegaError(f"'{name}' has {len(given)} numbers: give one, or one for each of {len(joints)} joints")
 
 
-def _check_gripper(values: Mapping[str, Any]) -> None:
+def _check_gripper(values: Mapping[str, Any], whole: bool) -> None:
     joint, listed = values.get("gripper.command_joint"), values.get("gripper.joints")
     for name, fingers in (("gripper.joints", listed or []), ("gripper.command_joint", [joint])):
         of_the_arm = [finger for finger in fingers if finger in (values.get("joint_names") or [])]
@@ -120,7 +123,7 @@ def _check_gripper(values: Mapping[str, Any]) -> None:
             raise VegaError(f"'{name}' has '{of_the_arm[0]}', which is one of joint_names too: name it in one of them")
         if len(set(fingers)) != len(fingers):
             raise VegaError(f"'{name}' lists a joint twice: give each once")
-    if joint and listed is not None and joint not in listed:
+    if joint and joint not in (listed or []) and (whole or listed is not None):
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
         )

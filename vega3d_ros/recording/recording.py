@@ -6,6 +6,7 @@ No ROS: messages come serialised (CDR), as rclpy hands them to a raw subscriptio
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -18,7 +19,8 @@ from typing import Any, Literal
 from policies.types import VegaError
 
 QUEUE_BYTES = 256 * 2**20
-CLOSE_S = 30.0
+CLOSE_S = 30.0  # where nothing else ends the process
+WRITE_SHARE = 0.6  # of the time to close, in which what is queued is still written; the rest is for the bag's own end
 FLUSH_S = 0.5  # a recorder that is killed loses less than a second
 # Metadata of this version is read by rosbag2 from Iron on; Jazzy and later write the next one.
 BAG_VERSION: Literal[8] = 8
@@ -41,9 +43,12 @@ class Written:
     messages: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
+    def lost(self) -> str:
+        """How many of which topic, or 'none'."""
+        return ", ".join(f"{count} of {topic}" for topic, count in sorted(self.dropped.items()) if count) or "none"
+
     def sentence(self) -> str:
-        lost = ", ".join(f"{count} of {topic}" for topic, count in sorted(self.dropped.items()))
-        return f"{sum(self.messages.values())} messages are recorded; {lost or 'none'} were dropped."
+        return f"{sum(self.messages.values())} messages are recorded; {self.lost()} were dropped."
 
 
 class BagWriter:
@@ -60,6 +65,8 @@ class BagWriter:
         self.error = ""
         self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
         self._room = queue_bytes
+        self._queued: Counter[str] = Counter()
+        self._until_s = math.inf  # time.monotonic() from which on what is queued is dropped
         self._lock = threading.Lock()
         self._writer, self._connections = _open(folder, topics)
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
@@ -72,6 +79,7 @@ class BagWriter:
                 self.written.dropped[topic] += 1
                 return
             self._room -= len(data)
+            self._queued[topic] += 1
         self._queue.put((topic, time_ns, data))
 
     def lost(self, topic: str, count: int) -> None:
@@ -79,12 +87,21 @@ class BagWriter:
         with self._lock:
             self.written.dropped[topic] += count
 
-    def close(self) -> Written:
-        """Write what is queued and end the file.  Raises VegaError if that fails."""
+    def close(self, within_s: float = CLOSE_S) -> Written:
+        """Write what is queued and end the file; what the disk does not take in time is dropped and counted.
+
+        Raises VegaError if the bag could not be ended within `within_s`, or failed before.
+        """
+        self._until_s = time.monotonic() + WRITE_SHARE * within_s
         self._queue.put(None)
-        self._thread.join(CLOSE_S)
-        if self._thread.is_alive():
-            self.error = self.error or f"The disk of {self.folder} is too slow: the bag was left unfinished."
+        self._thread.join(within_s)
+        if self._thread.is_alive() and not self.error:
+            with self._lock:
+                self.written.dropped += self._queued
+            self.error = (
+                f"The disk of {self.folder} is too slow, and the bag was left unfinished: vega3d-replay reads what is "
+                f"whole of it; {self.written.lost()} were dropped."
+            )
         if self.error:
             raise VegaError(self.error)
         return self.written
@@ -97,11 +114,14 @@ class BagWriter:
                     if (item := self._queue.get(timeout=FLUSH_S)) is None:
                         break
                     topic, time_ns, data = item
-                    self._writer.write(self._connections[topic], time_ns, data)
-                    waiting = True
+                    late = time.monotonic() > self._until_s
+                    if not late:
+                        self._writer.write(self._connections[topic], time_ns, data)
+                        waiting = True
                     with self._lock:
                         self._room += len(data)
-                        self.written.messages[topic] += 1
+                        self._queued[topic] -= 1
+                        (self.written.dropped if late else self.written.messages)[topic] += 1
                 if waiting and time.monotonic() - flushed > FLUSH_S:
                     flush(self._writer)
                     flushed, waiting = time.monotonic(), False

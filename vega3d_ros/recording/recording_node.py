@@ -8,13 +8,15 @@ activated, so that nothing is missed (the startup manager does).  Beside the top
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vega3d_ros.ros.dds import apply_defaults
 
@@ -37,16 +39,22 @@ from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from policies.checkpoints import checkpoint_sha256  # noqa: E402
 from policies.types import VegaError  # noqa: E402
-from vega3d_ros.recording.recording import BagWriter, Topic  # noqa: E402
+from vega3d_ros.recording.recording import CLOSE_S, BagWriter, Topic  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.node_help import answer_help  # noqa: E402
-from vega3d_ros.ros.node_process import asked_to_end, read_robot_description, run_node  # noqa: E402
+from vega3d_ros.ros.node_process import (  # noqa: E402
+    asked_to_end,
+    read_robot_description,
+    run_node,
+    seconds_to_end,
+)
 from vega3d_ros.ros.service_calls import ask  # noqa: E402
 from vega3d_ros.topics.command_writers import command_topics  # noqa: E402
 
 ANSWER_S = 10.0
 AGAIN_S = 2.0
 CHECK_S = 0.5
+ENDING_S = 0.5  # for what comes after the bag's end
 LINGER_S = 0.5  # what was sent before the signal may still be on its way
 DEPTH = 1000
 
@@ -70,14 +78,15 @@ class Recorder(Node):  # type: ignore[misc]
         self.create_timer(CHECK_S, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def destroy_node(self) -> None:
-        """Ends the bag."""
+        """Ends the bag, before the process is ended."""
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
-                written = writer.close()
-                print(f"{written.sentence()} The bag is {writer.folder}.", flush=True)
+                left_s = seconds_to_end() - ENDING_S
+                written = writer.close(max(ENDING_S, left_s) if math.isfinite(left_s) else CLOSE_S)
+                _tell(f"{written.sentence()} The bag is {writer.folder}.", sys.stdout)
         except VegaError as error:
-            print(error, file=sys.stderr, flush=True)
+            _tell(str(error), sys.stderr)
         finally:
             super().destroy_node()
 
@@ -234,6 +243,11 @@ def parameter_node(values: dict[str, Any], name: str, **options: Any) -> Node:
     )
     node_parameters.declare(node)
     return node
+
+
+def _tell(sentence: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # whoever read our output may be gone
+        print(sentence, file=stream, flush=True)
 
 
 def _kind(kind: type[Any]) -> str:

@@ -51,18 +51,23 @@ class RecordedPolicy:
     def __init__(self, policy: Policy, compared: Compared) -> None:
         self._policy, self._compared = policy, compared
         self.frames_known = False
+        self._unready = ""
 
     @property
     def spec(self) -> PolicySpec:
         return self._policy.spec
 
     def reset(self) -> None:
-        self._policy.reset()
+        self._unready = ""
+        try:
+            self._policy.reset()
+        except Exception as raised:  # a policy that failed then shall fail again
+            self._unready = str(raised) or type(raised).__name__
 
     def ask(self, observation: Observation) -> Callable[[Event], ActionChunk]:
         """Asks now; the function returned compares with the recorded answer, and returns what to go on with."""
-        chunk, error = None, ""
-        if self.frames_known:
+        chunk, error = None, self._unready
+        if self.frames_known and not error:
             try:
                 chunk = self._policy.act(observation)
             except Exception as raised:  # a policy that failed then shall fail again

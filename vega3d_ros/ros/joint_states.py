@@ -26,6 +26,10 @@ TURN = 2.0 * np.pi
 SHARES = (-2.0, 3.0)
 
 
+class JointsMissing(VegaError):
+    """Joints have not been told of, or not for too long; they may come in a message of their own."""
+
+
 @dataclass(frozen=True)
 class FingerMap:
     """Readings of the gripper's joints -> openings as the policy was trained on, m, 0 = closed, never the reverse.
@@ -169,7 +173,7 @@ class JointReader:
         """Whether the message names any joint of this robot."""
         return any(self._named(tuple(message.name)))
 
-    def lacks(self, message: JointState) -> VegaError:
+    def lacks(self, message: JointState) -> JointsMissing:
         """What to say of a message that names none."""
         return _lacks(self._joints, message)
 
@@ -177,7 +181,8 @@ class JointReader:
         """The sample that this message completes, None while joints are awaited; now_s: any steady clock.
 
         Positions (n,) rad, unwrapped; velocities (n,) rad/s; gripper_positions in units of the gripper's joints.  The
-        stamp is the oldest of the arm's joints.  Raises VegaError on what cannot be used.
+        stamp is the oldest of the arm's joints.  Raises VegaError on what cannot be used; JointsMissing
+        where some have not come.
         """
         arm, fingers = self._named(tuple(message.name))
         if not arm and not fingers:
@@ -231,9 +236,9 @@ def joint_reader(parameters: NodeParameters, continuous: Collection[str], togeth
     )
 
 
-def _lacks(missing: Sequence[_Joint], message: JointState) -> VegaError:
+def _lacks(missing: Sequence[_Joint], message: JointState) -> JointsMissing:
     names, shown = [joint.name for joint in missing], [name[:32] for name in message.name[:12]]
-    return VegaError(
+    return JointsMissing(
         f"joint_states lacks {names} and has {shown}{' ...' if len(message.name) > 12 else ''}: correct "
         "joint_names and gripper.joints in the robot's YAML."
     )

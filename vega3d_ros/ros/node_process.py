@@ -25,13 +25,10 @@ from std_msgs.msg import String
 
 from policies.types import VegaError
 from vega3d_ros.control.resources import resolve
-from vega3d_ros.inference.process import LAUNCHER
+from vega3d_ros.inference.process import LAUNCHER, end_seconds
 from vega3d_ros.parameters.robot_file import strict_arguments
 from vega3d_ros.ros.node_help import answer_help
 
-# s for the last callback after a signal; longer where a machine is slow, shorter where who commands must be gone.
-END_S = 5.0
-END_VARIABLE = "VEGA3D_END_S"
 SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
 DESCRIPTION_S = 5.0
 _at_once = False
@@ -110,7 +107,7 @@ def start_ros(args: list[str] | None = None) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
-    threading.Thread(target=_end_in_time, args=(_end_seconds(),), name="end in time", daemon=True).start()
+    threading.Thread(target=_end_in_time, args=(end_seconds(os.environ),), name="end in time", daemon=True).start()
     _watch_launcher()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -122,6 +119,11 @@ def start_ros(args: list[str] | None = None) -> None:
 def asked_to_end(since_s: float = 0.0) -> bool:
     """Whether a signal has come since `start_ros`, at least `since_s` ago."""
     return time.monotonic() - _asked_s >= since_s
+
+
+def seconds_to_end() -> float:
+    """After which the process is ended with whatever it still does; infinite while no signal has come."""
+    return _asked_s + end_seconds(os.environ) - time.monotonic()
 
 
 @contextmanager
@@ -153,17 +155,6 @@ def _on_signal(*_: object) -> None:
     _asked_s = min(_asked_s, time.monotonic())
     if _at_once:
         os._exit(0)
-
-
-def _end_seconds() -> float:
-    text = os.environ.get(END_VARIABLE, str(END_S))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds <= 600.0:
-        raise VegaError(f"{END_VARIABLE}={text} is not possible: give a number of seconds from 0 to 600.")
-    return seconds
 
 
 def _end_in_time(end_s: float) -> None:

@@ -25,9 +25,9 @@ from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion
 from vega3d_ros.control.guard.smoothing import PathStream
+from vega3d_ros.inference.process import END_S
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
-from vega3d_ros.ros.node_process import END_S
 from vega3d_ros.ros.qos_events import publisher_events
 from vega3d_ros.topics.action_writer import ActionWriter
 from vega3d_ros.topics.trajectories import trajectories
