@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from policies.files import weight_files
 from policies.openvla.loading import load_openvla_oft
-from policies.openvla.preprocessing import EMPTY_TOKEN
+from policies.openvla.preprocessing import EMPTY_TOKEN, prompt
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden" / "openvla_oft_tiny"
@@ -257,6 +258,21 @@ def test_prompt_is_tokenised_as_in_training(folder):
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = load_openvla_oft(folder).encode_prompt("Pick up the MILK")
     assert ids[:2] == [1, 7] and ids[-3:] == [8, 9, EMPTY_TOKEN]
+
+
+@pytest.mark.parametrize(("padding", "length"), [("max_length", 40), (False, 3)])
+def test_padding_and_truncation_stored_with_the_tokenizer_are_not_obeyed(padding, length, folder):
+    vocabulary = {"<s>": 1, "<unk>": 0, "In:": 7, "milk?": 8, "Out:": 9}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    theirs = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
+    theirs("milk?", padding=padding, truncation=True, max_length=length)
+    theirs.save_pretrained(folder)
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    assert saved["truncation"] is not None and (saved["padding"] is not None) == bool(padding)
+    words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))(prompt("pick up the milk")).input_ids
+    ids = load_openvla_oft(folder).encode_prompt("pick up the milk")
+    assert ids == [1, *words, EMPTY_TOKEN] and len(words) > 3
 
 
 def test_missing_tokenizer_is_named(folder):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_reasoner import CHECKPOINT, write_tiny_reasoner
+from transformers import PreTrainedTokenizerFast
 
 from policies import check_parity
 from policies.spatial import scene
@@ -89,6 +90,28 @@ def test_frames_read_one_after_another_are_read_as_in_one_piece(reasoner: Spatia
     logits, _ = reasoner.logits(torch.tensor([[*ids, *found]]), seen)
     logs = [logits[0, len(ids) - 1 + i].log_softmax(0)[token] for i, token in enumerate(found)]
     assert answer.confidence == pytest.approx(float(torch.stack(logs).mean().exp()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("padding", "length"), [("max_length", 40), (False, 3)])
+def test_padding_and_truncation_stored_with_the_tokenizer_are_not_obeyed(
+    padding: str | bool, length: int, reasoner: SpatialReasoner
+) -> None:
+    seen, question = [reasoner.see(frame(1))], "w5 w6 w7 w8 w9 ?"
+    before = reasoner.answer(seen, question)
+    path = str(reasoner.folder / "tokenizer.json")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=path, unk_token="w0", pad_token="<|pad|>")
+    theirs("w5", padding=padding, truncation=True, max_length=length)
+    theirs.save_pretrained(reasoner.folder)
+    again = load_reasoner(reasoner.folder, dtype=torch.float32, pixels=None)
+    expected = PreTrainedTokenizerFast(tokenizer_file=path)(question + ASSISTANT, add_special_tokens=False).input_ids
+    assert again.tokenizer.encode(question + ASSISTANT, add_special_tokens=False).ids == expected
+    assert again.answer(seen, question) == before
+
+
+def test_a_damaged_tokenizer_is_one_sentence(reasoner: SpatialReasoner) -> None:
+    (reasoner.folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(VegaError, match=r"tokenizer\.json.*is no tokenizer"):
+        reasoner.ask([reasoner.see(frame(1))], "w5 ?")
 
 
 def test_registered_framing_reads_the_rows_that_the_official_one_cuts_away(folder: Path) -> None:

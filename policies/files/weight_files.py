@@ -64,6 +64,25 @@ def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] |
         ) from error
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a checkpoint; a prompt has as many ids as its words make.  Raises VegaError.
+
+    `save_pretrained` stores the padding and truncation of whatever was tokenised last; transformers heeds neither.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def as_published(names: Iterable[str]) -> Mapping[str, str]:
     """The layout of a file whose names are those that this package reads."""
     return {name: name for name in names}

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from policies.files.json_config import read_json
-from policies.files.weight_files import resolve_folder
+from policies.files.weight_files import read_tokenizer, resolve_folder
 from policies.fusion.fused_policy import StageClock
 from policies.spatial.branch import GenerativeBranch, load_branch
 from policies.spatial.config import read_branch
@@ -137,10 +137,7 @@ class SpatialReasoner:
     @property
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            path = self.folder / "tokenizer.json"
-            if not path.is_file():
-                raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = read_tokenizer(self.folder)
         return self._tokenizer
 
     def _decode(self, ids: Sequence[int]) -> str:
