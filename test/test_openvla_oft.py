@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from policies.files import weight_files
 from policies.openvla.loading import load_openvla_oft
@@ -279,6 +279,52 @@ def test_missing_tokenizer_is_named(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(VegaError, match=r"tokenizer\.json"):
         load_openvla_oft(folder, dtype=torch.float32).encode_prompt("pick up the milk")
+
+
+def rewrite_text_config(folder, changes, removed=("rope_theta", "rope_scaling")):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] = {k: v for k, v in config["text_config"].items() if k not in removed} | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return config["text_config"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rope_theta": 5e5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 100.0, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": 5e5},
+        {"rope_scaling": {"type": "default"}, "rope_theta": 5e5},
+    ],
+)
+def test_rotary_positions_are_those_of_transformers_whichever_way_they_are_written(changes, folder):
+    text = rewrite_text_config(folder, changes)
+    theirs = LlamaModel(LlamaConfig(**(text | {"num_hidden_layers": 1}))).rotary_emb
+    assert torch.equal(load_openvla_oft(folder, dtype=torch.float32).rotary.inv_freq, theirs.inv_freq)
+    written_anew = rewrite_text_config(folder, LlamaConfig(**text).to_dict(), removed=(*text, "rope_theta"))
+    assert "rope_parameters" in written_anew and "rope_theta" not in written_anew
+    assert torch.equal(load_openvla_oft(folder, dtype=torch.float32).rotary.inv_freq, theirs.inv_freq)
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}, "scales its rotary positions"),
+        ({"type": "linear", "factor": 4.0}, "scales its rotary positions"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "scales its rotary positions"),
+        ({"full_attention": {"rope_type": "default", "rope_theta": 5e5}}, "scales its rotary positions"),
+        ({"rope_type": "default", "rope_theta": "5e5"}, "rope_theta.*'5e5'"),
+        ({"rope_type": "default", "rope_theta": 0}, "rope_theta.*0"),
+        ([4.0], "scales its rotary positions"),
+    ],
+)
+def test_other_rotary_positions_are_refused_under_both_names(name, value, sentence, folder):
+    rewrite_text_config(folder, {name: value})
+    with pytest.raises(VegaError, match=sentence):
+        load_openvla_oft(folder)
 
 
 def test_statistics_file_overrides_the_config(folder):

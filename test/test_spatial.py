@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_reasoner import CHECKPOINT, write_tiny_reasoner
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from policies import check_parity
 from policies.spatial import scene
@@ -202,6 +202,57 @@ def test_newer_tensor_names_load_too(folder: Path) -> None:
 def test_bad_checkpoints_are_one_sentence(change: dict[str, object], sentence: str, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(VegaError, match=sentence) as caught:
+        load_reasoner(folder, dtype=torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def respell(folder: Path, rotary: dict[str, object]) -> None:
+    """The checkpoint with `rotary` in the place of what its config says of rotary positions."""
+    config = json.loads((folder / "config.json").read_text())
+    plain = {name: value for name, value in config.items() if not name.startswith("rope_")}
+    (folder / "config.json").write_text(json.dumps(plain | rotary))
+
+
+@pytest.mark.parametrize(
+    "values", [{"rope_type": "default", "rope_theta": 500.0}, {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}]
+)
+def test_rotary_positions_are_read_under_both_of_their_names(values: dict[str, object], folder: Path) -> None:
+    ids = torch.arange(5, 35)[None]
+    before = load_reasoner(folder, dtype=torch.float32, pixels=None).logits(ids, [])[0]
+    section = {"mrope_section": [2, 3, 3]}
+    found = []
+    for rotary in (
+        {"rope_scaling": values | section, "rope_theta": values["rope_theta"]},
+        {"rope_parameters": values | section},
+        {"text_config": {"rope_parameters": values | section}},
+    ):
+        config = json.loads((folder / "config.json").read_text())
+        if "text_config" in rotary:  # as transformers 5 writes it
+            text = Qwen2_5_VLConfig(**{k: v for k, v in config.items() if "generative" not in k}).text_config
+            rotary = {"text_config": text.to_dict() | rotary["text_config"]}
+        respell(folder, rotary)
+        found.append(load_reasoner(folder, dtype=torch.float32, pixels=None).logits(ids, [])[0])
+    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert all(torch.allclose(ours, theirs(input_ids=ids).logits, atol=1e-5) for ours in found)
+    assert not torch.allclose(found[0], before, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rotary", "sentence"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 4]}}, "mrope_section"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": "233"}, "rope_theta": 1e6}, "mrope_section"),
+        ({"rope_theta": 1e6}, "mrope_section"),
+        ({"rope_parameters": {"rope_type": "new", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}, "cannot be loaded"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}, "cannot be load"),
+        ({"rope_parameters": 3}, "cannot be loaded"),
+    ],
+)
+def test_rotary_positions_that_cannot_be_are_one_sentence(
+    rotary: dict[str, object], sentence: str, folder: Path
+) -> None:
+    respell(folder, rotary)
     with pytest.raises(VegaError, match=sentence) as caught:
         load_reasoner(folder, dtype=torch.float32)
     assert "\n" not in str(caught.value)

@@ -18,7 +18,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -35,6 +34,7 @@ from policies.types import Image, SceneAnswer, VegaError, check_question
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt")
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
+QWEN_SECTION = [16, 24, 24]  # mrope_section where a config has none
 IMAGE_TYPE = 1  # what transformers calls an image's tokens
 
 
@@ -268,12 +268,14 @@ def _load_qwen(folder: Path, device: torch.device, dtype: torch.dtype) -> Qwen2_
     try:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder,
-            config=Qwen2_5_VLConfig(**_plain(folder)),
+            config=_config(folder),
             dtype=dtype,
             output_loading_info=True,
             local_files_only=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except VegaError:
+        raise
+    except Exception as error:  # whatever a value of the wrong kind leads to inside
         reason = " ".join(str(error).split())[:200]
         raise VegaError(f"Qwen2.5-VL in '{folder}' cannot be loaded ({reason}): copy it again.") from error
     finally:
@@ -286,5 +288,19 @@ def _load_qwen(folder: Path, device: torch.device, dtype: torch.dtype) -> Qwen2_
     return model.to(device).eval().requires_grad_(False)
 
 
-def _plain(folder: Path) -> dict[str, Any]:
-    return {k: v for k, v in read_json(folder / "config.json").items() if "generative" not in k}
+def _config(folder: Path) -> Qwen2_5_VLConfig:
+    """Qwen2.5-VL's own settings, under the names of either age of transformers.
+
+    Raises VegaError for rotary positions that share a head out as none of its size can.
+    """
+    path = folder / "config.json"
+    config = Qwen2_5_VLConfig(**{k: v for k, v in read_json(path).items() if "generative" not in k})
+    text = config.get_text_config()
+    section = text.rope_parameters.get("mrope_section", QWEN_SECTION)
+    half = text.hidden_size // text.num_attention_heads // 2
+    if not isinstance(section, list) or not all(type(n) is int and n > 0 for n in section) or sum(section) != half:
+        raise VegaError(
+            f"Setting 'mrope_section' in '{path}' is {section!r}: give a list of how many of {half} pairs turn with "
+            "time, rows and columns."
+        )
+    return config
