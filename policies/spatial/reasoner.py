@@ -4,15 +4,14 @@
          └─► GenerativeBranch = f_gen ────┴► fused tokens, kept ─► language model: frames, kept ─► question ─► answer
 
 A frame is encoded once, when it comes; the language model reads each frame once, and a second question about the same
-frames only reads the question.  Greedy, with fixed noise, and one frame at a time: the same frames and question give
-the same answer, whatever was asked before.
+frames only reads the question.  Greedy, within the rules that the checkpoint's generation_config.json sets, with fixed
+noise, and one frame at a time: the same frames and question give the same answer, whatever was asked before.
 
 Source: VEGA-3D, arXiv 2603.19235, and its branch spatial-reasoning (ca64583).
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Sequence
@@ -21,20 +20,20 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers.generation.logits_process import LogitsProcessorList
 
-from policies.files.json_config import read_json
 from policies.files.weight_files import read_tokenizer, resolve_folder
 from policies.fusion.fused_policy import StageClock
 from policies.spatial.branch import GenerativeBranch, load_branch
 from policies.spatial.config import read_branch
 from policies.spatial.frames import EVALUATION_PIXELS, Patches, crop_frame, to_patches
+from policies.spatial.qwen import GreedyRules, load_qwen
 from policies.types import Image, SceneAnswer, VegaError, check_question
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt")
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
-QWEN_SECTION = [16, 24, 24]  # mrope_section where a config has none
 IMAGE_TYPE = 1  # what transformers calls an image's tokens
 
 
@@ -50,18 +49,20 @@ class FrameTokens:
 class _Prefix:
     """What the language model remembers of frames it has read; `frames` are told apart by identity.
 
-    ends: (length, next position) of the sequence before the first frame and after each.
+    ends: (length, next position) of the sequence before the first frame and after each.  ids: of that sequence.
     """
 
     frames: list[FrameTokens]
     cache: DynamicCache
     ends: list[tuple[int, int]]
+    ids: list[int]
 
     def rewind(self) -> None:
         """Forget what was read after the last frame."""
         surplus = self.cache.get_seq_length() - self.ends[-1][0]
         if surplus > 0:
             self.cache.crop(-surplus)  # transformers takes no other number
+        del self.ids[self.ends[-1][0] :]
 
 
 class SpatialReasoner:
@@ -84,8 +85,8 @@ class SpatialReasoner:
             config.vision_start_token_id,
             config.vision_end_token_id,
         )
-        stops = model.generation_config.eos_token_id
-        self._stops = {stops} if isinstance(stops, int) else set(stops or ())
+        vocabulary = model.lm_head.weight.shape[0]
+        self._rules = GreedyRules(model.generation_config, folder, vocabulary, model.device)
 
     @torch.inference_mode()
     def see(self, frame: Image) -> FrameTokens:
@@ -149,7 +150,7 @@ class SpatialReasoner:
         if known is None:
             cache = DynamicCache(config=self.model.config.get_text_config())
             ids = self.tokenizer.encode(SYSTEM, add_special_tokens=False).ids
-            self._prefix = known = _Prefix([], cache, [])
+            self._prefix = known = _Prefix([], cache, [], [])
             self._append(known, ids, [])
         same = [a is b for a, b in zip(known.frames, frames, strict=False)]
         kept = same.index(False) if False in same else len(same)
@@ -165,6 +166,7 @@ class SpatialReasoner:
         length, position = prefix.ends[-1] if prefix.ends else (0, 0)
         embedded, positions = self._embedded(torch.tensor([list(ids)], device=self.model.device), frames)
         self._hidden(embedded, positions + position, prefix.cache)
+        prefix.ids.extend(ids)
         prefix.ends.append((length + len(ids), position + int(positions.max()) + 1))
 
     @torch.inference_mode()
@@ -197,9 +199,16 @@ class SpatialReasoner:
             inputs_embeds=embedded, position_ids=positions, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
 
-    def _greedy(self, ids: torch.Tensor, prefix: _Prefix, max_tokens: int) -> tuple[list[int], list[float]]:
-        """Token ids of the answer to `ids` (1, L) after the prefix, without the one that ends it; log probabilities."""
-        _, position = prefix.ends[-1]
+    def _greedy(
+        self, ids: torch.Tensor, prefix: _Prefix, max_tokens: int, rules: LogitsProcessorList | None = None
+    ) -> tuple[list[int], list[float]]:
+        """Token ids of the answer to `ids` (1, L) after the prefix, without the one that ends it; log probabilities.
+
+        rules: of the prompt that is answered, where it is not all of this.
+        """
+        length, position = prefix.ends[-1]
+        read = torch.cat([torch.tensor([prefix.ids[:length]], dtype=torch.long, device=ids.device), ids], dim=1)
+        rules = self._rules.of_prompt(read.shape[1]) if rules is None else rules
         found: list[int] = []
         logs: list[float] = []
         try:
@@ -208,32 +217,37 @@ class SpatialReasoner:
                 embedded = self.model.get_input_embeddings()(ids)
                 hidden = self._hidden(embedded, places.expand(3, 1, -1), prefix.cache)
                 position += ids.shape[1]
-                best, log = self._best(self.model.lm_head(hidden[:, -1]))
+                best, log = self._best(self.model.lm_head(hidden[:, -1]), read, rules)
                 logs.append(log)
-                if best in self._stops:
+                if best in self._rules.stops:
                     break
                 found.append(best)
                 ids = torch.tensor([[best]], device=ids.device)
+                read = torch.cat([read, ids], dim=1)
         finally:
             prefix.rewind()
         return found, logs
 
     @staticmethod
-    def _best(logits: torch.Tensor) -> tuple[int, float]:
-        """The token to which logits (1, V) give most, and its log probability."""
-        best = int(logits[0].argmax())
-        return best, float(logits[0].float().log_softmax(0)[best])
+    def _best(logits: torch.Tensor, read: torch.Tensor, rules: LogitsProcessorList) -> tuple[int, float]:
+        """The token to which logits (1, V) give most once the rules for what follows `read` (1, L) are kept, and the
+        logarithm of the probability that the model itself gives it."""
+        scores = logits.float()
+        best = int(rules(read, scores.clone())[0].argmax())
+        return best, float(scores[0].log_softmax(0)[best])
 
     @torch.inference_mode()
     def continue_ids(self, ids: torch.Tensor, frames: Sequence[FrameTokens], max_tokens: int) -> list[int]:
         """Greedy continuation of a whole sequence (1, L)."""
         cache = DynamicCache(config=self.model.config.get_text_config())
         logits, position = self.logits(ids, frames, cache)
-        first, _ = self._best(logits[:, -1])
-        if first in self._stops or max_tokens < 1:
+        rules = self._rules.of_prompt(ids.shape[1])
+        first, _ = self._best(logits[:, -1], ids, rules)
+        if first in self._rules.stops or max_tokens < 1:
             return []
-        prefix = _Prefix(list(frames), cache, [(ids.shape[1], position)])
-        return [first, *self._greedy(torch.tensor([[first]], device=ids.device), prefix, max_tokens - 1)[0]]
+        prefix = _Prefix(list(frames), cache, [(ids.shape[1], position)], ids[0].tolist())
+        following = torch.tensor([[first]], device=ids.device)
+        return [first, *self._greedy(following, prefix, max_tokens - 1, rules)[0]]
 
 
 def load_reasoner(
@@ -252,55 +266,9 @@ def load_reasoner(
         raise VegaError(f"Framing '{framing}' is unknown: choose official or registered.")
     folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
     branch_config = read_branch(folder)
-    model = _load_qwen(folder, torch.device(device), dtype)
+    model = load_qwen(folder, torch.device(device), dtype)
     branch = None
     if branch_config is not None:
         dim = model.config.get_text_config().hidden_size
         branch = load_branch(folder, branch_config, dim, framing, torch.device(device), dtype)
     return SpatialReasoner(model, branch, folder, pixels)
-
-
-def _load_qwen(folder: Path, device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL without the generative branch's tensors, every one of which is somebody else's."""
-    report = logging.getLogger("transformers")
-    level = report.level
-    report.setLevel(logging.ERROR)  # it would list the branch's tensors as unexpected
-    try:
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder,
-            config=_config(folder),
-            dtype=dtype,
-            output_loading_info=True,
-            local_files_only=True,
-        )
-    except VegaError:
-        raise
-    except Exception as error:  # whatever a value of the wrong kind leads to inside
-        reason = " ".join(str(error).split())[:200]
-        raise VegaError(f"Qwen2.5-VL in '{folder}' cannot be loaded ({reason}): copy it again.") from error
-    finally:
-        report.setLevel(level)
-    unknown = [name for name in info["unexpected_keys"] if not name.startswith("generative_")]
-    if info["missing_keys"] or unknown:
-        name = min([*info["missing_keys"], *unknown])
-        what = "lacks" if info["missing_keys"] else "holds, and no part of Qwen2.5-VL uses,"
-        raise VegaError(f"The checkpoint '{folder}' {what} tensor '{name}': copy the whole folder again.")
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _config(folder: Path) -> Qwen2_5_VLConfig:
-    """Qwen2.5-VL's own settings, under the names of either age of transformers.
-
-    Raises VegaError for rotary positions that share a head out as none of its size can.
-    """
-    path = folder / "config.json"
-    config = Qwen2_5_VLConfig(**{k: v for k, v in read_json(path).items() if "generative" not in k})
-    text = config.get_text_config()
-    section = text.rope_parameters.get("mrope_section", QWEN_SECTION)
-    half = text.hidden_size // text.num_attention_heads // 2
-    if not isinstance(section, list) or not all(type(n) is int and n > 0 for n in section) or sum(section) != half:
-        raise VegaError(
-            f"Setting 'mrope_section' in '{path}' is {section!r}: give a list of how many of {half} pairs turn with "
-            "time, rows and columns."
-        )
-    return config
