@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,21 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_reasoner import CHECKPOINT, write_tiny_reasoner
+from tiny_reasoner import CHECKPOINT, frame, make_plain, write_tiny_reasoner
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from policies import check_parity
 from policies.spatial import scene
-from policies.spatial.frames import crop_frame, to_patches
+from policies.spatial.frames import crop_frame
 from policies.spatial.reasoner import ASSISTANT, SYSTEM, SpatialReasoner, load_reasoner
 from policies.spatial.scores import boxes, vsi
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden" / "spatial"
-
-
-def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -161,100 +156,6 @@ def test_whose_video_transformer_it_is_is_said(folder: Path) -> None:
     assert "initialised at random" in origin()
     save_file({k: v for k, v in stored.items() if "tower" not in k}, path, metadata={"format": "pt"})
     assert "stores none" in origin()
-
-
-def make_plain(folder: Path) -> None:
-    """A Qwen2.5-VL without the generative branch."""
-    config = json.loads((folder / "config.json").read_text())
-    plain = {key: value for key, value in config.items() if "generative" not in key}
-    (folder / "config.json").write_text(json.dumps(plain))
-    path = folder / "model.safetensors"
-    save_file({k: v for k, v in load_file(path).items() if "generative" not in k}, path, metadata={"format": "pt"})
-
-
-def set_generation(folder: Path, **values: object) -> None:
-    path = folder / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-SAMPLED = {"do_sample": True, "temperature": 1e-6, "top_k": 50, "top_p": 0.9}  # what greedy decoding sets aside
-
-
-@pytest.mark.parametrize(
-    "rules",
-    [
-        {},
-        {"repetition_penalty": 1.05},
-        {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
-        {"repetition_penalty": 0.6, "no_repeat_ngram_size": 3},  # says again what it read, the image's pads foremost
-        {"bad_words_ids": [[246], [120], [130, 131]], "suppress_tokens": [*range(60)], "min_new_tokens": 6},
-        {"begin_suppress_tokens": [*range(1, 200, 2)], "min_length": 262, "eos_token_id": [246, *range(0, 240, 3)]},
-    ],
-)
-def test_tokens_are_chosen_as_transformers_chooses_them(rules: dict[str, Any], folder: Path) -> None:
-    make_plain(folder)
-    set_generation(folder, **SAMPLED)
-    unruly = load_reasoner(folder, dtype=torch.float32, pixels=None)
-    set_generation(folder, **rules)
-    reasoner = load_reasoner(folder, dtype=torch.float32, pixels=None)
-    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    shown = frame(1)
-    seen, patches = [reasoner.see(shown)], to_patches(crop_frame(shown), None)
-    before = []
-    for question in ("w5 w6 w7 ?", "w9 w8 w9 w8 w9", "w200 ?"):
-        image = "<|vision_start|>" + "<|image_pad|>" * len(seen[0].tokens) + "<|vision_end|>"
-        text = SYSTEM + image + question + ASSISTANT
-        ids = torch.tensor([reasoner.tokenizer.encode(text, add_special_tokens=False).ids])
-        expected = theirs.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values=patches.values,
-            image_grid_thw=torch.tensor([[1, *patches.grid]]),
-            mm_token_type_ids=(ids == theirs.config.image_token_id).int(),
-            do_sample=False,
-            max_new_tokens=16,
-        )[0, ids.shape[1] :].tolist()
-        stops = rules.get("eos_token_id", [246])
-        expected = expected[: next((i for i, token in enumerate(expected) if token in stops), 16)]
-        assert reasoner.continue_ids(ids, seen, 16) == expected
-        assert reasoner.answer(seen, question, 16).text == reasoner._decode(expected).strip()
-        before.append(unruly.continue_ids(ids, seen, 16) == expected)
-    assert all(before) == (not rules)  # a rule that changes nothing here would test nothing
-
-
-@pytest.mark.parametrize(
-    ("rules", "sentence"),
-    [
-        ({"forced_eos_token_id": 0}, "forced_eos_token_id"),
-        ({"forced_bos_token_id": 5}, "forced_bos_token_id"),
-        ({"sequence_bias": [[[5], 2.0]]}, "sequence_bias"),
-        ({"guidance_scale": 1.5}, "guidance_scale"),
-        ({"encoder_repetition_penalty": 1.2}, "encoder_repetition_penalty"),
-        ({"something_new": 3, "_from_model_config": False}, "something_new"),
-        ({"repetition_penalty": -1.0}, r"generation_config\.json.*penalty"),
-        ({"repetition_penalty": "high"}, r"generation_config\.json.*penalty"),
-        ({"bad_words_ids": [[100000]]}, r"generation_config\.json.*100000"),
-        ({"no_repeat_ngram_size": 2.5}, r"generation_config\.json.*ngram"),
-        ({"eos_token_id": "end"}, "eos_token_id"),
-        ({"eos_token_id": [246, 3.5]}, "eos_token_id"),
-    ],
-)
-def test_a_rule_that_is_not_kept_is_refused_by_name(rules: dict[str, object], sentence: str, folder: Path) -> None:
-    set_generation(folder, **rules)
-    with pytest.raises(VegaError, match=sentence) as caught:
-        load_reasoner(folder, dtype=torch.float32)
-    assert "\n" not in str(caught.value)
-
-
-def test_settings_that_do_not_touch_greedy_answers_are_left_aside(folder: Path) -> None:
-    set_generation(folder, **SAMPLED, repetition_penalty=1.0, num_beams=4, max_length=20, use_cache=False)
-    assert not load_reasoner(folder, dtype=torch.float32)._rules.of_prompt(5)
-
-
-def test_a_damaged_generation_config_is_one_sentence(folder: Path) -> None:
-    (folder / "generation_config.json").write_text("{")
-    with pytest.raises(VegaError, match=r"generation_config\.json"):
-        load_reasoner(folder, dtype=torch.float32)
 
 
 def test_a_plain_qwen_has_no_branch(folder: Path) -> None:

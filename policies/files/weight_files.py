@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,13 +88,14 @@ def as_published(names: Iterable[str]) -> Mapping[str, str]:
     return {name: name for name in names}
 
 
-def open_weights(folder: Path, layout: Layout = as_published) -> TensorSource:
+def open_weights(folder: Path, layout: Layout = as_published, parts: Collection[Path] = ()) -> TensorSource:
     """The `*.safetensors` of a folder as plain weights: wrappers' names stripped, codes as numbers, adapters merged.
 
+    parts: folders below with weights of their own, which whoever asks opens too.
     Raises VegaError for an adapter without its weights, and for whatever is stored in no documented way.
     """
     refuse_adapter_alone(folder)
-    refuse_adapters_elsewhere(folder)
+    refuse_adapters_elsewhere(folder, parts)
     renamed = Renamed(SafetensorsSource(folder), layout)
     source = Dequantised(renamed)
     if holds_adapter(source):

@@ -14,6 +14,8 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 from transformers.generation import logits_process as transformers_rules
 
 from policies.files.json_config import read_json
+from policies.files.tensor_sources import TensorSource
+from policies.files.weight_files import read_as
 from policies.types import VegaError
 
 GENERATION_CONFIG = "generation_config.json"
@@ -93,34 +95,51 @@ def _has_effect(name: str, value: Any) -> bool:
     return name.endswith("_id") or value != (1 if name in _ONE_IS_NONE else 0)
 
 
-def load_qwen(folder: Path, device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL without the generative branch's tensors, every one of which is somebody else's."""
-    if (folder / GENERATION_CONFIG).is_file():
-        read_json(folder / GENERATION_CONFIG)  # transformers takes one that it cannot read for none
+def newer_name(name: str) -> str:
+    """A tensor of Qwen2.5-VL as transformers names it since 4.52; others' stay."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    rest = name.removeprefix("model.")
+    return name if rest == name or rest.startswith(("visual.", "language_model.")) else f"model.language_model.{rest}"
+
+
+def load_qwen(
+    folder: Path, stored: TensorSource, device: torch.device, dtype: torch.dtype
+) -> Qwen2_5_VLForConditionalGeneration:
+    """Qwen2.5-VL, of whose tensors in `stored` those of the generative branch are none.  Raises VegaError."""
+    config, rules = _config(folder), _generation_config(folder)
+    names = [name for name in stored.names() if not name.startswith("generative_")]
+    state = {name: read_as(stored, name, None, stored.shape(name), "cpu", dtype) for name in names}
     report = logging.getLogger("transformers")
     level = report.level
-    report.setLevel(logging.ERROR)  # it would list the branch's tensors as unexpected
+    report.setLevel(logging.ERROR)  # it would list what is surplus, which is told below
     try:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder,
-            config=_config(folder),
-            dtype=dtype,
-            output_loading_info=True,
-            local_files_only=True,
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
-    except VegaError:
-        raise
     except Exception as error:  # whatever a value of the wrong kind leads to inside
         reason = " ".join(str(error).split())[:200]
         raise VegaError(f"Qwen2.5-VL in '{folder}' cannot be loaded ({reason}): copy it again.") from error
     finally:
         report.setLevel(level)
-    unknown = [name for name in info["unexpected_keys"] if not name.startswith("generative_")]
-    if info["missing_keys"] or unknown:
-        name = min([*info["missing_keys"], *unknown])
+    if info["missing_keys"] or info["unexpected_keys"]:
+        name = min([*info["missing_keys"], *info["unexpected_keys"]])
         what = "lacks" if info["missing_keys"] else "holds, and no part of Qwen2.5-VL uses,"
         raise VegaError(f"The checkpoint '{folder}' {what} tensor '{name}': copy the whole folder again.")
+    model.generation_config = rules
     return model.to(device).eval().requires_grad_(False)
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    """generation_config.json, or, without one, what config.json says of it, as transformers reads them."""
+    path = folder / GENERATION_CONFIG
+    marks = {} if path.is_file() else {"_from_model_config": True}
+    path = path if path.is_file() else folder / "config.json"
+    try:
+        return GenerationConfig.from_dict(read_json(path) | marks)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise VegaError(f"File '{path}' holds a rule that cannot be kept ({reason}): correct it.") from error
 
 
 def _config(folder: Path) -> Qwen2_5_VLConfig:
@@ -129,7 +148,13 @@ def _config(folder: Path) -> Qwen2_5_VLConfig:
     Raises VegaError for rotary positions that share a head out as none of its size can.
     """
     path = folder / "config.json"
-    config = Qwen2_5_VLConfig(**{k: v for k, v in read_json(path).items() if "generative" not in k})
+    try:
+        config = Qwen2_5_VLConfig(**{k: v for k, v in read_json(path).items() if "generative" not in k})
+    except VegaError:
+        raise
+    except Exception as error:  # whatever a value of the wrong kind leads to inside
+        reason = " ".join(str(error).split())[:200]
+        raise VegaError(f"Qwen2.5-VL in '{folder}' cannot be loaded ({reason}): copy it again.") from error
     text = config.get_text_config()
     section = text.rope_parameters.get("mrope_section", QWEN_SECTION)
     half = text.hidden_size // text.num_attention_heads // 2

@@ -23,12 +23,14 @@ from tokenizers import Tokenizer
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 from transformers.generation.logits_process import LogitsProcessorList
 
-from policies.files.weight_files import read_tokenizer, resolve_folder
+from policies.files.tensor_names import by_prefix
+from policies.files.tensor_sources import refuse_unread
+from policies.files.weight_files import open_weights, read_tokenizer, resolve_folder
 from policies.fusion.fused_policy import StageClock
 from policies.spatial.branch import GenerativeBranch, load_branch
 from policies.spatial.config import read_branch
 from policies.spatial.frames import EVALUATION_PIXELS, Patches, crop_frame, to_patches
-from policies.spatial.qwen import GreedyRules, load_qwen
+from policies.spatial.qwen import GreedyRules, load_qwen, newer_name
 from policies.types import Image, SceneAnswer, VegaError, check_question
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt")
@@ -260,15 +262,18 @@ def load_reasoner(
     """A published spatial-reasoning checkpoint or a plain Qwen2.5-VL: a folder, or a hub id `owner/name`.
 
     framing: "official", what published checkpoints were trained with, or "registered".  Both tensor layouts of
-    transformers are read.  Raises VegaError.
+    transformers are read, and adapters merged.  Raises VegaError, also for a tensor that no part of the model reads.
     """
     if framing not in ("official", "registered"):
         raise VegaError(f"Framing '{framing}' is unknown: choose official or registered.")
     folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
     branch_config = read_branch(folder)
-    model = load_qwen(folder, torch.device(device), dtype)
+    apart = [] if branch_config is None else [folder / branch_config.path]  # where Wan lies within the checkpoint
+    stored = open_weights(folder, by_prefix(newer_name), apart)
+    model = load_qwen(folder, stored, torch.device(device), dtype)
     branch = None
     if branch_config is not None:
         dim = model.config.get_text_config().hidden_size
-        branch = load_branch(folder, branch_config, dim, framing, torch.device(device), dtype)
+        branch = load_branch(folder, stored, branch_config, dim, framing, torch.device(device), dtype)
+    refuse_unread(stored, lambda name: False)
     return SpatialReasoner(model, branch, folder, pixels)
