@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from tiny_reasoner import write_tiny_reasoner
 
@@ -126,6 +128,35 @@ def test_an_adapter_beside_wan_is_merged_where_that_is_used(folder: Path) -> Non
     expected = outcome(folder)
     assert torch.allclose(merged[1], expected[1], atol=1e-6)
     assert not torch.allclose(expected[1], before[1], atol=1e-4)
+
+
+def test_wan_by_its_hub_id_is_downloaded_without_what_is_not_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = outcome(folder)
+    (folder / "wan").rename(tmp_path / "tiny")
+    path = folder / "config.json"
+    changes = {
+        "generative_encoder_path": "Wan-AI/tiny",
+        "generative_vision_tower_prompt_emb_path": str(tmp_path / "tiny" / "wan_prompt_embedding.pt"),
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    asked: dict[str, list[str]] = {}
+
+    def download(name: str, allow_patterns: list[str] | None = None) -> str:
+        asked[name] = allow_patterns or ["*"]
+        return str(tmp_path / "tiny")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(outcome(folder)[1], before[1])
+    published = ["models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/tokenizer.json", "assets/comp_effic.png",
+                 "text_encoder/model-00001-of-00005.safetensors"]  # fmt: skip
+    needed = ["config.json", "Wan2.1_VAE.pth", "diffusion_pytorch_model.safetensors", "prompt_embedding.safetensors",
+              "diffusion_pytorch_model-00002-of-00006.safetensors", "adapter_config.json", "adapter_model.safetensors",
+              "diffusion_pytorch_model.safetensors.index.json"]  # fmt: skip
+    patterns = asked["Wan-AI/tiny"]
+    assert list(filter_repo_objects([*published, *needed], allow_patterns=patterns)) == needed
 
 
 def adapter_below(folder: Path) -> None:

@@ -46,6 +46,23 @@ def test_it_answers_clearly_better_than_chance() -> None:
     assert np.mean(scores["object_abs_distance"]) >= 0.45 and np.mean(scores["object_size_estimation"]) >= 0.6, scores
 
 
+def test_a_hub_id_of_one_trained_here_is_downloaded_and_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, Any]] = []
+
+    def download(name: str, allow_patterns: Any = None) -> str:
+        asked.append((name, allow_patterns))
+        return str(shipped_scene_models()[NAME])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    view = SceneView("film", 0, film(SCENES[0])[0][0])
+    found, expected = (load_scene_model(name).see(view).sightings for name in ("someone/rooms", NAME))
+    assert np.array_equal(found.score, expected.score)
+    assert isinstance(load_spatial_model("someone/rooms", world_simulator="off"), GroundingModel)
+    assert {name for name, _ in asked} == {"someone/rooms"} and all("*.safetensors" in kept for _, kept in asked)
+
+
 def test_boxes_lie_on_the_things_where_the_cameras_are_known() -> None:
     """ScanRefer's bound of a quarter, over all descriptions of three films, with and without the poses."""
     model = load_spatial_model(NAME)

@@ -23,6 +23,7 @@ from policies.spatial.fusing import GenerativeMerger, build_branch_fusion, fusio
 from policies.types import VegaError
 from policies.world_simulator.canvas import place, pool_registered
 from policies.world_simulator.original import (
+    ORIGINAL_PATTERNS,
     is_original,
     original_config,
     original_encoder,
@@ -105,7 +106,7 @@ def load_branch(
     The transformer stored in the checkpoint is used before the one in the Wan folder, which the VAE always comes from.
     Raises VegaError for what is missing, does not fit or is no finite number, and for a tensor that no part reads.
     """
-    wan = wan_folder(folder, config.path)
+    wan = _wan_folder(folder, config.path)
     source, origin = _tower(stored, wan)
     settings = original_config(wan, source)
     tap = config.tap if config.tap >= 0 else settings["num_layers"] + config.tap
@@ -125,7 +126,7 @@ def load_branch(
     return branch.eval().requires_grad_(False)
 
 
-def wan_folder(folder: Path, path: str) -> Path:
+def _wan_folder(folder: Path, path: str) -> Path:
     """Where a checkpoint's Wan lies: beside it, where the path says, or on the hub."""
     if not path:
         raise VegaError(f"File '{folder / 'config.json'}' names no Wan: set generative_encoder_path to its folder.")
@@ -134,7 +135,7 @@ def wan_folder(folder: Path, path: str) -> Path:
             wan = candidate
             break
     else:
-        wan = resolve_folder(path)
+        wan = resolve_folder(path, ORIGINAL_PATTERNS)
     if not is_original(wan):
         raise VegaError(
             f"Folder '{wan}' lacks Wan2.1_VAE.pth: give Wan in its authors' layout (Wan-AI/Wan2.1-T2V-1.3B)."

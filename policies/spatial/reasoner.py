@@ -25,7 +25,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from policies.files.tensor_names import by_prefix
 from policies.files.tensor_sources import refuse_unread
-from policies.files.weight_files import open_weights, read_tokenizer, resolve_folder
+from policies.files.weight_files import CHECKPOINT_FILES, open_weights, read_tokenizer, resolve_folder
 from policies.fusion.fused_policy import StageClock
 from policies.spatial.branch import GenerativeBranch, load_branch
 from policies.spatial.config import read_branch
@@ -33,7 +33,6 @@ from policies.spatial.frames import EVALUATION_PIXELS, Patches, crop_frame, to_p
 from policies.spatial.qwen import GreedyRules, load_qwen, newer_name
 from policies.types import Image, SceneAnswer, VegaError, check_question
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt")
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
 IMAGE_TYPE = 1  # what transformers calls an image's tokens

@@ -20,9 +20,12 @@ from policies.files.json_config import read_json
 from policies.files.tensor_sources import DictSource, TensorSource, depth, read_torch_file, refuse_unread, shape_of
 from policies.files.weight_files import build_component, fill
 from policies.types import VegaError
+from policies.world_simulator.prompt import PROMPT_FILE
 from policies.world_simulator.vae import WanEncoder
 
 VAE_FILE = "Wan2.1_VAE.pth"
+# What is downloaded: no text encoder, and nothing from folders below.
+ORIGINAL_PATTERNS = ("config.json", VAE_FILE, "diffusion_pytorch_model*", "adapter_*", PROMPT_FILE)
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
