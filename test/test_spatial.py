@@ -62,6 +62,27 @@ def test_an_answer_is_the_same_again_and_after_another_question(reasoner: Spatia
     assert reasoner.ask(seen[:1], "w5 w6 w7 ?") != first
 
 
+@pytest.mark.parametrize("call", range(8))  # system, three frames, question, first tokens
+def test_what_was_half_read_when_memory_ran_out_is_read_again(
+    call: int, reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [reasoner.see(frame(seed)) for seed in (1, 2, 3)]
+    expected = reasoner.answer(seen, "w5 w6 w7 ?", 8)
+    reasoner.forget()
+    layer = reasoner.model.model.language_model.layers[1]  # the one before has read on already
+    forward, calls = layer.forward, iter(range(10**6))
+
+    def fail_once(*args: object, **options: object) -> object:
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **options)
+
+    monkeypatch.setattr(layer, "forward", fail_once)
+    with pytest.raises(torch.OutOfMemoryError):
+        reasoner.answer(seen, "w5 w6 w7 ?", 8)
+    assert reasoner.answer(seen, "w5 w6 w7 ?", 8) == expected
+
+
 def test_frames_that_were_read_are_not_read_again(reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     hidden = reasoner._hidden

@@ -123,10 +123,14 @@ class SpatialReasoner:
         if not frames:
             raise VegaError("There is no frame to look at yet: wait for the camera.")
         clock = StageClock(self.model.device, True)
-        prefix = self._read(frames)
-        clock.lap("read_frames")
         ids = self.tokenizer.encode(question + ASSISTANT, add_special_tokens=False).ids
-        found, logs = self._greedy(torch.tensor([ids], device=self.model.device), prefix, max_tokens)
+        try:
+            prefix = self._read(frames)
+            clock.lap("read_frames")
+            found, logs = self._greedy(torch.tensor([ids], device=self.model.device), prefix, max_tokens)
+        except BaseException:
+            self.forget()  # some layers may have read on and others not
+            raise
         answer = SceneAnswer(self._decode(found).strip(), math.exp(sum(logs) / max(1, len(logs))))
         clock.lap("answer")
         self.timings_ms = clock.laps
@@ -212,21 +216,19 @@ class SpatialReasoner:
         rules = self._rules.of_prompt(read.shape[1]) if rules is None else rules
         found: list[int] = []
         logs: list[float] = []
-        try:
-            while len(found) < max_tokens:
-                places = position + torch.arange(ids.shape[1], device=ids.device)
-                embedded = self.model.get_input_embeddings()(ids)
-                hidden = self._hidden(embedded, places.expand(3, 1, -1), prefix.cache)
-                position += ids.shape[1]
-                best, log = self._best(self.model.lm_head(hidden[:, -1]), read, rules)
-                logs.append(log)
-                if best in self._rules.stops:
-                    break
-                found.append(best)
-                ids = torch.tensor([[best]], device=ids.device)
-                read = torch.cat([read, ids], dim=1)
-        finally:
-            prefix.rewind()
+        while len(found) < max_tokens:
+            places = position + torch.arange(ids.shape[1], device=ids.device)
+            embedded = self.model.get_input_embeddings()(ids)
+            hidden = self._hidden(embedded, places.expand(3, 1, -1), prefix.cache)
+            position += ids.shape[1]
+            best, log = self._best(self.model.lm_head(hidden[:, -1]), read, rules)
+            logs.append(log)
+            if best in self._rules.stops:
+                break
+            found.append(best)
+            ids = torch.tensor([[best]], device=ids.device)
+            read = torch.cat([read, ids], dim=1)
+        prefix.rewind()
         return found, logs
 
     @staticmethod
