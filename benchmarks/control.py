@@ -94,8 +94,8 @@ def latency(rows: Rows, options: argparse.Namespace) -> None:
         for ms in HIDDEN_MS:
             jumps["latest"] += realtime.run(policy, trials, ms / 1e3, "latest").seam_jumps
         for merge, found in jumps.items():
-            rows.information(f"largest_jump_rad_s_of_{len(found)}_seams_{merge}", max(found))
-        rows.at_least("largest_jump_latest_over_align", max(jumps["latest"]) / max(jumps["align"]), SEAM_RATIO)
+            rows.information(f"largest_jump_rad_s_of_{len(found)}_seams_{merge}", np.max(found))
+        rows.at_least("largest_jump_latest_over_align", np.max(jumps["latest"]) / np.max(jumps["align"]), SEAM_RATIO)
 
 
 def faults(rows: Rows, options: argparse.Namespace) -> None:

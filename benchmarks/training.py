@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -152,8 +153,8 @@ def losses(lines: Sequence[dict[str, float]]) -> dict[int, float]:
 
 
 def farthest(one: dict[int, float], other: dict[int, float]) -> float:
-    """Largest difference of the losses; infinite where the steps are others."""
-    return max(abs(one[step] - other[step]) for step in one) if one.keys() == other.keys() else float("inf")
+    """Largest difference of the losses, NaN where one is none; infinite where the steps are others."""
+    return float(np.max([abs(one[step] - other[step]) for step in one])) if one.keys() == other.keys() else math.inf
 
 
 @command

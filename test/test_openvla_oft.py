@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from policies.files import weight_files
 from policies.openvla.loading import load_openvla_oft
@@ -248,21 +247,6 @@ def test_lora_of_a_film_backbone_is_merged(folder, alpha):
     torch.save(state, folder / FILM)
     expected = load_openvla_oft(folder, dtype=torch.float32)
     assert torch.equal(loaded(*inputs()), expected(*inputs()))
-
-
-def test_prompt_is_tokenised_as_in_training(folder):
-    vocabulary = {"<s>": 1, "<unk>": 0, "In:": 7, "milk?": 8, "Out:": 9}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    ids = load_openvla_oft(folder).encode_prompt("Pick up the MILK")
-    assert ids[:2] == [1, 7] and ids[-3:] == [8, 9, EMPTY_TOKEN]
-
-
-def test_missing_tokenizer_is_named(folder):
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(VegaError, match=r"tokenizer\.json"):
-        load_openvla_oft(folder, dtype=torch.float32).encode_prompt("pick up the milk")
 
 
 def test_statistics_file_overrides_the_config(folder):

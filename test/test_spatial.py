@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_reasoner import CHECKPOINT, write_tiny_reasoner
+from tiny_reasoner import CHECKPOINT, frame, make_plain, write_tiny_reasoner
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from policies import check_parity
 from policies.spatial import scene
@@ -22,10 +23,6 @@ from policies.spatial.scores import boxes, vsi
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden" / "spatial"
-
-
-def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -65,6 +62,27 @@ def test_an_answer_is_the_same_again_and_after_another_question(reasoner: Spatia
     assert reasoner.ask(seen[:1], "w5 w6 w7 ?") != first
 
 
+@pytest.mark.parametrize("call", range(8))  # system, three frames, question, first tokens
+def test_what_was_half_read_when_memory_ran_out_is_read_again(
+    call: int, reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [reasoner.see(frame(seed)) for seed in (1, 2, 3)]
+    expected = reasoner.answer(seen, "w5 w6 w7 ?", 8)
+    reasoner.forget()
+    layer = reasoner.model.model.language_model.layers[1]  # the one before has read on already
+    forward, calls = layer.forward, iter(range(10**6))
+
+    def fail_once(*args: object, **options: object) -> object:
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **options)
+
+    monkeypatch.setattr(layer, "forward", fail_once)
+    with pytest.raises(torch.OutOfMemoryError):
+        reasoner.answer(seen, "w5 w6 w7 ?", 8)
+    assert reasoner.answer(seen, "w5 w6 w7 ?", 8) == expected
+
+
 def test_frames_that_were_read_are_not_read_again(reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     hidden = reasoner._hidden
@@ -89,6 +107,28 @@ def test_frames_read_one_after_another_are_read_as_in_one_piece(reasoner: Spatia
     logits, _ = reasoner.logits(torch.tensor([[*ids, *found]]), seen)
     logs = [logits[0, len(ids) - 1 + i].log_softmax(0)[token] for i, token in enumerate(found)]
     assert answer.confidence == pytest.approx(float(torch.stack(logs).mean().exp()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("padding", "length"), [("max_length", 40), (False, 3)])
+def test_padding_and_truncation_stored_with_the_tokenizer_are_not_obeyed(
+    padding: str | bool, length: int, reasoner: SpatialReasoner
+) -> None:
+    seen, question = [reasoner.see(frame(1))], "w5 w6 w7 w8 w9 ?"
+    before = reasoner.answer(seen, question)
+    path = str(reasoner.folder / "tokenizer.json")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=path, unk_token="w0", pad_token="<|pad|>")
+    theirs("w5", padding=padding, truncation=True, max_length=length)
+    theirs.save_pretrained(reasoner.folder)
+    again = load_reasoner(reasoner.folder, dtype=torch.float32, pixels=None)
+    expected = PreTrainedTokenizerFast(tokenizer_file=path)(question + ASSISTANT, add_special_tokens=False).input_ids
+    assert again.tokenizer.encode(question + ASSISTANT, add_special_tokens=False).ids == expected
+    assert again.answer(seen, question) == before
+
+
+def test_a_damaged_tokenizer_is_one_sentence(reasoner: SpatialReasoner) -> None:
+    (reasoner.folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(VegaError, match=r"tokenizer\.json.*is no tokenizer"):
+        reasoner.ask([reasoner.see(frame(1))], "w5 ?")
 
 
 def test_registered_framing_reads_the_rows_that_the_official_one_cuts_away(folder: Path) -> None:
@@ -140,11 +180,7 @@ def test_whose_video_transformer_it_is_is_said(folder: Path) -> None:
 
 
 def test_a_plain_qwen_has_no_branch(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    plain = {key: value for key, value in config.items() if "generative" not in key}
-    (folder / "config.json").write_text(json.dumps(plain))
-    path = folder / "model.safetensors"
-    save_file({k: v for k, v in load_file(path).items() if "generative" not in k}, path, metadata={"format": "pt"})
+    make_plain(folder)
     reasoner = load_reasoner(folder, dtype=torch.float32, pixels=None)
     assert reasoner.branch is None and isinstance(reasoner.ask([reasoner.see(frame(1))], "w5 ?"), str)
 
@@ -179,6 +215,57 @@ def test_newer_tensor_names_load_too(folder: Path) -> None:
 def test_bad_checkpoints_are_one_sentence(change: dict[str, object], sentence: str, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(VegaError, match=sentence) as caught:
+        load_reasoner(folder, dtype=torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def respell(folder: Path, rotary: dict[str, object]) -> None:
+    """The checkpoint with `rotary` in the place of what its config says of rotary positions."""
+    config = json.loads((folder / "config.json").read_text())
+    plain = {name: value for name, value in config.items() if not name.startswith("rope_")}
+    (folder / "config.json").write_text(json.dumps(plain | rotary))
+
+
+@pytest.mark.parametrize(
+    "values", [{"rope_type": "default", "rope_theta": 500.0}, {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}]
+)
+def test_rotary_positions_are_read_under_both_of_their_names(values: dict[str, object], folder: Path) -> None:
+    ids = torch.arange(5, 35)[None]
+    before = load_reasoner(folder, dtype=torch.float32, pixels=None).logits(ids, [])[0]
+    section = {"mrope_section": [2, 3, 3]}
+    found = []
+    for rotary in (
+        {"rope_scaling": values | section, "rope_theta": values["rope_theta"]},
+        {"rope_parameters": values | section},
+        {"text_config": {"rope_parameters": values | section}},
+    ):
+        config = json.loads((folder / "config.json").read_text())
+        if "text_config" in rotary:  # as transformers 5 writes it
+            text = Qwen2_5_VLConfig(**{k: v for k, v in config.items() if "generative" not in k}).text_config
+            rotary = {"text_config": text.to_dict() | rotary["text_config"]}
+        respell(folder, rotary)
+        found.append(load_reasoner(folder, dtype=torch.float32, pixels=None).logits(ids, [])[0])
+    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert all(torch.allclose(ours, theirs(input_ids=ids).logits, atol=1e-5) for ours in found)
+    assert not torch.allclose(found[0], before, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rotary", "sentence"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 4]}}, "mrope_section"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": "233"}, "rope_theta": 1e6}, "mrope_section"),
+        ({"rope_theta": 1e6}, "mrope_section"),
+        ({"rope_parameters": {"rope_type": "new", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}, "cannot be loaded"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}, "cannot be load"),
+        ({"rope_parameters": 3}, "cannot be loaded"),
+    ],
+)
+def test_rotary_positions_that_cannot_be_are_one_sentence(
+    rotary: dict[str, object], sentence: str, folder: Path
+) -> None:
+    respell(folder, rotary)
     with pytest.raises(VegaError, match=sentence) as caught:
         load_reasoner(folder, dtype=torch.float32)
     assert "\n" not in str(caught.value)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from scene_harness import scene_node
@@ -44,6 +45,72 @@ def test_it_answers_clearly_better_than_chance() -> None:
     directions = [value for kind in vsi.DIRECTIONS for value in scores[kind]]
     assert len(directions) >= 20 and np.mean(directions) >= 0.7, scores
     assert np.mean(scores["object_abs_distance"]) >= 0.45 and np.mean(scores["object_size_estimation"]) >= 0.6, scores
+
+
+def test_a_hub_id_of_one_trained_here_is_downloaded_and_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, Any]] = []
+
+    def download(name: str, allow_patterns: Any = None) -> str:
+        asked.append((name, allow_patterns))
+        return str(shipped_scene_models()[NAME])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    view = SceneView("film", 0, film(SCENES[0])[0][0])
+    found, expected = (load_scene_model(name).see(view).sightings for name in ("someone/rooms", NAME))
+    assert np.array_equal(found.score, expected.score)
+    assert isinstance(load_spatial_model("someone/rooms", world_simulator="off"), GroundingModel)
+    assert {name for name, _ in asked} == {"someone/rooms"} and all("*.safetensors" in kept for _, kept in asked)
+
+
+def camera(across: float, down: float, middle: float = 160.0) -> np.ndarray:
+    return np.array([[across, 0, middle], [0, down, 120.0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "intrinsics",
+    [
+        camera(0.9, 0.9),  # in shares of the picture
+        camera(0.0, 0.0),
+        camera(-230.0, -230.0),
+        camera(230.0, np.nan),
+        camera(230.0, np.inf),
+        camera(230.0, 230.0, np.nan),
+        camera(230.0, 1e5),
+        camera(200.0, 13.0),  # pixels 15 times as high as wide
+        camera(230.0, 230.0)[:2],
+        np.zeros((3, 3)),
+        np.eye(4),
+        "230",
+    ],
+)
+def test_intrinsics_that_no_camera_has_are_one_sentence(intrinsics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "resize", lambda *_, **__: pytest.fail("a picture is made of it"))
+    view = SceneView("front", 0, np.zeros((240, 320, 3), np.uint8), intrinsics=intrinsics)
+    with pytest.raises(VegaError, match=r"intrinsics.*give") as caught:
+        load_scene_model(NAME).see(view)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("across", "down"), [(230.0, 230.0), (17.0, 17.0), (460.0, 230.0), (20000.0, 20000.0)])
+def test_intrinsics_of_any_camera_are_taken(across: float, down: float) -> None:
+    view = SceneView("front", 0, film(SCENES[0])[0][0][:240, :320], intrinsics=camera(across, down))
+    assert load_scene_model(NAME).see(view).picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("pose", [np.full((4, 4), np.nan), np.eye(3), np.diag([1, 1, 1, np.inf]), "here"])
+def test_a_pose_that_is_none_is_one_sentence(pose: Any) -> None:
+    view = SceneView("front", 0, film(SCENES[0])[0][0], camera_to_world=pose)
+    with pytest.raises(VegaError, match=r"camera_to_world.*give"):
+        load_scene_model(NAME).see(view)
+
+
+def test_a_question_about_no_frame_is_one_sentence() -> None:
+    model = load_scene_model(NAME)
+    for ask in (model.answer, model.ground):
+        with pytest.raises(VegaError, match="no frame to look at"):
+            ask([], "how far is the milk from the basket?")
 
 
 def test_boxes_lie_on_the_things_where_the_cameras_are_known() -> None:

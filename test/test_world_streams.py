@@ -122,6 +122,48 @@ def test_a_window_stream_encodes_what_is_new(windowed):
     torch.testing.assert_close(stream.tokens(), windowed(video[:, 20:29]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("attention", ["joint", "causal"])
+@pytest.mark.parametrize("failing", [3, 10, 12])  # in the first window; the first and the last of three new frames
+def test_frames_that_could_not_be_encoded_come_again(windowed, attention, failing):
+    """After memory ran out once the same query, and those after it, give what they would have given."""
+    video = frames(20)
+    stream, spared = WindowStream(windowed, attention), WindowStream(windowed, attention)
+    step, calls = windowed.encoder.step, []
+
+    def fail_once(frame, past):
+        calls.append(past.frames)
+        if len(calls) == failing + 1:
+            raise RuntimeError("out of memory")
+        return step(frame, past)
+
+    refused = 0
+    for moved in (0, 1, 4, 5):
+        window = video[:, moved : moved + 9]
+        windowed.encoder.step = fail_once
+        try:
+            stream.see(window)
+        except RuntimeError:
+            refused += 1
+            stream.see(window)
+        finally:
+            del windowed.encoder.step
+        spared.see(window)
+        assert stream.news and torch.equal(stream.tokens(), spared.tokens()), moved
+    assert refused == 1
+
+
+def test_a_stream_into_which_nothing_came_takes_frames_of_any_size(windowed):
+    stream = windowed.open_stream()
+    windowed.encoder.step = lambda frame, past: 1 / 0
+    try:
+        with pytest.raises(ZeroDivisionError):
+            stream.push(frames(1))
+    finally:
+        del windowed.encoder.step
+    stream.push(frames(1)[:, :, :32])
+    assert stream.news
+
+
 def test_tokens_are_refreshed_where_a_picture_changes():
     made = []
     refresh = TokenRefresh(every=100, change=20.0)

@@ -48,7 +48,7 @@ class Meshes:
             mesh = model.geom_dataid[geom]
             first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
             heights = model.mesh_vert[first : first + count] @ data.geom_xmat[geom].reshape(3, 3)[2]
-            lowest = min(lowest, float(heights.min() + data.geom_xpos[geom][2]))
+            lowest = float(np.minimum(lowest, heights.min() + data.geom_xpos[geom][2]))
         return lowest
 
 
@@ -74,8 +74,8 @@ def below_floor(repetitions: int) -> tuple[int, int, float]:
                 meshes.lowest_m(controller.state(controller.start_s + t)[0]) for t in np.linspace(0, end_s, LOOKS)
             ]
             nonlocal lowest
-            lowest = min(lowest, *heights)
-            return verdict.outside or min(heights) < FLOOR_M
+            lowest = float(np.min([lowest, *heights]))
+            return verdict.outside or not np.min(heights) >= FLOOR_M
 
         lead, _ = guard.take_over(HOME, np.zeros(7), 0)
         assert lead is not None

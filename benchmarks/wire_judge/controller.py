@@ -60,9 +60,10 @@ class Verdict:
         )
 
     def add(self, other: Verdict) -> None:
-        self.position = max(self.position, other.position)
-        self.velocity = max(self.velocity, other.velocity)
-        self.acceleration = max(self.acceleration, other.acceleration)
+        """The worse of each kind; NaN, which is outside, before any number."""
+        self.position = float(np.maximum(self.position, other.position))
+        self.velocity = float(np.maximum(self.velocity, other.velocity))
+        self.acceleration = float(np.maximum(self.acceleration, other.acceleration))
 
 
 def judge_cubic(p0: Array, v0: Array, p1: Array, v1: Array, seconds: float, limits: Limits) -> Verdict:

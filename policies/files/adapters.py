@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -315,12 +315,12 @@ def read_adapter(folder: Path) -> tuple[TensorSource, Settings] | None:
         raise VegaError(f"File '{files[0]}' is damaged ({error}): download it again.") from None
 
 
-def refuse_adapters_elsewhere(folder: Path) -> None:
-    """Raise VegaError for an adapter in a folder below, but for OpenVLA-OFT's, which is merged, and those that training
-    left on its way: nothing says whether the weights have it."""
+def refuse_adapters_elsewhere(folder: Path, parts: Collection[Path] = ()) -> None:
+    """Raise VegaError for an adapter in a folder below, but for OpenVLA-OFT's, which is merged, those that training
+    left on its way, and those of `parts`, which are opened by themselves: nothing says whether the weights have it."""
     for config in sorted(folder.glob(f"*/{ADAPTER_CONFIG}")):
         name = config.parent.name
-        if name != "lora_adapter" and not re.fullmatch(r"checkpoint-\d+", name):
+        if config.parent not in parts and name != "lora_adapter" and not re.fullmatch(r"checkpoint-\d+", name):
             raise VegaError(
                 f"Folder '{folder}' holds an adapter in '{name}/': move its files beside the weights if it is to be "
                 "merged into them, or the folder away if it is not."

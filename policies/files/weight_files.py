@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,18 +64,38 @@ def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] |
         ) from error
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a checkpoint; a prompt has as many ids as its words make.  Raises VegaError.
+
+    `save_pretrained` stores the padding and truncation of whatever was tokenised last; transformers heeds neither.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def as_published(names: Iterable[str]) -> Mapping[str, str]:
     """The layout of a file whose names are those that this package reads."""
     return {name: name for name in names}
 
 
-def open_weights(folder: Path, layout: Layout = as_published) -> TensorSource:
+def open_weights(folder: Path, layout: Layout = as_published, parts: Collection[Path] = ()) -> TensorSource:
     """The `*.safetensors` of a folder as plain weights: wrappers' names stripped, codes as numbers, adapters merged.
 
+    parts: folders below with weights of their own, which whoever asks opens too.
     Raises VegaError for an adapter without its weights, and for whatever is stored in no documented way.
     """
     refuse_adapter_alone(folder)
-    refuse_adapters_elsewhere(folder)
+    refuse_adapters_elsewhere(folder, parts)
     renamed = Renamed(SafetensorsSource(folder), layout)
     source = Dequantised(renamed)
     if holds_adapter(source):

@@ -36,6 +36,31 @@ class LanguageSettings:
     hidden_act: str = "silu"
     rope_theta: float = field(default=10000.0, metadata=POSITIVE)
     rope_scaling: Any = None
+    rope_parameters: Any = None  # both of them since transformers 5
+
+    def rotary_theta(self, name: str) -> float:
+        """Base of the rotary frequencies, read as transformers reads it.
+
+        Raises VegaError, with the checkpoint's name, for positions that are scaled or turn only a part of a head.
+        """
+        scaling = [parameters for parameters in (self.rope_scaling, self.rope_parameters) if parameters]
+        thetas = [self.rope_theta]
+        for parameters in scaling:
+            if not isinstance(parameters, dict) or not _is_plain(parameters):
+                raise VegaError(f"'{name}' scales its rotary positions, which is not supported: use its own config.")
+            thetas.append(parameters.get("rope_theta", self.rope_theta))
+        for theta in thetas:
+            if type(theta) not in (int, float) or not 0 < theta < math.inf:
+                raise VegaError(f"'{name}' has 'rope_theta' {theta!r}, which is no base: use its own config.json.")
+        # What stands inside counts before what stands beside it, and the older name before the newer.
+        return float(thetas[min(1, len(scaling))])
+
+
+def _is_plain(parameters: Mapping[str, Any]) -> bool:
+    """Whether rotary parameters describe plain rotary positions: every pair of numbers turned, nothing stretched."""
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    others = {k: v for k, v in parameters.items() if k not in ("rope_type", "type", "rope_theta") and v is not None}
+    return kind == "default" and others in ({}, {"partial_rotary_factor": 1.0})
 
 
 @dataclass(frozen=True)

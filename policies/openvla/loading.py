@@ -167,8 +167,6 @@ def build_llama(settings: LanguageSettings, weights: TensorSource, attention: st
         raise VegaError(
             f"'{weights.name}' has embeddings of width {width} and layers of {read}: it is damaged, download it again."
         )
-    if settings.rope_scaling:
-        raise VegaError(f"'{weights.name}' scales its rotary positions, which is not supported: use its own config.")
     if settings.hidden_act not in ACT2FN:
         raise VegaError(f"'{weights.name}' knows no hidden_act '{settings.hidden_act}': use its own config.json.")
     config = LlamaConfig(
@@ -181,7 +179,7 @@ def build_llama(settings: LanguageSettings, weights: TensorSource, attention: st
         rms_norm_eps=float(settings.rms_norm_eps),
         max_position_embeddings=settings.max_position_embeddings,
         hidden_act=settings.hidden_act,
-        rope_parameters={"rope_type": "default", "rope_theta": float(settings.rope_theta)},
+        rope_parameters={"rope_type": "default", "rope_theta": settings.rotary_theta(weights.name)},
         attn_implementation=attention,
     )
     try:

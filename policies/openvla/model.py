@@ -24,6 +24,7 @@ from transformers import LlamaModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from policies.files.weight_files import read_tokenizer
 from policies.openvla.checkpoint import OpenVLAOFTInfo
 from policies.openvla.heads import ImageProjector, L1ActionHead, ProprioProjector
 from policies.openvla.preprocessing import EMPTY_TOKEN, prompt, with_empty_token
@@ -75,20 +76,13 @@ class OpenVLAOFT(nn.Module):
     @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's own.  Raises VegaError unless the language model has an embedding for all it can give."""
-        from tokenizers import Tokenizer
-
-        path = Path(self.info.folder) / "tokenizer.json"
-        if not path.is_file():
-            raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
+        folder = Path(self.info.folder)
+        tokenizer = read_tokenizer(folder)
         highest, rows = max(EMPTY_TOKEN, *tokenizer.get_vocab().values()), len(self.embed_tokens.weight)
         if tokenizer.token_to_id("<s>") is None or highest >= rows:
             raise VegaError(
-                f"File '{path}' has no '<s>', or token {highest} where the language model knows {rows}: copy the "
-                "checkpoint's own again."
+                f"File '{folder / 'tokenizer.json'}' has no '<s>', or token {highest} where the language model knows "
+                f"{rows}: copy the checkpoint's own again."
             )
         return tokenizer
 

@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policies.files.tensor_sources import DictSource, SafetensorsSource, TensorSource
-from policies.files.weight_files import resolve_folder
+from policies.files.adapters import ADAPTER_CONFIG
+from policies.files.tensor_sources import DictSource, TensorSource, shape_of
+from policies.files.weight_files import open_weights, read_as, resolve_folder
 from policies.spatial.config import BranchConfig
 from policies.spatial.fusing import GenerativeMerger, build_branch_fusion, fusion_state
 from policies.types import VegaError
 from policies.world_simulator.canvas import place, pool_registered
 from policies.world_simulator.original import (
+    ORIGINAL_PATTERNS,
     is_original,
     original_config,
     original_encoder,
@@ -91,14 +93,19 @@ class GenerativeBranch(nn.Module):
 
 
 def load_branch(
-    folder: Path, config: BranchConfig, dim: int, framing: str, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    stored: TensorSource,
+    config: BranchConfig,
+    dim: int,
+    framing: str,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> GenerativeBranch:
-    """The branch of the checkpoint in `folder`, for tokens of width `dim`.
+    """The branch of the checkpoint in `folder`, whose tensors are `stored`, for tokens of width `dim`.
 
     The transformer stored in the checkpoint is used before the one in the Wan folder, which the VAE always comes from.
-    Raises VegaError for what is missing or does not fit.
+    Raises VegaError for what is missing, does not fit or is no finite number, and for a tensor that no part reads.
     """
-    stored = SafetensorsSource(folder)
     wan = _wan_folder(folder, config.path)
     source, origin = _tower(stored, wan)
     settings = original_config(wan, source)
@@ -112,9 +119,9 @@ def load_branch(
         ),
     )
     merger = GenerativeMerger(config.merger, simulator.dim, config.merger_hidden, dim)
-    _load(merger, _part(stored, "generative_merger."), folder)
+    _load(merger, _part(stored, "generative_merger.", dtype), folder)
     fusion = build_branch_fusion(config.fusion, dim, heads=config.heads, dropout=config.dropout, layers=config.layers)
-    _load(fusion, fusion_state(fusion, _part(stored, "generative_fusion.")), folder)
+    _load(fusion, fusion_state(fusion, _part(stored, "generative_fusion.", dtype)), folder)
     branch = GenerativeBranch(simulator, merger.to(device, dtype), fusion.to(device, dtype), framing, origin)
     return branch.eval().requires_grad_(False)
 
@@ -128,7 +135,7 @@ def _wan_folder(folder: Path, path: str) -> Path:
             wan = candidate
             break
     else:
-        wan = resolve_folder(path)
+        wan = resolve_folder(path, ORIGINAL_PATTERNS)
     if not is_original(wan):
         raise VegaError(
             f"Folder '{wan}' lacks Wan2.1_VAE.pth: give Wan in its authors' layout (Wan-AI/Wan2.1-T2V-1.3B)."
@@ -136,15 +143,21 @@ def _wan_folder(folder: Path, path: str) -> Path:
     return wan
 
 
-def _tower(stored: SafetensorsSource, wan: Path) -> tuple[TensorSource, str]:
+def _tower(stored: TensorSource, wan: Path) -> tuple[TensorSource, str]:
     """The transformer's tensors, and a sentence on whose they are."""
-    public = SafetensorsSource(wan) if any(wan.glob("*.safetensors")) else None
+    public = open_weights(wan) if any(wan.glob("*.safetensors")) else None
     own = {name.removeprefix(TOWER_PREFIX): name for name in stored.names() if name.startswith(TOWER_PREFIX)}
     if not own:
         if public is None:
             raise VegaError(f"Neither '{stored.name}' nor '{wan}' holds a video transformer: copy Wan's *.safetensors.")
         return public, f"The video transformer is that of '{wan}'; the checkpoint stores none."
+    if (wan / ADAPTER_CONFIG).is_file():
+        raise VegaError(
+            f"Folder '{wan}' holds an adapter, but '{stored.name}' has a video transformer of its own, which is used "
+            "in the place of that one: move the adapter away."
+        )
     source = DictSource(stored.name, {short: stored.read(name) for short, name in own.items()})
+    shape_of(source, f"{PROBE}.weight", 2), shape_of(source, f"{PROBE}.bias", 1)
     weight, bias = (source.read(f"{PROBE}.{kind}").float() for kind in ("weight", "bias"))
     if public is not None and all(
         name in own and torch.equal(source.read(name).float(), public.read(name).to(source.read(name).dtype).float())
@@ -175,11 +188,17 @@ def _prompt(folder: Path, wan: Path, config: BranchConfig) -> torch.Tensor:
         raise VegaError(f"File '{path}' is no plain tensor ({reason}): export the prompt again.") from error
     if not isinstance(embedding, torch.Tensor) or embedding.ndim not in (2, 3):
         raise VegaError(f"File '{path}' holds no prompt embedding of shape (rows, width): export the prompt again.")
+    if not torch.isfinite(embedding).all():
+        raise VegaError(f"File '{path}' holds a prompt embedding with NaN or infinity: export the prompt again.")
     return embedding.reshape(-1, embedding.shape[-1])
 
 
-def _part(stored: SafetensorsSource, prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): stored.read(name) for name in stored.names() if name.startswith(prefix)}
+def _part(stored: TensorSource, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): read_as(stored, name, None, stored.shape(name), "cpu", dtype)
+        for name in stored.names()
+        if name.startswith(prefix)
+    }
 
 
 def _load(module: nn.Module, state: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from policies.files.classes import call_class
 from policies.files.command_line import possible
+from policies.files.paths import is_folder
 from policies.spatial.nano.config import is_spatial_nano
 from policies.types import FloatArray, Image, VegaError
 
@@ -53,9 +54,18 @@ def shipped_scene_models() -> dict[str, Path]:
 
 
 def nano_folder(name: str) -> Path | None:
-    """Folder of a vega-nano-spatial by its name or path, None for a model of another kind."""
-    folder = shipped_scene_models().get(name, Path(name).expanduser())
-    return folder if is_spatial_nano(folder) else None
+    """Folder of a vega-nano-spatial by its name, path or hub id, None for a model of another kind.
+
+    Raises VegaError for a hub id that cannot be had.
+    """
+    folder = shipped_scene_models().get(name)
+    if folder is None and is_folder(name):
+        folder = Path(name).expanduser()
+    elif folder is None and "/" in name:
+        from policies.files.weight_files import CHECKPOINT_FILES, is_hub_id, resolve_folder  # torch
+
+        folder = resolve_folder(name, CHECKPOINT_FILES) if is_hub_id(name) else None
+    return folder if folder is not None and is_spatial_nano(folder) else None
 
 
 def load_spatial_model(name: str, device: str = "cpu", threads: int = 1, world_simulator: str = "on") -> SpatialModel:

@@ -4,35 +4,35 @@
          └─► GenerativeBranch = f_gen ────┴► fused tokens, kept ─► language model: frames, kept ─► question ─► answer
 
 A frame is encoded once, when it comes; the language model reads each frame once, and a second question about the same
-frames only reads the question.  Greedy, with fixed noise, and one frame at a time: the same frames and question give
-the same answer, whatever was asked before.
+frames only reads the question.  Greedy, within the rules that the checkpoint's generation_config.json sets, with fixed
+noise, and one frame at a time: the same frames and question give the same answer, whatever was asked before.
 
 Source: VEGA-3D, arXiv 2603.19235, and its branch spatial-reasoning (ca64583).
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers.generation.logits_process import LogitsProcessorList
 
-from policies.files.json_config import read_json
-from policies.files.weight_files import resolve_folder
+from policies.files.tensor_names import by_prefix
+from policies.files.tensor_sources import refuse_unread
+from policies.files.weight_files import CHECKPOINT_FILES, open_weights, read_tokenizer, resolve_folder
 from policies.fusion.fused_policy import StageClock
 from policies.spatial.branch import GenerativeBranch, load_branch
 from policies.spatial.config import read_branch
 from policies.spatial.frames import EVALUATION_PIXELS, Patches, crop_frame, to_patches
+from policies.spatial.qwen import GreedyRules, load_qwen, newer_name
 from policies.types import Image, SceneAnswer, VegaError, check_question
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt")
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
 IMAGE_TYPE = 1  # what transformers calls an image's tokens
@@ -50,18 +50,20 @@ class FrameTokens:
 class _Prefix:
     """What the language model remembers of frames it has read; `frames` are told apart by identity.
 
-    ends: (length, next position) of the sequence before the first frame and after each.
+    ends: (length, next position) of the sequence before the first frame and after each.  ids: of that sequence.
     """
 
     frames: list[FrameTokens]
     cache: DynamicCache
     ends: list[tuple[int, int]]
+    ids: list[int]
 
     def rewind(self) -> None:
         """Forget what was read after the last frame."""
         surplus = self.cache.get_seq_length() - self.ends[-1][0]
         if surplus > 0:
             self.cache.crop(-surplus)  # transformers takes no other number
+        del self.ids[self.ends[-1][0] :]
 
 
 class SpatialReasoner:
@@ -84,8 +86,8 @@ class SpatialReasoner:
             config.vision_start_token_id,
             config.vision_end_token_id,
         )
-        stops = model.generation_config.eos_token_id
-        self._stops = {stops} if isinstance(stops, int) else set(stops or ())
+        vocabulary = model.lm_head.weight.shape[0]
+        self._rules = GreedyRules(model.generation_config, folder, vocabulary, model.device)
 
     @torch.inference_mode()
     def see(self, frame: Image) -> FrameTokens:
@@ -121,10 +123,14 @@ class SpatialReasoner:
         if not frames:
             raise VegaError("There is no frame to look at yet: wait for the camera.")
         clock = StageClock(self.model.device, True)
-        prefix = self._read(frames)
-        clock.lap("read_frames")
         ids = self.tokenizer.encode(question + ASSISTANT, add_special_tokens=False).ids
-        found, logs = self._greedy(torch.tensor([ids], device=self.model.device), prefix, max_tokens)
+        try:
+            prefix = self._read(frames)
+            clock.lap("read_frames")
+            found, logs = self._greedy(torch.tensor([ids], device=self.model.device), prefix, max_tokens)
+        except BaseException:
+            self.forget()  # some layers may have read on and others not
+            raise
         answer = SceneAnswer(self._decode(found).strip(), math.exp(sum(logs) / max(1, len(logs))))
         clock.lap("answer")
         self.timings_ms = clock.laps
@@ -137,10 +143,7 @@ class SpatialReasoner:
     @property
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            path = self.folder / "tokenizer.json"
-            if not path.is_file():
-                raise VegaError(f"File '{path}' is missing: copy the tokenizer that came with the checkpoint there.")
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = read_tokenizer(self.folder)
         return self._tokenizer
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -152,7 +155,7 @@ class SpatialReasoner:
         if known is None:
             cache = DynamicCache(config=self.model.config.get_text_config())
             ids = self.tokenizer.encode(SYSTEM, add_special_tokens=False).ids
-            self._prefix = known = _Prefix([], cache, [])
+            self._prefix = known = _Prefix([], cache, [], [])
             self._append(known, ids, [])
         same = [a is b for a, b in zip(known.frames, frames, strict=False)]
         kept = same.index(False) if False in same else len(same)
@@ -168,6 +171,7 @@ class SpatialReasoner:
         length, position = prefix.ends[-1] if prefix.ends else (0, 0)
         embedded, positions = self._embedded(torch.tensor([list(ids)], device=self.model.device), frames)
         self._hidden(embedded, positions + position, prefix.cache)
+        prefix.ids.extend(ids)
         prefix.ends.append((length + len(ids), position + int(positions.max()) + 1))
 
     @torch.inference_mode()
@@ -200,43 +204,53 @@ class SpatialReasoner:
             inputs_embeds=embedded, position_ids=positions, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
 
-    def _greedy(self, ids: torch.Tensor, prefix: _Prefix, max_tokens: int) -> tuple[list[int], list[float]]:
-        """Token ids of the answer to `ids` (1, L) after the prefix, without the one that ends it; log probabilities."""
-        _, position = prefix.ends[-1]
+    def _greedy(
+        self, ids: torch.Tensor, prefix: _Prefix, max_tokens: int, rules: LogitsProcessorList | None = None
+    ) -> tuple[list[int], list[float]]:
+        """Token ids of the answer to `ids` (1, L) after the prefix, without the one that ends it; log probabilities.
+
+        rules: of the prompt that is answered, where it is not all of this.
+        """
+        length, position = prefix.ends[-1]
+        read = torch.cat([torch.tensor([prefix.ids[:length]], dtype=torch.long, device=ids.device), ids], dim=1)
+        rules = self._rules.of_prompt(read.shape[1]) if rules is None else rules
         found: list[int] = []
         logs: list[float] = []
-        try:
-            while len(found) < max_tokens:
-                places = position + torch.arange(ids.shape[1], device=ids.device)
-                embedded = self.model.get_input_embeddings()(ids)
-                hidden = self._hidden(embedded, places.expand(3, 1, -1), prefix.cache)
-                position += ids.shape[1]
-                best, log = self._best(self.model.lm_head(hidden[:, -1]))
-                logs.append(log)
-                if best in self._stops:
-                    break
-                found.append(best)
-                ids = torch.tensor([[best]], device=ids.device)
-        finally:
-            prefix.rewind()
+        while len(found) < max_tokens:
+            places = position + torch.arange(ids.shape[1], device=ids.device)
+            embedded = self.model.get_input_embeddings()(ids)
+            hidden = self._hidden(embedded, places.expand(3, 1, -1), prefix.cache)
+            position += ids.shape[1]
+            best, log = self._best(self.model.lm_head(hidden[:, -1]), read, rules)
+            logs.append(log)
+            if best in self._rules.stops:
+                break
+            found.append(best)
+            ids = torch.tensor([[best]], device=ids.device)
+            read = torch.cat([read, ids], dim=1)
+        prefix.rewind()
         return found, logs
 
     @staticmethod
-    def _best(logits: torch.Tensor) -> tuple[int, float]:
-        """The token to which logits (1, V) give most, and its log probability."""
-        best = int(logits[0].argmax())
-        return best, float(logits[0].float().log_softmax(0)[best])
+    def _best(logits: torch.Tensor, read: torch.Tensor, rules: LogitsProcessorList) -> tuple[int, float]:
+        """The token to which logits (1, V) give most once the rules for what follows `read` (1, L) are kept, and the
+        logarithm of the probability that the model itself gives it."""
+        scores = logits.float()
+        best = int(rules(read, scores.clone())[0].argmax())
+        return best, float(scores[0].log_softmax(0)[best])
 
     @torch.inference_mode()
     def continue_ids(self, ids: torch.Tensor, frames: Sequence[FrameTokens], max_tokens: int) -> list[int]:
         """Greedy continuation of a whole sequence (1, L)."""
         cache = DynamicCache(config=self.model.config.get_text_config())
         logits, position = self.logits(ids, frames, cache)
-        first, _ = self._best(logits[:, -1])
-        if first in self._stops or max_tokens < 1:
+        rules = self._rules.of_prompt(ids.shape[1])
+        first, _ = self._best(logits[:, -1], ids, rules)
+        if first in self._rules.stops or max_tokens < 1:
             return []
-        prefix = _Prefix(list(frames), cache, [(ids.shape[1], position)])
-        return [first, *self._greedy(torch.tensor([[first]], device=ids.device), prefix, max_tokens - 1)[0]]
+        prefix = _Prefix(list(frames), cache, [(ids.shape[1], position)], ids[0].tolist())
+        following = torch.tensor([[first]], device=ids.device)
+        return [first, *self._greedy(following, prefix, max_tokens - 1, rules)[0]]
 
 
 def load_reasoner(
@@ -249,45 +263,18 @@ def load_reasoner(
     """A published spatial-reasoning checkpoint or a plain Qwen2.5-VL: a folder, or a hub id `owner/name`.
 
     framing: "official", what published checkpoints were trained with, or "registered".  Both tensor layouts of
-    transformers are read.  Raises VegaError.
+    transformers are read, and adapters merged.  Raises VegaError, also for a tensor that no part of the model reads.
     """
     if framing not in ("official", "registered"):
         raise VegaError(f"Framing '{framing}' is unknown: choose official or registered.")
     folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
     branch_config = read_branch(folder)
-    model = _load_qwen(folder, torch.device(device), dtype)
+    apart = [] if branch_config is None else [folder / branch_config.path]  # where Wan lies within the checkpoint
+    stored = open_weights(folder, by_prefix(newer_name), apart)
+    model = load_qwen(folder, stored, torch.device(device), dtype)
     branch = None
     if branch_config is not None:
         dim = model.config.get_text_config().hidden_size
-        branch = load_branch(folder, branch_config, dim, framing, torch.device(device), dtype)
+        branch = load_branch(folder, stored, branch_config, dim, framing, torch.device(device), dtype)
+    refuse_unread(stored, lambda name: False)
     return SpatialReasoner(model, branch, folder, pixels)
-
-
-def _load_qwen(folder: Path, device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL without the generative branch's tensors, every one of which is somebody else's."""
-    report = logging.getLogger("transformers")
-    level = report.level
-    report.setLevel(logging.ERROR)  # it would list the branch's tensors as unexpected
-    try:
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder,
-            config=Qwen2_5_VLConfig(**_plain(folder)),
-            dtype=dtype,
-            output_loading_info=True,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise VegaError(f"Qwen2.5-VL in '{folder}' cannot be loaded ({reason}): copy it again.") from error
-    finally:
-        report.setLevel(level)
-    unknown = [name for name in info["unexpected_keys"] if not name.startswith("generative_")]
-    if info["missing_keys"] or unknown:
-        name = min([*info["missing_keys"], *unknown])
-        what = "lacks" if info["missing_keys"] else "holds, and no part of Qwen2.5-VL uses,"
-        raise VegaError(f"The checkpoint '{folder}' {what} tensor '{name}': copy the whole folder again.")
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _plain(folder: Path) -> dict[str, Any]:
-    return {k: v for k, v in read_json(folder / "config.json").items() if "generative" not in k}

@@ -6,6 +6,7 @@ by diffusers' own converters; sizes are read from the tensors, and from the conf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
+from torch import nn
 
 from policies.files.json_config import read_json
-from policies.files.tensor_sources import DictSource, TensorSource, depth, read_torch_file, shape_of
+from policies.files.tensor_sources import DictSource, TensorSource, depth, read_torch_file, refuse_unread, shape_of
 from policies.files.weight_files import build_component, fill
 from policies.types import VegaError
+from policies.world_simulator.prompt import PROMPT_FILE
 from policies.world_simulator.vae import WanEncoder
 
 VAE_FILE = "Wan2.1_VAE.pth"
+# What is downloaded: no text encoder, and nothing from folders below.
+ORIGINAL_PATTERNS = ("config.json", VAE_FILE, "diffusion_pytorch_model*", "adapter_*", PROMPT_FILE)
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def is_original(folder: Path) -> bool:
@@ -29,7 +35,10 @@ def is_original(folder: Path) -> bool:
 
 
 def original_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> WanEncoder:
-    """The encoder half of the VAE, in `dtype` on `device`.  Raises VegaError for a file that is no Wan 2.1 VAE."""
+    """The encoder half of the VAE, in `dtype` on `device`.
+
+    Raises VegaError for a file that is no Wan 2.1 VAE, or holds what no part of its encoder reads.
+    """
     source = read_torch_file(folder / VAE_FILE)
     state = {name: source.read(name) for name in source.names() if not name.startswith(("decoder.", "conv2."))}
     latent = shape_of(source, "conv2.weight", 5)[0]
@@ -38,7 +47,7 @@ def original_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> 
     if len(vae.config.latents_mean) != latent:
         raise VegaError(f"File '{source.name}' has {latent} latent channels and not 16: give the VAE of Wan 2.1.")
     del vae.decoder, vae.post_quant_conv
-    fill(vae, DictSource(source.name, convert_wan_vae_to_diffusers(state)), lambda name: (name, None), device, dtype)
+    _fill_wholly(vae, DictSource(source.name, convert_wan_vae_to_diffusers(state)), device, dtype)
     return WanEncoder(vae)
 
 
@@ -68,7 +77,10 @@ def original_config(folder: Path, source: TensorSource) -> dict[str, Any]:
 def original_transformer(
     source: TensorSource, config: Mapping[str, Any], tap: int, device: torch.device, dtype: torch.dtype
 ) -> WanTransformer3DModel:
-    """Blocks 0..tap of a transformer under Wan's own names, in `dtype` on `device`."""
+    """Blocks 0..tap of a transformer under Wan's own names, in `dtype` on `device`.
+
+    Raises VegaError for what is missing, does not fit, or is read by no part of them.
+    """
     blocks = config["num_layers"]
     if not 0 <= tap < blocks:
         raise VegaError(f"Block {tap} is not among the {blocks} blocks of '{source.name}': choose 0 to {blocks - 1}.")
@@ -76,14 +88,20 @@ def original_transformer(
     del model.proj_out, model.norm_out, model.scale_shift_table
     state = {name: source.read(name) for name in names_up_to(source.names(), tap)}
     translated = DictSource(source.name, convert_wan_transformer_to_diffusers(state))
-    fill(model, translated, lambda name: (name, None), device, dtype)
+    _fill_wholly(model, translated, device, dtype)
     return model
 
 
+def _fill_wholly(module: nn.Module, source: TensorSource, device: torch.device, dtype: torch.dtype) -> None:
+    """`fill`, and VegaError for a tensor that was not needed."""
+    fill(module, source, lambda name: (name, None), device, dtype)
+    refuse_unread(source, lambda name: False)
+
+
 def names_up_to(names: Iterable[str], tap: int) -> list[str]:
-    """Tensors that are needed to read block `tap`."""
+    """Tensors that are needed to read block `tap`: not the later blocks, nor the head behind them."""
     return [
         name
         for name in names
-        if (int(name.split(".")[1]) <= tap if name.startswith("blocks.") else not name.startswith("head."))
+        if (int(match.group(1)) <= tap if (match := _BLOCK.match(name)) else not name.startswith("head."))
     ]

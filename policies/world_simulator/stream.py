@@ -90,17 +90,16 @@ class WorldStream:
 
     @torch.no_grad()
     def push(self, frames: torch.Tensor) -> None:
-        """Add frames (B, n, H, W, 3) uint8 RGB in order of time."""
+        """Add frames (B, n, H, W, 3) uint8 RGB in order of time; where one cannot be encoded, those before it stay."""
         shape = (frames.shape[0], frames.shape[2], frames.shape[3])
         if self._shape not in (None, shape):
             raise VegaError(
                 f"The stream holds (batch, height, width) {self._shape}, these are {shape}: reset the stream first."
             )
-        self._shape = shape
         for frame in self._simulator.to_canvas(frames).split(1, dim=2):
             latent, self._past = self._simulator.encoder.step(frame, self._past)
             self._latents.append(latent)
-            self._features = None
+            self._features, self._shape = None, shape
 
     @torch.no_grad()
     def tokens(self) -> torch.Tensor:
@@ -154,13 +153,17 @@ class WindowStream:
         return self._stream.news
 
     def see(self, window: torch.Tensor) -> None:
-        """Take a window (1, T, H, W, 3) uint8 RGB, oldest frame first."""
+        """Take a window (1, T, H, W, 3) uint8 RGB, oldest frame first.
+
+        Wholly or not at all: where a frame cannot be encoded (no memory), the next window brings it again.
+        """
         new = window.shape[1] if self._seen is None else new_frames(self._seen, window)
         if new == window.shape[1]:
-            self._stream.reset()
-        self._seen = window.clone()
+            self.reset()
+        stream = self._stream.fork()
         if new:
-            self._stream.push(window[:, window.shape[1] - new :])
+            stream.push(window[:, window.shape[1] - new :])
+        self._stream, self._seen = stream, window.clone()
 
     def tokens(self) -> torch.Tensor:
         """f_gen (1, rows * columns, D)."""

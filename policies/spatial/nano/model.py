@@ -18,7 +18,7 @@ from policies.spatial.nano.answers import Answerer
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.network import CAMERA, Seen, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
-from policies.spatial.nano.pictures import fitted
+from policies.spatial.nano.pictures import finite_matrix, fitted
 from policies.spatial.nano.placing import World, placed_map
 from policies.spatial.nano.questions import read, read_expression
 from policies.spatial.nano.scene_map import Found, SceneMap
@@ -92,6 +92,12 @@ class NanoScene:
 
     @torch.inference_mode()
     def see(self, view: SceneView) -> Frame:
+        pose = None if view.camera_to_world is None else finite_matrix(view.camera_to_world, 4)
+        if pose is None and view.camera_to_world is not None:
+            raise VegaError(
+                f"The camera_to_world of camera '{view.camera}' is no (4, 4) matrix of finite numbers: give the pose "
+                "of its optical frame, or none."
+            )
         clock = StageClock(self._device, True)
         picture = fitted(view.image, self.config, view.intrinsics)
         frames = torch.from_numpy(np.ascontiguousarray(picture))[None].to(self._device)
@@ -107,7 +113,7 @@ class NanoScene:
         found = sightings(self.network, seen, self._queries)[0]
         clock.lap("sightings")
         self.timings_ms = clock.laps
-        return Frame(found, view.camera_to_world, picture)
+        return Frame(found, pose, picture)
 
     def answer(self, seen: Sequence[Frame], question: str) -> SceneAnswer:
         asked = read(question)
@@ -157,7 +163,9 @@ class NanoScene:
         self._of, self._world = [], None
 
     def _map(self, seen: Sequence[Frame]) -> World:
-        """Of these frames; made again where they are others than the last time."""
+        """Of these frames; made again where they are others than the last time.  Raises VegaError for none."""
+        if not seen:
+            raise VegaError("There is no frame to look at yet: wait for the camera.")
         known = len(seen) == len(self._of) and all(a is b for a, b in zip(seen, self._of, strict=True))
         if self._world is None or not known:
             poses = [frame.camera_to_world for frame in seen]

@@ -13,20 +13,24 @@ from policies.types import FloatArray, Image, VegaError
 
 GREY = 128
 SMALLEST, LARGEST = 32, 8192  # sides of a frame, px
+# Focal lengths, in sides of the picture: of the widest fisheye, and of a camera that would show a line or two.
+SHORTEST_FOCAL, LONGEST_FOCAL = 0.05, 100.0
+MOST_OBLONG = 4.0  # times that a pixel may be longer than wide, or wider than long
 
 
 def fitted(frame: Image, config: SpatialConfig, intrinsics: FloatArray | None = None) -> Image:
     """(H, W, 3) uint8 RGB -> the encoder's picture (*image_size, 3).
 
     intrinsics: (3, 3) px of the camera, whose middle is taken to be the picture's; None: the frame's height is taken to
-    span the model's angle of view.  Raises VegaError for a frame that is no such array, or of an impossible size.
+    span the model's angle of view.  Raises VegaError for a frame that is no such array, or of an impossible size, and
+    for intrinsics that no camera has.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise VegaError(f"A frame is {frame.dtype} {frame.shape}: give uint8 RGB of shape (height, width, 3).")
     height, width = frame.shape[:2]
     if not all(SMALLEST <= side <= LARGEST for side in (height, width)):
         raise VegaError(f"A frame has {width}x{height} pixels: give sides of {SMALLEST} to {LARGEST}.")
-    focal = config.focal * height / config.image_size[0] if intrinsics is None else float(intrinsics[1, 1])
+    focal = config.focal * height / config.image_size[0] if intrinsics is None else _focal(intrinsics, height, width)
     scale = config.focal / focal
     rows, columns = max(round(scale * height), 1), max(round(scale * width), 1)
     if (rows, columns) != (height, width):
@@ -35,6 +39,31 @@ def fitted(frame: Image, config: SpatialConfig, intrinsics: FloatArray | None = 
     if (rows, columns) == config.image_size:
         return frame
     return _laid(frame, config.image_size)
+
+
+def _focal(intrinsics: FloatArray, height: int, width: int) -> float:
+    """Along the columns, px, of what may be the matrix of a camera with a picture of this size."""
+    matrix = finite_matrix(intrinsics, 3)
+    if matrix is not None:
+        across, down = float(matrix[0, 0]), float(matrix[1, 1])
+        lengths = ((across, width), (down, height))
+        possible = all(SHORTEST_FOCAL * side <= focal <= LONGEST_FOCAL * side for focal, side in lengths)
+        if possible and 1 / MOST_OBLONG <= across / down <= MOST_OBLONG:
+            return down
+    said = " ".join(str(intrinsics).split())[:200]
+    raise VegaError(
+        f"No camera with {width}x{height} pixels has the intrinsics {said}: give a (3, 3) matrix with its focal "
+        "lengths in pixels of this picture, or none."
+    )
+
+
+def finite_matrix(values: object, side: int) -> FloatArray | None:
+    """The values as numbers, where they are a square matrix of that side and all finite; else None."""
+    try:
+        matrix = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return matrix if matrix.shape == (side, side) and np.isfinite(matrix).all() else None
 
 
 def _laid(frame: Image, size: tuple[int, int]) -> Image:
