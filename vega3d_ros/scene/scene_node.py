@@ -31,7 +31,7 @@ from policies.types import SceneReply, VegaError  # noqa: E402
 from vega3d_ros.inference.separate_scene import SeparateScene  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
-from vega3d_ros.ros.diagnostics import Latencies, Level, say  # noqa: E402
+from vega3d_ros.ros.diagnostics import Latencies, Level, is_news, say  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.scene import settings as scene_settings  # noqa: E402
@@ -290,7 +290,7 @@ class SceneNode(CarefulLifecycleNode):
             return
         self._check_scene()
         level, sentence, statuses = report(self._condition, self._views, self._settings, self._now_ns())
-        if sentence != self._said and level > Level.OK:
+        if is_news(sentence, self._said) and level > Level.OK:
             say(self.get_logger(), level, sentence, waiting=not self._condition.frames and level is not Level.ERROR)
         self._said = sentence
         self._reporter.publish(statuses, self._now_ns())

@@ -108,6 +108,12 @@ class Views:
         """What is wrong with a camera's pictures, or else with what belongs to them."""
         return self.inputs.streams[name].problem or self._cameras[name].problem
 
+    def stale(self, name: str, now_ns: int) -> str:
+        """Why nothing new comes of a camera, '' where it does.  Where ages are not judged, only one that never sent."""
+        if not self.inputs.judge_age and self._pictures[name].newest_ns(name) is not None:
+            return ""
+        return self.inputs.stale(now_ns, only=name)
+
     def unplaced(self) -> str:
         """Why no object can be placed, '' where the newest frame of a camera has a pose."""
         if any(camera.placed for camera in self._cameras.values()):
