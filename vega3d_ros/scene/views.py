@@ -129,22 +129,28 @@ class Views:
 
     # Inputs
 
-    def on_image(self, name: str, message: ImageMessage | CompressedImage, now_ns: int) -> None:
+    def on_image(self, name: str, message: ImageMessage | CompressedImage, now_ns: int) -> str:
+        """Take a picture; a sentence where the camera's clock was set back, and so what came before was forgotten."""
         camera, buffer = self._cameras[name], self._pictures[name]
         before = buffer.newest_ns(name)
         jump = self.inputs.on_image(name, message, now_ns)
         stamp = buffer.newest_ns(name)
-        if jump:  # what is held belongs to another time
-            self.jump, camera.taken_ns, camera.due = jump, None, None
-            self.tree.clear()
+        if jump and stamp is not None:  # what is held belongs to another time; this picture is the first of the new one
+            newest = buffer.sample(stamp)
+            assert newest is not None, "it has just come"
+            self.clear()
+            buffer.push(name, stamp, newest.images[name][0])
+            self.jump = f"{jump.partition(':')[0]}, so what was seen before was forgotten: check the clock, then call "
+            self.jump += "~/forget to end this warning."
         if stamp is None or stamp == before or camera.due is not None:
-            return
+            return self.jump if jump else ""
         camera.frame_id = message.header.frame_id.lstrip("/")
         if camera.taken_ns is None or stamp - camera.taken_ns >= round(self._settings.every_s * 1e9):
             newest = buffer.sample(stamp)
             assert newest is not None, "it has just come"
             camera.due, camera.arrived_s = SceneView(name, stamp, newest.images[name][0]), time.monotonic()
             self._complete(name)
+        return self.jump if jump else ""
 
     def on_depth(self, name: str, message: ImageMessage, now_ns: int) -> None:
         try:
