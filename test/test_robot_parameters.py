@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -338,3 +339,35 @@ def test_one_slip_of_a_letter_finds_the_name_that_was_meant(name, data):
     with pytest.raises(VegaError) as refused:
         check_known([wrong])
     assert f"'{wrong}' (did you mean '{name}'?)" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("home: 2026-02-20", "'home' is the text '2026-02-20': give a number"),
+        ("home: 2026-02-20 10:00:00", "'home' is the text '2026-02-20 10:00:00': give a number"),
+        ("home: !!timestamp 2026-02-20", "'home' is 2026-02-20: give a number, a text, or a list of them"),
+        ("hardware_id: !!binary aGk=", "'hardware_id' is b'hi': give a number, a text, or a list of them"),
+        ("joint_names: !!set {a, b}", "'joint_names' is {"),
+        ("home: [" + "9" * 400 + "]", "'home' has a number of 400 digits: give one that a computer can hold"),
+        ("threads: " + "9" * 400, "'threads' has a number of 400 digits"),
+        ("threads: 0x" + "f" * 5000, "'threads' has a number of 6021 digits"),
+        ("threads: " + "9" * 5000, "line 3"),  # Python itself reads no more than 4300
+        ("threads: !!int abc", "line 3"),
+        ("dry_run: !!bool perhaps", "line 3"),
+        ("max_age_s: !!float ''", "line 3"),
+        ("hardware_id: !!timestamp 2026-02-30", "line 3"),
+    ],
+)
+def test_what_yaml_makes_something_else_of_is_one_sentence_with_its_place(line: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_text(f"/**:\n  ros__parameters:\n    {line}\n")
+    with pytest.raises(VegaError, match=re.escape(said)) as refused:
+        read_robot_file(path)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_date_is_a_text_as_in_ros(tmp_path: Path) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    hardware_id: 2026-02-30\n")
+    assert read_robot_file(path) == {"hardware_id": "2026-02-30"} == values_in_ros(path)
