@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from policies.types import VegaError
-from vega3d_ros.parameters.table import QOS_OVERRIDES, row_of
+from vega3d_ros.parameters.table import row_of
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
 PARAMETERS = "ros__parameters"
@@ -174,13 +174,13 @@ def _clean(content: Any) -> dict[str, Any]:
     given = list(_flat(content, ""))
     for name, value in given:
         _check_plain(name, value)
-    names = [name for name, _ in given if not name.startswith(QOS_OVERRIDES)]
+    names = [name for name, _ in given]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise VegaError(f"has '{twice[0]}' twice: remove one")
     check_known(names)
-    rows = ((name, row_of(name), value) for name, value in given)
-    return {name: value if row is None else clean_value(row, name, value) for name, row, value in rows}
+    rows = {name: row for name in names if (row := row_of(name)) is not None}  # all, as they are known
+    return {name: clean_value(rows[name], name, value) for name, value in given}
 
 
 def _check_plain(name: str, value: Any) -> None:
