@@ -14,6 +14,7 @@ from ros_harness import DEADLINE_S, ROOT, node_environment
 from rosbags.rosbag2 import Reader
 
 from policies.types import VegaError
+from sim.robot.ros_client import unused_domain
 from vega3d_ros.recording import recording
 from vega3d_ros.recording.recording import FLUSH_S, BagWriter, Topic
 from vega3d_ros.recording.recovery import recover
@@ -157,3 +158,33 @@ def test_what_is_no_bag_of_ours_is_one_sentence(tmp_path, folder):
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == 1 and run.stdout == ""
     assert run.stderr.startswith("vega3d-replay: ") and len(run.stderr.strip().splitlines()) == 1, run.stderr
+
+
+FULL = """
+import os, resource, signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from vega3d_ros.ros.dds import apply_defaults; apply_defaults()
+from vega3d_ros.recording import recording_node
+from vega3d_ros.recording.recording import BagWriter, Topic
+def make():
+    recorder = recording_node.Recorder()
+    recorder._writer = writer = BagWriter(Path(sys.argv[1]), {"/words": Topic("/words", "std_msgs/msg/String")})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+    def more():
+        for _ in range(50):
+            writer.offer("/words", time.time_ns(), b"\\0\\1\\0\\0" + os.urandom(60_000))
+    recorder.create_timer(0.2, more)
+    return recorder
+sys.exit(recording_node.run(make, ["recorder"]))
+"""
+
+
+def test_a_recorder_whose_disk_is_full_says_so_once_and_ends(tmp_path):
+    command = [sys.executable, "-c", FULL, str(tmp_path / "bag")]
+    environment = node_environment(unused_domain())
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert run.returncode == 1, run.stderr
+    (line,) = run.stderr.strip().splitlines()
+    assert line.startswith(f"The bag {tmp_path / 'bag'} cannot be written") and "make room" in line
+    assert run.stdout == ""

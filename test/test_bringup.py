@@ -54,7 +54,7 @@ def test_simulated_robot_runs_in_lockstep_and_starts_by_itself() -> None:
     policy = table["policy_node"].parameters
     assert policy["clock_mode"] == "lockstep" and policy["use_sim_time"] and policy["autostart"]
     assert table["startup_manager"].parameters["start_services"] == ["sim_node/reset", "sim_node/run"]
-    assert table["policy_node"].parameter_files[0].name == "libero.yaml"
+    assert table["policy_node"].parameter_files[-1].name == "libero.yaml"
 
 
 def test_real_robot_does_not_move_by_itself(tmp_path: Path) -> None:
@@ -99,6 +99,7 @@ def test_scene_node_is_started_beside_the_policy_or_with_the_cameras_alone(tmp_p
     alone = {entry.name: entry for entry in scene.scene_table(words)}
     assert set(alone) == {"scene_node", "sim_node", "startup_manager"}
     assert (alone["sim_node"].parameters["clock_mode"], alone["sim_node"].parameters["task"]) == ("realtime", 3)
+    words["task"] = "auto"  # a real robot has none
     blind = tmp_path / "arm.yaml"
     blind.write_text("/**: {ros__parameters: {controller: arm}}\n")
     with pytest.raises(VegaError, match=f"{blind} names no camera"):

@@ -26,16 +26,20 @@ def info(**fields: object) -> CameraInfo:
 
 
 def views_of(
-    topic: str = "eye/image_raw", depth: str = "", pose: str = "", say: Callable[[str], object] = print
+    topic: str = "eye/image_raw",
+    depth: str = "",
+    pose: str = "",
+    say: Callable[[str], object] = print,
+    patience_s: float = 0.0,
 ) -> Views:
-    """Of one camera, which does not wait for what belongs to a picture."""
+    """Of one camera, which does not wait for what belongs to a picture where nothing else is said."""
     settings = SceneSettings(
         model="red", framing="auto", max_tokens=16, device="cpu", threads=1, hardware_id="arm", frames=8, every_s=0.0,
         world_frame="world", tf=False, answer_timeout_s=1.0, max_skew_s=0.06, max_age_s=0.25,
         cameras={"eye": CameraParameters(topic, False, 0, 0, 0)},
         places={"eye": Places(depth, "eye/camera_info", pose)},
     )  # fmt: skip
-    return Views(settings, False, say, 0.0)
+    return Views(settings, False, say, patience_s)
 
 
 def show(views: Views, stamp_ns: int = 1, height: int = HEIGHT, width: int = WIDTH, frame: str = "eye") -> SceneView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from rclpy.context import Context
 from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
@@ -26,7 +28,7 @@ from vega3d_ros.control.guard.limits import combine_limits
 from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.parameters.arm_check import check_arm, check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, strict_arguments, write_parameters
-from vega3d_ros.parameters.table import ROWS, SCENE_CAMERA_ROWS, row_of
+from vega3d_ros.parameters.table import CAMERA_ROWS, FRANKA, ROWS, SCENE_CAMERA_ROWS, SCENE_ROWS, row_of
 from vega3d_ros.parameters.values import check_known, clean_value
 from vega3d_ros.ros import node_parameters
 
@@ -363,3 +365,60 @@ def test_one_slip_of_a_letter_finds_the_name_that_was_meant(name, data):
     with pytest.raises(VegaError) as refused:
         check_known([wrong])
     assert f"'{wrong}' (did you mean '{name}'?)" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("home: 2026-02-20", "'home' is the text '2026-02-20': give a number"),
+        ("home: 2026-02-20 10:00:00", "'home' is the text '2026-02-20 10:00:00': give a number"),
+        ("home: !!timestamp 2026-02-20", "'home' is 2026-02-20: give a number, a text, or a list of them"),
+        ("hardware_id: !!binary aGk=", "'hardware_id' is b'hi': give a number, a text, or a list of them"),
+        ("joint_names: !!set {a, b}", "'joint_names' is {"),
+        ("home: [" + "9" * 400 + "]", "'home' has a number of 400 digits: give one that a computer can hold"),
+        ("threads: " + "9" * 400, "'threads' has a number of 400 digits"),
+        ("threads: 0x" + "f" * 5000, "'threads' has a number of 6021 digits"),
+        ("threads: " + "9" * 5000, "line 3"),  # Python itself reads no more than 4300
+        ("threads: !!int abc", "line 3"),
+        ("dry_run: !!bool perhaps", "line 3"),
+        ("max_age_s: !!float ''", "line 3"),
+        ("hardware_id: !!timestamp 2026-02-30", "line 3"),
+    ],
+)
+def test_what_yaml_makes_something_else_of_is_one_sentence_with_its_place(line: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_text(f"/**:\n  ros__parameters:\n    {line}\n")
+    with pytest.raises(VegaError, match=re.escape(said)) as refused:
+        read_robot_file(path)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_qos_overrides_are_refused_as_no_subscription_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "arm.yaml"
+    where = "qos_overrides./joint_states.subscription.reliability"
+    path.write_text(f"/**:\n  ros__parameters:\n    {where}: reliable\n")
+    with pytest.raises(VegaError, match=f"nothing reads '{where}'"):
+        read_robot_file(path)
+    context = Context()
+    rclpy.init(context=context)
+    node = Node("policy_node", context=context, parameter_overrides=[Parameter(where, value="reliable")])
+    with pytest.raises(VegaError, match=f"nothing reads '{where}'"):
+        node_parameters.refuse_unknown(node)
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_a_date_is_a_text_as_in_ros(tmp_path: Path) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    hardware_id: 2026-02-30\n")
+    assert read_robot_file(path) == {"hardware_id": "2026-02-30"} == values_in_ros(path)
+
+
+def test_every_parameter_is_in_the_tables_of_the_interfaces() -> None:
+    rows = [line for line in (ROOT / "docs" / "interfaces.md").read_text().splitlines() if line.startswith("| `")]
+    told = {word for line in rows for word in re.findall(r"`([\w.<>]+)`", line.split(" | ")[0])}
+    rows_of_a_camera = (f"cameras.<camera>.{row.name}" for row in (*CAMERA_ROWS, *SCENE_CAMERA_ROWS))
+    names = [row.name for row in (*ROWS, *SCENE_ROWS, *FRANKA)]
+    short = {word for word in told if word.startswith(".")}
+    missing = [n for n in [*names, *rows_of_a_camera] if n not in told and f".{n.rpartition('.')[2]}" not in short]
+    assert not [name for name in missing if "_topic" not in name], "those of topics are in the table of topics"

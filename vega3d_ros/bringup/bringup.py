@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import check_instructions
-from policies.types import VegaError, check_instruction
+from policies.types import WORLD_CONTROLS, VegaError, check_instruction
 from vega3d_ros.bringup import viewer
 from vega3d_ros.bringup.entries import (
     DOMAIN,
+    NOT_GIVEN,
     ROBOT,
     SIMULATED_ROBOTS,
     START_SERVICES,
@@ -32,11 +33,14 @@ from vega3d_ros.bringup.entries import (
     NodeEntry,
     choice,
     command_words,
+    given_or,
     integer,
     manager,
     parse_arguments,
+    refuse_of_simulation,
     robot_file,
     simulated_robot,
+    simulated_task,
     wants_sim_time,
 )
 from vega3d_ros.bringup.preflight import check_policy, check_simulated
@@ -48,13 +52,14 @@ from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
 from vega3d_ros.ros.dds import check_discovery, check_middleware
 
 MAX_DOMAIN = 232
+POLICY = "vega-nano"  # where neither an argument nor the robot's file names one
 ARGUMENTS = (
     ROBOT,
     Argument("driver", "none", "franka: also start franka_driver, for a Franka FR3 without ros2_control; or none."),
-    Argument("policy", "vega-nano", "Policy: a name in policies, or the path of a checkpoint folder."),
+    Argument("policy", "auto", "Policy: a name in policies, or a checkpoint's folder; auto: configured, or vega-nano."),
     Argument("instruction", "", "What the robot shall do; empty: the simulated task's own sentence, or none yet."),
     USE_SIM_TIME,
-    Argument("clock_mode", "auto", "lockstep, realtime, or auto: lockstep with a simulated robot, else as configured."),
+    Argument("clock_mode", "auto", "lockstep, realtime, or auto: as configured, else lockstep with a simulated robot."),
     *TASK,
     Argument("device", "auto", "Torch device of the policy, such as cpu or cuda:0; auto: as configured, else cpu."),
     Argument("threads", "auto", "Torch threads of the policy; auto: as configured, else 1."),
@@ -72,48 +77,52 @@ ARGUMENTS = (
 def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     """The processes to run for these arguments (every name of ARGUMENTS with its text).
 
-    Raises VegaError on a value that cannot work.
+    An argument that was given wins, then the robot's file, then the policy's, then our defaults.  Raises VegaError on a
+    value that cannot work, and on an argument that would do nothing.
     """
     simulated = arguments["robot"] in SIMULATED_ROBOTS
     instruction = check_instruction(arguments["instruction"]) if arguments["instruction"] else ""
-    check_policy(arguments["policy"], arguments["device"])
-    name = arguments["policy"]
+    robot = robot_file(arguments["robot"])
+    own = read_robot_file(robot)
+    name = given_or(arguments, "policy", str(own.get("policy", POLICY)))
+    files = (*policy_files(name), robot)  # later ones win
+    # What is wrong with them is said before anything starts.
+    values = {key: value for path in files for key, value in read_robot_file(path).items()}
+    check_described(values)
+    check_policy(name, given_or(arguments, "device", str(values.get("device", "cpu"))))
     if simulated:
-        numbers = integer(arguments, "task", 0), integer(arguments, "trial", 0)
-        name = check_simulated(name, arguments["suite"], *numbers, instruction)
+        name = check_simulated(name, *simulated_task(arguments), instruction)
     else:
-        _refuse_of_simulation(arguments)
+        refuse_of_simulation(arguments, f'say what robot:={arguments["robot"]} shall do as instruction:="..."')
         if instruction:
             check_instructions(name, [instruction])
-    clock_mode = choice(arguments, "clock_mode", ("auto", "lockstep", "realtime"))
-    if clock_mode == "auto" and simulated:
-        clock_mode = "lockstep"
+    clock_mode = choice(arguments, "clock_mode", (NOT_GIVEN, "lockstep", "realtime"))
+    if clock_mode == NOT_GIVEN:
+        clock_mode = str(values.get("clock_mode", "lockstep" if simulated else NOT_GIVEN))
 
     policy: dict[str, Any] = {
         "policy": name,
-        "use_sim_time": wants_sim_time(arguments),
-        # A simulated arm hurts nobody; a real one begins to move only at the service ~/start.
-        "autostart": simulated,
+        "use_sim_time": wants_sim_time(arguments, values),
+        # A simulated arm hurts nobody; a real one begins to move only at the service ~/start, unless its own file says
+        # otherwise: no policy's file may.
+        "autostart": bool(own.get("autostart", simulated)),
     }
-    if clock_mode != "auto":
+    if clock_mode != NOT_GIVEN:
         policy["clock_mode"] = clock_mode
     if simulated and clock_mode == "realtime":
         policy["committed"] = True  # there it follows trajectories as a real arm's controller does
-    if arguments["device"] != "auto":
+    if arguments["device"] != NOT_GIVEN:
         policy["device"] = arguments["device"]
-    if arguments["threads"] != "auto":
+    if arguments["threads"] != NOT_GIVEN:
         policy["threads"] = integer(arguments, "threads", 1)
-    if arguments["world_simulator"] != "auto":
-        policy["world_simulator"] = arguments["world_simulator"]
+    world_simulator = choice(arguments, "world_simulator", (NOT_GIVEN, *WORLD_CONTROLS))
+    if world_simulator != NOT_GIVEN:
+        policy["world_simulator"] = world_simulator
 
     record = choice(arguments, "record", ("true", "false")) == "true"
     if arguments["bag"] and not record:
         raise VegaError("bag:= names a folder but nothing is recorded: add record:=true, or leave it out.")
 
-    files = (robot_file(arguments["robot"]), *policy_files(arguments["policy"]))
-    # What is wrong with them is said before anything starts.
-    values = {name: value for path in files for name, value in read_robot_file(path).items()}
-    check_described(values)
     table = [
         NodeEntry(
             name="policy_node",
@@ -125,7 +134,9 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
         )
     ]
     if choice(arguments, "scene", ("true", "false")) == "true":
-        table.append(scene_entry(arguments, files[0], bool(policy["use_sim_time"])))
+        table.append(scene_entry(arguments, robot))
+    else:
+        _refuse_of_scene(arguments)
     if simulated:
         # The user's sentence takes the place of the task's own.
         table.append(
@@ -214,7 +225,7 @@ def strict_files(entry: NodeEntry, folder: Path) -> list[Path]:
 
 def policy_files(policy: str) -> tuple[Path, ...]:
     """Parameter file of a policy, where one is shipped; whether the policy exists, policy_node says."""
-    path = share_folder() / "config" / "policies" / f"{policy}.yaml"
+    path = share_folder() / "config" / "policies" / f"{policy.partition('#')[0]}.yaml"
     return (path,) if "/" not in policy and path.is_file() else ()
 
 
@@ -270,14 +281,11 @@ def _obituary(child: ChildProcess) -> str:
     return f"{child.name} ended with {how}, so everything was stopped; its last words: {last}"
 
 
-def _refuse_of_simulation(arguments: Mapping[str, str]) -> None:
-    """A real robot has no task of a suite: who names one means a sentence that would silently not be told."""
-    for argument in ARGUMENTS:
-        if argument.name in ("suite", "task", "trial") and arguments[argument.name] != argument.default:
-            raise VegaError(
-                f"{argument.name}:={arguments[argument.name]} is for the simulated robot only: say what "
-                f'robot:={arguments["robot"]} shall do as instruction:="...".'
-            )
+def _refuse_of_scene(arguments: Mapping[str, str]) -> None:
+    for argument in SCENE_ONLY:
+        if arguments[argument.name] != NOT_GIVEN:
+            told = f"{argument.name}:={arguments[argument.name]} says nothing without scene_node"
+            raise VegaError(f"{told}: add scene:=true, or leave it out.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,8 @@ from vega3d_ros.bringup.preflight import check_words
 from vega3d_ros.control.resources import share_folder
 
 SIMULATED_ROBOTS = ("libero",)
+SUITE = "libero_object"
+NOT_GIVEN = "auto"  # as an argument: what is configured counts, else our default
 START_SERVICES = ["sim_node/reset", "sim_node/run"]  # of the simulated robot, once the others are active
 Remappings = tuple[tuple[str, str], ...]
 
@@ -30,11 +32,13 @@ class Argument:
 
 
 ROBOT = Argument("robot", "libero", "Robot: a name in config/robots, or the path of a parameter file of your own.")
-USE_SIM_TIME = Argument("use_sim_time", "auto", "true, false, or auto: true with a simulated robot.")
+USE_SIM_TIME = Argument(
+    "use_sim_time", "auto", "true, false, or auto: as configured, else true with a simulated robot."
+)
 TASK = (
-    Argument("suite", "libero_object", "LIBERO suite (simulated robot only)."),
-    Argument("task", "0", "Number of the task in the suite (simulated robot only)."),
-    Argument("trial", "0", "Number of the official initial state (simulated robot only)."),
+    Argument("suite", "auto", "LIBERO suite (simulated robot only); auto: libero_object."),
+    Argument("task", "auto", "Number of the task in the suite (simulated robot only); auto: 0."),
+    Argument("trial", "auto", "Number of the official initial state (simulated robot only); auto: 0."),
 )
 DOMAIN = Argument("domain", "", "ROS domain, 0 to 232; empty: that of the environment variable ROS_DOMAIN_ID.")
 STARTUP_TIMEOUT = Argument(
@@ -64,18 +68,31 @@ class NodeEntry:
 
 def simulated_robot(arguments: Mapping[str, str], clock_mode: str, remappings: Remappings = ()) -> NodeEntry:
     """The simulated robot in the scene that suite, task and trial name."""
+    suite, task, trial = simulated_task(arguments)
     return NodeEntry(
         name="sim_node",
         executable="sim_node",
         module="sim.robot.sim_node",
-        parameters={
-            "suite": arguments["suite"],
-            "task": integer(arguments, "task", 0),
-            "trial": integer(arguments, "trial", 0),
-            "clock_mode": clock_mode,
-        },
+        parameters={"suite": suite, "task": task, "trial": trial, "clock_mode": clock_mode},
         remappings=remappings,
     )
+
+
+def simulated_task(arguments: Mapping[str, str]) -> tuple[str, int, int]:
+    """Suite, task and trial of the simulated robot.  Raises VegaError on what is no number."""
+    suite = given_or(arguments, "suite", SUITE)
+    task, trial = (
+        0 if arguments[name] == NOT_GIVEN else integer(arguments, name, 0) for name in ("task", "trial")
+    )
+    return suite, task, trial
+
+
+def refuse_of_simulation(arguments: Mapping[str, str], remedy: str) -> None:
+    """A real robot has no task of a suite: who names one means what would silently not be.  Raises VegaError."""
+    for argument in TASK:
+        if arguments[argument.name] != NOT_GIVEN:
+            told = f"{argument.name}:={arguments[argument.name]} is for the simulated robot only"
+            raise VegaError(f"{told}: {remedy}.")
 
 
 def manager(table: Sequence[NodeEntry], arguments: Mapping[str, str], **more: Any) -> NodeEntry:
@@ -92,10 +109,17 @@ def manager(table: Sequence[NodeEntry], arguments: Mapping[str, str], **more: An
     )
 
 
-def wants_sim_time(arguments: Mapping[str, str]) -> bool:
-    """Whether the nodes take their time from /clock."""
-    use_sim_time = choice(arguments, "use_sim_time", ("auto", "true", "false"))
-    return arguments["robot"] in SIMULATED_ROBOTS if use_sim_time == "auto" else use_sim_time == "true"
+def wants_sim_time(arguments: Mapping[str, str], configured: Mapping[str, Any]) -> bool:
+    """Whether a node takes its time from /clock.  configured: what its files say, by full name."""
+    use_sim_time = choice(arguments, "use_sim_time", (NOT_GIVEN, "true", "false"))
+    if use_sim_time != NOT_GIVEN:
+        return use_sim_time == "true"
+    return bool(configured.get("use_sim_time", arguments["robot"] in SIMULATED_ROBOTS))
+
+
+def given_or(arguments: Mapping[str, str], name: str, otherwise: str) -> str:
+    """The text of an argument, or `otherwise` where it was not given."""
+    return otherwise if arguments[name] == NOT_GIVEN else arguments[name]
 
 
 def robot_file(robot: str) -> Path:

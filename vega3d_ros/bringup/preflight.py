@@ -38,9 +38,9 @@ def check_launch_words(words: Iterable[str], names: Sequence[str]) -> None:
 
 
 def check_policy(policy: str, device: str) -> None:
-    """Raise VegaError where there is no such policy, or torch cannot use the device (`auto` is the file's own)."""
+    """Raise VegaError where there is no such policy, or torch cannot use the device."""
     check_exists(policy)
-    if device not in ("auto", "cpu"):
+    if device != "cpu":
         check_device(device)  # imports torch, which cpu needs not
 
 

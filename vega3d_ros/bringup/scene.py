@@ -24,22 +24,25 @@ SCENE_ONLY = (
 ARGUMENTS = (entries.ROBOT, *SCENE_ONLY, entries.USE_SIM_TIME, *entries.TASK, entries.DOMAIN, entries.STARTUP_TIMEOUT)
 
 
-def scene_entry(arguments: Mapping[str, str], robot: Path, use_sim_time: bool) -> NodeEntry:
-    """scene_node with the cameras of a robot's file.  Raises VegaError on a model or a device that is not there."""
-    given = read_robot_file(robot, "scene_node")
-    parameters: dict[str, Any] = {"use_sim_time": use_sim_time}
-    if not any(name.startswith("cameras.") for name in given):
+def scene_entry(arguments: Mapping[str, str], robot: Path) -> NodeEntry:
+    """scene_node with the cameras of a robot's file; an argument wins over the file.
+
+    Raises VegaError on a model or a device that is not there.
+    """
+    configured = read_robot_file(robot, "scene_node")
+    parameters: dict[str, Any] = {"use_sim_time": entries.wants_sim_time(arguments, configured)}
+    if not any(name.startswith("cameras.") for name in configured):
         raise VegaError(f"The robot's file {robot} names no camera: add 'cameras', or leave scene_node out.")
-    if arguments["scene_model"] == "auto":
-        row = row_of("scene.model")
-        check_scene_model(str(given.get("scene.model", row.default if row else "")))
-    else:
-        parameters["scene.model"] = arguments["scene_model"]
-        check_scene_model(arguments["scene_model"])
-    if arguments["scene_device"] != "auto":
-        parameters["device"] = arguments["scene_device"]
-        if arguments["scene_device"] != "cpu":
-            check_device(arguments["scene_device"])  # imports torch, which cpu needs not
+    for argument, name in (("scene_model", "scene.model"), ("scene_device", "device")):
+        row = row_of(name)
+        assert row is not None
+        value = entries.given_or(arguments, argument, str(configured.get(name, row.default)))
+        if arguments[argument] != entries.NOT_GIVEN:
+            parameters[name] = value
+        if name == "scene.model":
+            check_scene_model(value)
+        elif value != "cpu":
+            check_device(value)  # imports torch, which cpu needs not
     return NodeEntry(
         name="scene_node",
         executable="scene_node",
@@ -57,8 +60,10 @@ def scene_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     """
     simulated = arguments["robot"] in entries.SIMULATED_ROBOTS
     if simulated:
-        check_task(arguments["suite"], entries.integer(arguments, "task", 0), entries.integer(arguments, "trial", 0))
-    table = [scene_entry(arguments, entries.robot_file(arguments["robot"]), entries.wants_sim_time(arguments))]
+        check_task(*entries.simulated_task(arguments))
+    else:
+        entries.refuse_of_simulation(arguments, "leave it out")
+    table = [scene_entry(arguments, entries.robot_file(arguments["robot"]))]
     if simulated:
         table.append(entries.simulated_robot(arguments, "realtime"))
     more = {"start_services": entries.START_SERVICES} if simulated else {}

@@ -60,12 +60,15 @@ def report(
         values["world_age"] = outputs.world_age
     statuses = [Status("command", level, sentence, values)]
     now_s = time.monotonic()
+    # An inactive node hears nobody, and a world in lockstep waits.
+    listens = outputs is not None and isinstance(runner, Realtime)
     for name, stream in inputs.streams.items():
+        problem = stream.problem or (inputs.stale(now_ns, only=name) if listens else "")
         details = stream.values(now_s)
         if name in inputs.watches:
             details |= inputs.watches[name].values()
         details |= {why: n for (camera, why), n in sorted(inputs.buffer.drops.items()) if camera == name}
-        statuses.append(Status(name, Level.ERROR if stream.problem else Level.OK, stream.problem or "ok", details))
+        statuses.append(Status(name, Level.ERROR if problem else Level.OK, problem or "ok", details))
     statuses += _body(runner, inputs)
     statuses.append(Status("latency", Level.OK, "milliseconds per stage", condition.latencies.values()))
     statuses += [Status(f"qos {topic}", Level.ERROR, text) for topic, text in condition.qos_problems.items()]
@@ -101,8 +104,12 @@ def _judge(
 ) -> tuple[Level, str]:
     if condition.fault:
         return Level.ERROR, condition.fault
-    if not condition.running or outputs is None:
-        return Level.OK, "Active and still: call ~/start to command."
+    if outputs is None:
+        return Level.OK, "Not active: activate policy_node, then call ~/start."
+    if not condition.running:
+        problem = condition.not_connected or _failing(runner, inputs, now_ns)
+        told = f"Active and still, and after ~/start it would wait: {problem}"
+        return (Level.WARN, told) if problem else (Level.OK, "Active and still: call ~/start to command.")
     problem = condition.not_connected or inputs.problem()
     if not problem and not outputs.heard():
         problem = outputs.unheard
@@ -129,6 +136,12 @@ def _judge(
             "raise command_ahead_s."
         )
     return (Level.WARN, waiting) if waiting else (Level.OK, f"Commanding: {inputs.instruction}")
+
+
+def _failing(runner: Lockstep | Realtime, inputs: Inputs, now_ns: int) -> str:
+    """Which input is wrong or silent, '' if none is; an instruction may still come."""
+    wrong = next((stream.problem for stream in inputs.streams.values() if stream.problem), "")
+    return wrong or (inputs.stale(now_ns) if isinstance(runner, Realtime) else "")
 
 
 def _judge_lockstep(condition: Condition, runner: Lockstep, inputs: Inputs) -> tuple[Level, str]:

@@ -42,7 +42,7 @@ from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
-from vega3d_ros.ros.diagnostics import Level, say  # noqa: E402
+from vega3d_ros.ros.diagnostics import Level, is_news, say  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
 from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
@@ -76,7 +76,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._control_timer: ControlTimer | None = None
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
-        self._emergency = EmergencyStop(self, self._on_emergency)
+        self._emergency = EmergencyStop(self, self._on_emergency, self._on_emergency_cleared)
         # With use_sim_time the control timer, and so the supervision, would change under way.
         fix_parameters_while(self, lambda: self._outputs is not None)
 
@@ -105,6 +105,7 @@ class PolicyNode(CarefulLifecycleNode):
                 "false, or enable.topic to nothing."
             )
         self._drop_report()
+        self._condition.fault = ""
         self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
         assert self._runner is not None and self._inputs is not None
         self._runner.journal = self._outputs.note
@@ -247,6 +248,10 @@ class PolicyNode(CarefulLifecycleNode):
         else:
             self.get_logger().error(sentence)
 
+    def _on_emergency_cleared(self, sentence: str) -> None:
+        if self._condition.fault == sentence:
+            self._condition.fault = ""
+
     @property
     def _is_strict(self) -> bool:
         """Whether every problem while the arm moves is a fault."""
@@ -381,7 +386,7 @@ class PolicyNode(CarefulLifecycleNode):
         if self._runner is None or self._inputs is None or self._reporter is None:
             return
         level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
-        if sentence != self._said and level > Level.OK:
+        if is_news(sentence, self._said) and level > Level.OK:
             say(self.get_logger(), level, sentence, is_waiting(self._condition, self._inputs))
         self._said = sentence
         self._reporter.publish(statuses, self._now_ns())

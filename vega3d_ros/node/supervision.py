@@ -40,15 +40,19 @@ _EVERY_PUBLISHER = tuple(
 class EmergencyStop:
     """Latches, tells `on_stop(sentence)`, and refuses to be cleared before the arm rests and the button is released.
 
+    on_clear: told the same sentence once the stop is lifted.
+
     The last value of the topic counts.  A publisher of it that goes away sets the stop too, and so does its silence
     where the parameter e_stop.heartbeat_s says how often it has to speak.  While the stop is set, it listens to
     joint_states itself, since an inactive node does not.
     """
 
-    def __init__(self, node: Node, on_stop: Callable[[str], None]) -> None:
+    def __init__(
+        self, node: Node, on_stop: Callable[[str], None], on_clear: Callable[[str], None] = lambda sentence: None
+    ) -> None:
         self.latch = StopLatch()
         self._node = node
-        self._on_stop = on_stop
+        self._on_stop, self._cleared = on_stop, on_clear
         self._joints: Any = None
         self._button = LastValue(safe=True)
         self._known: set[bytes] = set()
@@ -127,9 +131,11 @@ class EmergencyStop:
     def _on_clear(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             self._check_button()
+            sentence = self.sentence
             self.latch.clear(self._joint_names(), time.monotonic())
             self._node.destroy_subscription(self._joints)
             self._joints = None
+            self._cleared(sentence)
             response.success = True
             response.message = "Cleared; activate policy_node and call ~/start to command."
         except VegaError as error:

@@ -6,6 +6,7 @@ no key; so the file is read here first, by whoever starts the node, and by a nod
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,16 +18,26 @@ from typing import Any
 import yaml
 
 from policies.types import VegaError
-from vega3d_ros.parameters.table import QOS_OVERRIDES, row_of
+from vega3d_ros.parameters.table import row_of
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
 PARAMETERS = "ros__parameters"
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _TIMESTAMP = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:timestamp"
+_LONGEST = 2**63  # whole numbers of ROS are smaller
 _WILD = {"**": r"(?:/\w+)*", "*": r"/\w+"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e9 for a number, as ROS does, and a key that comes twice for an error; one that is merged in may."""
+    """Takes 1e9 for a number and a date for a text, as ROS does, and a key that comes twice for an error; one that is
+    merged in may."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """A tag with what it cannot mean (!!int abc) is an error with its place in the file."""
+        try:
+            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            told = f"a value that cannot be read: {str(error)[:120]}"
+            raise yaml.constructor.ConstructorError(None, None, told, node.start_mark) from error
 
     def flatten_mapping(self, node: Any) -> None:
         keys = [
@@ -48,6 +59,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -158,13 +173,25 @@ def _clean(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise VegaError(f"has nothing below '{PARAMETERS}': put the parameters there, indented")
     given = list(_flat(content, ""))
-    names = [name for name, _ in given if not name.startswith(QOS_OVERRIDES)]
+    for name, value in given:
+        _check_plain(name, value)
+    names = [name for name, _ in given]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise VegaError(f"has '{twice[0]}' twice: remove one")
     check_known(names)
-    rows = ((name, row_of(name), value) for name, value in given)
-    return {name: value if row is None else clean_value(row, name, value) for name, row, value in rows}
+    rows = {name: row for name in names if (row := row_of(name)) is not None}  # all, as they are known
+    return {name: clean_value(rows[name], name, value) for name, value in given}
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Raises VegaError on what YAML has and no parameter can be: a date, a set, bytes, a number without an end."""
+    for item in value if isinstance(value, list) else [value]:
+        if item is not None and not isinstance(item, str | bool | int | float | list | dict):
+            raise VegaError(f"'{name}' is {str(item)[:60]}: give a number, a text, or a list of them")
+        if isinstance(item, int) and abs(item) >= _LONGEST:
+            digits = round(item.bit_length() * math.log10(2))  # text of it there may be none
+            raise VegaError(f"'{name}' has a number of {digits} digits: give one that a computer can hold")
 
 
 def _flat(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -301,9 +301,8 @@ SCENE_CAMERA_ROWS = (
     Row("camera_info_topic", "topic", "", "CameraInfo of camera '{camera}'; empty: none."),
     Row("pose_topic", "topic", "", "PoseStamped of camera '{camera}' in the world frame, optical axes; empty: none."),
 )
-# Declared by rclpy itself, or left to it.
+# Declared by rclpy itself; it would read qos_overrides too, if a subscription of ours let it.
 SIM_TIME = Row("use_sim_time", "flag", False, "Take the time from /clock.", fixed=False)
-QOS_OVERRIDES = "qos_overrides."
 
 
 def row_of(name: str) -> Row | None:

@@ -67,13 +67,17 @@ def declare(node: Node) -> None:
 
 
 class Recorder(Node):  # type: ignore[misc]
-    """Single-threaded.  bag: folder of the bag; empty: named by the time, in the working directory."""
+    """Single-threaded.  bag: folder of the bag; empty: named by the time, in the working directory.
+
+    failure: why nothing can be written any more, '' while it can.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder", **options)
         declare(self)
         self._writer: BagWriter | None = None
         self._dropped = 0
+        self.failure = ""
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_timer(CHECK_S, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -86,7 +90,8 @@ class Recorder(Node):  # type: ignore[misc]
                 written = writer.close(max(ENDING_S, left_s) if math.isfinite(left_s) else CLOSE_S)
                 _tell(f"{written.sentence()} The bag is {writer.folder}.", sys.stdout)
         except VegaError as error:
-            _tell(str(error), sys.stderr)
+            if str(error) != self.failure:  # which is said already
+                _tell(str(error), sys.stderr)
         finally:
             super().destroy_node()
 
@@ -167,11 +172,12 @@ class Recorder(Node):  # type: ignore[misc]
         self.create_subscription(kind, topic.name, take, qos, raw=True)
 
     def _check(self) -> None:
-        """Says when messages are dropped, and ends the process when nothing can be written any more."""
+        """Says when messages are dropped, and notes when nothing can be written any more, which ends the process."""
         if self._writer is None:
             return
-        if self._writer.error:
-            raise VegaError(self._writer.error)
+        self.failure = self._writer.error
+        if self.failure:
+            return
         dropped = sum(self._writer.written.dropped.values())
         if dropped > self._dropped:
             self.get_logger().warning(f"{dropped} messages were dropped so far: record to a faster disk.")
@@ -265,9 +271,14 @@ def _checkpoint_hash(policy: str) -> str:
         return ""  # a policy that lives elsewhere (a hub, a server) has no files here
 
 
+def run(make: Callable[[], Recorder], args: list[str] | None) -> int:
+    """Run a recorder until it is ended or cannot write any more; returns the exit status."""
+    return run_node(make, args, LINGER_S, lambda recorder: str(recorder.failure))
+
+
 def main(args: list[str] | None = None) -> int:
     """Entry point of lib/vega3d_ros/recorder; returns the exit status."""
-    return 0 if answer_help("recorder", __doc__, declare, args) else run_node(Recorder, args, LINGER_S)
+    return 0 if answer_help("recorder", __doc__, declare, args) else run(Recorder, args)
 
 
 if __name__ == "__main__":

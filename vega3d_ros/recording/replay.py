@@ -18,6 +18,8 @@ apply_defaults()
 
 import rclpy  # noqa: E402
 from rclpy.context import Context  # noqa: E402
+from rclpy.exceptions import ParameterException  # noqa: E402
+from rclpy.node import Node  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
@@ -28,6 +30,7 @@ from vega3d_ros.control.control_loop import JointSample  # noqa: E402
 from vega3d_ros.node.node_setup import Parts, build  # noqa: E402
 from vega3d_ros.recording.recording_node import parameter_node  # noqa: E402
 from vega3d_ros.recording.replay_bag import Bag  # noqa: E402
+from vega3d_ros.recording.replay_check import ORIGIN  # noqa: E402
 from vega3d_ros.recording.replay_run import Decisions, Difference  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.conversions import GripperMemory  # noqa: E402
@@ -51,8 +54,7 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
         # Nobody is to be found: nothing is heard or said.
         rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
         try:
-            node = parameter_node(values, "replay", context=context)
-            parameters = node_parameters.read(node)
+            node, parameters = _parameters(folder, values, context)
             yield from _headline(bag, values)
             yield from _run(
                 bag,
@@ -71,6 +73,18 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
             )
         finally:
             context.try_shutdown()
+
+
+def _parameters(folder: Path, values: dict[str, Any], context: Context) -> tuple[Node, node_parameters.NodeParameters]:
+    """A node with the recorded parameters.  Raises VegaError where this version does not take one of them."""
+    try:
+        node = parameter_node(values, "replay", context=context)
+        return node, node_parameters.read(node)
+    except (VegaError, ParameterException, TypeError, ValueError, AssertionError) as error:
+        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise VegaError(
+            f"The bag {folder} was recorded with parameters that this version does not take ({why[:300]}): {ORIGIN}."
+        ) from error
 
 
 def _headline(bag: Bag, values: dict[str, Any]) -> list[str]:

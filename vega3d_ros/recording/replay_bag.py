@@ -22,16 +22,12 @@ from policies.types import Image, VegaError
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.control.frame_buffer import FrameSet
 from vega3d_ros.recording.recovery import recover, storage_files
+from vega3d_ros.recording.replay_check import ORIGIN, wrong_event, wrong_note
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.joint_states import JointReader
 
 # A frame reaches the recorder at about the time at which the decision does that used it.
 LATE_NS = 5_000_000_000
-# What the recorder notes at its start, and each event of the journal says of itself.
-INFO: dict[str, type] = {
-    "node": str, "parameters": dict, "robot_description": str, "checkpoint_sha256": str, "commands": list,
-}  # fmt: skip
-EVENT: dict[str, type] = {"event": str, "n": int}
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 
 
@@ -196,15 +192,10 @@ class Bag(AbstractContextManager["Bag"]):
         return VegaError(f"The bag {self._folder} is damaged ({why[:120]}): {alone}record again.")
 
     def _check_ours(self, folder: Path) -> None:
-        """Other programs' topics may be called so, too, and older versions noted less."""
-        told = [("recording", self.info, INFO), *(("decision", decided.event, EVENT) for decided in self.decisions)]
-        for what, found, kinds in told:
-            for name, kind in kinds.items():
-                if not isinstance(found.get(name), kind):
-                    raise VegaError(
-                        f"The bag {folder} was not made by this version's record:=true: its {what} does not say "
-                        f"'{name}', record again."
-                    )
+        """Other programs' topics may be called so, too, and other versions note less or more."""
+        told = wrong_note(self.info) or next(filter(None, (wrong_event(one.event) for one in self.decisions)), "")
+        if told:
+            raise VegaError(f"The bag {folder} was not made by this version's record:=true: {told}, {ORIGIN}.")
 
     def _check_complete(self, folder: Path) -> None:
         if not self.decisions:

@@ -113,6 +113,8 @@ class RecordedWorker:
 
     def deliver(self, event: Event) -> None:
         """The recorded answer `event` arrives."""
+        if event["query"] not in self._asked:
+            raise Difference(f"question {event['query']} of the policy is answered and was not asked")
         query, compare = self._asked.pop(event["query"])
         failed = event["actions"] is None
         chunk = None if failed else compare(event)
@@ -170,7 +172,7 @@ class Decisions:
 
     def __init__(self, runner: Lockstep | Realtime, parameters: NodeParameters) -> None:
         self.compared = Compared()
-        self.last_sample: JointSample
+        self._sample: JointSample | None = None
         self._period: list[Event] = []
         self._frames = RecordedFrames()
         self._policy = RecordedPolicy(runner.loop.policy, self.compared)
@@ -248,7 +250,7 @@ class Decisions:
             sample = recorded_sample
         elif not all(_same(getattr(sample, key), values) for key, values in measured.items()):
             raise Difference(f"the joint state at {sample.stamp_ns} ns is another than the node used then")
-        self.last_sample = sample
+        self._sample = sample
         instruction = next((e["instruction"] for e in self._period if e["event"] == "query"), "")
         chunks = [e for e in self._period if e["event"] == "chunk"]
         try:
@@ -259,6 +261,12 @@ class Decisions:
         self._frames.next = None
         self._compare(event, command)
         return command
+
+    @property
+    def last_sample(self) -> JointSample:
+        if self._sample is None:
+            raise Difference("the path is left and no joint state has come before")
+        return self._sample
 
     @property
     def _realtime(self) -> Realtime:

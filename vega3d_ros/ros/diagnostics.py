@@ -5,6 +5,7 @@ The counters are plain Python, updated from the executor's thread; `diagnostic_a
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vega3d_ros.ros.conversions import time_message
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 class Level(IntEnum):
@@ -114,6 +117,11 @@ def diagnostic_array(statuses: Iterable[Status], node_name: str, hardware_id: st
         item.values = [KeyValue(key=key, value=str(value)) for key, value in status.values.items()]
         message.status.append(item)
     return message
+
+
+def is_news(sentence: str, said: str) -> bool:
+    """Whether a sentence is worth a line in the log after the last: with other numbers alone it is not."""
+    return _NUMBER.sub("", sentence) != _NUMBER.sub("", said)
 
 
 def say(logger: Any, level: Level, sentence: str, waiting: bool) -> None:

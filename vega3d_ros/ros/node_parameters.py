@@ -15,7 +15,7 @@ from rclpy.parameter import Parameter
 from policies.types import FloatArray, SpeedOptions, VegaError
 from vega3d_ros.control.chunk_scheduler import MergeMode
 from vega3d_ros.parameters.body_settings import BodySettings
-from vega3d_ros.parameters.table import CAMERA_ROWS, QOS_OVERRIDES, ROWS, SAFETY, Row
+from vega3d_ros.parameters.table import CAMERA_ROWS, ROWS, SAFETY, Row
 from vega3d_ros.parameters.values import check_known, check_together, clean_value
 
 _TYPES = {"texts": Parameter.Type.STRING_ARRAY, "numbers": Parameter.Type.DOUBLE_ARRAY}
@@ -97,9 +97,8 @@ def declare_rows(node: Node, rows: Sequence[Row]) -> None:
 
 def refuse_unknown(node: Node) -> None:
     """Raises VegaError if the node was given a parameter that nothing reads, with the nearest known name."""
-    given = [name for name in node._parameter_overrides if not name.startswith(QOS_OVERRIDES)]
     try:
-        check_known(name for name in given if not node.has_parameter(name))
+        check_known(name for name in node._parameter_overrides if not node.has_parameter(name))
     except VegaError as error:
         raise VegaError(f"Of the parameters given to {node.get_name()}, {error}.") from error
 

@@ -35,10 +35,16 @@ _at_once = False
 _asked_s = math.inf  # time.monotonic() of the first signal
 
 
-def run_node(make: Callable[[], Node], args: list[str] | None = None, linger_s: float = 0.0) -> int:
+def run_node(
+    make: Callable[[], Node],
+    args: list[str] | None = None,
+    linger_s: float = 0.0,
+    failure: Callable[[Any], str] = lambda node: "",
+) -> int:
     """Run one node until SIGINT, SIGTERM or shutdown; returns the exit status.
 
-    linger_s: for so long after the signal callbacks still run.
+    linger_s: for so long after the signal callbacks still run.  failure: why the node cannot go on, '' while it can;
+    it ends the process with that sentence and status 1.  (What a callback raises, the executor logs with where it was.)
 
     A parameter that cannot be used ends the process with one sentence and status 1.  A callback that
     does not return within `END_S` of the signal (a policy that hangs) ends it with status 1 too.
@@ -52,6 +58,8 @@ def run_node(make: Callable[[], Node], args: list[str] | None = None, linger_s: 
         executor = _executor()
         executor.add_node(node)
         while rclpy.ok() and not asked_to_end(linger_s):
+            if sentence := failure(node):
+                raise VegaError(sentence)
             try:
                 executor.spin_once(timeout_sec=SPIN_S)
             except InvalidHandle:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
@@ -19,6 +22,7 @@ from vega3d_ros.ros.qos_events import publisher_events
 
 ANSWERS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SHOWN_CHARS = 200
+LAST_WORDS_S = 0.5
 UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])  # boxes are parallel to the axes of the world frame
 COLOUR = (0.1, 0.9, 0.2, 0.4)
 
@@ -92,5 +96,8 @@ class Outputs:
             self._markers.publish(Marker(ns="object", action=Marker.DELETE))
 
     def destroy(self) -> None:
+        """What was said last is to be heard, too."""
+        with contextlib.suppress(RCLError):  # a middleware that cannot wait, or a context that is gone
+            self._answers.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
         for publisher in (self._answers, self._objects, self._markers):
             self._node.destroy_publisher(publisher)

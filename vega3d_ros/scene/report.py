@@ -40,7 +40,7 @@ def report(
     statuses = [Status("scene", level, sentence, values)]
     now_s = time.monotonic()
     for name in settings.cameras:
-        stream, problem = views.inputs.streams[name], views.problem(name)
+        stream, problem = views.inputs.streams[name], views.problem(name) or views.stale(name, now_ns)
         worst = Level.ERROR if stream.problem else Level.WARN if problem else Level.OK
         details = {**stream.values(now_s), **views.inputs.watches[name].values(), **views.drops(name)}
         statuses.append(Status(name, worst, problem or "ok", details))
@@ -57,7 +57,8 @@ def _judge(condition: Condition, views: Views, now_ns: int) -> tuple[Level, str]
         return Level.ERROR, bad[0] if bad else condition.unseen
     lacking = [problem for name in views.inputs.streams if (problem := views.problem(name))]
     warning = views.jump or condition.tf_problem or next(iter(lacking), "")
-    warning = warning or views.inputs.drifting() or views.inputs.stale(now_ns)
+    silent = (told for name in views.inputs.streams if (told := views.stale(name, now_ns)))
+    warning = warning or views.inputs.drifting() or next(silent, "")
     if warning:
         return Level.WARN, warning
     return Level.OK, f"Answers from {len(condition.frames)} frames."

@@ -31,7 +31,7 @@ from policies.types import SceneReply, VegaError  # noqa: E402
 from vega3d_ros.inference.separate_scene import SeparateScene  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
-from vega3d_ros.ros.diagnostics import Latencies, Level, say  # noqa: E402
+from vega3d_ros.ros.diagnostics import Latencies, Level, is_news, say  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 from vega3d_ros.ros.qos_events import subscription_events  # noqa: E402
 from vega3d_ros.scene import settings as scene_settings  # noqa: E402
@@ -66,6 +66,7 @@ class SceneNode(CarefulLifecycleNode):
         self._listeners: list[Any] = []
         self._hearers: list[Any] = []
         self._questions: deque[Asked] = deque()
+        self._asked: Asked | None = None  # what the model is about to answer
         self._forget = False
         self._condition = Condition(Counter(), Latencies(), {})
         self._said = ""
@@ -98,7 +99,7 @@ class SceneNode(CarefulLifecycleNode):
 
         for name, camera in settings.cameras.items():
             kind = CompressedImage if camera.compressed else ImageMessage
-            listen(kind, camera.topic, images(views.on_image, name), qos_profile_sensor_data)
+            listen(kind, camera.topic, images(self._on_image, name), qos_profile_sensor_data)
             places = settings.places[name]
             if places.depth:
                 listen(ImageMessage, places.depth, images(views.on_depth, name), qos_profile_sensor_data)
@@ -131,7 +132,10 @@ class SceneNode(CarefulLifecycleNode):
         for subscription in self._hearers:
             self.destroy_subscription(subscription)
         self._hearers = []
+        if self.context.ok():
+            self._refuse_all("scene_node was deactivated before it answered: activate it, and ask again.")
         self._questions.clear()
+        self._asked = None
         if self._watch is not None:
             self.destroy_timer(self._watch)
         if self._reporter is not None:
@@ -163,6 +167,13 @@ class SceneNode(CarefulLifecycleNode):
         if self._outputs is not None:
             take(*values)
             self._work()
+
+    def _on_image(self, name: str, message: ImageMessage | CompressedImage, now_ns: int) -> None:
+        assert self._views is not None
+        jump = self._views.on_image(name, message, now_ns)
+        if jump:
+            self._refuse_all(jump)
+            self._condition.frames, self._forget = (), True
 
     def _on_tf(self, fixed: bool, message: Any) -> None:
         if self._views is not None:
@@ -221,6 +232,7 @@ class SceneNode(CarefulLifecycleNode):
                 self._answer(asked, None, unplaced)
                 self._wake()
                 return
+            self._asked = asked
             job = partial(scene.ground if asked.expression else scene.answer, asked.text)
             worker.start(job, partial(self._on_answered, asked))
 
@@ -230,6 +242,7 @@ class SceneNode(CarefulLifecycleNode):
             self.executor.create_task(self._work)
 
     def _on_forgotten(self, done: Done) -> None:
+        self._condition.frames = ()  # a frame may have been seen since
         self._note(done, "forget")
 
     def _on_seen(self, done: Done) -> None:
@@ -243,7 +256,18 @@ class SceneNode(CarefulLifecycleNode):
 
     def _on_answered(self, asked: Asked, done: Done) -> None:
         self._note(done, "ground" if asked.expression else "answer")
+        if self._asked is not asked:
+            return  # it was refused meanwhile
+        self._asked = None
         self._answer(asked, done.reply, "" if done.error is None else str(done.error))
+
+    def _refuse_all(self, error: str) -> None:
+        """Answer the question under way, and all that wait, with an error."""
+        under_way, self._asked = self._asked, None
+        waiting = [*([] if under_way is None else [under_way]), *self._questions]
+        self._questions.clear()
+        for asked in waiting:
+            self._answer(asked, None, error)
 
     def _note(self, done: Done, what: str) -> None:
         """Count a job, and what its end says of the model."""
@@ -290,7 +314,7 @@ class SceneNode(CarefulLifecycleNode):
             return
         self._check_scene()
         level, sentence, statuses = report(self._condition, self._views, self._settings, self._now_ns())
-        if sentence != self._said and level > Level.OK:
+        if is_news(sentence, self._said) and level > Level.OK:
             say(self.get_logger(), level, sentence, waiting=not self._condition.frames and level is not Level.ERROR)
         self._said = sentence
         self._reporter.publish(statuses, self._now_ns())

@@ -2,14 +2,17 @@
 
 A camera's frame is *due* once `scene.every_s` have passed since the one before.  What belongs to it may come later than
 the picture itself, and is waited for; what then is missing is told in one sentence, and the frame is seen without it.
+It is kept with the frame as it comes: the model may look long after it is gone from where the newest are held.
 All methods run in the executor's thread; stamps are nanoseconds, arrival times seconds of time.monotonic().
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from vega3d_ros.topics.camera_inputs import CameraInputs
 REGISTER = "register the depth to the picture (depth_image_proc)"
 SAME = "publish that of the same picture"
 PATIENCE_S = 0.5  # for what belongs to a picture and comes after it
+MOST_POSES = 256  # kept of a camera, so that a picture that took longer than its pose still finds it
 
 
 @dataclass
@@ -35,8 +39,8 @@ class _Camera:
 
     due: the frame that is to be seen next, as far as it is complete; it arrived at arrived_s.  placed: the last frame
     that was seen had a pose.  problem: what it was seen without, and why.  refused: kind of message -> what is wrong
-    with the last one.  calibrations: size (height, width) of a picture -> its matrix.  frames: kind of message -> the
-    frame that the last one named.
+    with the last one.  poses: (stamp, matrix) as they came, 0 for a stamp that is not set.  calibrations: size (height,
+    width) of a picture -> its matrix.  frames: kind of message -> the frame that the last one named.
     """
 
     frame_id: str = ""
@@ -44,7 +48,7 @@ class _Camera:
     due: SceneView | None = None
     arrived_s: float = 0.0
     calibrations: dict[tuple[int, int], FloatArray] = field(default_factory=dict)
-    pose: FloatArray | None = None
+    poses: deque[tuple[int, FloatArray]] = field(default_factory=lambda: deque(maxlen=MOST_POSES))
     placed: bool = False
     problem: str = ""
     refused: dict[str, str] = field(default_factory=dict)
@@ -108,6 +112,12 @@ class Views:
         """What is wrong with a camera's pictures, or else with what belongs to them."""
         return self.inputs.streams[name].problem or self._cameras[name].problem
 
+    def stale(self, name: str, now_ns: int) -> str:
+        """Why nothing new comes of a camera, '' where it does.  Where ages are not judged, only one that never sent."""
+        if not self.inputs.judge_age and self._pictures[name].newest_ns(name) is not None:
+            return ""
+        return self.inputs.stale(now_ns, only=name)
+
     def unplaced(self) -> str:
         """Why no object can be placed, '' where the newest frame of a camera has a pose."""
         if any(camera.placed for camera in self._cameras.values()):
@@ -119,21 +129,28 @@ class Views:
 
     # Inputs
 
-    def on_image(self, name: str, message: ImageMessage | CompressedImage, now_ns: int) -> None:
+    def on_image(self, name: str, message: ImageMessage | CompressedImage, now_ns: int) -> str:
+        """Take a picture; a sentence where the camera's clock was set back, and so what came before was forgotten."""
         camera, buffer = self._cameras[name], self._pictures[name]
         before = buffer.newest_ns(name)
         jump = self.inputs.on_image(name, message, now_ns)
         stamp = buffer.newest_ns(name)
-        if jump:  # what is held belongs to another time
-            self.jump, camera.taken_ns, camera.due = jump, None, None
-            self.tree.clear()
+        if jump and stamp is not None:  # what is held belongs to another time; this picture is the first of the new one
+            newest = buffer.sample(stamp)
+            assert newest is not None, "it has just come"
+            self.clear()
+            buffer.push(name, stamp, newest.images[name][0])
+            self.jump = f"{jump.partition(':')[0]}, so what was seen before was forgotten: check the clock, then call "
+            self.jump += "~/forget to end this warning."
         if stamp is None or stamp == before or camera.due is not None:
-            return
+            return self.jump if jump else ""
         camera.frame_id = message.header.frame_id.lstrip("/")
         if camera.taken_ns is None or stamp - camera.taken_ns >= round(self._settings.every_s * 1e9):
             newest = buffer.sample(stamp)
             assert newest is not None, "it has just come"
             camera.due, camera.arrived_s = SceneView(name, stamp, newest.images[name][0]), time.monotonic()
+            self._complete(name)
+        return self.jump if jump else ""
 
     def on_depth(self, name: str, message: ImageMessage, now_ns: int) -> None:
         try:
@@ -142,6 +159,7 @@ class Views:
             self._depths[name].push(_depth(name), stamp, depth, now_ns if self.inputs.judge_age else None)
             self._cameras[name].refused.pop("depth", None)
             self._cameras[name].frames["depth"] = message.header.frame_id.lstrip("/")
+            self._complete(name)
         except VegaError as error:
             self._depths[name].reject(_depth(name), "unusable")
             self._cameras[name].refused["depth"] = str(error)
@@ -159,23 +177,28 @@ class Views:
                 )
             camera.refused.pop("camera_info", None)
             camera.frames["camera_info"] = message.header.frame_id.lstrip("/")
+            self._complete(name)
         except VegaError as error:
             camera.calibrations = {}
             camera.refused["camera_info"] = str(error)
 
     def on_pose(self, name: str, message: PoseStamped) -> None:
-        """A pose holds until the next one comes."""
-        camera = self._cameras[name]
+        """A pose holds from its stamp, or where it has none from its arrival, until the next one."""
+        camera, stamp_ns = self._cameras[name], conversions.stamp_ns(message.header.stamp)
         try:
             if message.header.frame_id.lstrip("/") != self._settings.world_frame.lstrip("/"):
                 raise VegaError(
                     f"The pose of camera '{name}' is given in '{message.header.frame_id}' and not in "
                     f"'{self._settings.world_frame}': correct its publisher, or scene.world_frame."
                 )
-            camera.pose = pose_matrix(*conversions.base_pose(message, f"The pose of camera '{name}'"))
+            pose = pose_matrix(*conversions.base_pose(message, f"The pose of camera '{name}'"))
+            camera.poses.append((stamp_ns, pose))
             camera.refused.pop("pose", None)
+            if camera.due is not None and 0 < stamp_ns <= camera.due.stamp_ns:  # truer than the one before
+                camera.due = replace(camera.due, camera_to_world=None)
+            self._complete(name)
         except VegaError as error:
-            camera.pose = None
+            camera.poses.clear()
             camera.refused["pose"] = str(error)
 
     def on_tf(self, transforms: Iterable[TransformStamped], fixed: bool) -> str:
@@ -194,6 +217,8 @@ class Views:
                 )
             except VegaError as error:
                 problem = str(error)
+        for name in self._cameras:
+            self._complete(name)
         return problem
 
     # Views
@@ -203,23 +228,29 @@ class Views:
         now_s = time.monotonic()
         due = [(camera.arrived_s, name) for name, camera in self._cameras.items() if camera.due is not None]
         for arrived_s, name in sorted(due):
-            if arrived_s < before_s and self._complete(name, now_s - arrived_s >= self._patience_s):
-                camera = self._cameras[name]
-                view, camera.due = camera.due, None
-                assert view is not None
-                camera.taken_ns, camera.placed = view.stamp_ns, view.camera_to_world is not None
-                return view
+            if arrived_s >= before_s:
+                break
+            patient_enough = now_s - arrived_s >= self._patience_s
+            missing = self._complete(name, patient_enough)
+            if missing and not patient_enough:
+                continue
+            camera = self._cameras[name]
+            view, camera.due = camera.due, None
+            assert view is not None
+            camera.taken_ns, camera.placed = view.stamp_ns, view.camera_to_world is not None
+            camera.problem = missing
+            return view
         return None
 
     def awaited(self, before_s: float) -> bool:
         """Whether a frame that came before `before_s` waits for what belongs to it."""
         return any(camera.due is not None and camera.arrived_s < before_s for camera in self._cameras.values())
 
-    def _complete(self, name: str, patient_enough: bool) -> bool:
-        """Add what belongs to the frame that is due; False if more of it may come."""
+    def _complete(self, name: str, patient_enough: bool = False) -> str:
+        """Add what belongs to the frame that is due, if one is; what is missing, in one sentence, '' if nothing."""
         camera, missing = self._cameras[name], ""
         finders: tuple[tuple[str, Callable[[str, SceneView], Any]], ...] = (
-            ("depth", self._find_depth),
+            ("depth", partial(self._find_depth, patient_enough)),
             ("intrinsics", self._find_intrinsics),
             ("camera_to_world", self._find_pose),
         )
@@ -231,15 +262,15 @@ class Views:
                     camera.due = replace(view, **found)
                 except VegaError as error:
                     missing = missing or str(error)
-        if missing and not patient_enough:
-            return False
-        camera.problem = missing
-        return True
+        return missing
 
-    def _find_depth(self, name: str, view: SceneView) -> Any:
+    def _find_depth(self, patient_enough: bool, name: str, view: SceneView) -> Any:
         buffer = self._depths.get(name)
         if buffer is None:
             return None
+        newest_ns = buffer.newest_ns(_depth(name))
+        if not patient_enough and (newest_ns is None or newest_ns < view.stamp_ns):
+            raise VegaError(f"The depth of camera '{name}' may be on its way.")  # until then the nearest is not known
         found = buffer.sample(view.stamp_ns)
         if found is None:
             raise VegaError(self._cameras[name].refused.get("depth") or buffer.waiting_for)
@@ -274,10 +305,11 @@ class Views:
     def _find_pose(self, name: str, view: SceneView) -> FloatArray | None:
         camera, settings = self._cameras[name], self._settings
         if topic := settings.places[name].pose:
-            if camera.pose is None:
+            if not camera.poses:
                 told = f"No pose of camera '{name}' has come on '{topic}': publish it, latched."
                 raise VegaError(camera.refused.get("pose") or told)
-            return camera.pose
+            until_then = (pose for stamp_ns, pose in reversed(camera.poses) if stamp_ns <= view.stamp_ns)
+            return next(until_then, camera.poses[-1][1])
         if not settings.tf:
             return None
         if not camera.frame_id:

@@ -1,0 +1,113 @@
+"""A bag of another version or another program: one sentence that names it and what it lacks, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rclpy.serialization import serialize_message
+from ros_harness import ROOT
+from std_msgs.msg import String
+
+from policies.types import VegaError
+from vega3d_ros.parameters.robot_file import read_robot_file
+from vega3d_ros.recording.recording import BagWriter, Topic
+from vega3d_ros.recording.replay import replay
+from vega3d_ros.recording.replay_bag import Bag
+
+VALUES = {
+    **read_robot_file(ROOT / "config" / "robots" / "libero.yaml"),
+    "policy": "tiny_policy:TinyPolicy",
+    "clock_mode": "lockstep",
+}
+INFO = {
+    "node": "/policy_node",
+    "parameters": VALUES,
+    "robot_description": (ROOT / "config" / "robots" / "libero_panda.urdf").read_text(),
+    "checkpoint_sha256": "",
+    "commands": ["/panda_arm_controller/joint_trajectory"],
+}
+SAMPLE = {"positions": [0.0] * 7, "velocities": [0.0] * 7, "gripper_positions": [0.04, 0.04]}
+COMMAND = {
+    "positions": [0.0] * 7, "velocities": [0.0] * 7, "gripper": 0.0, "rejected": [], "touched": [], "lead": False,
+}  # fmt: skip
+QUERY = {
+    "event": "query", "query": 0, "sample_ns": 5, "frames_ns": {"agentview": [1]}, "instruction": "lift",
+    "base_position": [0.0] * 3, "base_quaternion": [0.0, 0.0, 0.0, 1.0],
+}  # fmt: skip
+CHUNK = {"event": "chunk", "query": 0, "latency_s": 0.1, "actions": [[0.0] * 7], "error": ""}
+TICK = {"event": "tick", "sample_ns": 5, "time_ns": 5, "begin_ns": 0, "sample": SAMPLE, "command": COMMAND}
+
+
+def bag_of(folder: Path, *events: dict[str, Any], **info: Any) -> Path:
+    """A bag whose recorder noted this, and whose node decided that after its start."""
+    topics = ("/policy_node/recording", "/policy_node/decisions")
+    writer = BagWriter(folder, {name: Topic(name, "std_msgs/msg/String", True, True) for name in topics})
+    journal = [{"n": n, **event} for n, event in enumerate(({"event": "start"}, *events))]
+    for name, notes in zip(topics, ([{**INFO, **info}], journal), strict=True):
+        for note in notes:
+            writer.offer(name, 1, serialize_message(String(data=json.dumps(note))))
+    writer.close()
+    return folder
+
+
+def without(event: dict[str, Any], *path: str) -> dict[str, Any]:
+    if len(path) > 1:
+        return {**event, path[0]: without(event[path[0]], *path[1:])}
+    return {name: value for name, value in event.items() if name != path[0]}
+
+
+def test_what_this_version_says_is_taken(tmp_path: Path) -> None:
+    with Bag(bag_of(tmp_path / "bag", QUERY, CHUNK, TICK, {**TICK, "command": None})) as bag:
+        assert len(bag.decisions) == 5
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "handover", "x": 1}, "its decision 1 is 'handover', which this version does not know"),
+        *((without(QUERY, name), f"'query', does not say '{name}'") for name in QUERY if name != "event"),
+        *((without(CHUNK, name), f"'chunk', does not say '{name}'") for name in CHUNK if name != "event"),
+        *((without(TICK, name), f"'tick', does not say '{name}'") for name in ("sample_ns", "sample", "command")),
+        *((without(TICK, "sample", name), f"does not say 'sample.{name}'") for name in SAMPLE),
+        *((without(TICK, "command", name), f"does not say 'command.{name}'") for name in COMMAND),
+        ({**TICK, "command": {**COMMAND, "torque": 1.0}}, "does not say 'command.torque'"),
+        ({**TICK, "sample": {**SAMPLE, "positions": ["a"]}}, "does not say 'sample.positions'"),
+        ({**QUERY, "frames_ns": {"agentview": []}}, "does not say 'frames_ns'"),
+        ({**CHUNK, "actions": [[0.0], [0.0, 1.0]]}, "does not say 'actions'"),
+        ({"event": "brake", "time_ns": 1}, "'brake', does not say 'begin_ns'"),
+        ({"event": "release", "elsewhere": True}, "'release', does not say 'held'"),
+    ],
+)
+def test_a_decision_of_another_version_is_told(event: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(VegaError) as refused:
+        Bag(bag_of(tmp_path / "bag", event))
+    sentence = str(refused.value)
+    assert sentence.startswith(f"The bag {tmp_path / 'bag'} was not made by this version's") and said in sentence
+
+
+@pytest.mark.parametrize("name", ["policy", "clock_mode", "cameras.agentview.topic"])
+def test_a_parameter_that_was_not_recorded_is_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(VegaError, match=f"bag was not made .* does not say 'parameters.{name}'"):
+        Bag(bag_of(tmp_path / "bag", TICK, parameters=without(VALUES, name)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"merge": "gone"}, "'merge' is 'gone'"),
+        ({"threads": "two"}, "'threads'"),
+        ({"threads": 100_000}, "100000"),
+        ({"home": {"a": 1}}, "not one of the allowed types"),
+        ({"home": [1.0, "a"]}, "not a list of one of the allowed types"),
+    ],
+)
+def test_a_parameter_that_this_version_does_not_take_is_told(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    folder = bag_of(tmp_path / "bag", TICK, parameters={**VALUES, **changed})
+    with pytest.raises(VegaError, match=f"The bag {folder} was recorded with parameters") as refused:
+        list(replay(folder))
+    assert said in str(refused.value)
