@@ -15,12 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.context import Context
-from rclpy.exceptions import NameValidationException
-from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.validate_full_topic_name import validate_full_topic_name
-from rclpy.validate_topic_name import validate_topic_name
 
 from policies.types import VegaError
 from vega3d_ros.bringup import bringup, check_robot
@@ -28,8 +24,8 @@ from vega3d_ros.control.guard.limits import combine_limits
 from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.parameters.arm_check import check_arm, check_described
 from vega3d_ros.parameters.robot_file import read_robot_file, strict_arguments, write_parameters
-from vega3d_ros.parameters.table import CAMERA_ROWS, FRANKA, ROWS, SCENE_CAMERA_ROWS, SCENE_ROWS, row_of
-from vega3d_ros.parameters.values import check_known, clean_value
+from vega3d_ros.parameters.table import CAMERA_ROWS, FRANKA, ROWS, SCENE_CAMERA_ROWS, SCENE_ROWS
+from vega3d_ros.parameters.values import check_known
 from vega3d_ros.ros import node_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,52 +245,6 @@ def test_two_robots_in_one_file_are_refused_where_the_namespace_is_not_known(one
             read_robot_file(path)
     else:
         assert read_robot_file(path) == {"dry_run": True}
-
-
-TEXTS = [
-    "image", "/camera_1/image", "~/image", "a/b/c", "_x1", "", "/", "a-b", "a b", "kamera_ü", "1cam/image", "cam/1",
-    "a//b", "a/", "//a", "a/~/b", "a\n", "a" * 129, "a.b", "{", "a/b/",
-]  # fmt: skip
-OF_CAMERAS = ["topic", *(row.name for row in SCENE_CAMERA_ROWS)]
-TOPICS = ["base_pose_topic", "enable.topic", *(f"cameras.a.{name}" for name in OF_CAMERAS)]
-
-
-@pytest.mark.parametrize("name", [*TOPICS, "controller", "gripper.controller", "gripper.action"])
-def test_a_name_that_ros_does_not_take_is_refused(name):
-    row = row_of(name)
-    for text in TEXTS:
-        if name in TOPICS:
-            good, what = not rclpy_refuses(text), "topic"
-        else:
-            good, what = not rclpy_refuses(f"~/dry_run/{text.strip('/')}/joint_trajectory"), "controller or action"
-        if (text == "" and row.default == "") or (good and len(text) <= 128):
-            assert clean_value(row, name, text) == text
-        else:
-            with pytest.raises(VegaError, match=rf"(?s)'{name}' is .*, which is no name of a {what} in ROS: give"):
-                clean_value(row, name, text)
-
-
-def rclpy_refuses(topic: str) -> bool:
-    try:
-        validate_topic_name(topic)
-        validate_full_topic_name(expand_topic_name(topic, "policy_node", "/"))
-    except (NameValidationException, RuntimeError, ValueError):
-        return True
-    return False
-
-
-def test_a_cameras_topic_that_ros_does_not_take_is_refused_by_the_node_too():
-    context = Context()
-    rclpy.init(context=context)
-    options = ["--ros-args", "-p", "cameras.wrist.topic:=/camera-1"]
-    node = Node("policy_node", context=context, cli_args=options, use_global_arguments=False)
-    try:
-        for camera in ("wrist", "a-b"):
-            with pytest.raises(VegaError, match=rf"^Parameter 'cameras.{camera}.topic' is .* no name of a topic"):
-                node_parameters.read_camera(node, camera)
-    finally:
-        node.destroy_node()
-        context.try_shutdown()
 
 
 @pytest.mark.parametrize(
