@@ -33,6 +33,15 @@ class Parts:
     runner: Lockstep | Realtime
 
 
+def check_autostart(node: Node, parameters: node_parameters.NodeParameters) -> None:
+    """Raises VegaError where the node would begin by itself and an enabling switch is to be held."""
+    if parameters.enable_topic and node.get_parameter("autostart").value:
+        raise VegaError(
+            "Where an enabling switch is to be held, somebody has to call ~/start meanwhile: set autostart to false, or "
+            "enable.topic to nothing."
+        )
+
+
 def open_policy(parameters: node_parameters.NodeParameters) -> Policy:
     """The policy: here where the world waits for it, a `SeparatePolicy` where it does not.  Raises VegaError."""
     arguments = (parameters.policy, parameters.device, parameters.threads, parameters.world_simulator)

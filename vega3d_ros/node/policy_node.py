@@ -37,7 +37,7 @@ from vega3d_ros.inference.separate_policy import SeparatePolicy  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
 from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E402
-from vega3d_ros.node.node_setup import ahead_ns, build, open_policy  # noqa: E402
+from vega3d_ros.node.node_setup import ahead_ns, build, check_autostart, open_policy  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
@@ -99,11 +99,7 @@ class PolicyNode(CarefulLifecycleNode):
     def _activate(self) -> None:
         parameters = self._parameters_read
         self._emergency.check()
-        if parameters.enable_topic and self.get_parameter("autostart").value:
-            raise VegaError(
-                "Where an enabling switch is to be held, somebody has to call ~/start meanwhile: set autostart to "
-                "false, or enable.topic to nothing."
-            )
+        check_autostart(self, parameters)
         self._drop_report()
         self._condition.fault = ""
         self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
