@@ -35,7 +35,15 @@ from policies.training.nano.building import KINDS, build_policy, check_sentences
 from policies.training.nano.hiding import hidden
 from policies.training.nano.learner import Learner
 from policies.training.nano.world_tokens import CachedWorldTokens
-from policies.training.optimisation import average_in, begin, going_on, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import (
+    average_in,
+    begin,
+    decisive,
+    going_on,
+    save_state,
+    set_learning_rate,
+    smoothed,
+)
 from policies.types import VegaError
 
 STATE_FILE = "training_state.pt"
@@ -82,6 +90,8 @@ class Training:
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
             self.demos = Demonstrations(args.data, cameras, args.cache or args.output)
+        names = ("hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher")
+        self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint}
         self.rows, self.held_out = self.demos.split(args.hold_out)
         policy = build_policy(args, self.demos, known, chosen_source(args))
         check_sentences(policy, self.demos)
@@ -106,7 +116,7 @@ class Training:
         path, log = self.args.output / STATE_FILE, self.args.output / LOG
         if path.exists():
             names = ("learner", "ema", "optimizer", "seconds", "running")
-            with going_on(path, *names, device=self.accelerator.device) as state:
+            with going_on(path, *names, decides=self.decides, device=self.accelerator.device) as state:
                 self._check_same()
                 self.learner.load_state_dict(state["learner"])
                 self.average.load_state_dict(state["ema"])
@@ -200,6 +210,7 @@ class Training:
                 "seconds": self.seconds,
                 "running": self.running,
             },
+            self.decides,
         )
 
     def say(self, text: str) -> None:

@@ -58,13 +58,14 @@ def train(options: argparse.Namespace) -> int:
 
     from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
     from policies.openvla.policy import load_vega_openvla
+    from policies.training.optimisation import check_decided, decisive
     from policies.training.vega.batches import Batches
-    from policies.training.vega.demonstrations import Samples, check_numbers, held_out
+    from policies.training.vega.demonstrations import Samples, check_numbers, fingerprint, held_out
     from policies.training.vega.engine import device_of, open_engine
     from policies.training.vega.learner import VegaLearner
     from policies.training.vega.publishing import with_statistics
     from policies.training.vega.readers import read_demonstrations
-    from policies.training.vega.run import Course, Run
+    from policies.training.vega.run import STATE_FILE, Course, Run
     from policies.training.vega.tokens import TokenCache
 
     folder = find_checkpoint(options.policy)
@@ -82,6 +83,11 @@ def train(options: argparse.Namespace) -> int:
     policy = load_vega_openvla(folder, device_of(engine), suite=known_key(folder, options.dataset))
     demonstrations = read_demonstrations(options.data, policy.config.cameras)
     check_numbers(demonstrations, policy.model.info.action_dim, policy.model.info.proprio_dim)
+    # The courses that --steps, --decay-step and --warm-up give the learning rate may change as a run goes on.
+    decides = decisive(options, "dataset", "holdout", "seed", "batch", "lr") | {
+        "--no-augment": not options.augment, "--data": fingerprint(demonstrations, policy.config.cameras)[:12],
+    }  # fmt: skip
+    check_decided(options.output / STATE_FILE, decides)  # before tokens are computed
     policy, statistics = with_statistics(policy, options.dataset, demonstrations)
     learned, kept = held_out(demonstrations, options.holdout)
     chunk = policy.model.info.chunk_length
@@ -103,11 +109,16 @@ def train(options: argparse.Namespace) -> int:
             f"{len(parts[0])} samples, {numbers / 1e6:.3g} M parameters learn, {engine.num_processes} processes",
             flush=True,
         )
+        if not kept:
+            print("no episode is held out: learned_l1 is of samples that it learns from", flush=True)
     batches = Batches(policy, parts[0], caches[0], options.seed, options.augment)
     aside = Batches(policy, parts[-1], caches[-1], options.seed, False)
     validation = aside.fixed(options.validation, options.micro)
     base = checkpoint_sha256(str(folder))
-    Run(engine, policy, learner, batches, validation, statistics, options.output, base, options.shard).go(course)
+    Run(
+        engine, policy, learner, batches, validation, statistics, options.output, base, decides, bool(kept),
+        options.shard,
+    ).go(course)  # fmt: skip
     engine.end_training()
     return 0
 
