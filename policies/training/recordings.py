@@ -198,22 +198,24 @@ class Recording:
 
     def pictures(self, camera: str) -> Iterator[tuple[int, Image]]:
         """(row, (H, W, 3) RGB) of one camera, all rows in order.  Raises VegaError where a picture is missing."""
-        for episode, (path, start) in zip(self.episodes, self.videos(camera), strict=True):
-            if not path.is_file():
-                raise VegaError(f"The video {path} is missing: get the dataset again.")
-            capture = cv2.VideoCapture(str(path))
-            try:
-                if not capture.isOpened():
-                    raise VegaError(f"The video {path} cannot be read: get the dataset again.")
-                for _ in range(round(start * self.fps)):
-                    capture.grab()
+        film: _Film | None = None
+        try:
+            for episode, (path, start) in zip(self.episodes, self.videos(camera), strict=True):
+                first = round(start * self.fps)
+                # LeRobot puts many episodes into a file: opened anew for each, it would be decoded as many times.
+                if film is None or film.path != path or film.at > first:
+                    if film is not None:
+                        film.close()
+                    film = _Film(path)
+                film.skip_to(first)
                 for row in range(episode.begin, episode.end):
-                    found, picture = capture.read()
-                    if not found:
+                    picture = film.read()
+                    if picture is None:
                         raise VegaError(f"The video {path} ends before row {row}: get the dataset again.")
-                    yield row, np.asarray(picture[:, :, ::-1], dtype=np.uint8)
-            finally:
-                capture.release()
+                    yield row, picture
+        finally:
+            if film is not None:
+                film.close()
 
 
     def tell(self, digest: Any, camera: str) -> None:
@@ -228,6 +230,31 @@ class Recording:
                 digest.update(video.read(END))
                 video.seek(max(path.stat().st_size - END, 0))
                 digest.update(video.read(END))
+
+
+class _Film:
+    """A video that is read from its beginning; at: its frame that comes next.  Raises VegaError for a file of none."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise VegaError(f"The video {path} is missing: get the dataset again.")
+        self.path, self.at, self._capture = path, 0, cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise VegaError(f"The video {path} cannot be read: get the dataset again.")
+
+    def skip_to(self, frame: int) -> None:
+        for _ in range(self.at, frame):
+            self._capture.grab()
+        self.at = frame
+
+    def read(self) -> Image | None:
+        """(H, W, 3) RGB, None behind the last."""
+        found, picture = self._capture.read()
+        self.at += 1
+        return np.asarray(picture[:, :, ::-1], dtype=np.uint8) if found else None
+
+    def close(self) -> None:
+        self._capture.release()
 
 
 def fingerprint(recordings: Sequence[Recording], cameras: Iterable[str]) -> str:
