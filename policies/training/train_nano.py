@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import add_seed, add_threads, command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig
@@ -222,6 +222,8 @@ def check(args: argparse.Namespace) -> None:
     """Raise VegaError for numbers that make no sense."""
     if min(args.steps, args.batch, args.save_every) < 1 or args.hold_out < 0:
         raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
+    if (args.until is not None and args.until < 1) or args.encoder_blocks < 0:
+        raise VegaError("--until counts steps from 1 on, and --encoder-blocks from 0: give such numbers.")
     if args.hold_out == 1:
         raise VegaError("With --hold-out 1 every episode is held out: give 2 or more, or 0 to learn from all.")
     if not (0 <= args.drop_semantic < 1 and 0 <= args.mask_patches < 1):
@@ -262,7 +264,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
     parser.add_argument("--until", type=int, metavar="STEP", help="stop there, as if killed (default: at the end)")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=1e-3, help="peak learning rate")
     add_seed(parser, 7, "of weights and batches")
     add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")

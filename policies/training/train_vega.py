@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, results_folder
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive, results_folder
 from policies.types import VegaError
 
 
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50_000, help="of the optimiser, in all")
     parser.add_argument("--batch", type=int, default=64, help="samples a step, over all processes")
     parser.add_argument("--micro", type=int, default=8, help="samples at once in one process")
-    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=5e-4, help="learning rate")
     parser.add_argument("--decay-step", type=int, default=100_000, help="from here on a tenth of it")
     parser.add_argument("--warm-up", type=int, default=0, help="steps of a linear warm-up")
     parser.add_argument("--lora-rank", type=int, default=32, help="0: language model and towers stay as they are")
@@ -154,14 +154,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_threads(parser)
     parser.add_argument("--plan", action="store_true", help="only: what the run would cost at full size")
     parser.add_argument("--gpus", type=int, default=8, help="plan: GPUs")
-    parser.add_argument("--gpu-tflops", type=float, default=300.0, help="plan: what one is assumed to reach, TFLOP/s")
+    parser.add_argument(
+        "--gpu-tflops", type=positive("--gpu-tflops"), default=300.0,
+        help="plan: what one is assumed to reach, TFLOP/s",
+    )  # fmt: skip
     options = parser.parse_args(argv)
-    positive = (options.steps, options.batch, options.micro, options.gpus, options.validation,
-                options.validate_every, options.save_every)  # fmt: skip
-    if min(positive) < 1 or options.lora_rank < 0 or not options.lr > 0 or not 0 <= options.holdout < 0.5:
-        raise VegaError(
-            "Steps, batches, GPUs and learning rate count from above 0, and holdout is below 0.5: change them."
-        )
+    counts = (options.steps, options.batch, options.micro, options.gpus, options.validation,
+              options.validate_every, options.save_every)  # fmt: skip
+    if min(counts) < 1 or options.lora_rank < 0 or not 0 <= options.holdout < 0.5:
+        raise VegaError("Steps, batches and GPUs count from above 0, and holdout is below 0.5: change them.")
     if options.plan:
         return plan(options)
     if options.policy is None or options.data is None:
