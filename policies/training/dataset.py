@@ -170,6 +170,8 @@ class Demonstrations:
             view[:] = padded[y : y + height, x : x + width]
         top, left, bottom, right = config.crop or (0, 0, *config.image_size)
         scale = np.array([height / (bottom - top), width / (right - left)])
+        # Older datasets have points half a pixel too far down and to the right: 0.3 px here, of tokens of 8 px and
+        # pictures that are shifted by up to SHIFT px, so they are read as they are.
         points = (self.data[f"pixel.{camera}"][index] - [top, left] + 0.5) * scale - 0.5 - shifts
         return views, points
 
