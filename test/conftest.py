@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import shutil
 import site
@@ -24,6 +26,11 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Before Mesa draws anywhere: it and triton, which torch brings where it is there, each have an LLVM, and the other way
+# round the process ends in a segmentation fault.
+with contextlib.suppress(ImportError):
+    importlib.import_module("triton")
 
 # What a property test says must not depend on how fast the machine is, or on what else it does, nor on the day: the
 # same examples each time.  `--hypothesis-profile=search` draws new ones.

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from policies.spatial.scene import world_coordinates
+from sim.demonstrations.labels import project
 from sim.render_views import ViewRenderer
 from sim.robot.robot_topics import camera_info, mountings
 from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
@@ -38,6 +39,32 @@ def test_a_thing_on_the_floor_is_drawn_where_the_camera_info_says(environment, t
     pixel = np.array(info.p).reshape(3, 4) @ np.append(in_camera, 1.0)
     assert np.abs(pixel[:2] / pixel[2] - drawn(environment, "agentview", geom)).max() < 1.0
     np.testing.assert_allclose(pixel[:2] / pixel[2], camera.project(data.geom_xpos[geom]))
+
+
+def test_the_teachers_pixels_are_where_a_marker_is_drawn(environment):
+    """Small balls before agentview, without bias: labels, the camera's model and the picture have one convention."""
+    model, data = environment.env.sim.model._model, environment.env.sim.data._data
+    camera, rng, away = environment.camera_model("agentview"), np.random.default_rng(0), []
+    renderer = mujoco.Renderer(model, 256, 256)
+    try:
+        renderer.enable_segmentation_rendering()
+        for _ in range(40):
+            at = camera.position + camera.rotation @ (0.5 * np.array([*rng.uniform(-0.25, 0.25, 2), 1.0]))
+            renderer.update_scene(data, CAMERAS["agentview"])
+            marker = renderer.scene.geoms[renderer.scene.ngeom]
+            size, colour = np.full(3, 0.006), np.ones(4, np.float32)
+            mujoco.mjv_initGeom(marker, mujoco.mjtGeom.mjGEOM_SPHERE, size, at, np.eye(3).ravel(), colour)
+            marker.objid, marker.objtype, marker.segid = 9999, mujoco.mjtObj.mjOBJ_SITE, renderer.scene.ngeom
+            renderer.scene.ngeom += 1
+            seen = np.argwhere(renderer.render()[:, :, 0] == 9999)
+            assert len(seen) > 20
+            told = project(environment.env.sim, CAMERAS["agentview"], at, 256)
+            np.testing.assert_allclose(told[::-1], camera.project(at), atol=1e-6)
+            away.append(told - seen.mean(axis=0))
+    finally:
+        renderer.close()
+        environment.env.sim._render_context_offscreen.gl_ctx.make_current()
+    assert np.abs(np.mean(away, axis=0)).max() < 0.1
 
 
 @pytest.mark.parametrize("name", sorted(CAMERAS))

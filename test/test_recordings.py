@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,10 +19,12 @@ from recorded import BASE, CAMERAS, EVERY, SENTENCES, Scene, make_dataset
 from policies.nano.policy import prepare_image, proprioception
 from policies.nano.vocabulary import Vocabulary
 from policies.training import dataset as training
+from policies.training import recordings
 from policies.training.dataset import Demonstrations
 from policies.training.recordings import Recording, from_rotation_vector, multiply, rotate
 from policies.training.wordings import paraphrase, vocabulary
-from policies.types import VegaError
+from policies.types import Image, VegaError
+from sim.results.video import write_video
 
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 STEPS = 22
@@ -210,6 +214,67 @@ def test_what_other_versions_of_lerobot_write_is_read(folder: Path, tmp_path: Pa
     assert theirs.instructions() == ours.instructions()
     np.testing.assert_array_equal(theirs.actions(7, 20.0), ours.actions(7, 20.0))
     np.testing.assert_array_equal(theirs.arm()[0], ours.arm()[0])
+
+
+def in_one_file(folder: Path, target: Path, order: Sequence[int]) -> Path:
+    """The dataset as LeRobot writes it, with many episodes in a video: here all of them, in this order."""
+    films, name = "videos/observation.images.agentview", "chunk-000/file-000.mp4"
+    begins, frames = dict[int, int](), list[Image]()
+    honest = Recording(folder)
+    pictures = [picture for _, picture in honest.pictures("agentview")]
+    for number in order:
+        begins[number] = len(frames)
+        frames += pictures[honest.episodes[number].begin : honest.episodes[number].end]
+
+    def told(table: pa.Table) -> pa.Table:
+        for column in ("chunk_index", "file_index"):
+            table = with_column(table, f"{films}/{column}", lambda rows: [0] * len(rows))
+        seconds = [begins[number] / honest.fps for number in range(len(table))]
+        return with_column(table, f"{films}/from_timestamp", lambda _: seconds)
+
+    altered(folder, target, episodes=told)
+    (target / "videos").unlink()
+    (target / films / name).parent.mkdir(parents=True)
+    write_video(target / films / name, frames, honest.fps, 2)
+    return target
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 0, 1, 4, 2)])
+def test_episodes_that_share_a_video_are_decoded_once_each(
+    order: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = Recording(in_one_file(make_dataset(tmp_path, 5, STEPS), tmp_path / "one", order))
+    wanted = []
+    for episode, (path, start) in zip(recording.episodes, recording.videos("agentview"), strict=True):
+        film = cv2.VideoCapture(str(path))  # each from the file's first frame on
+        frames = [film.read()[1][:, :, ::-1] for _ in range(round(start * recording.fps) + episode.end - episode.begin)]
+        wanted += frames[episode.begin - episode.end :]
+        film.release()
+    decoded, opened = [], []
+
+    class Counted:
+        def __init__(self, path: str) -> None:
+            self._film = cv2.VideoCapture(path)
+            opened.append(self)
+            self.isOpened, self.release = self._film.isOpened, self._film.release
+
+        def grab(self) -> bool:
+            decoded.append("grab")
+            return self._film.grab()
+
+        def read(self) -> tuple[bool, Any]:
+            decoded.append("read")
+            return self._film.read()
+
+    monkeypatch.setattr(recordings, "cv2", SimpleNamespace(VideoCapture=Counted))
+    found = list(recording.pictures("agentview"))
+    assert [row for row, _ in found] == list(range(len(recording)))
+    for (_, picture), frame in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(picture, frame)
+    if order == tuple(sorted(order)):
+        assert len(opened) == 1 and len(decoded) == len(recording)
+    else:
+        assert len(opened) == 2  # anew only where an episode lies before the last
 
 
 def test_a_video_that_is_missing_or_none_is_told_as_such_and_others_are_not_mistaken_for_it(

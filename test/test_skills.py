@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_policy import TinyPolicy
 
+from policies.openvla.robots import libero_proprio
 from policies.training.wordings import paraphrase
-from policies.types import VegaError
+from policies.types import ActionChunk, ActionSpace, Observation, VegaError
 from sim.demonstrations import collect_skills, try_layouts, try_skills
 from sim.demonstrations.arrangements import lay_out
+from sim.demonstrations.disturbances import Driver
 from sim.demonstrations.skills.expert import SkillExpert, ordered, skill_for
 from sim.demonstrations.skills.motion import DOWN, hand_rotation, lean_from, nearer_half_turn
 from sim.demonstrations.skills.scene import Scene
 from sim.demonstrations.views import MOVED, Views
+from sim.evaluation.direct_episodes import DirectEpisodes
 from sim.worlds.libero_env import LiberoEnvironment
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -84,6 +88,35 @@ def test_a_policy_drives_first_and_what_is_recorded_begins_where_the_skills_take
         assert np.linalg.norm(arm - home) > 0.02
         inside = kept["column/teacher.pixel.agentview"]
         assert ((inside == -1).all(axis=1) | ((inside >= 0) & (inside < 256)).all(axis=1)).all()
+
+
+def test_a_policy_that_drives_is_told_what_an_evaluation_tells_it(stove: LiberoEnvironment) -> None:
+    """Where the base stands, too: policies of the world frame, such as OpenVLA-OFT, know no other state."""
+    told: dict[str, Observation] = {}
+
+    class Listening(TinyPolicy):
+        def act(self, observation: Observation) -> ActionChunk:
+            told.setdefault(where, observation)
+            return super().act(observation)
+
+    where, episodes = "evaluation", DirectEpisodes(stove.suite, Listening(), "eef")
+    episodes._environment = stove
+    stove.max_steps, honest = 1, stove.max_steps
+    try:
+        assert not episodes.run(stove.task, 0).error
+    finally:
+        stove.max_steps = honest
+    stove.reset(0)
+    true = stove.env.sim.data.site_xpos[stove.env.robots[0].eef_site_id].copy()
+    where = "driving"
+    Driver(stove, Listening(), "in other words").step()
+    np.testing.assert_allclose(libero_proprio(told["driving"])[:3], true, atol=1e-6)
+    for name in ("base_position", "base_quaternion", "stamp_ns"):
+        np.testing.assert_array_equal(getattr(told["driving"], name), getattr(told["evaluation"], name))
+    assert [o.instruction for o in told.values()] == [stove.instruction, "in other words"]
+    Listening.spec = replace(TinyPolicy.spec, action_space=ActionSpace("joint_position"))
+    with pytest.raises(VegaError, match="commands joints"):
+        Driver(stove, Listening(), stove.instruction)
 
 
 def test_a_policy_that_cannot_be_told_the_tasks_is_refused_before_anything_is_built(

@@ -310,6 +310,30 @@ def test_a_film_is_made_once_and_read_back(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / f"{scene}.mp4").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (["--seed", "8"], "with seed 7, not 8"),
+        (["--frames", "4"], "with frames 3, not 4"),
+        (["--height", "128"], "with height 96, not 128"),
+        (["--width", "160"], "with width 128, not 160"),
+        (["--path", "near"], "with path None, not near"),
+        (["--depth"], "with depth False, not True"),
+    ],
+)
+def test_films_that_were_made_otherwise_are_not_taken_for_those_asked_for(
+    other: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "each_in_its_process", lambda *_: [])
+    words = ["--output", str(tmp_path), "--frames", "3", "--height", "96", "--width", "128"]
+    assert collect.main(words) == 0
+    assert collect.main([*words, "--stages", "2", "--films", "3", "--processes", "1"]) == 0
+    assert collect.main([*words, *other]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "give the same again, or another --output" in told
+    assert collect.main([*words, *other, "--split", "test"]) == 0  # films of its own
+
+
 def test_it_draws_where_nobody_said_with_what() -> None:
     said = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     script = "import sim.space.filming; from mujoco.gl_context import GLContext; print(GLContext.__module__)"

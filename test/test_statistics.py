@@ -108,6 +108,31 @@ def test_one_checkpoint_serves_the_suite_that_is_evaluated(combined: Path, capsy
         load_policy(str(combined), suite="libero_90")
 
 
+def test_a_policy_that_drives_acts_in_the_numbers_of_the_suite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it drives on layouts for tuning, or first in a demonstration."""
+    from sim.demonstrations import collect_skills, try_layouts
+
+    golden, named = tiny.openvla_folder(tmp_path / "golden"), list[str]()
+
+    def load(name: str) -> None:
+        named.append(name)
+        raise VegaError("that is all")
+
+    for module in (try_layouts, collect_skills):
+        monkeypatch.setattr(module, "load_policy", load)
+    with pytest.raises(VegaError, match="that is all"):
+        try_layouts.try_task(str(golden), "libero_spatial", 0, 1, 0)
+    with pytest.raises(VegaError, match="that is all"):
+        collect_skills.collect_task("libero_spatial", 0, 1, 0, 1, tmp_path, str(golden))
+    assert named == [f"{golden}#libero_spatial"] * 2
+    for main, more in ((try_layouts.main, []), (collect_skills.main, ["--output", str(tmp_path / "out")])):
+        assert main(["--suite", "libero_goal", "--tasks", "7", "--policy", str(golden), *more]) == 2
+        assert "none of suite 'libero_goal'" in capsys.readouterr().err
+    assert len(named) == 2 and not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_that_lost_its_robot_state_says_so(
     combined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

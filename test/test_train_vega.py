@@ -93,7 +93,7 @@ def trained(policy, data, tokens, tmp_path_factory):
 def test_it_begins_as_the_published_policy_and_learns(trained, policy):
     output, log = trained
     assert [line["step"] for line in log] == [0, 1, 2, 3]
-    assert log[-1]["validation_l1"] < log[0]["validation_l1"]
+    assert log[-1]["learned_l1"] < log[0]["learned_l1"]
     state = torch.load(output / "training_state.pt", weights_only=True)["learning"]
     names = set(state)
     assert any(".lora_A." in name for name in names) and any(name.startswith("fusion.gate") for name in names)
@@ -141,6 +141,53 @@ def test_it_does_not_go_on_from_another_policy_of_equal_shapes(trained, policy, 
     assert main(words(other, data, output, tokens, 4)) == 2
     assert "has learned from another --policy" in capsys.readouterr().err
     assert (output / "training_state.pt").read_bytes() == before
+
+
+def test_it_goes_on_with_the_data_and_the_options_that_it_began_with(
+    trained, policy, data, tokens, tmp_path, capsys, monkeypatch
+):
+    """Before tokens of other data are computed.  Published statistics that changed would scale every movement."""
+    slower, output = tmp_path / "slower", tmp_path / "out"
+    shutil.copytree(data, slower)
+    for file in slower.glob("*.hdf5"):
+        with h5py.File(file, "r+") as opened:
+            for demo in opened["data"].values():
+                demo["actions"][:, :6] *= 0.1
+    shutil.copytree(trained[0], output)
+    kept = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenCache, "compute", lambda *_: pytest.fail("hours of work come before the refusal"))
+        for said, more in {
+            "another --data": ["--data", str(slower)],
+            "another --dataset (libero_tiny, now mine)": ["--dataset", "mine"],
+            "another --holdout (0.0, now 0.4)": ["--holdout", "0.4"],
+            "another --seed (7, now 99)": ["--seed", "99"],
+            "another --batch (2, now 3)": ["--batch", "3"],
+            "another --lr (0.001, now 0.1)": ["--lr", "0.1"],
+            "another --no-augment (False, now True)": ["--no-augment"],
+        }.items():
+            capsys.readouterr()
+            assert main([*words(policy, data, output, tokens, 4), *more]) == 2, said
+            assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == kept
+    state = torch.load(output / "training_state.pt", weights_only=True)
+    del state["decides"]  # as older versions wrote it
+    torch.save(state, output / "training_state.pt")
+    more = ["--micro", "2", "--save-every", "2", "--validation", "4"]
+    assert main([*words(policy, data, output, tokens, 4), *more]) == 0
+    assert "--lr" in torch.load(output / "training_state.pt", weights_only=True)["decides"]
+
+
+def test_only_what_is_held_out_is_called_validation(trained, policy, data, tokens, tmp_path, capsys):
+    """Of three episodes none is held out for a share of 0.05, and one for 0.4."""
+    measured = {name for line in trained[1] for name in line}
+    assert "learned_l1" in measured and "validation_l1" not in measured
+    for share, name in (("0.05", "learned_l1"), ("0.4", "validation_l1")):
+        output = tmp_path / share
+        assert main([*words(policy, data, output, tokens, 1), "--holdout", share]) == 0
+        told = capsys.readouterr().out
+        assert ("no episode is held out" in told) == (name == "learned_l1")
+        assert {key for line in logged(output) for key in line} == {"step", "l1", name}
 
 
 def test_two_processes_have_the_losses_of_one(policy, data, tokens, tmp_path):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.correspondence.scenes import VOXEL_M, read_scenes
-from policies.files.command_line import add_threads, command, command_parser, results_folder
+from policies.files.command_line import add_threads, command, command_parser, positive, results_folder
 from policies.files.json_config import read_counts
 from policies.types import VegaError
 
@@ -37,14 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--views", type=int, default=32, help="of each scene, at most")
     parser.add_argument("--grid", type=int, default=14, help="tokens along each side of a picture")
     parser.add_argument("--canvas", type=int, default=224, help="side of what pictures are placed on, px")
-    parser.add_argument("--voxel", type=float, default=VOXEL_M, help="side of a voxel, m")
+    parser.add_argument("--voxel", type=positive("--voxel"), default=VOXEL_M, help="side of a voxel, m")
     parser.add_argument("--apart", type=float, default=0.0, help="least angle between two views that are compared, deg")
     add_threads(parser, "of torch")
     parser.add_argument("--output", type=Path, default=Path("data/correspondence"), help="folder of table and picture")
     options = parser.parse_args(arguments)
-    if options.voxel <= 0 or not 1 <= options.grid <= options.canvas or options.canvas % 32 or options.views < 2:
+    if not 0 <= options.apart <= 180:
+        raise VegaError(f"--apart {options.apart:g} is no angle between two views: give degrees from 0 to 180.")
+    if not 1 <= options.grid <= options.canvas or options.canvas % 32 or options.views < 2:
         raise VegaError(
-            "--voxel and --grid are positive, --views counts from 2, --canvas is a multiple of 32: give such numbers."
+            "--grid is positive, --views counts from 2, --canvas is a multiple of 32: give such numbers."
         )
     for k in options.k:
         if not 0 <= k <= STEPS:

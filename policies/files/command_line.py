@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,21 @@ def whole(option: str, least: int, most: int) -> Callable[[str], int]:
             return _within(int(text), option, least, most)
         except ValueError as error:
             raise VegaError(f"{option} {text} is no whole number: give one from {least} to {most}.") from error
+
+    return read
+
+
+def positive(option: str) -> Callable[[str], float]:
+    """The argparse type of a finite number above 0, such as a learning rate."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise VegaError(f"{option} {text} is no finite number above 0: give one.")
+        return value
 
     return read
 

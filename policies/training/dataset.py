@@ -18,7 +18,7 @@ from policies.files.made_once import made_once
 from policies.nano.config import CameraConfig
 from policies.nano.policy import prepare_image, proprioception
 from policies.nano.vocabulary import Vocabulary
-from policies.training.recordings import Recording
+from policies.training.recordings import Recording, fingerprint
 from policies.training.wordings import paraphrase
 from policies.types import ActionSpace, VegaError
 
@@ -29,7 +29,6 @@ CAMERAS = {
 }
 CANVAS = {"agentview": (128, 128), "wrist": (80, 80)}  # px on which the world simulator sees each of them
 SPACE = ActionSpace("eef_delta")
-END = 2**16  # bytes
 SHIFT = 3  # px of the encoder's pictures
 WORDINGS = 12  # of every sentence
 PROPRIO_NOISE = np.array([1e-3] * 3 + [3e-3] * 6 + [3e-4] * 2, np.float32)
@@ -98,8 +97,8 @@ class Demonstrations:
     """All rows of some datasets, one frame of each camera in a row.
 
     cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  steps_per_row: control
-    steps from one row's pictures to the next's, of each dataset.  Raises VegaError for a dataset without these cameras
-    or with another robot's numbers.
+    steps from one row's pictures to the next's, of each dataset.  fingerprint: tells them from others.
+    Raises VegaError for a dataset without these cameras or with another robot's numbers.
     """
 
     def __init__(
@@ -124,6 +123,7 @@ class Demonstrations:
             name: [_decoded(recording, name, camera, cache) for recording in recordings]
             for name, camera in self.cameras.items()
         }
+        self.fingerprint = fingerprint(recordings, self.cameras)
         self._first_row = np.cumsum([0, *map(len, recordings)])
 
     def __len__(self) -> int:
@@ -170,6 +170,8 @@ class Demonstrations:
             view[:] = padded[y : y + height, x : x + width]
         top, left, bottom, right = config.crop or (0, 0, *config.image_size)
         scale = np.array([height / (bottom - top), width / (right - left)])
+        # Older datasets have points half a pixel too far down and to the right: 0.3 px here, of tokens of 8 px and
+        # pictures that are shifted by up to SHIFT px, so they are read as they are.
         points = (self.data[f"pixel.{camera}"][index] - [top, left] + 0.5) * scale - 0.5 - shifts
         return views, points
 
@@ -244,18 +246,9 @@ def _numbers(recording: Recording, space: ActionSpace, chunk_length: int) -> dic
 
 
 def _decoded(recording: Recording, name: str, camera: CameraConfig, cache: Path) -> NDArray[np.uint8]:
-    """(rows, H, W, 3) of one camera in the policy's size, from a file in `cache` that is made once.
-
-    Videos with other pictures, such as turned ones, are other files: their indices of frames, at an end, tell.
-    """
+    """(rows, H, W, 3) of one camera in the policy's size, from a file in `cache` that is made once."""
     digest = hashlib.sha256(repr((name, camera)).encode())
-    for path in sorted((recording.folder / "data").rglob("*.parquet")):
-        digest.update(path.read_bytes())
-    for path in dict.fromkeys(path for path, _ in recording.videos(name) if path.is_file()):
-        with path.open("rb") as video:
-            digest.update(video.read(END))
-            video.seek(max(path.stat().st_size - END, 0))
-            digest.update(video.read(END))
+    recording.tell(digest, name)
 
     def decode(partial: Path) -> None:
         frames = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(recording), *camera.output_size, 3))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
 from policies.types import VegaError
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
     parser.add_argument("--output", type=Path, default=Path("outputs/distilled"), help="checkpoint folder")
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps in all")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=2e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=96, help="of the encoder's layers, a multiple of 16")
     add_seed(parser, 0, "of weights and batches")
     add_threads(parser)

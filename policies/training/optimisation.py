@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 from policies.files.command_line import results_folder
 from policies.files.made_once import replacing
 from policies.types import VegaError
+
+DECIDES = "decides"  # where a state keeps what decided it
 
 
 def begin(seed: int, threads: int, output: Path) -> None:
@@ -45,11 +48,19 @@ def smoothed(running: Mapping[str, float], parts: Mapping[str, Tensor]) -> dict[
     return {key: 0.98 * running.get(key, float(v)) + 0.02 * float(v) for key, v in parts.items()}
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write whole or not at all.  Raises VegaError where there is no room for it."""
+def decisive(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Option -> value, of those that decide what is learned."""
+    return {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+
+
+def save_state(path: Path, state: Mapping[str, Any], decides: Mapping[str, Any] | None = None) -> None:
+    """Write whole or not at all.  Raises VegaError where there is no room for it.
+
+    decides: option -> value or fingerprint of all that decided it, and that `going_on` wants again.
+    """
     try:
         with replacing(path, partial := path.with_suffix(".partial")):
-            torch.save(dict(state), partial)
+            torch.save({**state, DECIDES: dict(decides or {})}, partial)
     except (OSError, RuntimeError) as error:  # of torch's own writer
         raise VegaError(
             f"The training's state {path} cannot be written ({str(error).splitlines()[0][:120]}): make room there and "
@@ -57,14 +68,36 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         ) from error
 
 
+def check_decided(path: Path, decides: Mapping[str, Any]) -> None:
+    """Where there is a state that cannot go on with this, raise VegaError before anything that takes long."""
+    if path.is_file():
+        _check_same(_read(path, (), mmap=True), decides, path)
+
+
 @contextlib.contextmanager
-def going_on(path: Path, *names: str, device: torch.device | str = "cpu") -> Iterator[dict[str, Any]]:
+def going_on(
+    path: Path, *names: str, decides: Mapping[str, Any] | None = None, device: torch.device | str = "cpu"
+) -> Iterator[dict[str, Any]]:
     """The state that `save_state` put there, to be taken over within.
 
-    names: what it holds at least.  Raises VegaError where it is damaged, another training's, or does not fit.
+    names: what it holds at least.  Raises VegaError where it is damaged, another training's, does not fit, or something
+    else decided what it has learned.
     """
+    state = _read(path, names, map_location=device)
+    _check_same(state, decides or {}, path)
     try:
-        state = torch.load(path, weights_only=True, map_location=device)
+        yield state
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # of load_state_dict
+        raise VegaError(
+            f"The state {path} is of a training of other sizes: go on with the options that it began with, or give "
+            "another --output."
+        ) from error
+
+
+def _read(path: Path, names: Sequence[str], **how: Any) -> dict[str, Any]:
+    """how: as torch.load has it."""
+    try:
+        state = torch.load(path, weights_only=True, **how)
     except Exception as error:  # archives, pickles, ends of files: whatever the bytes lead to
         raise VegaError(
             f"The training's state {path} cannot be read ({str(error).splitlines()[0][:120] if str(error) else 'empty'}"
@@ -73,10 +106,14 @@ def going_on(path: Path, *names: str, device: torch.device | str = "cpu") -> Ite
     lacking = [name for name in (*names, "step") if not isinstance(state, dict) or name not in state]
     if lacking:
         raise VegaError(f"The state {path} is another program's (it has no '{lacking[0]}'): give another --output.")
-    try:
-        yield state
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # of load_state_dict
-        raise VegaError(
-            f"The state {path} is of a training of other sizes: go on with the options that it began with, or give "
-            "another --output."
-        ) from error
+    return dict(state)
+
+
+def _check_same(state: Mapping[str, Any], decides: Mapping[str, Any], path: Path) -> None:
+    before = state.get(DECIDES, {})  # older states do not say it, and then all of this is taken for the same
+    for option, value in decides.items():
+        if before.get(option, value) != value:
+            raise VegaError(
+                f"The training in {path.parent} began with another {option} ({before[option]}, now {value}): give the "
+                "same again, or another --output."
+            )

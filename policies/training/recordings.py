@@ -6,9 +6,10 @@ they are there.  A row may hold several control steps, its action then being the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ VERSION = "v3.0"
 STATE = ("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")
 VIDEO = "observation.images."
 TASK_TEXTS = ("task", "__index_level_0__")
+END = 2**16  # bytes of a video
 
 
 @dataclass(frozen=True)
@@ -196,22 +198,74 @@ class Recording:
 
     def pictures(self, camera: str) -> Iterator[tuple[int, Image]]:
         """(row, (H, W, 3) RGB) of one camera, all rows in order.  Raises VegaError where a picture is missing."""
-        for episode, (path, start) in zip(self.episodes, self.videos(camera), strict=True):
-            if not path.is_file():
-                raise VegaError(f"The video {path} is missing: get the dataset again.")
-            capture = cv2.VideoCapture(str(path))
-            try:
-                if not capture.isOpened():
-                    raise VegaError(f"The video {path} cannot be read: get the dataset again.")
-                for _ in range(round(start * self.fps)):
-                    capture.grab()
+        film: _Film | None = None
+        try:
+            for episode, (path, start) in zip(self.episodes, self.videos(camera), strict=True):
+                first = round(start * self.fps)
+                # LeRobot puts many episodes into a file: opened anew for each, it would be decoded as many times.
+                if film is None or film.path != path or film.at > first:
+                    if film is not None:
+                        film.close()
+                    film = _Film(path)
+                film.skip_to(first)
                 for row in range(episode.begin, episode.end):
-                    found, picture = capture.read()
-                    if not found:
+                    picture = film.read()
+                    if picture is None:
                         raise VegaError(f"The video {path} ends before row {row}: get the dataset again.")
-                    yield row, np.asarray(picture[:, :, ::-1], dtype=np.uint8)
-            finally:
-                capture.release()
+                    yield row, picture
+        finally:
+            if film is not None:
+                film.close()
+
+
+    def tell(self, digest: Any, camera: str) -> None:
+        """Into a hash (of hashlib): all rows, and which videos of this camera they have.
+
+        Videos with other pictures, such as turned ones, are other files: their indices of frames, at an end, tell.
+        """
+        for path in sorted((self.folder / "data").rglob("*.parquet")):
+            digest.update(path.read_bytes())
+        for path in dict.fromkeys(path for path, _ in self.videos(camera) if path.is_file()):
+            with path.open("rb") as video:
+                digest.update(video.read(END))
+                video.seek(max(path.stat().st_size - END, 0))
+                digest.update(video.read(END))
+
+
+class _Film:
+    """A video that is read from its beginning; at: its frame that comes next.  Raises VegaError for a file of none."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise VegaError(f"The video {path} is missing: get the dataset again.")
+        self.path, self.at, self._capture = path, 0, cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise VegaError(f"The video {path} cannot be read: get the dataset again.")
+
+    def skip_to(self, frame: int) -> None:
+        for _ in range(self.at, frame):
+            self._capture.grab()
+        self.at = frame
+
+    def read(self) -> Image | None:
+        """(H, W, 3) RGB, None behind the last."""
+        found, picture = self._capture.read()
+        self.at += 1
+        return np.asarray(picture[:, :, ::-1], dtype=np.uint8) if found else None
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+def fingerprint(recordings: Sequence[Recording], cameras: Iterable[str]) -> str:
+    """Tells some datasets in this order from others, wherever they lie: by rows, sentences and videos."""
+    digest, cameras = hashlib.sha256(), list(cameras)
+    for recording in recordings:
+        episodes = [(episode.begin, episode.end) for episode in recording.episodes]
+        digest.update(repr((recording.fps, sorted(recording.sentences.items()), episodes)).encode())
+        for camera in cameras:
+            recording.tell(digest, camera)
+    return digest.hexdigest()[:12]
 
 
 def _texts(tasks: Mapping[str, Sequence[Any]]) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import add_seed, add_threads, command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig
@@ -35,7 +35,15 @@ from policies.training.nano.building import KINDS, build_policy, check_sentences
 from policies.training.nano.hiding import hidden
 from policies.training.nano.learner import PROGRESS_LOSSES, Learner
 from policies.training.nano.world_tokens import CachedWorldTokens
-from policies.training.optimisation import average_in, begin, going_on, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import (
+    average_in,
+    begin,
+    decisive,
+    going_on,
+    save_state,
+    set_learning_rate,
+    smoothed,
+)
 from policies.types import VegaError
 
 STATE_FILE = "training_state.pt"
@@ -82,6 +90,8 @@ class Training:
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
             self.demos = Demonstrations(args.data, cameras, args.cache or args.output)
+        names = ("hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher")
+        self.decides = decisive(args, *names, "progress_loss") | {"--data": self.demos.fingerprint}
         self.rows, self.held_out = self.demos.split(args.hold_out)
         policy = build_policy(args, self.demos, known, chosen_source(args))
         check_sentences(policy, self.demos)
@@ -106,7 +116,7 @@ class Training:
         path, log = self.args.output / STATE_FILE, self.args.output / LOG
         if path.exists():
             names = ("learner", "ema", "optimizer", "seconds", "running")
-            with going_on(path, *names, device=self.accelerator.device) as state:
+            with going_on(path, *names, decides=self.decides, device=self.accelerator.device) as state:
                 self._check_same()
                 self.learner.load_state_dict(state["learner"])
                 self.average.load_state_dict(state["ema"])
@@ -200,6 +210,7 @@ class Training:
                 "seconds": self.seconds,
                 "running": self.running,
             },
+            self.decides,
         )
 
     def say(self, text: str) -> None:
@@ -211,6 +222,8 @@ def check(args: argparse.Namespace) -> None:
     """Raise VegaError for numbers that make no sense."""
     if min(args.steps, args.batch, args.save_every) < 1 or args.hold_out < 0:
         raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
+    if (args.until is not None and args.until < 1) or args.encoder_blocks < 0:
+        raise VegaError("--until counts steps from 1 on, and --encoder-blocks from 0: give such numbers.")
     if args.hold_out == 1:
         raise VegaError("With --hold-out 1 every episode is held out: give 2 or more, or 0 to learn from all.")
     if not (0 <= args.drop_semantic < 1 and 0 <= args.mask_patches < 1):
@@ -255,7 +268,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
     parser.add_argument("--until", type=int, metavar="STEP", help="stop there, as if killed (default: at the end)")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=1e-3, help="peak learning rate")
     add_seed(parser, 7, "of weights and batches")
     add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")

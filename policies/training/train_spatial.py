@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.checkpoints import HERE
-from policies.files.command_line import add_seed, add_threads, command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
 from policies.types import VegaError
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", default="layouts", help="split whose losses are logged; '' for none")
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps in all")
     parser.add_argument("--batch", type=int, default=32, help="frames per step")
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=1.5e-3, help="peak learning rate")
     add_seed(parser, 7, "of weights and batches")
     add_threads(parser)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, results_folder
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive, results_folder
 from policies.types import VegaError
 
 
@@ -58,13 +58,14 @@ def train(options: argparse.Namespace) -> int:
 
     from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
     from policies.openvla.policy import load_vega_openvla
+    from policies.training.optimisation import check_decided, decisive
     from policies.training.vega.batches import Batches
-    from policies.training.vega.demonstrations import Samples, check_numbers, held_out
+    from policies.training.vega.demonstrations import Samples, check_numbers, fingerprint, held_out
     from policies.training.vega.engine import device_of, open_engine
     from policies.training.vega.learner import VegaLearner
     from policies.training.vega.publishing import with_statistics
     from policies.training.vega.readers import read_demonstrations
-    from policies.training.vega.run import Course, Run
+    from policies.training.vega.run import STATE_FILE, Course, Run
     from policies.training.vega.tokens import TokenCache
 
     folder = find_checkpoint(options.policy)
@@ -82,6 +83,11 @@ def train(options: argparse.Namespace) -> int:
     policy = load_vega_openvla(folder, device_of(engine), suite=known_key(folder, options.dataset))
     demonstrations = read_demonstrations(options.data, policy.config.cameras)
     check_numbers(demonstrations, policy.model.info.action_dim, policy.model.info.proprio_dim)
+    # The courses that --steps, --decay-step and --warm-up give the learning rate may change as a run goes on.
+    decides = decisive(options, "dataset", "holdout", "seed", "batch", "lr") | {
+        "--no-augment": not options.augment, "--data": fingerprint(demonstrations, policy.config.cameras)[:12],
+    }  # fmt: skip
+    check_decided(options.output / STATE_FILE, decides)  # before tokens are computed
     policy, statistics = with_statistics(policy, options.dataset, demonstrations)
     learned, kept = held_out(demonstrations, options.holdout)
     chunk = policy.model.info.chunk_length
@@ -103,11 +109,16 @@ def train(options: argparse.Namespace) -> int:
             f"{len(parts[0])} samples, {numbers / 1e6:.3g} M parameters learn, {engine.num_processes} processes",
             flush=True,
         )
+        if not kept:
+            print("no episode is held out: learned_l1 is of samples that it learns from", flush=True)
     batches = Batches(policy, parts[0], caches[0], options.seed, options.augment)
     aside = Batches(policy, parts[-1], caches[-1], options.seed, False)
     validation = aside.fixed(options.validation, options.micro)
     base = checkpoint_sha256(str(folder))
-    Run(engine, policy, learner, batches, validation, statistics, options.output, base, options.shard).go(course)
+    Run(
+        engine, policy, learner, batches, validation, statistics, options.output, base, decides, bool(kept),
+        options.shard,
+    ).go(course)  # fmt: skip
     engine.end_training()
     return 0
 
@@ -126,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50_000, help="of the optimiser, in all")
     parser.add_argument("--batch", type=int, default=64, help="samples a step, over all processes")
     parser.add_argument("--micro", type=int, default=8, help="samples at once in one process")
-    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=5e-4, help="learning rate")
     parser.add_argument("--decay-step", type=int, default=100_000, help="from here on a tenth of it")
     parser.add_argument("--warm-up", type=int, default=0, help="steps of a linear warm-up")
     parser.add_argument("--lora-rank", type=int, default=32, help="0: language model and towers stay as they are")
@@ -143,14 +154,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_threads(parser)
     parser.add_argument("--plan", action="store_true", help="only: what the run would cost at full size")
     parser.add_argument("--gpus", type=int, default=8, help="plan: GPUs")
-    parser.add_argument("--gpu-tflops", type=float, default=300.0, help="plan: what one is assumed to reach, TFLOP/s")
+    parser.add_argument(
+        "--gpu-tflops", type=positive("--gpu-tflops"), default=300.0,
+        help="plan: what one is assumed to reach, TFLOP/s",
+    )  # fmt: skip
     options = parser.parse_args(argv)
-    positive = (options.steps, options.batch, options.micro, options.gpus, options.validation,
-                options.validate_every, options.save_every)  # fmt: skip
-    if min(positive) < 1 or options.lora_rank < 0 or not options.lr > 0 or not 0 <= options.holdout < 0.5:
-        raise VegaError(
-            "Steps, batches, GPUs and learning rate count from above 0, and holdout is below 0.5: change them."
-        )
+    counts = (options.steps, options.batch, options.micro, options.gpus, options.validation,
+              options.validate_every, options.save_every)  # fmt: skip
+    if min(counts) < 1 or options.lora_rank < 0 or not 0 <= options.holdout < 0.5:
+        raise VegaError("Steps, batches and GPUs count from above 0, and holdout is below 0.5: change them.")
     if options.plan:
         return plan(options)
     if options.policy is None or options.data is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
 from policies.types import VegaError
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--tap", type=int, default=3, help="block whose output the policy reads, 0-based")
     parser.add_argument("--batch", type=int, default=4, help="clips per step")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=1e-3, help="peak learning rate")
     add_seed(parser, 7, "of weights and batches")
     add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     counts = [args.transformer_steps, args.batch, args.save_every]
     if args.unet_beside is None:
         counts.append(args.vae_steps)
-    if min(counts) < 1 or not args.lr > 0:
-        raise VegaError("Steps, --batch, --save-every and --lr count from above 0: give such numbers.")
+    if min(counts) < 1:
+        raise VegaError("Steps, --batch and --save-every count from above 0: give such numbers.")
     from policies.training.wan.training import train  # torch, which --help does without
 
     train(args)

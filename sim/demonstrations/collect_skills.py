@@ -19,7 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.checkpoints import check_exists, check_instructions, checkpoint_sha256, load_policy
+from policies.checkpoints import (
+    check_exists,
+    check_instructions,
+    checkpoint_sha256,
+    for_suite,
+    load_policy,
+    statistics_key,
+)
 from policies.files.command_line import command, command_parser, results_folder
 from policies.files.made_once import made_with
 from policies.files.processes import each_in_its_process
@@ -86,7 +93,7 @@ def collect_task(
     made = tried = 0
     if missing:
         # First: what it imports may end a process that EGL has drawn in (triton and Mesa each bring an LLVM).
-        policy = None if name is None else load_policy(name)
+        policy = None if name is None else load_policy(for_suite(name, suite))
         environment = LiberoEnvironment(suite, task)
         if not as_scored:
             draw_quickly(environment)
@@ -115,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.policy is not None:
         check_exists(args.policy)
         check_instructions(args.policy, [names[task] for task in tasks])
+        statistics_key(for_suite(args.policy, args.suite))  # refuses one that has not learned this suite's numbers
     dataset = args.output / "dataset"
     results_folder(args.output)
     tapes = args.output / TAPES / f"{args.suite}_seed{args.seed}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import FloatArray, Observation, Policy
+from policies.types import FloatArray, Policy, VegaError
 from sim.worlds.frames import FrameWindow
 from sim.worlds.libero_env import LiberoEnvironment
 from vega3d_ros.control.chunk_scheduler import LockstepQueue
@@ -35,6 +35,8 @@ class Driver:
     """A policy that acts in an environment in lockstep, as an evaluation has it, from where the environment stands."""
 
     def __init__(self, environment: LiberoEnvironment, policy: Policy, instruction: str) -> None:
+        if policy.spec.action_space.kind != "eef_delta":
+            raise VegaError(f"Policy {policy.spec.name} commands joints: give one whose actions are eef deltas.")
         policy.reset()
         self._environment, self._policy, self._instruction = environment, policy, instruction
         self._queue, self._frames, self._steps = LockstepQueue(policy.spec), FrameWindow(policy.spec), 0
@@ -46,7 +48,6 @@ class Driver:
             pictures = {camera: environment.render(camera) for camera in policy.spec.cameras}
             self._frames.add(self._steps, pictures)
         if self._queue.empty:
-            state, images = environment.state(), self._frames.images(self._steps)
-            self._queue.submit(policy.act(Observation(images, state, self._instruction, state.stamp_ns)))
+            self._queue.submit(policy.act(self._frames.observation(environment, self._steps, self._instruction)))
         self._steps += 1
         return environment.step_eef(self._queue.pop().action)

@@ -2,7 +2,8 @@
 
 robot.base: the base frame in the world frame, which turns the recorded state into the arm's own coordinates.
 teacher.point: what the hand is heading for, world frame, m; teacher.pixel.CAMERA: its (row, column) in that camera's
-picture, px, -1 where outside.  teacher.progress: share of the steps towards the goal that are done.
+picture, px, the centre of the first pixel being (0, 0), -1 where outside.  teacher.progress: share of the steps towards
+the goal that are done.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ def labels(environment: LiberoEnvironment, expert: SkillExpert) -> dict[str, Flo
 
 
 def project(sim: Any, camera: str, point: FloatArray, size: int) -> FloatArray:
-    """(row, column) of a world point in a camera's upright (size, size) image as it is mounted now, or OUTSIDE."""
+    """(row, column) of a world point in a camera's upright (size, size) image as it is mounted now, or OUTSIDE.
+
+    As `sim.worlds.camera_model` counts pixels; outside is what lies beyond the centres of the outermost.
+    """
     index = sim.model.camera_name2id(camera)
     local = sim.data.cam_xmat[index].reshape(3, 3).T @ (point - sim.data.cam_xpos[index])
     if local[2] > -1e-3:
         return OUTSIDE
     focal = size / 2 / np.tan(np.deg2rad(sim.model.cam_fovy[index]) / 2)
-    pixel = size / 2 + focal * np.array([-local[1], local[0]]) / -local[2]
-    return pixel if np.all((pixel >= 0) & (pixel < size)) else OUTSIDE
+    pixel = (size - 1) / 2 + focal * np.array([-local[1], local[0]]) / -local[2]
+    return pixel if np.all((pixel >= 0) & (pixel <= size - 1)) else OUTSIDE

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.checkpoints import check_instructions, load_policy
+from policies.checkpoints import check_instructions, for_suite, load_policy, statistics_key
 from policies.files.command_line import command, command_parser
 from policies.files.processes import each_in_its_process
 from policies.training.curves import LOG, SUCCESS, add_line, draw, read_log
@@ -41,7 +41,7 @@ def attempt(environment: LiberoEnvironment, policy: Policy) -> tuple[bool, float
 
 def try_task(policy: str, suite: str, task: int, episodes: int, seed: int) -> list[tuple[str, bool, float]]:
     """(kind of layout, solved?, least distance in m) of every episode."""
-    loaded, environment = load_policy(policy), LiberoEnvironment(suite, task)
+    loaded, environment = load_policy(for_suite(policy, suite)), LiberoEnvironment(suite, task)
     found = []
     for episode in range(episodes):
         kind = lay_out(environment, np.random.default_rng([seed, task, episode]))
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
     check_instructions(args.policy, [names[task] for task in tasks])
+    statistics_key(for_suite(args.policy, args.suite))  # refuses a policy that has not learned this suite's numbers
     won: Counter[str] = Counter()
     tried: Counter[str] = Counter()
     jobs = [(args.policy, args.suite, task, args.episodes, args.seed) for task in tasks]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import yaml
 
-from policies.types import Image, Observation, Policy, VegaError
+from policies.types import Image, Policy, VegaError
 from sim.results.film import Film
 from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, tape_path
 from sim.worlds.environment import Environment
@@ -125,12 +125,7 @@ class DirectEpisodes:
         while not episode.over:
             drawn = self._draw(environment, frames, film, episode.steps)
             if queue.empty:
-                state = environment.state()
-                observation = Observation(
-                    frames.images(episode.steps), state, environment.instruction, state.stamp_ns,
-                    environment.base_position, environment.base_quaternion,
-                )  # fmt: skip
-                chunk = self.policy.act(observation)
+                chunk = self.policy.act(frames.observation(environment, episode.steps, environment.instruction))
                 self.latencies_ms.append(sum(chunk.timings_ms.values()))
                 queue.submit(chunk)
             action = queue.pop().action

@@ -3,7 +3,8 @@
     python -m sim.space.collect --split test --stages 9 --films 12 --output data/libero_space
 
 A stage is a scene with its things, built once; each of its films has a layout and a path of the camera of its own.
-Films that exist are not made again, so an interrupted run goes on; what is written depends on --seed alone.
+Films that exist are not made again, so an interrupted run goes on; what is written depends on --seed and on how films
+are asked for alone, and a folder keeps to that for each split.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from policies.files.command_line import add_seed, command, command_parser, results_folder
+from policies.files.made_once import made_with
 from policies.files.processes import each_in_its_process
 from policies.types import VegaError
 from sim.space.assets import SPLITS, scene_of
 from sim.space.layout import assemble
+
+SETTINGS = ("seed", "frames", "height", "width", "path", "depth")  # options that decide what a film is
 
 
 def _work(*job: Any) -> tuple[int, int, int]:
@@ -52,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.height % 2 or args.width % 2 or min(args.height, args.width) < 64:
         raise VegaError(f"Frames of {args.width}x{args.height} cannot be filmed: give even sides from 64 px on.")
     results_folder(args.output)
+    made_with(args.output / f"settings_{args.split}.json", {name: getattr(args, name) for name in SETTINGS})
     jobs = [(args, number) for number in range(args.stages)]
     start, films, failures = time.monotonic(), 0, 0
     for done, (_, (number, made, failed)) in enumerate(each_in_its_process(_work, jobs, args.processes), 1):

@@ -3,6 +3,7 @@
     <split>.jsonl                                VSI-Bench's rows: id, dataset, scene_name, question_type, question, ...
     scanrefer_<split>.json multi3drefer_<split>.json   descriptions and boxes, as VEGA-3D reads those benchmarks
     <dataset>/<scene>.mp4 <scene>.json           a film; its camera, things, boxes and what is asked about it
+    settings_<split>.json                        how its films were asked for, which holds for all of them
     posed_images/<scene>/00000.{jpg,png,txt}     with --depth: frames, depth in mm, poses, as ScanNet has them
 """
 

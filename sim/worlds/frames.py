@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import Image, PolicySpec
+from policies.types import Image, Observation, PolicySpec
+from sim.worlds.environment import Environment
 
 
 class FrameWindow:
@@ -34,3 +35,9 @@ class FrameWindow:
         """camera -> (window, H, W, 3), oldest first, for a decision at this step."""
         steps = [max(step - age * self._spec.stride, 0) for age in reversed(range(self._spec.window))]
         return {camera: np.stack([self._frames[s][camera] for s in steps]) for camera in self._spec.cameras}
+
+    def observation(self, environment: Environment, step: int, instruction: str) -> Observation:
+        """What the policy is told for a decision at this step, which is now."""
+        images, state = self.images(step), environment.state()
+        base = environment.base_position, environment.base_quaternion
+        return Observation(images, state, instruction, state.stamp_ns, *base)

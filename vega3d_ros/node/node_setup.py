@@ -37,8 +37,8 @@ def check_autostart(node: Node, parameters: node_parameters.NodeParameters) -> N
     """Raises VegaError where the node would begin by itself and an enabling switch is to be held."""
     if parameters.enable_topic and node.get_parameter("autostart").value:
         raise VegaError(
-            "Where an enabling switch is to be held, somebody has to call ~/start meanwhile: set autostart to false, or "
-            "enable.topic to nothing."
+            "Where an enabling switch is to be held, somebody has to call ~/start meanwhile: set autostart to "
+            "false, or enable.topic to nothing."
         )
 
 

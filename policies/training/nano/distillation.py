@@ -23,7 +23,7 @@ from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import Demonstrations
 from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
-from policies.training.optimisation import average_in, going_on, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import average_in, decisive, going_on, save_state, set_learning_rate, smoothed
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw as on_canvas
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -49,6 +49,7 @@ class Distillation:
         if args.output.resolve() == folder.resolve():
             raise VegaError(f"The policy in {folder} would be overwritten: give another --output.")
         self.demos = Demonstrations(args.data, self.policy.config.cameras, args.cache or args.output)
+        self.decides = decisive(args, "hold_out", "seed", "lr") | {"--data": self.demos.fingerprint}
         learned, held_out = self.demos.split(args.hold_out)
         self.tokens = CachedWorldTokens(
             self.world, self.demos, args.cache or args.output, 0, self.policy.spec.stride
@@ -64,7 +65,8 @@ class Distillation:
         self.step, self.seconds, self.running = 0, 0.0, dict[str, float]()
         path, log = args.output / STATE_FILE, args.output / LOG
         if path.exists():
-            with going_on(path, "encoder", "average", "optimizer", "seconds", "running", "policy_sha256") as state:
+            names = ("encoder", "average", "optimizer", "seconds", "running", "policy_sha256")
+            with going_on(path, *names, decides=self.decides) as state:
                 self._go_on(state)
         cut_log(log, self.step)
 
@@ -169,7 +171,7 @@ class Distillation:
             print(f"held out: {text}", flush=True)
         parts = {name: getattr(self, name).state_dict() for name in ("encoder", "average", "optimizer")}
         further = {"step": self.step, "seconds": self.seconds, "running": self.running, "policy_sha256": self.sha256}
-        save_state(output / STATE_FILE, {**parts, **further})
+        save_state(output / STATE_FILE, {**parts, **further}, self.decides)
 
 
 def _teacher(policy: VegaPolicy, name: str) -> WorldView:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from policies.checkpoints import checkpoint_sha256
 from policies.files.json_config import read_json
 from policies.nano.policy import load_vega_policy
 from policies.spatial.nano.config import SpatialConfig
@@ -22,9 +25,18 @@ from policies.spatial.nano.network import CAMERA, SpatialNetwork
 from policies.spatial.nano.nouns import Nouns
 from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import recolour
-from policies.training.optimisation import average_in, going_on, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import (
+    average_in,
+    check_decided,
+    decisive,
+    going_on,
+    save_state,
+    set_learning_rate,
+    smoothed,
+)
 from policies.training.spatial.films import Films, WorldTokens, categories, film_files, read_films
 from policies.training.spatial.learner import Batch, SpatialLearner, labels
+from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 STATE_FILE, FILMS_FILE = "training_state.pt", "films.json"
@@ -33,7 +45,10 @@ EVALUATED = 256  # frames held out, at most
 
 
 def chosen_films(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    """Those to learn from and those held out: what there was when this training began, whatever came since."""
+    """Those to learn from and those held out: what there was when this training began, whatever came since.
+
+    Raises VegaError where --data names other folders.
+    """
     path = args.output / FILMS_FILE
     if not path.exists():
         train = film_files(args.data, "train")
@@ -41,7 +56,19 @@ def chosen_films(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
         lists = {"train": list(map(str, train)), "held_out": list(map(str, held_out))}
         path.write_text(json.dumps(lists, indent=1) + "\n")
     chosen = read_json(path)
-    return [Path(name) for name in chosen["train"]], [Path(name) for name in chosen["held_out"]]
+    train, held_out = ([Path(name) for name in chosen[part]] for part in ("train", "held_out"))
+    before, now = _folders(train), _folders(film_files(args.data, "train"))
+    if before != now:
+        raise VegaError(
+            f"The training in {args.output} learns from films of {' '.join(sorted(map(str, before)))}: give these as "
+            "--data, or another --output."
+        )
+    return train, held_out
+
+
+def _folders(files: Sequence[Path]) -> set[Path]:
+    """As --data names them."""
+    return {path.resolve().parent.parent for path in files}
 
 
 class Training:
@@ -50,6 +77,11 @@ class Training:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         files, held_out = chosen_films(args)
+        self.decides = decisive(args, "held_out", "without_prior", "seed", "batch", "lr") | {
+            "--data": hashlib.sha256(json.dumps([read_json(p) for p in (*files, *held_out)]).encode()).hexdigest()[:12],
+            "--world-simulator": checkpoint_sha256(str(args.world_simulator))[:12],
+        }
+        check_decided(args.output / STATE_FILE, self.decides)  # before tokens of all frames
         control = "off" if args.without_prior else "on"
         config = SpatialConfig(name=args.name, things=categories(files), world_control=control)
         simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
@@ -74,7 +106,8 @@ class Training:
     def _read_back(self) -> None:
         path, log = self.args.output / STATE_FILE, self.args.output / LOG
         if path.exists():
-            with going_on(path, "learner", "ema", "optimizer", "seconds", "running") as state:
+            names = ("learner", "ema", "optimizer", "seconds", "running")
+            with going_on(path, *names, decides=self.decides) as state:
                 self.learner.load_state_dict(state["learner"])
                 self.average.load_state_dict(state["ema"])
                 self.optimizer.load_state_dict(state["optimizer"])
@@ -152,6 +185,7 @@ class Training:
                 "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
                 "running": self.running,
             },
+            self.decides,
         )  # fmt: skip
 
 

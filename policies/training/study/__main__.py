@@ -12,7 +12,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from policies.files.command_line import MOST_SEED, add_threads, command, command_parser, results_folder, whole
+from policies.files.command_line import (
+    MOST_SEED,
+    add_threads,
+    command,
+    command_parser,
+    positive,
+    results_folder,
+    whole,
+)
 from policies.files.processes import each_in_its_process
 from policies.training.study import page
 from policies.training.study.arms import SEVEN, WINDOW
@@ -33,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=seed, nargs="+", default=[0, 1, 2], help="of weights and rows")
     parser.add_argument("--steps", type=int, default=3000, help="optimisation steps of each run")
     parser.add_argument("--batch", type=int, default=64, help="rows per step")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=positive("--lr"), default=1e-3, help="peak learning rate")
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--hold-out", type=int, default=10, metavar="N", help="learn nothing from every N-th episode")
     parser.add_argument("--drop-semantic", type=float, default=0.2, metavar="P", help="see train_nano")

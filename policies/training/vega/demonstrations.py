@@ -67,13 +67,18 @@ class Samples:
         return demo.picture(camera, step)
 
     def fingerprint(self, cameras: Sequence[str]) -> str:
-        """Tells one set of demonstrations from another: by numbers of all, and some of their pictures."""
-        digest = hashlib.sha256()
-        for demo in self._demonstrations:
-            digest.update(demo.instruction.encode() + demo.actions.tobytes() + demo.states.tobytes())
-            for camera in cameras:
-                digest.update(np.ascontiguousarray(demo.picture(camera, 0)).tobytes())
-        return digest.hexdigest()
+        """See `fingerprint`."""
+        return fingerprint(self._demonstrations, cameras)
+
+
+def fingerprint(demonstrations: Sequence[Demonstration], cameras: Sequence[str]) -> str:
+    """Tells one set of demonstrations from another: by numbers of all, and some of their pictures."""
+    digest = hashlib.sha256()
+    for demo in demonstrations:
+        digest.update(demo.instruction.encode() + demo.actions.tobytes() + demo.states.tobytes())
+        for camera in cameras if len(demo.actions) else ():  # of one that idled all the time nothing is left
+            digest.update(np.ascontiguousarray(demo.picture(camera, 0)).tobytes())
+    return digest.hexdigest()
 
 
 def check_numbers(demonstrations: Sequence[Demonstration], actions: int, states: int) -> None:

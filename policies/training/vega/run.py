@@ -78,13 +78,17 @@ class Run:
         statistics: Mapping[str, Any],
         output: Path,
         base: str,
+        decides: Mapping[str, Any],
+        held_out: bool,
         sharded: bool = False,
     ) -> None:
         """statistics: data set -> its entry, as the checkpoint that comes out is to have them.
 
-        base: hash of the policy from which it learns: of equal shapes, another would go unnoticed.
+        base: hash of the policy from which it learns: of equal shapes, another would go unnoticed.  decides: see
+        `save_state`.  held_out: nothing is learned from what `validation` has.
         sharded: weights are spread over the processes, not the batch alone.
         """
+        self._decides, self._measured = decides, "validation_l1" if held_out else "learned_l1"
         self._engine, self._policy, self._learner, self._batches = engine, policy, learner, batches
         self._validation, self._statistics, self._output, self._base = validation, statistics, output, base
         self._shared: nn.Module = shard(engine, learner, learner.blocks()) if sharded else spread(engine, learner)
@@ -100,14 +104,14 @@ class Run:
         if engine.is_main_process:
             cut_log(self._output / LOG_FILE, first or -1)  # without steps that are done again, or a run before
         if first == 0:
-            self._say({"step": 0, "validation_l1": self._validate()})
+            self._say({"step": 0, self._measured: self._validate()})
         begun = time.monotonic()
         for step in range(first, course.steps):
             loss = self._step(course, step, turns)
             done = step + 1
             line: dict[str, float] = {"step": done, "l1": loss}
             if done % course.validate_every == 0 or done == course.steps:
-                line["validation_l1"] = self._validate()
+                line[self._measured] = self._validate()
             left = (time.monotonic() - begun) / (done - first) * (course.steps - done)
             self._say(line, f", {rounded_time(left)} left")
             if done % course.save_every == 0 or done == course.steps:
@@ -170,7 +174,7 @@ class Run:
         optimizer = whole(self._optimizer.state_dict())
         if self._engine.is_main_process:
             kept = {"step": done, "learning": state, "optimizer": optimizer, "policy_sha256": self._base}
-            save_state(self._output / STATE_FILE, kept)
+            save_state(self._output / STATE_FILE, kept, self._decides)
         self._engine.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -179,7 +183,7 @@ class Run:
         if not path.is_file():
             return 0
         mine = dict(self._learner.learning())
-        with going_on(path, "learning", "optimizer") as state:
+        with going_on(path, "learning", "optimizer", decides=self._decides) as state:
             return self._taken_over(state, mine, path)
 
     def _taken_over(self, state: Mapping[str, Any], mine: Mapping[str, nn.Parameter], path: Path) -> int:

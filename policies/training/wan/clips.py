@@ -13,7 +13,7 @@ from torch import Tensor
 
 from policies.nano.policy import prepare_image
 from policies.training.dataset import CAMERAS, CANVAS
-from policies.training.recordings import Recording
+from policies.training.recordings import Recording, fingerprint
 from policies.types import VegaError
 
 CLIP_FRAMES = 5
@@ -23,12 +23,15 @@ MARGIN = 6  # px that clips are larger than the canvas, so that crops differ
 class Clips:
     """Crops of consecutive frames of LeRobot datasets, in the size in which the policy will see them.
 
-    batch(n, frames) -> (n, 3, frames, *CANVAS[camera]) in [-1, 1], of one camera drawn from `rng`.
+    batch(n, frames) -> (n, 3, frames, *CANVAS[camera]) in [-1, 1], of one camera drawn from `rng`.  fingerprint: tells
+    them from those of other datasets.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.videos: dict[str, list[NDArray[np.uint8]]] = {camera: [] for camera in CANVAS}
-        for recording in map(Recording, folders):
+        recordings = [Recording(folder) for folder in folders]
+        self.fingerprint = fingerprint(recordings, CANVAS)
+        for recording in recordings:
             for camera, (rows, columns) in CANVAS.items():
                 size = (columns + MARGIN, rows + MARGIN)
                 frames = [

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
+from policies.checkpoints import checkpoint_sha256
 from policies.training.dataset import CANVAS
-from policies.training.optimisation import begin, going_on, save_state, set_learning_rate
+from policies.training.optimisation import begin, decisive, going_on, save_state, set_learning_rate
 from policies.training.wan.clips import CLIP_FRAMES, Clips, picture
 from policies.training.wan.networks import (
     LATENT_CHANNELS,
@@ -36,14 +37,17 @@ VAE_SIDE, SINGLE = 64, 0.75  # px; share of steps
 
 def optimise(
     name: str, module: nn.Module, loss: Callable[[np.random.Generator], Tensor], args: argparse.Namespace, steps: int,
-    bf16: bool = True,
+    data: Mapping[str, str], bf16: bool = True,
 ) -> None:  # fmt: skip
-    """Adam with a warm-up and a cosine; goes on from <output>/<name>.pt, which it writes every --save-every steps."""
-    path = args.output / f"{name}.pt"
+    """Adam with a warm-up and a cosine; goes on from <output>/<name>.pt, which it writes every --save-every steps.
+
+    data: option -> fingerprint of what is learned from.
+    """
+    path, decides = args.output / f"{name}.pt", decisive(args, "seed", "batch", "lr") | dict(data)
     optimizer = torch.optim.AdamW(module.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     first = 0
     if path.exists():
-        with going_on(path, "module", "optimizer") as state:
+        with going_on(path, "module", "optimizer", decides=decides) as state:
             module.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
             first = int(state["step"])
@@ -63,7 +67,8 @@ def optimise(
             left = (time.monotonic() - start) / (done - first) * (steps - done)
             print(f"{name} {done}/{steps} loss {mean:.4f}, {left / 60:.1f} min left", flush=True)
         if done % args.save_every == 0 or done == steps:
-            save_state(path, {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": done})
+            parts = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            save_state(path, parts, decides)
 
 
 @torch.no_grad()
@@ -109,7 +114,7 @@ def train_wan(clips: Clips, args: argparse.Namespace) -> None:
         video: Tensor = vae.decode(latents * std + mean).sample
         return video
 
-    train_generator("transformer", generator, encode, clips, args)
+    train_generator("transformer", generator, encode, clips, args, {"--data": clips.fingerprint})
     rows, columns = CANVAS["agentview"]
     shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
     with torch.no_grad():
@@ -127,7 +132,8 @@ def train_unet(encoder: WanEncoder, clips: Clips, args: argparse.Namespace) -> N
     generator = Generator(small_unet(encoder.channels, TEXT_DIM))
     print(f"{len(clips)} videos, UNet {_millions(generator)}", flush=True)
     # torch 2.13's bfloat16 gradients of what a UNet does between two frames are garbage (findings/torch_bf16_*).
-    train_generator("unet", generator, encoder.window, clips, args, bf16=False)
+    data = {"--data": clips.fingerprint, "--unet-beside": checkpoint_sha256(str(args.unet_beside))[:12]}
+    train_generator("unet", generator, encoder.window, clips, args, data, bf16=False)
     shutil.copytree(args.unet_beside, args.output / FOLDER, dirs_exist_ok=True)
     save_unet(args.output / FOLDER, generator.network, generator.prompt)
     print(f"{args.output / FOLDER}, with the UNet", flush=True)
@@ -135,7 +141,7 @@ def train_unet(encoder: WanEncoder, clips: Clips, args: argparse.Namespace) -> N
 
 def train_generator(
     name: str, generator: Generator, encode: Callable[[Tensor], Tensor], clips: Clips, args: argparse.Namespace,
-    bf16: bool = True,
+    data: Mapping[str, str], bf16: bool = True,
 ) -> None:  # fmt: skip
     """The second stage.  encode: videos (B, 3, T, H, W) in [-1, 1] -> normalised latents."""
 
@@ -145,7 +151,7 @@ def train_generator(
             latents = encode(clips.batch(args.batch * 4, frames, rng))
         return generator.loss(latents)
 
-    optimise(name, generator, loss, args, args.transformer_steps, bf16)
+    optimise(name, generator, loss, args, args.transformer_steps, data, bf16)
     generator.eval().requires_grad_(False)
 
 
@@ -158,7 +164,7 @@ def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> 
         count, frames = (6 * args.batch, 1) if single else (2 * args.batch, CLIP_FRAMES)
         return vae_loss(vae, clips.batch(count, frames, rng, side=VAE_SIDE))
 
-    optimise("vae", vae, reconstruct, args, args.vae_steps)
+    optimise("vae", vae, reconstruct, args, args.vae_steps, {"--data": clips.fingerprint})
     vae.eval().requires_grad_(False)
     note_latents(vae, clips)
     shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1), "agentview")

@@ -1,0 +1,165 @@
+"""Trainings go on with what they began with: other data and other options that decide are refused by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import test_train_spatial
+import torch
+from recorded import make_dataset
+
+from policies.checkpoints import find_checkpoint
+from policies.training import distil, train_nano, train_spatial, train_world_simulator
+from policies.training.spatial.films import film_files
+
+SHIPPED = find_checkpoint("vega-nano") / "world_simulator"
+STATE = "training_state.pt"
+Main = Callable[[Sequence[str]], int]
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("demos"))
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sentences and pictures, another course of the steps."""
+    return make_dataset(tmp_path_factory.mktemp("others"), steps=20)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    for seed, name in enumerate(("train_0000_000", "train_0000_001", "layouts_0000_000")):
+        test_train_spatial.write_film(folder, name, seed)
+    return folder
+
+
+def refused(
+    main: Main, words: Sequence[str], output: Path, state: str, changes: dict[str, Sequence[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each of `changes` (what is said -> further words) ends it with a sentence, and changes nothing that is kept."""
+    kept = (output / state).read_bytes()
+    for said, more in changes.items():
+        capsys.readouterr()
+        assert main([*words, *more]) == 2, said
+        told = capsys.readouterr().err.strip()
+        assert said in told and "give" in told and "\n" not in told
+        assert (output / state).read_bytes() == kept
+
+
+def as_before(path: Path) -> None:
+    """Make a state as versions wrote it that did not keep what decided it."""
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != "decides"}, path)
+
+
+def nano(demos: Path, output: Path, steps: int) -> list[str]:
+    return [
+        "--data", str(demos), "--output", str(output), "--steps", str(steps), "--batch", "2", "--threads", "1",
+        "--save-every", "1", "--hold-out", "2",
+    ]  # fmt: skip
+
+
+def test_a_small_policy_goes_on_with_what_it_began_with(
+    demos: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_nano.main(nano(demos, tmp_path, 1)) == 0
+    changes = {
+        "another --hold-out (2, now 3)": ["--hold-out", "3"],
+        "another --seed (7, now 99)": ["--seed", "99"],
+        "another --lr (0.001, now 0.1)": ["--lr", "0.1"],
+        "another --batch (2, now 4)": ["--batch", "4"],
+        "another --drop-semantic (0.0, now 0.5)": ["--drop-semantic", "0.5"],
+        "another --mask-patches (0.0, now 0.5)": ["--mask-patches", "0.5"],
+        "another --data": ["--data", str(others)],
+    }
+    refused(train_nano.main, nano(demos, tmp_path, 2), tmp_path, STATE, changes, capsys)
+    moved = shutil.copytree(demos, tmp_path / "moved")
+    more = ["--steps", "3", "--until", "2", "--save-every", "2", "--threads", "2", "--name", "other"]
+    assert train_nano.main([*nano(moved, tmp_path, 2), *more]) == 0
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 2
+
+
+def test_a_state_that_does_not_say_what_decided_it_goes_on_to_the_same_weights(demos: Path, tmp_path: Path) -> None:
+    weights = []
+    for name, older in (("new", False), ("old", True)):
+        output = tmp_path / name
+        assert train_nano.main([*nano(demos, output, 3), "--until", "1"]) == 0
+        if older:
+            as_before(output / STATE)
+        assert train_nano.main(nano(demos, output, 3)) == 0
+        weights.append((output / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert torch.load(tmp_path / "old" / STATE, weights_only=True)["decides"]["--hold-out"] == 2
+
+
+def test_a_distillation_goes_on_with_what_it_began_with(
+    demos: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--policy", "vega-nano", "--data", str(demos), "--output", str(tmp_path), "--hold-out", "3", "--width"]
+    words += ["32", "--save-every", "1", "--steps"]
+    assert distil.main([*words, "1"]) == 0
+    changes = {
+        "another --hold-out (3, now 2)": ["--hold-out", "2"],
+        "another --seed (0, now 99)": ["--seed", "99"],
+        "another --lr (0.002, now 0.1)": ["--lr", "0.1"],
+        "another --data": ["--data", str(others)],
+    }
+    refused(distil.main, [*words, "2"], tmp_path, STATE, changes, capsys)
+    as_before(tmp_path / STATE)
+    assert distil.main([*words, "2"]) == 0
+
+
+def test_a_spatial_model_goes_on_with_what_it_began_with(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, other = tmp_path / "out", shutil.copytree(films, tmp_path / "other")
+    words = ["--data", str(films), "--output", str(output), "--batch", "2", "--save-every", "1", "--steps"]
+    assert train_spatial.main([*words, "1"]) == 0
+    simulator = shutil.copytree(SHIPPED, tmp_path / "simulator")
+    config = simulator / "world_simulator.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    changes = {
+        "another --held-out (layouts, now )": ["--held-out", ""],
+        "another --seed (7, now 99)": ["--seed", "99"],
+        "another --lr (0.0015, now 0.1)": ["--lr", "0.1"],
+        "another --batch (2, now 4)": ["--batch", "4"],
+        "another --without-prior (False, now True)": ["--without-prior"],
+        "another --world-simulator": ["--world-simulator", str(simulator)],
+        "learns from films of": ["--data", str(films), str(other)],
+    }
+    refused(train_spatial.main, [*words, "2"], output, STATE, changes, capsys)
+    (film,) = film_files([films], "layouts")
+    honest = film.read_text()
+    film.write_text(honest.replace("red mug", "red pot"))  # as collected anew with another seed
+    refused(train_spatial.main, [*words, "2"], output, STATE, {"another --data": []}, capsys)
+    film.write_text(honest)
+    as_before(output / STATE)
+    assert train_spatial.main([*words, "2"]) == 0
+
+
+def test_a_world_simulator_goes_on_with_what_it_began_with(
+    demos: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(demos), "--output", str(tmp_path), "--threads", "1", "--save-every", "1", "--batch", "1"]
+    unet = [*words, "--unet-beside", str(SHIPPED), "--transformer-steps"]
+    assert train_world_simulator.main([*unet, "1"]) == 0
+    other = shutil.copytree(SHIPPED, tmp_path / "other")
+    config = other / "world_simulator.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    changes = {
+        "another --seed (7, now 99)": ["--seed", "99"],
+        "another --lr (0.001, now 0.1)": ["--lr", "0.1"],
+        "another --batch (1, now 2)": ["--batch", "2"],
+        "another --data": ["--data", str(others)],
+        "another --unet-beside": ["--unet-beside", str(other)],
+    }
+    refused(train_world_simulator.main, [*unet, "2"], tmp_path, "unet.pt", changes, capsys)
+    as_before(tmp_path / "unet.pt")
+    assert train_world_simulator.main([*unet, "2"]) == 0
