@@ -96,9 +96,14 @@ class Heavy:
 heavy = Heavy()
 atexit.register(print, "cleaned up")
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", program + way], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
+    # Where the suite runs in a shell's background, SIGINT is ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", program + way], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.returncode == status and "Traceback" not in ended.stderr
     assert ended.stdout == ("cleaned up\ntaken apart" if status == 3 else "cleaned up\n")
 
