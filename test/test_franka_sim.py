@@ -117,7 +117,7 @@ def test_it_goes_where_it_is_told_refuses_what_it_may_not_and_rests_when_its_lau
     robot.client.until(lambda: False, 0.2)  # what is on its way still arrives
     places, speeds = robot.heard[-1]
     assert np.abs(speeds[:7]).max() < 0.01
-    # It left its path nowhere, and its end far off.
+    # It left its path nowhere, and its end far off; where on it, depends on what else the machine does.
     share = (places[0] - HOME[0]) / 0.8
-    assert 0.2 < share < 0.9 and np.allclose(places[:7], HOME + share * (goal - HOME), atol=0.02)
+    assert 0.05 < share < 0.9 and np.allclose(places[:7], HOME + share * (goal - HOME), atol=0.02)
     assert not [line for line in robot.simulator.process.tail(200) if "aborting the motion" in line]
