@@ -22,6 +22,7 @@ from benchmarks.clients.programs import SEND_IMAGES
 from sim.robot.ros_client import RosClient, unused_domain
 from vega3d_ros.inference.process import ChildProcess
 from vega3d_ros.ros.dds import fast_dds_generation
+from vega3d_ros.topics import neighbours
 from vega3d_ros.topics.neighbours import Neighbours
 
 DEADLINE_S = 120.0
@@ -68,18 +69,18 @@ def driver(client: RosClient, port: Path) -> ChildProcess:
 @pytest.mark.parametrize("kind", [2, 3])
 def test_a_camera_whose_process_has_a_port_of_the_other_kind_is_told_once(viewer, kind, tmp_path):
     port = tmp_path / f"{FAMILY[kind]}_port7411_el"
-    neighbours = Neighbours(viewer.node, {"wrist": "wrist/image_raw"}, tmp_path)
+    watch = Neighbours(viewer.node, {"wrist": "wrist/image_raw"}, tmp_path)
     with driver(viewer, port) as child:
         child.wait_for_line("there", DEADLINE_S)
         known = viewer.node.get_publishers_info_by_topic
         assert viewer.until(lambda: any(i.node_name == "driver" for i in known("/wrist/image_raw")), DEADLINE_S)
-        said = neighbours.news()
+        said = watch.news()
         if kind == OWN:
             assert said == []
         else:
             assert len(said) == 1 and "Camera 'wrist' comes from driver" in said[0]
             assert f"Fast DDS {kind} shares no memory with Fast DDS {OWN} here" in said[0]
-        assert neighbours.news() == []
+        assert watch.news() == []
 
 
 def test_a_port_that_somebody_else_holds_or_nobody_does_is_no_reason(viewer, tmp_path):
@@ -103,8 +104,8 @@ def test_pictures_of_the_other_distribution_arrive_and_the_camera_is_told(viewer
     command = [OTHER_PYTHON, "-c", SEND_IMAGES, "30", "10", "agentview"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as sender:
         try:
-            neighbours, said = Neighbours(viewer.node, {"agentview": "agentview/image_raw"}), list[str]()
-            viewer.until(lambda: said.extend(neighbours.news()) or bool(said), DEADLINE_S)
+            watch, said = Neighbours(viewer.node, {"agentview": "agentview/image_raw"}), list[str]()
+            viewer.until(lambda: said.extend(watch.news()) or bool(said), DEADLINE_S)
             assert "shares no memory with" in said[0], said
             viewer.until(lambda: sender.poll() is not None, DEADLINE_S)
             assert sender.returncode == 0
@@ -113,3 +114,12 @@ def test_pictures_of_the_other_distribution_arrive_and_the_camera_is_told(viewer
             assert len(received) >= 27
         finally:
             sender.kill()
+
+
+def test_a_lock_of_no_file_is_passed_over(tmp_path: Path) -> None:
+    """As the kernel writes a lock whose file it cannot name (fs/locks.c, lock_get_status)."""
+    port, told = tmp_path / "port", tmp_path / "locks"
+    with port.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        told.write_text("1: LEASE  ACTIVE    READ  77 <none>:0 0 EOF\n" + Path("/proc/locks").read_text())
+        assert neighbours._processes([port], told) == {os.getpid() & 0xFFFF}

@@ -83,6 +83,8 @@ def _processes(files: Iterable[Path], locks: Path) -> set[int]:
         return set()  # one has gone meanwhile, or the system does not tell
     found = set()
     for _, _, _, _, process, file, *_ in lines:
+        if file.startswith("<"):  # of no file, as the kernel writes it
+            continue
         major, minor, inode = file.split(":")
         if (int(major, 16), int(minor, 16), int(inode)) in held:
             found.add(int(process) & 0xFFFF)
