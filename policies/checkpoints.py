@@ -15,13 +15,14 @@ from policies.files.paths import exists, files_below, is_folder, leads_out
 from policies.nano.vocabulary import Vocabulary
 from policies.spatial.models import nano_folder, shipped_scene_models
 from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
+from policies.world_simulator.experts import INDEX_FILE, LOW
 
 HERE = Path(__file__).parent
 HASHED_NAMES = (
     "adapter_config.json",
     "config.json",
     "dataset_statistics.json",
-    "model_index.json",
+    INDEX_FILE,
     "preprocessor_config.json",
     "tokenizer.json",
     "world_simulator.json",
@@ -246,6 +247,8 @@ def checkpoint_sha256(name_or_path: str) -> str:
         for path in [part] if part.is_file() else files_below(part):
             if not (path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES):
                 continue
+            if path.name == INDEX_FILE and not (path.parent / LOW).is_dir():
+                continue  # it chooses between two transformers, where there are two
             digest.update(str(path.relative_to(part)).encode())
             try:
                 with path.open("rb") as file:

@@ -150,6 +150,10 @@ def test_the_hash_of_a_wan_follows_what_chooses_between_its_transformers(tmp_pat
         (wan / "model_index.json").write_text(json.dumps({"boundary_ratio": ratio}))
         found.add(checkpoint_sha256(str(wan)))
     assert len(found) == 2
+    shutil.rmtree(wan / "transformer_2")
+    alone = checkpoint_sha256(str(wan))
+    (wan / "model_index.json").unlink()
+    assert checkpoint_sha256(str(wan)) == alone  # with one there is nothing to choose, and hashes of caches stay
 
 
 # That of a folder in the usual layout never changes: records hold it, of all but the second the results.json too.

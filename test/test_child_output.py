@@ -57,6 +57,23 @@ def test_a_child_goes_on_where_nobody_takes_its_lines_and_how_many_were_dropped_
     assert told and sum(int(line[1:].split()[0]) for line in told) == 4000 - len(numbers)
 
 
+def test_whose_lines_are_shown_slowly_keeps_nobody_from_being_ended() -> None:
+    """At a slow terminal, with much to show: the end does not wait for all of it."""
+    go_on = threading.Event()
+    shown: list[str] = []
+
+    def show(_name: str, line: str) -> None:
+        shown.append(line)
+        go_on.wait(0.05)
+
+    with ChildProcess("talker", TALKS, on_line=show) as child:
+        assert child.wait(DEADLINE_S) == 0
+        assert len(shown) < 4000
+        go_on.set()
+        child._shower.join(DEADLINE_S)
+    assert len(shown) == 4000
+
+
 PARENT = """
 import sys
 from vega3d_ros.inference.process import ChildProcess

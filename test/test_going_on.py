@@ -86,14 +86,19 @@ def test_a_small_policy_goes_on_with_what_it_began_with(
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 2
 
 
-def test_a_state_that_does_not_say_what_decided_it_goes_on_to_the_same_weights(demos: Path, tmp_path: Path) -> None:
-    weights = []
+def test_a_state_that_does_not_say_what_decided_it_goes_on_to_the_same_weights(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the loss that all of them learned with, which has to be asked for now."""
+    weights, loss = [], ["--progress-loss", "l1"]
     for name, older in (("new", False), ("old", True)):
         output = tmp_path / name
-        assert train_nano.main([*nano(demos, output, 3), "--until", "1"]) == 0
+        assert train_nano.main([*nano(demos, output, 3), *loss, "--until", "1"]) == 0
         if older:
             as_before(output / STATE)
-        assert train_nano.main(nano(demos, output, 3)) == 0
+            assert train_nano.main(nano(demos, output, 3)) != 0
+            assert "began with another --progress-loss (l1, now bce)" in capsys.readouterr().err
+        assert train_nano.main([*nano(demos, output, 3), *loss]) == 0
         weights.append((output / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert torch.load(tmp_path / "old" / STATE, weights_only=True)["decides"]["--hold-out"] == 2

@@ -154,7 +154,7 @@ def test_only_a_dataset_of_the_run_that_goes_on_is_replaced(tmp_path: Path) -> N
         (dataset, [], "was not recorded by this run"),
         (dataset, record(tmp_path / "others"), "was not recorded by this run"),
         (dataset, tapes[:2], "holds episodes that it would not hold any more, such as task3_trial0"),
-        (tmp_path / "mine", tapes, "was not recorded by this run"),
+        (tmp_path / "mine", tapes, "does not say which tapes it was made of"),
         (tmp_path / "odd", tapes, "was not recorded by this run"),
     ):
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -64,6 +64,12 @@ def test_what_this_version_says_is_taken(tmp_path: Path) -> None:
         assert len(bag.decisions) == 5
 
 
+@pytest.mark.parametrize("actions", [[0.0] * 7, [], 0.5, None])
+def test_a_chunk_of_a_wrong_shape_is_a_fault_that_was_recorded(actions: object, tmp_path: Path) -> None:
+    with Bag(bag_of(tmp_path / "bag", QUERY, {**CHUNK, "actions": actions})) as bag:
+        assert len(bag.decisions) == 3
+
+
 @pytest.mark.parametrize(
     ("event", "said"),
     [

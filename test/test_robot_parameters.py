@@ -188,6 +188,22 @@ def test_what_a_camera_says_itself_goes_before_what_is_merged_into_it(tmp_path):
     assert read_robot_file(path) == {f"cameras.{name}": value for name, value in (cameras | widths).items()}
 
 
+def test_the_commanded_gripper_of_the_driver_is_listed_for_the_policy_alone(tmp_path):
+    path = tmp_path / "arm.yaml"
+    hand = {"gripper": {"command_joint": "finger", "open": 0.04, "closed": 0.0}}
+    path.write_text(
+        yaml.safe_dump({
+            "/**": {"ros__parameters": hand},
+            "policy_node": {"ros__parameters": {"gripper": {"joints": ["finger"]}}},
+        })
+    )  # fmt: skip
+    assert read_robot_file(path)["gripper.joints"] == ["finger"]
+    assert read_robot_file(path, "franka_driver")["gripper.command_joint"] == "finger"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": hand}}))
+    with pytest.raises(VegaError, match=r"list it in gripper\.joints"):
+        read_robot_file(path)
+
+
 def test_a_section_for_another_node_is_left_to_it(tmp_path):
     path = tmp_path / "arm.yaml"
     own, other = {"ros__parameters": {"dry_run": False}}, {"ros__parameters": {"speed": 5}}

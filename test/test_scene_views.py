@@ -87,3 +87,21 @@ def test_what_is_kept_of_poses_does_not_grow() -> None:
     for number in range(1000):
         pose(views, number)
     assert len(views._cameras["eye"].poses) <= 256
+
+
+def test_after_the_clock_was_set_back_the_newest_pose_holds_on() -> None:
+    """One that was latched before would come to be in the future, and an obsolete one to hold."""
+    views = views_of(pose="eye/pose")
+    views.on_info("eye", info())
+    pose(views, 10)
+    pose(views, 200)  # the camera was moved, and told once
+    picture(views, 210)
+    assert taken(views)[2] == 200.0
+    picture(views, 100)
+    assert views.jump and taken(views)[2] == 200.0
+    views.clear()
+    picture(views, 101)
+    assert taken(views)[2] == 200.0
+    pose(views, 102)
+    picture(views, 103)
+    assert taken(views)[2] == 102.0

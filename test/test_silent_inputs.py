@@ -8,6 +8,8 @@ from ros_harness import CAMERAS, REAL, Arm, Pace, image_of, moving, now_ns, poli
 from scene_harness import picture, scene_node
 from std_srvs.srv import Trigger
 
+from vega3d_ros.ros.diagnostics import is_news
+
 OK, WARN, ERROR = 0, 1, 2
 HOUR_NS = 3600 * 10**9
 
@@ -102,3 +104,9 @@ def test_scene_node_tells_in_a_cameras_status_what_it_does_not_send_where_ages_a
             assert camera.shows(OK, "Answers from 1 frames"), camera.sentence()
             assert camera.status("eye").level == bytes([OK]), camera.status("eye")
             assert float(camera.values("eye")["age_s"]) > 0.5 or _ == 0
+
+
+def test_what_differs_in_a_name_is_news_and_what_differs_in_a_number_is_not() -> None:
+    assert not is_news("Camera 'wrist' has been silent for 0.41 s.", "Camera 'wrist' has been silent for 0.30 s.")
+    assert is_news("Camera 'camera_2' has been silent for 1 s.", "Camera 'camera_1' has been silent for 1 s.")
+    assert is_news("Joint fr3_joint3 is outside.", "Joint fr3_joint5 is outside.")

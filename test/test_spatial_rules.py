@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_reasoner import frame, make_plain, write_tiny_reasoner
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from policies.spatial.frames import crop_frame, to_patches
 from policies.spatial.reasoner import ASSISTANT, SYSTEM, load_reasoner
@@ -104,3 +104,24 @@ def test_a_damaged_generation_config_is_one_sentence(folder: Path) -> None:
     (folder / "generation_config.json").write_text("{")
     with pytest.raises(VegaError, match=r"generation_config\.json"):
         load_reasoner(folder, dtype=torch.float32)
+
+
+def test_without_a_generation_config_the_text_models_own_config_says_what_ends_an_answer(folder: Path) -> None:
+    """As transformers 5 writes it: the id stands in text_config alone."""
+    make_plain(folder)
+    (folder / "generation_config.json").unlink()
+    config = Qwen2_5_VLConfig.from_pretrained(folder)
+    config.text_config.eos_token_id = 246
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    written = json.loads(path.read_text())
+    written.pop("eos_token_id", None)
+    assert written["text_config"]["eos_token_id"] == 246 and written["text_config"]["hidden_size"] < 100
+    path.write_text(json.dumps(written))
+    assert load_reasoner(folder, dtype=torch.float32, pixels=None)._rules.stops == {246}
+
+
+def test_what_other_programs_note_there_is_no_rule(folder: Path) -> None:
+    make_plain(folder)
+    set_generation(folder, attn_implementation="sdpa", chat_format="chatml", max_window_size=6144)
+    assert load_reasoner(folder, dtype=torch.float32, pixels=None)._rules.stops == {246}

@@ -24,14 +24,20 @@ given specified intended desired target nearby currently just only
 # How something is done, as far as that leaves what is done as it is.  A list and no ending: "jelly" and "doily" end in
 # "ly", and "barely" or "partly" say another thing.
 _MANNERS = """
-absolutely accurately actually adequately appropriately attentively basically calmly carefully cautiously certainly
-cleanly clearly completely confidently correctly definitely deftly deliberately delicately diligently directly
-effectively efficiently effortlessly elegantly entirely evenly eventually exactly faithfully finally firmly firstly
-fluidly fully gently gingerly gracefully gradually hopefully hurriedly immediately instantly kindly lastly leisurely
-lightly meticulously naturally neatly nicely normally obediently obviously patiently perfectly politely possibly
-precisely promptly properly quickly quietly rapidly really reliably responsibly safely secondly securely simply
-skilfully skillfully slowly smartly smoothly softly speedily stably steadily subsequently successfully suitably surely
-swiftly tenderly thoroughly tidily tightly totally truly ultimately vigilantly
+absolutely accurately actually adeptly adequately adroitly appropriately aptly attentively automatically autonomously
+basically beautifully briskly calmly carefully cautiously certainly cheerfully cleanly clearly cleverly comfortably
+competently completely confidently conscientiously consistently constantly continuously conveniently correctly
+decisively definitely deftly deliberately delicately dexterously diligently directly discreetly easily effectively
+efficiently effortlessly elegantly entirely especially evenly eventually exactly expertly faithfully finally firmly
+firstly fittingly flawlessly fluidly freely fully generally gently gingerly gladly gracefully gradually happily hastily
+hopefully hurriedly ideally immediately independently initially instantly intelligently judiciously kindly lastly
+leisurely lightly methodically meticulously mindfully naturally neatly nicely nimbly noiselessly normally obediently
+obviously optimally particularly patiently perfectly personally politely possibly precisely preferably professionally
+promptly properly prudently quickly quietly rapidly readily really reliably responsibly rightly safely seamlessly
+secondly securely sensibly silently simply skilfully skillfully slowly smartly smoothly softly specifically speedily
+stably steadily straightforwardly subsequently successfully suitably surely swiftly systematically tenderly thirdly
+thoroughly thoughtfully tidily tightly totally truly typically ultimately unhurriedly urgently usually vigilantly warily
+wisely
 """
 
 

@@ -31,6 +31,9 @@ _WITHOUT_EFFECT = {
     "max_matching_ngram_size", "assistant_lookbehind", "target_lookbehind",
     "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
     "transformers_version", "_from_model_config",
+    # Of other programs and older versions, seen in published files.
+    "attn_implementation", "_attn_implementation", "chat_format", "max_window_size", "trust_remote_code",
+    "return_legacy_cache",
 }  # fmt: skip
 _FOLLOWED = (
     "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens", "suppress_tokens",
@@ -107,7 +110,8 @@ def load_qwen(
     folder: Path, stored: TensorSource, device: torch.device, dtype: torch.dtype
 ) -> Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL, of whose tensors in `stored` those of the generative branch are none.  Raises VegaError."""
-    config, rules = _config(folder), _generation_config(folder)
+    config = _config(folder)
+    rules = _generation_config(folder, config)
     names = [name for name in stored.names() if not name.startswith("generative_")]
     state = {name: read_as(stored, name, None, stored.shape(name), "cpu", dtype) for name in names}
     report = logging.getLogger("transformers")
@@ -130,13 +134,13 @@ def load_qwen(
     return model.to(device).eval().requires_grad_(False)
 
 
-def _generation_config(folder: Path) -> GenerationConfig:
+def _generation_config(folder: Path, config: Qwen2_5_VLConfig) -> GenerationConfig:
     """generation_config.json, or, without one, what config.json says of it, as transformers reads them."""
     path = folder / GENERATION_CONFIG
-    marks = {} if path.is_file() else {"_from_model_config": True}
-    path = path if path.is_file() else folder / "config.json"
     try:
-        return GenerationConfig.from_dict(read_json(path) | marks)
+        if not path.is_file():
+            return GenerationConfig.from_model_config(config)  # what ends an answer may stand in its text_config
+        return GenerationConfig.from_dict(read_json(path))
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VegaError(f"File '{path}' holds a rule that cannot be kept ({reason}): correct it.") from error

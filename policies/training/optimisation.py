@@ -18,6 +18,7 @@ from policies.files.made_once import replacing
 from policies.types import VegaError
 
 DECIDES = "decides"  # where a state keeps what decided it
+OLDER = {"--progress-loss": "l1"}  # what states from before they said it have all learned with
 
 
 def begin(seed: int, threads: int, output: Path) -> None:
@@ -110,7 +111,7 @@ def _read(path: Path, names: Sequence[str], **how: Any) -> dict[str, Any]:
 
 
 def _check_same(state: Mapping[str, Any], decides: Mapping[str, Any], path: Path) -> None:
-    before = state.get(DECIDES, {})  # older states do not say it, and then all of this is taken for the same
+    before = state.get(DECIDES, OLDER)  # what older states do not say is taken for the same
     for option, value in decides.items():
         if before.get(option, value) != value:
             raise VegaError(

@@ -90,10 +90,11 @@ class Training:
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
             self.demos = Demonstrations(args.data, cameras, args.cache or args.output)
-        names = ("hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher")
-        self.decides = decisive(args, *names, "progress_loss") | {"--data": self.demos.fingerprint}
         self.rows, self.held_out = self.demos.split(args.hold_out)
         policy = build_policy(args, self.demos, known, chosen_source(args))
+        names = ["hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher"]
+        names += ["progress_loss"] if policy.config.remembers else []
+        self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint}
         check_sentences(policy, self.demos)
         if args.language_teacher:
             learn_language(policy, self.demos, known is None)

@@ -103,7 +103,7 @@ class ChildProcess:
         self._news = threading.Condition()
         self._line_count = 0
         self._unshown: deque[str] = deque()
-        self._shown = self._dropped = 0
+        self._dropped = 0
         self._output_ended = False
         self._group_ended = False
         try:
@@ -147,11 +147,8 @@ class ChildProcess:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
-        self._reader.join(1.0)
-        shown = -1
-        while self._shower.is_alive() and shown != self._shown:
-            shown = self._shown
-            self._shower.join(1.0)
+        for thread in (self._reader, self._shower):
+            thread.join(1.0)  # in vain where whoever reads our output is slow: others wait to be ended
         return status
 
     def wait_for_line(self, text: str, timeout_s: float) -> str:
@@ -235,7 +232,6 @@ class ChildProcess:
                 with contextlib.suppress(Exception):
                     assert self._on_line is not None
                     self._on_line(self.name, line)
-            self._shown += 1
 
     def __enter__(self) -> ChildProcess:
         return self

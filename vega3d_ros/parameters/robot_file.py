@@ -123,8 +123,9 @@ def _read(path: Path, node: str, namespace: str | None) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for content in _for_node(tree, node, namespace):
             values |= _clean(content)
-        # A node that is started by hand may be given several files, and looks at the whole itself.
-        check_together(values, whole=namespace is None)
+        # A node that is started by hand may be given several files, and looks at the whole itself; no other node than
+        # policy_node reads all that belongs together.
+        check_together(values, whole=namespace is None and node == "policy_node")
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise VegaError(f"The robot's file {path} cannot be read ({why}): correct it.") from error

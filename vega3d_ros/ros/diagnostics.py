@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vega3d_ros.ros.conversions import time_message
 
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(\.\d+)?(?!\w)")  # standing alone, no part of a name
 
 
 class Level(IntEnum):

@@ -101,6 +101,10 @@ class Views:
         for camera in self._cameras.values():
             camera.taken_ns = camera.due = None
             camera.placed, camera.problem = False, ""
+            if camera.poses:  # the newest holds on, whatever the clock that it was stamped with
+                _, newest = camera.poses[-1]
+                camera.poses.clear()
+                camera.poses.append((0, newest))
 
     def drops(self, name: str) -> dict[str, int]:
         """Why frames of a camera were dropped, and how often."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,7 +77,10 @@ def model_sha256(name: str) -> str:
         from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder  # torch, for those who need it
 
         folder = resolve_folder(name, CHECKPOINT_FILES)
-    return checkpoint_sha256(str(folder))
+    weights, rules = checkpoint_sha256(str(folder)), folder / "generation_config.json"
+    if not rules.is_file():
+        return weights
+    return hashlib.sha256(weights.encode() + rules.read_bytes()).hexdigest()  # they decide what is answered
 
 
 class Asker:

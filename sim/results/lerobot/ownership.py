@@ -32,6 +32,11 @@ def check_replaceable(dataset: Path, tapes: Sequence[Path]) -> None:
     if not dataset.exists():
         return
     found, ours = _read(dataset), _identity(tapes)
+    if not found and (dataset / "meta" / "info.json").is_file():
+        raise VegaError(
+            f"{dataset} exists already and does not say which tapes it was made of, as older versions left it: if they "
+            "are this run's, remove it, and it is made again; or record elsewhere."
+        )
     if not ours or found.get("tapes") != ours or not isinstance(found.get("episodes"), list):
         raise VegaError(f"{dataset} exists already and was not recorded by this run: remove it, or record elsewhere.")
     names = {tape.stem for tape in tapes}
