@@ -35,7 +35,6 @@ OF_A_FILE = {"policy": "vega-nano-suites", "device": "cuda:0", "threads": 4, "us
 def opinionated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of a real robot that says itself what bringup would choose otherwise."""
     monkeypatch.setattr(preflight, "check_device", lambda _: None)  # this machine may lack it
-    monkeypatch.setattr(scene, "check_device", lambda _: None)
     said = "".join(f"    {name}: {str(value).lower()}\n" for name, value in OF_A_FILE.items())
     path = tmp_path / "opinionated.yaml"
     path.write_text(robot_file("ur5e").read_text() + said)

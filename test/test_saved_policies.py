@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from tiny_checkpoints import composed, observation
 
 from policies.checkpoints import find_checkpoint, load_policy
+from policies.spatial.models import shipped_scene_models
+from policies.spatial.nano.model import load_network, save_network
 from policies.training.vega.publishing import publish, started_statistics
 from policies.world_simulator.prompt import save_prompt
 
@@ -66,3 +69,12 @@ def test_a_small_policy_is_saved_inside_the_folder_that_is_named(absolute: bool,
     again, shipped = load_policy(str(tmp_path / "out" / "policy")), load_policy("vega-nano")
     seen = observation(instruction="pick up the milk and place it in the basket")
     assert np.array_equal(again.act(seen).actions, shipped.act(seen).actions)
+
+
+def test_a_scene_model_is_saved_inside_the_folder_that_is_named(tmp_path: Path) -> None:
+    network = load_network(shipped_scene_models()["vega-nano-spatial"])
+    network.config = replace(network.config, world_simulator="../elsewhere")
+    save_network(network, tmp_path / "out" / "model")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
+    again = load_network(tmp_path / "out" / "model")
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in again.state_dict().items())

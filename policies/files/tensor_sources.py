@@ -188,11 +188,16 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return not tensor.numel() or all(bool(torch.isfinite(bound)) for bound in tensor.aminmax())
 
 
+def check_plain(tensor: torch.Tensor, name: str, where: str) -> None:
+    """Raise VegaError for codes in the place of numbers."""
+    if tensor.dtype not in PLAIN_DTYPES:
+        raise VegaError(f"Tensor '{name}' in '{where}' is stored as {tensor.dtype}: give plain weights.")
+
+
 def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise VegaError for a tensor of a file that holds anything but plain, finite numbers."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in PLAIN_DTYPES:
-            raise VegaError(f"Tensor '{name}' in '{path}' is stored as {tensor.dtype}: give plain weights.")
+        check_plain(tensor, name, str(path))
         if not is_finite(tensor):
             raise VegaError(f"Tensor '{name}' in '{path}' holds NaN or infinity: get the folder again.")
 

@@ -32,7 +32,7 @@ from policies.files.made_once import replacing
 from policies.files.paths import is_folder
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed
-from policies.files.tensor_sources import PLAIN_DTYPES, SafetensorsSource, TensorSource, is_finite, misfit
+from policies.files.tensor_sources import SafetensorsSource, TensorSource, check_plain, is_finite, misfit
 from policies.types import VegaError
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.pt", "tokenizer.model")  # what is downloaded of a policy
@@ -150,8 +150,7 @@ def read_as(
         tensor = source.read(key, rows)
     except KeyError:
         raise VegaError(f"'{source.name}' lacks tensor '{key}': the file is incomplete, download it again.") from None
-    if tensor.dtype not in PLAIN_DTYPES:
-        raise VegaError(f"Tensor '{key}' in '{source.name}' is stored as {tensor.dtype}: give plain weights.")
+    check_plain(tensor, key, source.name)
     tensor = tensor.reshape(shape).to(device=device, dtype=dtype, copy=True)
     if not is_finite(tensor):
         raise VegaError(

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
+from policies.files.paths import leads_out
 from policies.fusion.controls import noise_like, seeds_of
 from policies.fusion.distilled import DistilledEncoder
 from policies.fusion.imagenet import ImageNetEncoder
@@ -28,6 +29,7 @@ from policies.world_simulator.simulator import LatentWorldSimulator
 
 Kind = Literal["wan", "vae", "noise", "imagenet", "distilled"]
 View = tuple[float, float, float, float]
+WORLD_FOLDER = "world_simulator"  # in a checkpoint, of one that lay elsewhere
 
 
 class TokenSource(Protocol):
@@ -71,6 +73,15 @@ class TokenSource(Protocol):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write what `open_source` reads."""
         ...
+
+
+def keep_inside(source: TokenSource, name: str, folder: Path) -> str:
+    """Write a source into a checkpoint's `folder` under `name`, or where that leads out under WORLD_FOLDER; which."""
+    name = WORLD_FOLDER if leads_out(name) else name
+    target = folder / name
+    if source.folder is None or source.folder.resolve() != target.resolve():
+        source.save_pretrained(target)
+    return name
 
 
 class OfSimulator:

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policies.files.paths import leads_out
 from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
-from policies.fusion.sources import TokenSource, open_source
+from policies.fusion.sources import TokenSource, keep_inside, open_source
 from policies.fusion.world_view import CameraView, WorldView
 from policies.nano.config import PROPRIO_DIM, CameraConfig, VegaConfig
 from policies.nano.layers import TEXT_ENCODERS, L1Head, SemanticEncoder, Trunk
@@ -31,8 +30,6 @@ from policies.types import (
     SpeedOptions,
     VegaError,
 )
-
-WORLD_FOLDER = "world_simulator"  # of a policy's world simulator that lay elsewhere
 
 
 def prepare_image(image: Image, camera: CameraConfig, name: str) -> Image:
@@ -213,12 +210,8 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         """Write `config.json`, `model.safetensors`, and the world simulator's folder, if there is one, inside it."""
         folder, config = Path(folder), self.config
         if self.world is not None and (world := config.world_simulator) is not None:
-            if leads_out(world.source):
-                world = replace(world, source=WORLD_FOLDER)
-                config = replace(config, world_simulator=world)
-            target = folder / world.source
-            if self.world.source.folder is None or self.world.source.folder.resolve() != target.resolve():
-                self.world.source.save_pretrained(target)
+            kept = keep_inside(self.world.source, world.source, folder)
+            config = replace(config, world_simulator=replace(world, source=kept))
         write_policy(folder, config, self.state_dict())
 
 

@@ -37,6 +37,7 @@ from vega3d_ros.bringup.entries import (
     integer,
     manager,
     parse_arguments,
+    refuse_given,
     refuse_of_simulation,
     robot_file,
     simulated_robot,
@@ -87,7 +88,7 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     name = given_or(arguments, "policy", str(own.get("policy", POLICY)))
     files = (*policy_files(name), robot)  # later ones win
     # What is wrong with them is said before anything starts.
-    values = {key: value for path in files for key, value in read_robot_file(path).items()}
+    values = {key: value for path in files[:-1] for key, value in read_robot_file(path).items()} | own
     check_described(values)
     check_policy(name, given_or(arguments, "device", str(values.get("device", "cpu"))))
     if simulated:
@@ -136,7 +137,7 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     if choice(arguments, "scene", ("true", "false")) == "true":
         table.append(scene_entry(arguments, robot))
     else:
-        _refuse_of_scene(arguments)
+        refuse_given(arguments, SCENE_ONLY, "says nothing without scene_node: add scene:=true, or leave it out")
     if simulated:
         # The user's sentence takes the place of the task's own.
         table.append(
@@ -279,13 +280,6 @@ def _obituary(child: ChildProcess) -> str:
     last = next((line for line in reversed(child.tail()) if line.strip()), "no output")
     last = re.sub(r"^\[[A-Z]+\] \[[\d.]+\] \[[^]]*\]: ", "", last)
     return f"{child.name} ended with {how}, so everything was stopped; its last words: {last}"
-
-
-def _refuse_of_scene(arguments: Mapping[str, str]) -> None:
-    for argument in SCENE_ONLY:
-        if arguments[argument.name] != NOT_GIVEN:
-            told = f"{argument.name}:={arguments[argument.name]} says nothing without scene_node"
-            raise VegaError(f"{told}: add scene:=true, or leave it out.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

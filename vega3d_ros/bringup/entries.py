@@ -5,7 +5,7 @@ Neither ROS nor torch is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,14 @@ def simulated_task(arguments: Mapping[str, str]) -> tuple[str, int, int]:
 
 def refuse_of_simulation(arguments: Mapping[str, str], remedy: str) -> None:
     """A real robot has no task of a suite: who names one means what would silently not be.  Raises VegaError."""
-    for argument in TASK:
+    refuse_given(arguments, TASK, f"is for the simulated robot only: {remedy}")
+
+
+def refuse_given(arguments: Mapping[str, str], which: Iterable[Argument], why: str) -> None:
+    """Raise VegaError, with what is wrong and what to do, where one of these would do nothing and was given."""
+    for argument in which:
         if arguments[argument.name] != NOT_GIVEN:
-            told = f"{argument.name}:={arguments[argument.name]} is for the simulated robot only"
-            raise VegaError(f"{told}: {remedy}.")
+            raise VegaError(f"{argument.name}:={arguments[argument.name]} {why}.")
 
 
 def manager(table: Sequence[NodeEntry], arguments: Mapping[str, str], **more: Any) -> NodeEntry:

@@ -40,6 +40,11 @@ def check_launch_words(words: Iterable[str], names: Sequence[str]) -> None:
 def check_policy(policy: str, device: str) -> None:
     """Raise VegaError where there is no such policy, or torch cannot use the device."""
     check_exists(policy)
+    check_torch_device(device)
+
+
+def check_torch_device(device: str) -> None:
+    """Raise VegaError where torch cannot use it."""
     if device != "cpu":
         check_device(device)  # imports torch, which cpu needs not
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from policies.checkpoints import check_device, check_scene_model
+from policies.checkpoints import check_scene_model
 from policies.types import VegaError
 from vega3d_ros.bringup import entries
 from vega3d_ros.bringup.entries import Argument, NodeEntry
-from vega3d_ros.bringup.preflight import check_task
+from vega3d_ros.bringup.preflight import check_task, check_torch_device
 from vega3d_ros.parameters.robot_file import read_robot_file
 from vega3d_ros.parameters.table import row_of
 
@@ -33,16 +33,14 @@ def scene_entry(arguments: Mapping[str, str], robot: Path) -> NodeEntry:
     parameters: dict[str, Any] = {"use_sim_time": entries.wants_sim_time(arguments, configured)}
     if not any(name.startswith("cameras.") for name in configured):
         raise VegaError(f"The robot's file {robot} names no camera: add 'cameras', or leave scene_node out.")
-    for argument, name in (("scene_model", "scene.model"), ("scene_device", "device")):
+    asked = (("scene_model", "scene.model", check_scene_model), ("scene_device", "device", check_torch_device))
+    for argument, name, check in asked:
         row = row_of(name)
         assert row is not None
         value = entries.given_or(arguments, argument, str(configured.get(name, row.default)))
         if arguments[argument] != entries.NOT_GIVEN:
             parameters[name] = value
-        if name == "scene.model":
-            check_scene_model(value)
-        elif value != "cpu":
-            check_device(value)  # imports torch, which cpu needs not
+        check(value)
     return NodeEntry(
         name="scene_node",
         executable="scene_node",

@@ -119,7 +119,7 @@ class SceneNode(CarefulLifecycleNode):
         # A simulated world may wait, and its frames say nothing about our latency.
         self._views.restart(not self.get_parameter("use_sim_time").value)
         self._questions.clear()
-        self._forget, self._condition.frames = True, ()
+        self._forget_frames()
         self._outputs = Outputs(self, self._settings.world_frame, self._condition.qos_problems)
         self._reporter = Reporter(self, self._settings.hardware_id, self._views.inputs.topics, self._on_diagnostics)
         for topic, expression in (("~/question", False), ("~/expression", True)):
@@ -173,7 +173,11 @@ class SceneNode(CarefulLifecycleNode):
         jump = self._views.on_image(name, message, now_ns)
         if jump:
             self._refuse_all(jump)
-            self._condition.frames, self._forget = (), True
+            self._forget_frames()
+
+    def _forget_frames(self) -> None:
+        """The model is told before it sees or answers anything else."""
+        self._condition.frames, self._forget = (), True
 
     def _on_tf(self, fixed: bool, message: Any) -> None:
         if self._views is not None:
@@ -193,8 +197,7 @@ class SceneNode(CarefulLifecycleNode):
             response.message = "scene_node is not active: activate it first."
             return response
         self._views.clear()
-        self._condition.frames = ()
-        self._forget = True
+        self._forget_frames()
         self._work()
         response.success, response.message = True, "Forgotten; the next frames are seen as the first."
         return response

@@ -6,7 +6,7 @@ see ─► Sightings, kept by who asks ─► map of them, kept until another fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from policies.fusion.fused_policy import StageClock, read_weights, write_policy
+from policies.fusion.sources import keep_inside
 from policies.spatial.nano.answers import Answerer
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.network import CAMERA, Seen, SpatialNetwork
@@ -35,11 +36,9 @@ def build_network(config: SpatialConfig, simulator: LatentWorldSimulator) -> Spa
 
 
 def save_network(network: SpatialNetwork, folder: Path) -> None:
-    """Write `config.json`, `model.safetensors` and the world simulator's folder."""
-    write_policy(folder, network.config, network.state_dict())
-    target = folder / network.config.world_simulator
-    if network.world.simulator.folder != target:
-        network.world.simulator.save_pretrained(target)
+    """Write `config.json`, `model.safetensors` and the world simulator's folder, all of it inside."""
+    kept = keep_inside(network.world.simulator, network.config.world_simulator, folder)
+    write_policy(folder, replace(network.config, world_simulator=kept), network.state_dict())
 
 
 def load_network(folder: Path, device: torch.device | str = "cpu") -> SpatialNetwork:
