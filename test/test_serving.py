@@ -9,22 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ros_harness import ROOT
+from ros_harness import DEADLINE_S, ROOT
 
 from policies.checkpoints import load_policy
 from policies.openvla.robots import libero_proprio
+from policies.serving import openpi, vla_eval
 from policies.serving.libero import observation, quaternion
 from policies.serving.messages import pack, unpack
 from policies.serving.serve import main
-from policies.serving.server import serve
-from policies.types import ActionSpace, Observation, PolicySpec, RobotState, VegaError
+from policies.serving.server import Decider, serve
+from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, RobotState, VegaError
 from sim.evaluation.remote_policy import RemotePolicy
 
 RNG = np.random.default_rng(3)
@@ -191,6 +193,79 @@ def test_a_client_that_builds_a_scene_in_its_event_loop_is_not_dropped(monkeypat
     with pytest.raises(VegaError, match="not in this test"):
         asyncio.run(serve(None, talk, "/", "127.0.0.1", 0, lambda *_: None))  # type: ignore[arg-type]
     assert given["ping_interval"] is None
+
+
+class Patient:
+    """Answers nobody before it may; it notes what it was asked."""
+
+    spec = PolicySpec("patient", (), ActionSpace("eef_delta"), chunk_length=3, open_loop_horizon=2)
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.thinks, self.may_answer = threading.Event(), threading.Event()
+
+    def act(self, observation: Observation) -> ActionChunk:
+        self.asked.append(observation.instruction)
+        self.thinks.set()
+        assert self.may_answer.wait(DEADLINE_S)
+        return ActionChunk(np.zeros((3, 7)), observation.stamp_ns, observation.instruction)
+
+    def reset(self) -> None: ...
+
+
+def openpi_request(prompt: str) -> bytes:
+    return pack({**STATE, "prompt": prompt})
+
+
+def vla_eval_request(prompt: str) -> bytes:
+    return pack({"type": "observation", "payload": {"states": np.zeros(8), "task_description": prompt}, "seq": 1})
+
+
+@pytest.mark.parametrize(("protocol", "request_for"), [(openpi, openpi_request), (vla_eval, vla_eval_request)])
+def test_nothing_is_computed_for_clients_that_have_gone(protocol: Any, request_for: Callable[[str], bytes]) -> None:
+    clients = pytest.importorskip("websockets.asyncio.client")
+    policy, left = Patient(), asyncio.Semaphore(0)
+
+    async def talk(connection: Any, decider: Decider) -> None:
+        try:
+            await protocol.talk(connection, decider)
+        finally:
+            left.release()
+
+    async def ask(url: str, prompt: str) -> Any:
+        client = await clients.connect(url)
+        if protocol is openpi:
+            await client.recv()
+        await client.send(request_for(prompt))
+        return client
+
+    async def within(event: Awaitable[Any]) -> Any:
+        return await asyncio.wait_for(event, DEADLINE_S)
+
+    async def story() -> None:
+        address = asyncio.get_running_loop().create_future()
+        served = Decider(policy, BASE), talk, protocol.HEALTH, "127.0.0.1", 0
+        server = asyncio.create_task(serve(*served, lambda *found: address.set_result(found)))
+        url = "ws://{}:{}".format(*await within(address))
+        first = await ask(url, "first")
+        assert await asyncio.to_thread(policy.thinks.wait, DEADLINE_S)
+        for _ in range(3):
+            await (await ask(url, "gone")).close()
+        for _ in range(3):
+            await within(left.acquire())
+        policy.may_answer.set()
+        last = await ask(url, "last")
+        for client in (first, last):
+            assert "actions" in str(unpack(await within(client.recv())))
+            await client.close()
+        server.cancel()
+        await asyncio.gather(server, return_exceptions=True)
+
+    try:
+        asyncio.run(story())
+    finally:
+        policy.may_answer.set()
+    assert policy.asked == ["first", "last"]
 
 
 def test_vla_evals_protocol_gives_one_action_after_the_other(tmp_path: Path) -> None:

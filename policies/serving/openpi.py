@@ -34,7 +34,8 @@ async def talk(socket: Any, decider: Decider) -> None:
             if not isinstance(request, dict):
                 raise VegaError("The request is no map: send an observation with openpi's LIBERO keys.")
             pictures = {camera: request[key] for camera, key in CAMERAS.items() if key in request}
-            actions, infer_ms = await decider.decide(pictures, request.get("observation/state"), request.get("prompt"))
+            state, prompt = request.get("observation/state"), request.get("prompt")
+            actions, infer_ms = await decider.decide(socket, pictures, state, prompt)
         except (VegaError, ValueError, RuntimeError):
             await socket.send(traceback.format_exc())
             await socket.close(INTERNAL_ERROR, REASON)

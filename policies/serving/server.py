@@ -20,6 +20,10 @@ from policies.types import FloatArray, Observation, Policy, PolicySpec, VegaErro
 Task = tuple[Observation, asyncio.AbstractEventLoop, "asyncio.Future[tuple[FloatArray, float]]"]
 
 
+class ClientGone(Exception):
+    """Who asked has closed the connection; nobody is left to be answered."""
+
+
 class Decider:
     """The one policy of all connections.  Requests are answered one after the other, in a thread of their own.
 
@@ -48,16 +52,29 @@ class Decider:
             "image_sizes": {camera: list(size) for camera, size in spec.image_sizes.items()},
         }  # fmt: skip
 
-    async def decide(self, pictures: Mapping[str, Any], state: Any, prompt: Any) -> tuple[FloatArray, float]:
-        """Actions (H, 7) and the policy's own time, ms.  Raises VegaError on a request it cannot use."""
+    async def decide(
+        self, socket: Any, pictures: Mapping[str, Any], state: Any, prompt: Any
+    ) -> tuple[FloatArray, float]:
+        """Actions (H, 7) and the policy's own time, ms.  socket: of the client that asks.
+
+        Raises VegaError on a request it cannot use, ClientGone once the connection is closed: the policy is then not
+        asked any more, unless it is thinking about this already.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[FloatArray, float]] = loop.create_future()
         asked = observation(self.spec, pictures, state, prompt, self._base)
+        # Whoever reads messages only is not told of a client that goes while it waits for something else.
+        gone = asyncio.ensure_future(socket.wait_closed())
         self._pending.add(answer)
         try:
             self._tasks.put((asked, loop, answer))
-            return await answer
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientGone
+            return answer.result()
         finally:
+            gone.cancel()
+            answer.cancel()
             self._pending.discard(answer)
 
     def end(self) -> None:
@@ -70,7 +87,7 @@ class Decider:
         while True:
             asked, loop, answer = self._tasks.get()
             if answer.done():
-                continue  # its client is gone, or the server ends
+                continue  # its client has gone, or the server ends
             begun = time.perf_counter()
             try:
                 self._policy.reset()  # a request says nothing of an episode: the answer depends on it alone
@@ -113,7 +130,7 @@ async def serve(
         return connection.respond(200, "OK\n") if request.path.partition("?")[0] == health else None
 
     async def connection(socket: Any) -> None:
-        with contextlib.suppress(ConnectionClosed):  # the client went away
+        with contextlib.suppress(ConnectionClosed, ClientGone):
             await talk(socket, decider)
 
     over = asyncio.Event()

@@ -50,7 +50,7 @@ async def talk(socket: Any, decider: Decider) -> None:
             elif kind == "observation":
                 if not waiting:
                     actions, _ = await decider.decide(
-                        payload.get("images", {}), payload.get("states"), payload.get("task_description")
+                        socket, payload.get("images", {}), payload.get("states"), payload.get("task_description")
                     )
                     waiting.extend(actions[: decider.spec.open_loop_horizon])
                 await _send(socket, "action", {"actions": np.asarray(waiting.popleft())}, seq)
