@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import urllib.request
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -293,6 +296,68 @@ def test_vla_evals_protocol_gives_one_action_after_the_other(tmp_path: Path) -> 
         ask(client, "episode_start", task={})
         failed = ask(client, "observation", states=None, task_description="go")
         assert failed["type"] == "error" and "8 finite numbers" in failed["payload"]["error"]
+
+
+def png(width: int, height: int, *others: tuple[bytes, bytes]) -> bytes:
+    """A picture that says it is so large, with almost nothing in it."""
+
+    def part(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = part(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + part(b"IDAT", zlib.compress(bytes(100))) + b"".join(part(*o) for o in others)
+
+
+BROKEN = {
+    "DecompressionBombError": png(20000, 20000),
+    "SyntaxError": png(9, 9, (b"\x88\xf1s\xb2", b"")),  # a chunk that has no name, where more of the picture should be
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_that_cannot_be_read_is_a_value_error_whatever_the_reader_raises(kind: str) -> None:
+    from PIL import Image
+
+    with pytest.raises(Exception) as raised:
+        Image.open(io.BytesIO(BROKEN[kind])).convert("RGB")
+    assert type(raised.value).__name__ == kind
+    with pytest.raises(ValueError, match="the message cannot be read"):
+        unpack(pack({"__image__": True, "format": "png", "data": BROKEN[kind]}))
+
+
+def test_a_number_in_place_of_text_is_no_length() -> None:
+    with pytest.raises(ValueError, match="is text, not int"):
+        unpack(pack({"__npgeneric__": True, "dtype": "S", "data": 2**20}))
+    assert unpack(pack({"__npgeneric__": True, "dtype": "U", "data": "go"})) == unpack(pack(np.str_("go"))) == "go"
+
+
+def test_whatever_vla_eval_is_sent_is_answered_and_the_connection_stays(tmp_path: Path) -> None:
+    (tmp_path / "sleepy.py").write_text(SLEEPY.replace('"sleepy", ()', '"sleepy", ("agentview",)'))
+    picture = {"agentview": np.zeros((8, 8, 3), np.uint8)}
+    payload = {"images": picture, "states": np.zeros(8), "task_description": "go"}
+    good = {"type": "observation", "payload": payload, "seq": 3}
+    broken = {"__image__": True, "format": "png", "data": BROKEN["DecompressionBombError"]}
+    bad = [
+        ({**good, "payload": {**payload, "images": None}}, "no map of pictures"),
+        ({**good, "payload": {**payload, "images": ["agentview"]}}, "no map of pictures"),
+        ({**good, "payload": {**payload, "images": {"agentview": broken}}}, "cannot be read"),
+        ({**good, "payload": {**payload, "states": {"a": 1}}}, "8 finite numbers"),
+        ({**good, "payload": None}, "no payload"),
+        ({**good, "seq": None}, "seq"),
+        ({**good, "seq": float("inf")}, "seq"),
+        ({**good, "seq": "9" * 30}, "seq"),
+        ([1], "no payload"),
+    ]
+    options = ("--policy", "sleepy:Policy", "--protocol", "vla-eval")
+    with serving(*options, path=tmp_path) as (url, _), connect(url) as client:
+        for request, part in bad:
+            client.send(pack(request))
+            reply = unpack(client.recv(60))
+            assert reply["type"] == "error" and part in reply["payload"]["error"], request
+        client.send(pack(good))
+        reply = unpack(client.recv(60))
+        assert reply["type"] == "action" and reply["seq"] == 3
 
 
 def test_a_policy_that_cannot_be_served_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,12 +37,14 @@ def check_served(spec: PolicySpec) -> None:
 
 
 def observation(
-    spec: PolicySpec, pictures: Mapping[str, Any], state: Any, prompt: Any, base_position: FloatArray
+    spec: PolicySpec, pictures: Any, state: Any, prompt: Any, base_position: FloatArray
 ) -> Observation:
     """pictures: camera -> (H, W, 3) uint8, mirrored; state (8,); base_position (3,) m in the world.
 
     Pictures are scaled to what the policy wants (openpi's clients send 224).  Raises VegaError on what is no request.
     """
+    if not isinstance(pictures, Mapping):
+        raise VegaError("The request has no map of pictures: send those of both cameras by their names.")
     images = {}
     for camera in spec.cameras:
         if camera not in pictures:

@@ -44,14 +44,15 @@ def unpack(data: bytes) -> Any:
             if array in item:
                 return _array(item)
             if scalar in item:
-                return _dtype(_field(item, "dtype")).type(_field(item, "data"))
+                return _scalar(item)
             if picture in item:
                 return _array(item) if _field(item, "format") == "raw" else _picture(_field(item, "data"))
         return item
 
+    msgpack = _msgpack()
     try:
-        return _msgpack().unpackb(data, object_hook=decode, strict_map_key=False)
-    except (AttributeError, KeyError, OverflowError, TypeError, OSError) as error:
+        return msgpack.unpackb(data, object_hook=decode, strict_map_key=False)
+    except Exception as error:  # whatever damaged bytes lead to; readers of pictures alone raise many kinds
         raise ValueError(f"the message cannot be read ({error})") from error
 
 
@@ -68,6 +69,13 @@ def _dtype(name: Any) -> np.dtype[Any]:
 
 def _array(item: dict[Any, Any]) -> Any:
     return np.frombuffer(_field(item, "data"), _dtype(_field(item, "dtype"))).reshape(_field(item, "shape"))
+
+
+def _scalar(item: dict[Any, Any]) -> Any:
+    dtype, data = _dtype(_field(item, "dtype")), _field(item, "data")
+    if dtype.kind in "SU" and not isinstance(data, str | bytes):  # NumPy makes so many zeros of a number
+        raise ValueError(f"a scalar of {dtype} is text, not {type(data).__name__}")
+    return dtype.type(data)
 
 
 def _picture(data: bytes) -> Any:

@@ -36,7 +36,7 @@ async def talk(socket: Any, decider: Decider) -> None:
             pictures = {camera: request[key] for camera, key in CAMERAS.items() if key in request}
             state, prompt = request.get("observation/state"), request.get("prompt")
             actions, infer_ms = await decider.decide(socket, pictures, state, prompt)
-        except (VegaError, ValueError, RuntimeError):
+        except (VegaError, ValueError, TypeError, RuntimeError):
             await socket.send(traceback.format_exc())
             await socket.close(INTERNAL_ERROR, REASON)
             return

@@ -39,6 +39,8 @@ async def talk(socket: Any, decider: Decider) -> None:
             request = unpack(message)
             if not isinstance(request, dict) or not isinstance(request.get("payload"), dict):
                 raise VegaError("The message has no payload: send it as vla-eval 0.8 does.")
+            if not isinstance(request.get("seq", 0), int):
+                raise VegaError("The message's seq is no whole number: send it as vla-eval 0.8 does.")
             seq, kind, payload = int(request.get("seq", 0)), str(request.get("type", "")), request["payload"]
             if kind == "hello":
                 reply = {"protocol_version": PROTOCOL_VERSION, "harness_version": payload.get("harness_version", ""),
@@ -54,7 +56,7 @@ async def talk(socket: Any, decider: Decider) -> None:
                     )
                     waiting.extend(actions[: decider.spec.open_loop_horizon])
                 await _send(socket, "action", {"actions": np.asarray(waiting.popleft())}, seq)
-        except (VegaError, ValueError, RuntimeError) as error:
+        except (VegaError, ValueError, TypeError, RuntimeError) as error:
             waiting.clear()
             await _send(socket, "error", {"error": f"{kind or 'message'}_failed: {error}"}, seq)
 
