@@ -112,7 +112,7 @@ class LockstepQueue:
 
 
 class LatencyMeter:
-    """A running percentile of the time from observation to chunk, in control periods.
+    """A running percentile of what the policy takes for a chunk, in control periods.
 
     The first `warm_up` samples (compilation, caches) are left out; the last `window` of the others count.
     """
@@ -170,7 +170,7 @@ class ChunkScheduler:
     The gripper (last number) always comes from the newest chunk.
 
     If the latency d cannot be hidden (d > chunk_length / 2) the queue runs dry before it asks again, as in
-    `LockstepQueue`; `notice` then holds one sentence with the numbers.
+    `LockstepQueue`; `notice` says so as long as it is so.
     """
 
     def __init__(
@@ -189,7 +189,6 @@ class ChunkScheduler:
         self._is_delta = spec.action_space.kind == "eef_delta"
         self.period_s = 1.0 / spec.action_space.rate_hz
         self.latency = LatencyMeter(self.period_s, warm_up, latency_window)
-        self.notice: str | None = None
         self.step = 0
         self.epoch = 0
         self.counts = {
@@ -232,6 +231,17 @@ class ChunkScheduler:
         """Whether the latency is too long to be hidden, d > chunk_length / 2."""
         return self.latency.known and 2 * self.latency.periods > self._spec.chunk_length
 
+    @property
+    def notice(self) -> str | None:
+        """One sentence with the numbers while `synchronous`, else None."""
+        if not self.synchronous:
+            return None
+        return (
+            f"Inference takes {1e3 * self.latency.seconds:.0f} ms (p95) = {self.latency.periods} periods of "
+            f"{1e3 * self.period_s:.0f} ms, more than half of a chunk of {self._spec.chunk_length}: actions and "
+            "inference now alternate and the arm waits in between; use a faster device or policy."
+        )
+
     def should_query(self) -> bool:
         """Whether an observation should go to the policy now: none is on its way and what is queued runs short."""
         if self._in_flight is not None:
@@ -256,14 +266,9 @@ class ChunkScheduler:
             self._in_flight = None
 
     def record_latency(self, latency_s: float) -> None:
-        """Time from observation to chunk, s."""
+        """What the policy took for one chunk, s.  A wait behind another question belongs to none: it would be expected
+        of the questions after it, which do not wait."""
         self.latency.record(latency_s)
-        if self.synchronous and self.notice is None:
-            self.notice = (
-                f"Inference takes {1e3 * self.latency.seconds:.0f} ms (p95) = {self.latency.periods} periods of "
-                f"{1e3 * self.period_s:.0f} ms, more than half of a chunk of {self._spec.chunk_length}: actions and "
-                "inference now alternate and the arm waits in between; use a faster device or policy."
-            )
 
     def submit(self, chunk: ActionChunk, query: Query) -> bool:
         """Merge the answer to `query`; False if it is of no use (another epoch, or every step of it already executed).

@@ -31,7 +31,7 @@ from vega3d_ros.inference.failures import begin_episode
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a query: a chunk, or the exception; latency from observation to chunk."""
+    """What became of a query: a chunk, or the exception; latency: what the policy itself took."""
 
     query: Query
     frames_ns: int
@@ -70,9 +70,8 @@ class InferenceWorker:
         self._thread.start()
 
     def ask(self, observation: Observation, query: Query, frames_ns: int) -> None:
-        asked = time.perf_counter()
-
         def job() -> None:
+            begun = time.perf_counter()  # here: behind a question that was dropped this one may have waited
             chunk, error = None, None
             try:
                 if self._unready is not None:
@@ -80,7 +79,7 @@ class InferenceWorker:
                 chunk = self._policy.act(observation)
             except Exception as raised:  # the control thread decides what a failing policy means
                 error = raised
-            self._answers.put(Answer(query, frames_ns, chunk, error, time.perf_counter() - asked))
+            self._answers.put(Answer(query, frames_ns, chunk, error, time.perf_counter() - begun))
 
         self._jobs.put(job)
 
