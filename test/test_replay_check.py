@@ -1,4 +1,7 @@
-"""A bag of another version or another program: one sentence that names it and what it lacks, before anything runs."""
+"""A bag of another version or another program: one sentence that names it and what it lacks, before anything runs.
+
+And what a bag's joint states are compared with.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
 from ros_harness import ROOT
+from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from policies.types import VegaError
+from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.parameters.robot_file import read_robot_file
 from vega3d_ros.recording.recording import BagWriter, Topic
 from vega3d_ros.recording.replay import replay
-from vega3d_ros.recording.replay_bag import Bag
+from vega3d_ros.recording.replay_bag import Bag, used_sample
+from vega3d_ros.ros.conversions import stamp_ns
+from vega3d_ros.ros.joint_states import JointReader
 
 VALUES = {
     **read_robot_file(ROOT / "config" / "robots" / "libero.yaml"),
@@ -117,3 +125,42 @@ def test_a_parameter_that_this_version_does_not_take_is_told(
     with pytest.raises(VegaError, match=f"The bag {folder} was recorded with parameters") as refused:
         list(replay(folder))
     assert said in str(refused.value)
+
+
+def heard(velocity_filter_s: float, velocities: bool, since: int) -> dict[int, dict[str, list[float]]]:
+    """Stamp -> what a tick says of a joint that passes half a turn, by a node that hears it from message `since` on."""
+    reader, found = JointReader(["a"], [], velocity_filter_s, ["a"]), {}
+    for number in range(since, 12):
+        angle = 2.9 + 0.05 * number + 0.01 * number**2
+        message = JointState(name=["a"], position=[(angle + np.pi) % (2 * np.pi) - np.pi])
+        message.velocity = [0.5] if velocities else []
+        message.header.stamp.nanosec = 10_000_000 * number
+        sample = reader.read(message, 0.01 * number)
+        if sample is not None:
+            said = {"positions": sample.positions, "velocities": sample.velocities, "gripper_positions": np.zeros(0)}
+            found[stamp_ns(message.header.stamp)] = {name: value.tolist() for name, value in said.items()}
+    return found
+
+
+@pytest.mark.parametrize(("filter_s", "velocities"), [(0.0, True), (0.05, False)])
+def test_what_the_node_had_not_heard_before_is_no_difference(filter_s: float, velocities: bool) -> None:
+    """The bag begins before the node was active, and knows of another turn and other differences of positions."""
+    stamp = 100_000_000
+    bag, node = (heard(filter_s, velocities, since)[stamp] for since in (0, 8))
+    assert bag["positions"][0] - node["positions"][0] == pytest.approx(2 * np.pi)
+    assert (bag["velocities"] != node["velocities"]) == bool(filter_s)
+    known = {stamp: [JointSample(stamp, **{name: np.array(value) for name, value in bag.items()})]}
+    endless = np.array([True])
+
+    def used(sample: dict[str, list[float]], endless: Any = endless) -> dict[str, list[float]]:
+        found = used_sample({"sample_ns": stamp, "sample": sample}, known, endless, bool(filter_s))
+        assert found is not None
+        return {name: getattr(found, name).tolist() for name in sample}
+
+    assert used(node) == node
+    # It is compared all the same.
+    for name in ("positions", *(["velocities"] if velocities else [])):
+        other = {**node, name: [node[name][0] + 1e-6]}
+        assert used(other) != other
+    assert used(node, np.array([False])) != node
+    assert used_sample({"sample_ns": stamp + 1, "sample": node}, known, endless, bool(filter_s)) is None

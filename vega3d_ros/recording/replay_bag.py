@@ -5,29 +5,31 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, JointState
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from policies.types import Image, VegaError
+from policies.types import FloatArray, Image, VegaError
 from vega3d_ros.control.control_loop import JointSample
 from vega3d_ros.control.frame_buffer import FrameSet
 from vega3d_ros.recording.recovery import recover, storage_files
 from vega3d_ros.recording.replay_check import ORIGIN, wrong_event, wrong_note
 from vega3d_ros.ros import conversions
-from vega3d_ros.ros.joint_states import JointReader
+from vega3d_ros.ros.joint_states import TURN, JointReader
 
 # A frame reaches the recorder at about the time at which the decision does that used it.
 LATE_NS = 5_000_000_000
+ROUNDING = 1e-9  # rad; adding a turn and taking it off again changes less
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 
 
@@ -208,6 +210,36 @@ class Bag(AbstractContextManager["Bag"]):
                     f"The bag {folder} lacks decisions before number {number}: record from the start, on a faster disk."
                 )
             expected = number + 1
+
+
+def used_sample(
+    event: Mapping[str, Any], samples: Mapping[int, Sequence[JointSample]], endless: NDArray[np.bool_], derived: bool
+) -> JointSample | None:
+    """The joint state of a tick as the bag has it, None where it lacks it.
+
+    The node hears joint states only while it is active, and forgets them at `~/start`: what it makes of those before
+    differs from what the bag leads to, and is taken from the tick.  That is the turn of joints without end (endless:
+    which of them), and where `derived` the velocities.
+    """
+    if not samples.get(event.get("sample_ns", -1)):
+        return None
+    known, recorded = samples[event["sample_ns"]], event["sample"]
+    if derived:
+        velocities = np.array(recorded["velocities"], dtype=np.float64)
+        known = [replace(sample, velocities=velocities) for sample in known]
+    positions = np.array(recorded["positions"], dtype=np.float64)
+    if endless.any() and positions.shape == endless.shape:
+        known = [replace(sample, positions=_in_turn(sample.positions, positions, endless)) for sample in known]
+    # A driver whose stamps stand still sends several of one stamp: the one that was used, if it is there.
+    return next((sample for sample in known if sample.positions.tolist() == recorded["positions"]), known[0])
+
+
+def _in_turn(positions: FloatArray, recorded: FloatArray, endless: NDArray[np.bool_]) -> FloatArray:
+    """(n,) rad: as recorded, where only whole turns lie between the two."""
+    apart = positions - recorded
+    turns = np.round(apart / TURN)
+    same = endless & (turns != 0.0) & (np.abs(apart - TURN * turns) < ROUNDING)
+    return np.where(same, recorded, positions)
 
 
 def _frames_of(event: Mapping[str, Any]) -> list[tuple[str, int]]:
