@@ -98,7 +98,8 @@ class PolicySpec:
     cameras: names in the order the policy wants them.
     window: frames per camera; stride: distance of two frames of a window in control periods.
     chunk_length: actions in a chunk; open_loop_horizon: how many of them are executed before the
-        next query when the world waits for the policy.
+        next query when the world waits for the policy; where it does not, before the next chunk takes
+        over, if that comes in time.
     image_sizes: camera -> (H, W) px that it must deliver; cameras that may have any size are left out.
     fingers: how many finger openings its proprioception reads; 0: none, or as many as there are.
     finger_open: opening of a finger that is wide open in its training data, m.

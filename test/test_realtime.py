@@ -9,14 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ros_harness import DEADLINE_S
+from test_chunk_scheduler import PERIOD, chunk, make_spec, steady
 from tiny_policy import TinyPolicy
 
 from policies.types import ActionChunk, Observation, RobotState
-from vega3d_ros.control.chunk_scheduler import Query
+from vega3d_ros.control.chunk_scheduler import ChunkScheduler, Query
 from vega3d_ros.inference import realtime
 from vega3d_ros.inference.realtime import Answer, InferenceWorker
-
-PERIOD_S = 1.0 / TinyPolicy.spec.action_space.rate_hz
 
 
 def seen() -> Observation:
@@ -54,3 +53,37 @@ def test_the_wait_behind_a_question_of_before_is_no_time_of_the_policys(monkeypa
         both_asked.set()
         assert worker.close(DEADLINE_S)
     assert taken == pytest.approx([0.15, 0.15])
+
+
+@pytest.mark.parametrize(
+    ("length", "horizon", "latency_s", "every"), [(50, 10, 0.1, 7), (8, 8, 0.1, 5), (8, 4, 0.1, 2)]
+)
+def test_a_long_chunk_is_not_executed_beyond_its_open_loop_horizon(length, horizon, latency_s, every) -> None:
+    scheduler = ChunkScheduler(make_spec(length, horizon=horizon), "latest", warm_up=0)
+    scheduler.record_latency(latency_s)
+    asked, ages, pending = [], [], None
+    for tick in range(100):
+        if pending is not None and tick == pending[0]:
+            scheduler.submit(chunk(steady(0.1, length=length), stamp=pending[1].step), pending[1])
+            pending = None
+        if scheduler.should_query():
+            pending = (tick + round(latency_s / PERIOD), scheduler.begin_query())
+            asked.append(tick)
+        item = scheduler.pop()
+        if item is not None:
+            ages.append(item.step - item.stamp_ns)
+    assert scheduler.counts["starved"] == round(latency_s / PERIOD)  # before the first answer only
+    assert set(np.diff(asked[1:])) == {every}
+    assert max(ages) < horizon
+
+
+def test_where_the_latency_cannot_be_hidden_a_chunk_ends_at_its_open_loop_horizon() -> None:
+    scheduler = ChunkScheduler(make_spec(horizon=3), "latest", warm_up=0)
+    scheduler.record_latency(0.3)
+    for number in range(3):
+        assert scheduler.should_query()
+        scheduler.submit(chunk(steady(0.1), stamp=number), scheduler.begin_query())
+        for _ in range(3):
+            assert not scheduler.should_query()
+            item = scheduler.pop()
+            assert item is not None and item.stamp_ns == number

@@ -169,8 +169,9 @@ class ChunkScheduler:
                   A longer blend (default two chunks) is smoother, and later to follow a change of mind.
     The gripper (last number) always comes from the newest chunk.
 
-    If the latency d cannot be hidden (d > chunk_length / 2) the queue runs dry before it asks again, as in
-    `LockstepQueue`; `notice` says so as long as it is so.
+    The next chunk is asked for in time to take over once `open_loop_horizon` actions of the one under way are done;
+    those beyond are for when it comes later.  If the latency d cannot be hidden (d > chunk_length / 2) the horizon's
+    actions run dry before it asks again, as in `LockstepQueue`; `notice` says so as long as it is so.
     """
 
     def __init__(
@@ -186,6 +187,7 @@ class ChunkScheduler:
         self._spec = spec
         self._merge = merge
         self._blend = max(1, blend_steps if blend_steps is not None else 2 * spec.chunk_length)
+        self._beyond = max(0, spec.chunk_length - spec.open_loop_horizon)  # actions for when an answer comes late
         self._is_delta = spec.action_space.kind == "eef_delta"
         self.period_s = 1.0 / spec.action_space.rate_hz
         self.latency = LatencyMeter(self.period_s, warm_up, latency_window)
@@ -243,14 +245,15 @@ class ChunkScheduler:
         )
 
     def should_query(self) -> bool:
-        """Whether an observation should go to the policy now: none is on its way and what is queued runs short."""
+        """Whether an observation should go to the policy now: none is on its way, and what is left of the open-loop
+        horizon runs short."""
         if self._in_flight is not None:
             return False
         if self.synchronous:
             return self.remaining == 0
         # Until the latency is known, ask as early as it could be needed.
         periods = self.latency.periods if self.latency.known else self._spec.chunk_length // 2
-        return self.remaining <= periods + 1
+        return self.remaining - self._beyond <= periods + 1
 
     def begin_query(self) -> Query:
         """Note that the policy is asked with an observation made now."""
@@ -281,6 +284,8 @@ class ChunkScheduler:
             self.counts["chunks_stale"] += 1
             return False
         actions = check_chunk(chunk, self._spec)
+        if self.synchronous:
+            actions = actions[: self._spec.open_loop_horizon]
         consumed = self.step - query.step
         if consumed >= len(actions):
             self.counts["chunks_late"] += 1
