@@ -149,7 +149,7 @@ _ARM = (
     ),
     Row("gripper.action", "part", "gripper_cmd", "Actions: <gripper.controller>/<this> is a GripperCommand."),
     Row("gripper.max_effort", "number", 0.0, "Actions: effort of the gripper, N; 0: its own.", 0.0, 1000.0),
-    Row("max_skew_s", "number", 0.06, "Cameras and joint states further apart than this are not used.", 0.001, 10.0),
+    Row("max_skew_s", "number", 0.06, "Frames of cameras further apart than this are not used together.", 0.001, 10.0),
     Row("max_age_s", "number", 0.25, "Cameras and joint states older than this stop the robot.", 0.001, 10.0),
     Row(
         "velocity_filter_s",
