@@ -213,6 +213,12 @@ def test_a_publishing_that_fails_leaves_the_policy_that_is_there(trained, tmp_pa
         patch.setattr(VegaOpenVLA, "write", full)
         publishing.publish(policy, state, fusion, 4, output / "policy")
     assert files_in(output / "policy") == before
+    (output / "policy").rename(output / ".policy.before")  # as a kill between two renamings leaves it
+    (output / ".policy.partial").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(VegaError, match="make room there"):
+        patch.setattr(VegaOpenVLA, "write", full)
+        publishing.publish(policy, state, fusion, 4, output / "policy")
+    assert files_in(output / "policy") == before
     publishing.publish(policy, state, fusion, 4, output / "policy")
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in trained.iterdir())
     assert [path.name for path in (output / "policy").rglob("action_head*")] == ["action_head--4_checkpoint.pt"]
