@@ -89,6 +89,16 @@ def test_controls_work_in_its_place_too(control: str, student: Path) -> None:
     assert not np.array_equal(on.act(observation()).actions, other.act(observation()).actions)
 
 
+def test_a_distillation_that_diverges_keeps_the_state_that_was_good(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--policy", TEACHER, "--data", str(demos), "--output", str(tmp_path), "--width", "32", "--lr", "1e25"]
+    assert distil.main([*words, "--steps", "9", "--save-every", "1"]) == 2
+    assert "is no number any more" in capsys.readouterr().err
+    state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+    assert state["step"] < 9 and all(bool(torch.isfinite(value).all()) for value in state["encoder"].values())
+
+
 def test_it_goes_on_to_the_same_encoder(demos: Path, student: Path, tmp_path: Path) -> None:
     class Killed(Exception):
         pass

@@ -16,7 +16,7 @@ from tiny_checkpoints import composed, observation
 from policies.checkpoints import find_checkpoint, load_policy
 from policies.spatial.models import shipped_scene_models
 from policies.spatial.nano.model import load_network, save_network
-from policies.training.vega.publishing import publish, started_statistics
+from policies.training.vega.publishing import publish
 from policies.world_simulator.prompt import save_prompt
 
 
@@ -46,7 +46,7 @@ def test_a_policy_with_a_prompt_of_its_own_is_saved_with_it(with_its_own_prompt:
 def test_what_training_writes_has_the_prompt_that_it_learned_with(with_its_own_prompt: Path, tmp_path: Path) -> None:
     policy, out = load_policy(str(with_its_own_prompt)), tmp_path / "run" / "policy"
     state, fusion = policy.model.state_dict(), policy.world.fusion.state_dict()
-    publish(policy, state, fusion, started_statistics(policy), 7, out)
+    publish(policy, state, fusion, 7, out)
     expected = policy.act(observation()).actions
     shutil.rmtree(with_its_own_prompt)
     again = load_policy(str(shutil.move(tmp_path / "run", tmp_path / "elsewhere") / "policy"))

@@ -65,6 +65,9 @@ def test_the_key_follows_the_suite(keys: tuple[str, ...], suite: str | None, exp
         (SUITES, None, "libero_goad", "none of suite 'libero_goad'"),
         (SUITES, "libero_10_no_noops", "libero_object_swap", "has 'libero_object_no_noops' for suite"),
         (SUITES, "libero_spatial", None, r"no statistics 'libero_spatial'.*libero_10_no_noops"),
+        (("my_kitchen", "my_garage"), "my_garage", "my_kitchen", "by 'my_garage' alone.*leave '#my_kitchen' out"),
+        ((*SUITES, "my_kitchen"), "libero_10_no_noops", "my_kitchen", "leave '#my_kitchen' out"),
+        (("my_garage",), "my_garage", "my_kitchn", "leave '#my_kitchn' out"),
     ],
 )
 def test_a_mismatch_is_refused(keys: tuple[str, ...], key: str | None, suite: str | None, named: str) -> None:
@@ -72,10 +75,18 @@ def test_a_mismatch_is_refused(keys: tuple[str, ...], key: str | None, suite: st
         choose(numbered(*keys), "libero", "oft", key, suite)
 
 
+def test_of_other_robots_too_no_other_statistics_are_taken_than_those_asked_for() -> None:
+    with pytest.raises(VegaError, match="leave '#cup_300_demos' out"):
+        choose(numbered("fold_300_demos", "cup_300_demos"), "aloha", "oft", "fold_300_demos", "cup_300_demos")
+
+
 def test_what_a_user_says_is_his_robots_is_taken() -> None:
     assert choose(numbered("my_own_arm"), "libero", "oft", "my_own_arm").statistics == {"number": 0}
     assert choose(numbered("my_own_arm"), "libero", "oft", "my_own_arm", "libero_goal").key == "my_own_arm"
     assert choose(numbered("fold_300_demos"), "aloha", "oft").key == "fold_300_demos"
+    assert choose(numbered("my_own_arm", "other"), "libero", "oft", "my_own_arm", "my_own_arm").key == "my_own_arm"
+    both = numbered("libero_goal", "libero_goal_no_noops")  # '#libero_goal' is the suite, whatever its data are called
+    assert choose(both, "libero", "oft", "libero_goal_no_noops", "libero_goal").key == "libero_goal_no_noops"
 
 
 @pytest.fixture(scope="module")

@@ -360,6 +360,13 @@ def test_sentences_that_no_policy_can_be_told_end_a_training_before_it_begins(
         building.check_sentences(policy, demos)  # type: ignore[arg-type]
 
 
+def test_a_training_that_diverges_keeps_the_state_that_was_good(demos: Path, tmp_path: Path, capsys) -> None:
+    train(demos, tmp_path, 9, "--lr", "1e25")
+    assert "is no number any more" in capsys.readouterr().err
+    with going_on(tmp_path / "training_state.pt", "learner") as state:
+        assert state["step"] < 9 and all(bool(torch.isfinite(value).all()) for value in state["learner"].values())
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("PytorchStreamWriter failed")])
 def test_a_full_disk_keeps_the_weights_and_the_state_that_were_there(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from policies.training import train_spatial
 from policies.training.spatial.films import film_files, read_films
 from policies.training.spatial.training import Training
 from policies.types import SceneModel, SceneView, VegaError
+from policies.world_simulator.simulator import LatentWorldSimulator
 from sim.results.video import write_video
 from sim.space.film import camera_pose, intrinsics
 from sim.space.truth.shapes import Box
@@ -97,6 +98,27 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(
         model.see(SceneView("eye", 3, view[:, :, 0]))
     with pytest.raises(VegaError, match="has 20x300 pixels"):
         model.see(SceneView("eye", 3, np.zeros((300, 20, 3), np.uint8)))
+
+
+def test_a_training_that_diverges_keeps_the_state_that_was_good(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(data), "--output", str(tmp_path), "--steps", "9", "--batch", "2", "--save-every", "1"]
+    assert train_spatial.main([*words, "--without-prior", "--lr", "1e25"]) == 2
+    assert "is no number any more" in capsys.readouterr().err
+    state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+    assert state["step"] < 9 and all(bool(torch.isfinite(value).all()) for value in state["learner"].values())
+
+
+def test_tokens_that_float16_does_not_hold_are_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = LatentWorldSimulator.tokens
+    monkeypatch.setattr(LatentWorldSimulator, "tokens", lambda *given: 1e6 * tokens(*given))
+    words = ["--data", str(data), "--output", str(tmp_path), "--steps", "1", "--batch", "2"]
+    assert train_spatial.main(words) == 2
+    assert "which float16 does not hold" in capsys.readouterr().err
+    assert not list(tmp_path.glob("world_tokens*.npy"))
 
 
 def test_both_arms_have_as_many_parameters_and_one_is_blind_to_the_prior(data: Path, tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     assert torch.equal(tokens, simulator(frames))
 
 
+def test_a_training_that_diverges_keeps_the_state_that_was_good(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert training.main([*arguments(demos, tmp_path, 9, 1), "--lr", "1e25"]) == 2
+    assert "is no number any more" in capsys.readouterr().err
+    state = torch.load(tmp_path / "vae.pt", weights_only=True)
+    assert state["step"] < 9 and all(bool(torch.isfinite(value).all()) for value in state["module"].values())
+    assert not (tmp_path / "world_simulator").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "part"),
     [

@@ -17,6 +17,7 @@ from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training.dataset import Demonstrations
 from policies.training.nano import world_tokens
 from policies.training.nano.world_tokens import CachedWorldTokens
+from policies.types import VegaError
 
 
 class Killed(BaseException):
@@ -54,6 +55,16 @@ def make(policy: VegaPolicy, demos: Demonstrations, folder: Path) -> dict[str, b
     assert policy.world is not None
     CachedWorldTokens(policy.world, demos, folder, 0)
     return {path.name: path.read_bytes() for path in folder.glob("world_tokens*")}
+
+
+def test_tokens_that_float16_does_not_hold_are_refused(
+    policy: VegaPolicy, demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = CachedWorldTokens._seen
+    monkeypatch.setattr(CachedWorldTokens, "_seen", lambda *given: 1e6 * seen(*given))
+    with pytest.raises(VegaError, match="which float16 does not hold"):
+        make(policy, demos, tmp_path)
+    assert not list(tmp_path.glob("world_tokens*.npy"))
 
 
 @pytest.mark.parametrize("left", ["as it was", "nothing", "no number", "no tokens"])

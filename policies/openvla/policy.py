@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from policies.files.tensor_sources import SafetensorsSource, shape_of, stored_count
 from policies.files.weight_files import check_free
-from policies.fusion.fused_policy import WEIGHTS_FILE, FusedPolicy, read_weights, write_policy
+from policies.fusion.fused_policy import CONFIG_FILE, WEIGHTS_FILE, FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.world_view import CameraView, WorldView
 from policies.openvla.acceleration import prepare_kernels, quantise
@@ -213,18 +213,51 @@ def load_vega_openvla(
     which of them is used is told on the terminal, unless the configuration says it.  Raises VegaError for a missing or
     damaged file, and before anything is loaded if it does not fit on `device`.
     """
+    begun = _version(folder)
     config = read_policy_config(folder).with_speed(speed)
     if config.openvla == "." and name is not None:
         config = replace(config, name=name)
-    dtype = getattr(torch, config.dtype)
-    checkpoint = openvla_folder(folder, config)
     choice = chosen_statistics(folder, config, suite)  # what can fail early fails early
     if config.statistics_key is None:
-        state = any(checkpoint.glob("proprio_projector--*_checkpoint.pt"))
+        state = takes_state(openvla_folder(folder, config))
         without = "" if state else "; it has no proprio_projector, so it acts without robot state"
-        what = "actions and state" if state else "actions"
+        what = f"pictures of {', '.join(config.cameras)}; {'actions and state' if state else 'actions'}"
         told = f"{config.name}: {what} by the statistics '{choice.key}', chosen {choice.reason}{without}"
         print(told, file=sys.stderr, flush=True)
+    policy = load_configured(folder, config, device, suite)
+    if _version(folder) != begun:  # by a training that publishes on its way: parts of both may have been read
+        raise VegaError(f"Policy '{folder}' was written anew while it was read: load it again.")
+    return policy
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    """Tells a policy's folder from one that takes its place; None while there is none."""
+    try:
+        found = (folder / CONFIG_FILE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def takes_state(checkpoint: Path) -> bool:
+    """Whether OpenVLA-OFT in this folder takes the robot's state."""
+    return any(checkpoint.glob("proprio_projector--*_checkpoint.pt"))
+
+
+def load_configured(
+    folder: Path,
+    config: VegaOpenVLAConfig,
+    device: torch.device | str = "cpu",
+    suite: str | None = None,
+    statistics: Mapping[str, Any] | None = None,
+) -> VegaOpenVLA:
+    """The policy in a folder as `config` says it, not its file.
+
+    statistics: data set -> its entry, in place of the checkpoint's.  Otherwise as `load_vega_openvla`.
+    """
+    checkpoint, dtype = openvla_folder(folder, config), getattr(torch, config.dtype)
+    if statistics is not None:
+        choose(statistics, config.robot, config.name, config.statistics_key, suite)  # before anything is loaded
     check_free(memory_needed(folder, config), torch.device(device), f"Policy '{folder}'")
     world = None if config.world_simulator is None else load_world_view(folder, config, device, dtype)
     model = load_openvla_oft(
@@ -235,6 +268,8 @@ def load_vega_openvla(
         normalization=config.normalization,
         attention=config.attention,
     )
+    if statistics is not None:
+        model.info = replace(model.info, statistics=statistics)
     _ = model.tokenizer  # read now, so that the first instruction is not where a damaged one shows
     simulator = None if world is None else world.simulator
     if config.weights == "int8":

@@ -54,7 +54,7 @@ def choose(
 
     robot: a name of robots.PLATFORMS.  key: as a configuration names it.  suite: what is evaluated, such as
     `libero_object_swap`, or a key.  Raises VegaError, which lists the keys, where they are another robot's or suite's,
-    or where there are several and nothing says which.
+    where `suite` asks for others than the configuration's, or where there are several and nothing says which.
     """
     keys = sorted(statistics)
     if key is not None:
@@ -63,10 +63,11 @@ def choose(
         return replace(choose(statistics, robot, checkpoint, suite), reason="by name")
     own = [name for name in keys if _is_of(name, robot)]
     if not own:
+        possible = [name for name in keys if not _is_of_another(name, robot)] or ["KEY"]
         raise VegaError(
             f"Checkpoint '{checkpoint}' has statistics of {keys}, none of which is known to be of robot '{robot}': "
-            "give a checkpoint of this robot, or, if one is its own under another name, say so with `python -m "
-            "policies.compose --statistics KEY`."
+            "give a checkpoint of this robot, or, if one is its own under another name, say so with '#' behind the "
+            f"policy's name, as in '#{possible[0]}', or with `python -m policies.compose --statistics KEY`."
         )
     if suite is not None and (fitting := _of_suite(own, suite)) is not None:
         return Choice(fitting, statistics[fitting], f"by suite {suite}")
@@ -92,11 +93,20 @@ def _checked_key(key: str, statistics: Mapping[str, Any], robot: str, checkpoint
             f"The statistics '{key}' of checkpoint '{checkpoint}' are of another robot than '{robot}': choose among "
             f"{sorted(statistics)}, or name its own robot."
         )
-    better = None if suite is None or _of_suite([key], suite) is not None else _of_suite(sorted(statistics), suite)
+    if suite in (None, key) or _of_suite([key], str(suite)) is not None:
+        return key
+    assert suite is not None
+    better = _of_suite(sorted(statistics), suite)
     if better is not None:
         raise VegaError(
             f"The policy is composed with the statistics '{key}' of checkpoint '{checkpoint}', which has '{better}' "
             f"for suite '{suite}': compose it with those, or without --statistics."
+        )
+    # A suite whose name nobody has in his statistics may be evaluated by those that were chosen; a data set not.
+    if suite in statistics or not suite.startswith("libero"):
+        raise VegaError(
+            f"Policy '{checkpoint}' was made to act by '{key}' alone, not by the statistics of another data set: leave "
+            f"'#{suite}' out, or compose or train one for it."
         )
     return key
 

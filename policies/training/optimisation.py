@@ -7,9 +7,11 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -47,6 +49,26 @@ def average_in(average: nn.Module, new: nn.Module, step: int, longest: float) ->
 def smoothed(running: Mapping[str, float], parts: Mapping[str, Tensor]) -> dict[str, float]:
     """The parts of a loss, averaged over the last fifty steps or so."""
     return {key: 0.98 * running.get(key, float(v)) + 0.02 * float(v) for key, v in parts.items()}
+
+
+def check_finite(step: int, *values: float) -> None:
+    """Raise VegaError where a loss or a gradient's norm is none, before it is in weights or in what is kept."""
+    if not all(map(math.isfinite, values)):
+        raise VegaError(
+            f"The loss or its gradient of step {step} is no number any more, and what was kept before stays as it is: "
+            "begin anew with a lower --lr in another --output, or look for such numbers in --data and in cached tokens."
+        )
+
+
+def as_float16(tokens: Tensor) -> NDArray[np.float16]:
+    """Tokens as they are kept on disk.  Raises VegaError where float16 does not hold them: one learns infinity."""
+    kept = tokens.half()
+    if not bool(torch.isfinite(kept).all()):
+        raise VegaError(
+            f"The world simulator gives tokens of {float(tokens.abs().max()):.3g}, which float16 does not hold: give "
+            "another one."
+        )
+    return cast("NDArray[np.float16]", kept.cpu().numpy())
 
 
 def decisive(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from policies.training.nano.world_tokens import CachedWorldTokens
 from policies.training.optimisation import (
     average_in,
     begin,
+    check_finite,
     decisive,
     going_on,
     save_state,
@@ -184,7 +185,8 @@ class Training:
             loss, parts = self.prepared(batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        check_finite(self.step + 1, float(loss.detach()), float(norm))
         self.optimizer.step()
         self.step += 1
         average_in(self.average, learner, self.step, longest=0.999)

@@ -44,28 +44,21 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def known_key(folder: Path, key: str | None) -> str | None:
-    """`key` where the policy's checkpoint has statistics of that name."""
-    from policies.openvla.config import openvla_folder, read_policy_config
-    from policies.openvla.statistics import read_statistics
-
-    return key if key in read_statistics(openvla_folder(folder, read_policy_config(folder))) else None
-
-
 def train(options: argparse.Namespace) -> int:
     """Train, or go on."""
     import torch
 
-    from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
-    from policies.openvla.policy import load_vega_openvla
+    from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla, split_name
+    from policies.openvla.config import part_files, read_policy_config
     from policies.training.optimisation import check_decided, decisive
     from policies.training.vega.batches import Batches
-    from policies.training.vega.demonstrations import Samples, check_numbers, fingerprint, held_out
+    from policies.training.vega.demonstrations import Samples, fingerprint, held_out
     from policies.training.vega.engine import device_of, open_engine
     from policies.training.vega.learner import VegaLearner
-    from policies.training.vega.publishing import with_statistics
+    from policies.training.vega.opening import asked_data_set, data_set_of, open_policy
+    from policies.training.vega.publishing import check_place
     from policies.training.vega.readers import read_demonstrations
-    from policies.training.vega.run import STATE_FILE, Course, Run
+    from policies.training.vega.run import POLICY_FOLDER, STATE_FILE, Course, Run
     from policies.training.vega.tokens import TokenCache
 
     folder = find_checkpoint(options.policy)
@@ -75,26 +68,29 @@ def train(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     course = Course(
         options.steps, options.batch, options.micro, options.lr, options.decay_step, options.warm_up,
-        options.validate_every, options.save_every,
+        options.validate_every, options.save_every, options.publish_every,
     )  # fmt: skip
     engine = open_engine(options.device, options.dtype, 1)
     course.accumulation(engine.num_processes)
     torch.manual_seed(options.seed)  # the same first adapters in every process
-    policy = load_vega_openvla(folder, device_of(engine), suite=known_key(folder, options.dataset))
-    demonstrations = read_demonstrations(options.data, policy.config.cameras)
-    check_numbers(demonstrations, policy.model.info.action_dim, policy.model.info.proprio_dim)
+    config = read_policy_config(folder)
+    asked = asked_data_set(folder, config, options.dataset, split_name(options.policy)[1])
+    key, tokens = data_set_of(folder, config, asked), options.tokens or options.output / "tokens"
+    check_place(options.output / POLICY_FOLDER, (folder, *part_files(folder), options.data, tokens))
+    demonstrations = read_demonstrations(options.data, config.cameras)
     # The courses that --steps, --decay-step and --warm-up give the learning rate may change as a run goes on.
-    decides = decisive(options, "dataset", "holdout", "seed", "batch", "lr") | {
-        "--no-augment": not options.augment, "--data": fingerprint(demonstrations, policy.config.cameras)[:12],
-    }  # fmt: skip
+    decides = {"--dataset": asked, "--data": fingerprint(demonstrations, config.cameras)[:12]}
+    decides |= decisive(options, "holdout", "seed", "batch", "lr") | {"--no-augment": not options.augment}
     check_decided(options.output / STATE_FILE, decides)  # before tokens are computed
-    policy, statistics = with_statistics(policy, options.dataset, demonstrations)
+    policy, whose = open_policy(folder, config, key, demonstrations, device_of(engine), options.dtype)
+    if engine.is_main_process:
+        print(f"pictures of {', '.join(config.cameras)}; by the statistics '{key}' {whose}", flush=True)
     learned, kept = held_out(demonstrations, options.holdout)
     chunk = policy.model.info.chunk_length
     parts = [Samples(part, chunk) for part in (learned, kept) if part]
     caches: list[TokenCache | None] = [None] * len(parts)
     if policy.world is not None:
-        caches = [TokenCache(policy.world, part, options.tokens or options.output / "tokens") for part in parts]
+        caches = [TokenCache(policy.world, part, tokens) for part in parts]
         if engine.is_main_process:
             size = sum(cache.gigabytes() for cache in caches if cache is not None)
             print(f"tokens of {sum(map(len, parts))} samples: {size:.3g} GB in all", flush=True)
@@ -116,9 +112,8 @@ def train(options: argparse.Namespace) -> int:
     validation = aside.fixed(options.validation, options.micro)
     base = checkpoint_sha256(str(folder))
     Run(
-        engine, policy, learner, batches, validation, statistics, options.output, base, decides, bool(kept),
-        options.shard,
-    ).go(course)  # fmt: skip
+        engine, policy, learner, batches, validation, options.output, base, decides, bool(kept), options.shard
+    ).go(course)
     engine.end_training()
     return 0
 
@@ -131,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="demonstrations")
     parser.add_argument("--output", type=Path, default=Path("outputs/vega"), help="folder to write")
     parser.add_argument(
-        "--dataset", help="key of the statistics; one that is new is computed (default: the robot's own)"
+        "--dataset", help="key of the statistics; one that is new is computed (default: the policy's own)"
     )
     parser.add_argument("--tokens", type=Path, help="folder of cached tokens (default: tokens/ in the output)")
     parser.add_argument("--steps", type=int, default=50_000, help="of the optimiser, in all")
@@ -148,9 +143,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--validation", type=int, default=256, help="samples to validate with")
     parser.add_argument("--validate-every", type=int, default=1000, help="steps")
     parser.add_argument("--save-every", type=int, default=1000, help="steps")
+    parser.add_argument(
+        "--publish-every", type=int, default=0, help="steps after which the policy is written too; 0: only at the end"
+    )
     add_seed(parser, 7, "of adapters and batches")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: as accelerate says")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="products are computed in")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16",
+                        help="products are computed in; with float32 all weights are, too")  # fmt: skip
     add_threads(parser)
     parser.add_argument("--plan", action="store_true", help="only: what the run would cost at full size")
     parser.add_argument("--gpus", type=int, default=8, help="plan: GPUs")
@@ -161,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     counts = (options.steps, options.batch, options.micro, options.gpus, options.validation,
               options.validate_every, options.save_every)  # fmt: skip
-    if min(counts) < 1 or options.lora_rank < 0 or not 0 <= options.holdout < 0.5:
+    if min(counts) < 1 or min(options.lora_rank, options.publish_every) < 0 or not 0 <= options.holdout < 0.5:
         raise VegaError("Steps, batches and GPUs count from above 0, and holdout is below 0.5: change them.")
     if options.plan:
         return plan(options)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
 from policies.fusion.distilled import DistilledConfig, DistilledEncoder
@@ -23,7 +23,15 @@ from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import Demonstrations
 from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
-from policies.training.optimisation import average_in, decisive, going_on, save_state, set_learning_rate, smoothed
+from policies.training.optimisation import (
+    average_in,
+    check_finite,
+    decisive,
+    going_on,
+    save_state,
+    set_learning_rate,
+    smoothed,
+)
 from policies.types import VegaError
 from policies.world_simulator.canvas import draw as on_canvas
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -123,7 +131,10 @@ class Distillation:
         ]
         parts = {name: torch.stack([part[name] for part in drawn]).mean() for name in drawn[0]}
         self.optimizer.zero_grad(set_to_none=True)
-        (parts["error"] + parts["turned"]).backward()  # type: ignore[no-untyped-call]
+        loss = parts["error"] + parts["turned"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in self.encoder.parameters() if parameter.grad is not None]
+        check_finite(self.step + 1, float(loss.detach()), float(nn.utils.get_total_norm(gradients)))
         self.optimizer.step()
         self.step += 1
         average_in(self.average, self.encoder, self.step, longest=0.995)

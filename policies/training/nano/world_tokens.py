@@ -24,6 +24,7 @@ from policies.fusion.controls import noise_like, seeds_of
 from policies.fusion.sources import NoiseTokens, TokenSource
 from policies.fusion.world_view import WorldView
 from policies.training.dataset import Demonstrations, recolour
+from policies.training.optimisation import as_float16
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 VARIANTS = 2
@@ -109,7 +110,7 @@ class CachedWorldTokens:
                 told.unlink(missing_ok=True)
                 shape = (len(self._demos), *tokens.shape[1:])
                 result = np.lib.format.open_memmap(target, "w+", np.float16, shape)
-            result[block * BLOCK : block * BLOCK + len(tokens)] = tokens.half().numpy()
+            result[block * BLOCK : block * BLOCK + len(tokens)] = as_float16(tokens)
             if block % TOLD_EVERY == 0:
                 result.flush()
                 told.write_text(str(block + 1))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from policies.files.json_config import read_json
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.pictures import fitted
+from policies.training.optimisation import as_float16
 from policies.types import FloatArray, Image, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
@@ -158,7 +159,7 @@ class WorldTokens:
             tokens = self._simulator.tokens(self._simulator.latents(frames[:, None]))[:, 0]
             if kept is None:
                 kept = np.lib.format.open_memmap(partial, "w+", np.float16, (len(pictures), *tokens.shape[1:]))
-            kept[first : first + len(block)] = tokens.half().numpy()
+            kept[first : first + len(block)] = as_float16(tokens)
             if first // BLOCK % 20 == 0:
                 print(f"world tokens{' of mirrored frames' * mirrored}: {first}/{len(pictures)}", flush=True)
         assert kept is not None

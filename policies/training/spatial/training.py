@@ -28,6 +28,7 @@ from policies.training.dataset import recolour
 from policies.training.optimisation import (
     average_in,
     check_decided,
+    check_finite,
     decisive,
     going_on,
     save_state,
@@ -153,7 +154,8 @@ class Training:
             loss, parts = self.learner(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.learner.parameters(), 2.0)
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), 2.0)
+        check_finite(self.step + 1, float(loss.detach()), float(norm))
         self.optimizer.step()
         self.step += 1
         average_in(self.average, self.learner, self.step, longest=0.998)

@@ -69,8 +69,11 @@ def shard(engine: Accelerator, module: nn.Module, parts: Iterable[nn.Module]) ->
     return module
 
 
-def settle(engine: Accelerator, parameters: Iterable[nn.Parameter], limit: float) -> None:
-    """After backward of a module that `shard` has spread: gradients of single numbers are averaged, all are clipped."""
+def settle(engine: Accelerator, parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """After backward of a module that `shard` has spread: gradients of single numbers are averaged, all are clipped.
+
+    Returns their norm before that.
+    """
     spread_out: list[Tensor] = []
     single: list[Tensor] = []
     for parameter in parameters:
@@ -79,9 +82,10 @@ def settle(engine: Accelerator, parameters: Iterable[nn.Parameter], limit: float
         elif parameter.grad is not None:
             parameter.grad = cast(Tensor, engine.reduce(parameter.grad, reduction="mean"))
             single.append(parameter.grad)
-    norms = [float(whole(nn.utils.get_total_norm(part))) for part in (spread_out, single)]
+    norm = math.hypot(*(float(whole(nn.utils.get_total_norm(part))) for part in (spread_out, single)))
     for gradient in (*spread_out, *single):
-        gradient.mul_(min(1.0, limit / (math.hypot(*norms) + 1e-6)))
+        gradient.mul_(min(1.0, limit / (norm + 1e-6)))
+    return norm
 
 
 def whole(value: Any) -> Any:

@@ -64,6 +64,8 @@ def make_plan(rank: int, micro: int, checkpointing: bool, sizes: Sizes = FULL) -
     numbers = {name: parameter.numel() for name, parameter in learner.learning()}
     every = sum(parameter.numel() for parameter in learner.parameters())
     learned = sum(numbers.values())
+    simulator = query.world.simulator  # frozen, and on the device all the same
+    every += sum(part.numel() for part in (*simulator.parameters(), *simulator.buffers()))
     # What learns is kept in float32 and computed in bf16, as all else is.
     learner.to(device=META, dtype=torch.bfloat16)
     own = {id(parameter) for parameter in learner.parameters()}
@@ -79,7 +81,6 @@ def make_plan(rank: int, micro: int, checkpointing: bool, sizes: Sizes = FULL) -
             loss = learner(batch)
         activations = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
         loss.backward()
-    simulator = query.world.simulator
     frame = torch.empty(1, 1, *FRAME_SIZE, 3, dtype=torch.uint8, device=META)
     cells = (sizes.canvas // simulator.token_px) ** 2
     return Plan(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from torch import Tensor
 
-from policies.files.json_config import read_json
-from policies.fusion.fused_policy import CONFIG_FILE
 from policies.openvla.checkpoint import open_checkpoint
 from policies.openvla.loading import TOWER_PREFIXES
 from policies.openvla.policy import VegaOpenVLA
 from policies.openvla.vision import stored_place
-from policies.training.vega.demonstrations import Demonstration, statistics
 from policies.types import VegaError
 
 CHECKPOINT = "openvla"  # folder of the merged OpenVLA-OFT inside the policy's
@@ -31,19 +29,67 @@ def publish(
     policy: VegaOpenVLA,
     state: Mapping[str, Tensor],
     fusion: Mapping[str, Tensor] | None,
-    entries: Mapping[str, Any],
     step: int,
     folder: Path,
 ) -> None:
     """Write a folder that `load_policy` loads; `folder`/openvla is one in the published layout, a policy by itself.
 
-    state: the model's, merged.  fusion: the fusion's.  entries: data set -> its statistics.
+    state: the model's, merged.  fusion: the fusion's.  Its only statistics are those that the policy acts by: it has
+    unlearned all other data sets'.  What is there goes when all is written.  Raises VegaError where there is no room.
     """
+    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "before"))
+    try:
+        _tidy(folder, partial, before)  # after a kill
+        _write(policy, state, fusion, step, partial, folder.name)
+        if folder.exists():
+            folder.rename(before)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:120]
+        raise VegaError(
+            f"The policy {folder} cannot be written ({reason}): make room there and run the command again, which goes "
+            "on from its last state."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            _tidy(folder, partial, before)
+
+
+def _tidy(folder: Path, partial: Path, before: Path) -> None:
+    """Take away what is half written, and the policy before where there is a later one."""
+    if before.exists() and not folder.exists():
+        before.rename(folder)
+    for left in (partial, before):
+        _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def check_place(folder: Path, sources: Iterable[Path]) -> None:
+    """Raise VegaError where publishing as `folder` would remove one of `sources`, or what no training has put there."""
+    for source in sources:
+        if source.resolve().is_relative_to(folder.resolve()):
+            raise VegaError(f"'{source}' lies where the trained policy is put ({folder}): give another --output.")
+    if folder.exists() and not (folder / CHECKPOINT).is_dir():
+        raise VegaError(f"In '{folder}' is something that no training has put there: give another --output.")
+
+
+def _write(
+    policy: VegaOpenVLA,
+    state: Mapping[str, Tensor],
+    fusion: Mapping[str, Tensor] | None,
+    step: int,
+    folder: Path,
+    name: str,
+) -> None:
     target = folder / CHECKPOINT
-    (folder / CONFIG_FILE).unlink(missing_ok=True)  # what a kill leaves from here on is no policy
-    if target.exists():
-        shutil.rmtree(target)
     target.mkdir(parents=True)
+    entries = {policy.statistics_key: policy.statistics}
     source = Path(policy.model.info.folder)
     for pattern in _COPIED:
         for file in source.glob(pattern):
@@ -58,9 +104,16 @@ def publish(
     ):
         tensors = {prefix + n.removeprefix(part): v.cpu() for n, v in state.items() if n.startswith(part)}
         if tensors:
-            torch.save(tensors, target / f"{stem}--{step}_checkpoint.pt")
-    config = replace(policy.config, openvla=CHECKPOINT, name=folder.name, statistics_key=policy.statistics_key)
+            _save(tensors, target / f"{stem}--{step}_checkpoint.pt")
+    config = replace(policy.config, openvla=CHECKPOINT, name=name, statistics_key=policy.statistics_key)
     policy.write(folder, config, fusion)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        torch.save(tensors, path)
+    except RuntimeError as error:  # what torch's own writer says of a full disk
+        raise OSError(str(error)) from error
 
 
 def _stored(policy: VegaOpenVLA, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,24 +140,3 @@ def _places(policy: VegaOpenVLA, name: str) -> list[tuple[str, slice | None]]:
             assert hasattr(tower, "prefix_tokens")
             return [stored_place(tower, prefix, name.removeprefix(f"towers.{number}.blocks."))]  # type: ignore[arg-type]
     return []
-
-
-def started_statistics(policy: VegaOpenVLA) -> dict[str, Any]:
-    """Data set -> statistics of the checkpoint that a policy was started from."""
-    path = Path(policy.model.info.folder) / "dataset_statistics.json"
-    return read_json(path) if path.is_file() else dict(policy.model.info.statistics)
-
-
-def with_statistics(
-    policy: VegaOpenVLA, key: str | None, demonstrations: Sequence[Demonstration]
-) -> tuple[VegaOpenVLA, dict[str, Any]]:
-    """The policy as it scales actions and state of data set `key`, and all statistics that its checkpoint is to have.
-
-    A data set that the checkpoint does not know has the statistics of these demonstrations.
-    """
-    known = started_statistics(policy)
-    if key is None or key in known:
-        return policy, known
-    known = known | {key: statistics(demonstrations)}
-    policy.model.info = replace(policy.model.info, statistics=known)
-    return VegaOpenVLA(replace(policy.config, statistics_key=key), policy.model, policy.world), known

@@ -15,7 +15,7 @@ from torch import nn
 
 from policies.openvla.policy import VegaOpenVLA
 from policies.training.curves import add_line, cut_log
-from policies.training.optimisation import going_on, save_state
+from policies.training.optimisation import check_finite, going_on, save_state
 from policies.training.vega.batches import Batch, Batches
 from policies.training.vega.engine import (
     collected,
@@ -39,7 +39,8 @@ STATE_FILE, LOG_FILE, POLICY_FOLDER = "training_state.pt", "log.jsonl", "policy"
 class Course:
     """steps in all; batch: samples a step over all processes; micro: of them at once in one process.
 
-    rate: of learning, a tenth of it from `decay_step` on.  validate_every, save_every: steps.
+    rate: of learning, a tenth of it from `decay_step` on.  validate_every, save_every: steps.  publish_every: steps,
+    0 for the last alone.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Course:
     warm_up: int
     validate_every: int
     save_every: int
+    publish_every: int = 0
 
     def accumulation(self, processes: int) -> int:
         """Turns of every process a step.  VegaError where they do not come out even."""
@@ -61,8 +63,9 @@ class Course:
         return self.batch // (self.micro * processes)
 
     def rate_at(self, step: int) -> float:
-        """OpenVLA-OFT's: a warm-up, then two levels."""
-        return self.rate * min(1.0, (step + 1) / max(self.warm_up, 1)) * (0.1 if step >= self.decay_step else 1.0)
+        """OpenVLA-OFT's: a warm-up from a tenth, then two levels."""
+        warm = 0.1 + 0.9 * min(1.0, (step + 1) / self.warm_up) if self.warm_up > 0 else 1.0
+        return self.rate * warm * (0.1 if step >= self.decay_step else 1.0)
 
 
 class Run:
@@ -75,22 +78,19 @@ class Run:
         learner: VegaLearner,
         batches: Batches,
         validation: Sequence[Batch],
-        statistics: Mapping[str, Any],
         output: Path,
         base: str,
         decides: Mapping[str, Any],
         held_out: bool,
         sharded: bool = False,
     ) -> None:
-        """statistics: data set -> its entry, as the checkpoint that comes out is to have them.
-
-        base: hash of the policy from which it learns: of equal shapes, another would go unnoticed.  decides: see
+        """base: hash of the policy from which it learns: of equal shapes, another would go unnoticed.  decides: see
         `save_state`.  held_out: nothing is learned from what `validation` has.
         sharded: weights are spread over the processes, not the batch alone.
         """
         self._decides, self._measured = decides, "validation_l1" if held_out else "learned_l1"
         self._engine, self._policy, self._learner, self._batches = engine, policy, learner, batches
-        self._validation, self._statistics, self._output, self._base = validation, statistics, output, base
+        self._validation, self._output, self._base = validation, output, base
         self._shared: nn.Module = shard(engine, learner, learner.blocks()) if sharded else spread(engine, learner)
         parameters = [parameter for _, parameter in learner.learning()]
         # In one call it takes no mixture of parameters that are spread and such that are not.
@@ -104,27 +104,37 @@ class Run:
         if engine.is_main_process:
             cut_log(self._output / LOG_FILE, first or -1)  # without steps that are done again, or a run before
         if first == 0:
-            self._say({"step": 0, self._measured: self._validate()})
+            self._say({"step": 0, self._measured: self._validate(0)})
+        folder, every = self._output / POLICY_FOLDER, course.publish_every
+        if first < course.steps and folder.exists() and engine.is_main_process:
+            following = min(course.steps, (first // every + 1) * every) if every else course.steps
+            print(f"{folder} is of an earlier step until step {following}", flush=True)
         begun = time.monotonic()
         for step in range(first, course.steps):
             loss = self._step(course, step, turns)
             done = step + 1
             line: dict[str, float] = {"step": done, "l1": loss}
             if done % course.validate_every == 0 or done == course.steps:
-                line[self._measured] = self._validate()
+                line[self._measured] = self._validate(done)
             left = (time.monotonic() - begun) / (done - first) * (course.steps - done)
             self._say(line, f", {rounded_time(left)} left")
             if done % course.save_every == 0 or done == course.steps:
                 self._keep(done)
+            if every and done % every == 0 and done < course.steps:
+                self._publish(done)
         if first >= course.steps and engine.is_main_process:
             print(f"{first} steps are done already: give more --steps, or another --output.", flush=True)
-        learner = self._learner
+        self._publish(max(first, course.steps))
+
+    def _publish(self, done: int) -> None:
+        """The policy after `done` steps, as a folder."""
+        engine, learner = self._engine, self._learner
         model = collected(engine, learner.model.state_dict())
         fusion = None if learner.fusion is None else collected(engine, learner.fusion.state_dict())
         if engine.is_main_process:
             merged, folder = learner.merged(model), self._output / POLICY_FOLDER
-            publish(self._policy, merged, fusion, self._statistics, max(first, course.steps), folder)
-            print(self._output / POLICY_FOLDER, flush=True)
+            publish(self._policy, merged, fusion, done, folder)
+            print(folder, flush=True)
         engine.wait_for_everyone()
 
     def _step(self, course: Course, step: int, turns: int) -> float:
@@ -143,16 +153,15 @@ class Run:
                 engine.backward(loss * (engine.gradient_accumulation_steps / turns))
             total += loss.detach() / turns
         parameters = [parameter for _, parameter in self._learner.learning()]
-        if self._sharded:
-            settle(engine, parameters, CLIP)
-        else:
-            nn.utils.clip_grad_norm_(parameters, CLIP)
+        norm = settle(engine, parameters, CLIP) if self._sharded else float(nn.utils.clip_grad_norm_(parameters, CLIP))
+        loss = mean_over_processes(engine, total)
+        check_finite(step + 1, loss, norm)  # the same in every process
         self._optimizer.step()
-        return mean_over_processes(engine, total)
+        return loss
 
     @torch.no_grad()
-    def _validate(self) -> float:
-        """L1 over the validation's samples, each process a part of them."""
+    def _validate(self, done: int) -> float:
+        """L1 over the validation's samples after `done` steps, each process a part of them."""
         engine = self._engine
         self._learner.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
@@ -166,7 +175,9 @@ class Run:
                 sums += torch.tensor([float(loss) * len(batch.actions), len(batch.actions)]).to(sums)
         sums = engine.reduce(sums, reduction="sum")
         self._learner.train()
-        return float(sums[0] / sums[1]) if float(sums[1]) else float("nan")
+        found = float(sums[0] / sums[1])  # of one sample at least
+        check_finite(done, found)
+        return found
 
     def _keep(self, done: int) -> None:
         """The state after `done` steps, whole, so that any number of processes can go on."""

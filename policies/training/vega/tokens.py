@@ -89,7 +89,7 @@ class TokenCache:
         parts = []
         for begin in range(first, last, BATCH):
             pictures = [self._samples.picture(camera, i) for i in range(begin, min(begin + BATCH, last))]
-            parts.append(native_tokens(simulator, pictures).half().cpu().numpy())
+            parts.append(_kept(native_tokens(simulator, pictures), camera))
         partial = path.with_suffix(f".{os.getpid()}.partial")  # another run may write the same file
         with partial.open("wb") as file:
             np.save(file, np.concatenate(parts))
@@ -102,6 +102,14 @@ class TokenCache:
             self._open[path] = np.load(path, mmap_mode="r")
         native = torch.from_numpy(np.array(self._open[path][index % SHARD])).float()
         return pooled(self._world.simulator_of(camera), native[None], frame, view)[0]
+
+
+def _kept(native: Tensor, camera: str) -> NDArray[np.floating]:
+    """Tokens as float16, or as float32 where they are too large for it; VegaError where they are no numbers."""
+    if not bool(torch.isfinite(native).all()):
+        raise VegaError(f"The world simulator's tokens of camera '{camera}' are not all finite: give another policy.")
+    half = native.half()
+    return (half if bool(torch.isfinite(half).all()) else native.float()).cpu().numpy()
 
 
 def _own_prompt(folder: Path, prompt: Tensor) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from policies.checkpoints import checkpoint_sha256
 from policies.training.dataset import CANVAS
-from policies.training.optimisation import begin, decisive, going_on, save_state, set_learning_rate
+from policies.training.optimisation import begin, check_finite, decisive, going_on, save_state, set_learning_rate
 from policies.training.wan.clips import CLIP_FRAMES, Clips, picture
 from policies.training.wan.networks import (
     LATENT_CHANNELS,
@@ -59,7 +59,8 @@ def optimise(
             value = loss(np.random.default_rng([args.seed, step]))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        check_finite(step + 1, float(value.detach()), float(norm))
         optimizer.step()
         mean = float(value.detach()) if step == first else 0.98 * mean + 0.02 * float(value.detach())
         done = step + 1
