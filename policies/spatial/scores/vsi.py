@@ -76,14 +76,25 @@ def score(question: Question, answer: str) -> float:
 
 
 def corrected_score(question: Question, answer: str) -> float:
-    """The score of what a reader would take for the answer: the first letter of an option, or the first number."""
+    """The score of what a reader would take for the answer: the letter of an option, or the first number.
+
+    Never below the reference's: what that takes for right, a reader does too.
+    """
     if question.kind in NUMBERS:
-        return _score(question, answer, _first_number)
+        corrected = _score(question, answer, _first_number)
+    else:
+        corrected = _score(question, _letter(question, answer), _strict_number)
+    return max(score(question, answer), corrected)
+
+
+def _letter(question: Question, answer: str) -> str:
+    """The letter at the beginning as options have it, else the first capital, else a last word; empty without any."""
     letters = "".join(sorted({option.strip()[:1].upper() for option in question.options})) or "A-Z"
-    # A capital anywhere; a small letter, which may be an article, only where it stands alone.
-    found = re.search(rf"(?<![A-Za-z])([{letters}])(?![A-Za-z])", answer)
-    found = found or re.fullmatch(rf"\W*([{letters}])\W*", answer, flags=re.IGNORECASE)
-    return _score(question, found[1] if found else "", _strict_number)
+    # A small letter may be an article, but none that ends an answer or has a dot behind it.
+    found = re.match(rf"\W*([{letters}])[.):]", answer, flags=re.IGNORECASE)
+    found = found or re.search(rf"(?<![A-Za-z])([{letters}])(?![A-Za-z])", answer)
+    found = found or re.search(rf"(?<![\w'\u2019])([{letters}])\W*$", answer, flags=re.IGNORECASE)
+    return found[1] if found else ""
 
 
 def _score(question: Question, answer: str, number: Callable[[str], float | None]) -> float:
@@ -102,7 +113,7 @@ def _strict_number(text: str) -> float | None:
 
 
 def _first_number(text: str) -> float | None:
-    found = re.search(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    found = re.search(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", text.replace(",", ""))
     return None if found is None else float(found[0])
 
 
