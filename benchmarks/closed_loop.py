@@ -25,14 +25,15 @@ import numpy as np
 from benchmarks.rows import Rows
 from benchmarks.simulation.__main__ import check_build
 from benchmarks.simulation.__main__ import main as compare_builds
-from benchmarks.simulation.suites import all_suites
-from policies.checkpoints import checkpoint_sha256, load_policy
+from benchmarks.simulation.suites import Refused, all_suites, outcomes, solved
+from policies.checkpoints import check_instructions, checkpoint_sha256, load_policy
 from policies.files.command_line import command, command_parser
 from policies.types import WORLD_CONTROLS, Observation, RobotState, VegaError
 from sim import run_libero
-from sim.results.evaluation import parse_tasks
+from sim.results.evaluation import parse_tasks, wilson_95
 from sim.results.paired import compare_pair
 from sim.results.result_files import SUMMARY_FILE
+from sim.worlds.suites import list_tasks
 
 ACT_MS = 60.0
 ALL_TASKS = "0-9"
@@ -75,6 +76,10 @@ def everything(rows: Rows, args: argparse.Namespace) -> int:
         check_build(args.base)  # before hours of other rows
 
     def run(suite: str, trials: int, *words: str) -> dict[str, Any]:
+        try:
+            check_instructions(args.policy, list_tasks(suite))
+        except VegaError as error:
+            raise Refused(str(error)) from error
         return summary(args, suite, "direct", "eef", trials, further=words)
 
     runs = all_suites(rows, run, args.all_trials, args.trials, args.policy)
@@ -93,13 +98,13 @@ def closed_loop(rows: Rows, args: argparse.Namespace) -> None:
     rows.at_most("policy_act_median_ms", act_median_ms(args.policy), ACT_MS)
     eef = summary(args, "libero_object", "direct", "eef", args.trials)
     joint = summary(args, "libero_object", "direct", "joint", args.trials)
-    rows.at_least("success_eef_percent", 100 * eef["success_rate"], 95.0)
-    rows.information("success_joint_percent", 100 * joint["success_rate"])
-    rows.at_most("eef_minus_joint_points", 100 * (eef["success_rate"] - joint["success_rate"]), 5.0)
+    rows.at_least("success_eef_percent", solved(eef), 95.0)
+    rows.information("success_joint_percent", solved(joint))
+    rows.at_most("eef_minus_joint_points", solved(eef) - solved(joint), 5.0)
     if args.without:
         plain = summary(args, "libero_object", "direct", "eef", args.trials, args.without)
-        rows.information("success_without_world_simulator_percent", 100 * plain["success_rate"])
-        gained = 100 * (eef["success_rate"] - plain["success_rate"])
+        rows.information("success_without_world_simulator_percent", solved(plain))
+        gained = solved(eef) - solved(plain)
         rows.at_least("with_minus_without_world_simulator_points", gained, -2.0)
     ros = summary(args, "libero_object", "ros", "joint", 1)
     rows.at_least("ros_identical_to_direct_of_10", identical(ros, joint), 10)
@@ -107,7 +112,7 @@ def closed_loop(rows: Rows, args: argparse.Namespace) -> None:
     runs = {"libero_object": eef, "libero_object, joint commands": joint, "libero_object, joint commands over ROS": ros}
     for suite in args.suites:
         runs[suite] = summary(args, suite, "direct", "eef", args.trials)
-        rows.information(f"success_{suite}_percent", 100 * runs[suite]["success_rate"])
+        rows.information(f"success_{suite}_percent", solved(runs[suite]))
     record(args, runs)
 
 
@@ -144,10 +149,17 @@ def controls(rows: Rows, args: argparse.Namespace, suite: str) -> None:
 
 
 def measured(run: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a summary beside a checkpoint."""
+    """What is kept of a summary beside a checkpoint; episodes that were refused or broke are not solved."""
+    found, errors = outcomes(run), sum(bool(episode["error"]) for episode in run["episodes"])
+    won, count = sum(found), len(found)
+    figures = {
+        "episodes": count, "success_rate": won / count, "wilson_95": list(wilson_95(won, count)),
+        **({"errors": errors} if errors else {}),
+    }  # fmt: skip
+    if "refused" in run:
+        return {"command": f"sim/run_libero.py --suite {run['suite']}", "refused": run["refused"], **figures}
     command = f"sim/run_libero.py --suite {run['suite']} --transport {run['transport']} --command {run['command']}"
-    kept = ("success_rate", "wilson_95", "checkpoint_sha256", "protocol", "versions")
-    return {"command": command, "episodes": len(run["episodes"]), **{key: run[key] for key in kept}}
+    return {"command": command, **figures, **{key: run[key] for key in ("checkpoint_sha256", "protocol", "versions")}}
 
 
 def summary(
