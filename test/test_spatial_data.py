@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from policies.spatial.scores import vsi
 from policies.types import FloatArray, Image, VegaError
 from sim import ask
 from sim.evaluation.spatial.asking import Asker, SpatialSettings
@@ -208,6 +210,18 @@ def test_of_other_scenes_the_answers_are_known_whatever_the_limit(tmp_path: Path
     for limit in (1, 2, None):
         assert scores(baselines(chosen_items(every, limit), [], every), SIZE) == [100, 100]
     assert scores(baselines(every[:1], [], every[:1]), SIZE) == [None, None], "nothing is known where all is asked"
+
+
+def test_the_usual_number_is_of_all_scenes(tmp_path: Path) -> None:
+    """Questions stand scene by scene: the first hundreds are of a few scenes."""
+    write(tmp_path, [row(n, SIZE, "1" if n < 4 else "10") for n in range(10) for _ in range(100)], "train")
+    items = read_items("vsi_bench", write(tmp_path, [row(n, SIZE, "10") for n in range(20, 24)]))
+    training = read_items("vsi_bench", tmp_path, "train")
+    assert baselines(items, training, items)["most frequent answer"]["scores"][SIZE] == 100.0
+    some = [0.0, 1.0, *np.random.default_rng(0).uniform(0.1, 5.0, 200)]
+    for guess in (0.0, 1.0, 2.5):
+        expected = [vsi.mean_relative_accuracy(guess, truth) for truth in some]
+        assert vsi.relative_accuracies(guess, np.array(some)).tolist() == expected
 
 
 def test_a_film_in_which_nothing_can_be_clear_is_refused_before_a_scene_is_built(

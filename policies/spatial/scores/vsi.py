@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.types import VegaError
+from policies.types import FloatArray, VegaError
 
 DIRECTIONS = tuple(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard"))
 CHOICES = (*DIRECTIONS, "object_rel_distance", "route_planning", "obj_appearance_order")
@@ -65,9 +65,15 @@ def mean_relative_accuracy(answer: float, truth: float) -> float:
 
     A truth of 0, at which the reference fails, is met by exactly 0.
     """
-    if truth == 0:
-        return float(answer == 0)
-    return float((abs(answer - truth) / truth <= 1 - THRESHOLDS).mean())
+    return float(relative_accuracies(answer, np.array([truth]))[0])
+
+
+def relative_accuracies(answer: float, truths: FloatArray) -> FloatArray:
+    """(N,) the same of one answer to truths (N,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.abs(answer - truths) / truths
+    within = (apart[:, None] <= 1 - THRESHOLDS).mean(axis=1)
+    return np.where(truths == 0, float(answer == 0), within)
 
 
 def score(question: Question, answer: str) -> float:
