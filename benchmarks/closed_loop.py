@@ -13,6 +13,7 @@ and with `--base FOLDER` what steps, decisions, episodes and demonstrations cost
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -33,7 +34,7 @@ from sim import run_libero
 from sim.results.evaluation import parse_tasks, wilson_95
 from sim.results.paired import compare_pair
 from sim.results.result_files import SUMMARY_FILE
-from sim.worlds.suites import list_tasks
+from sim.worlds.suites import initial_states, list_tasks, load_suite
 
 ACT_MS = 60.0
 ALL_TASKS = "0-9"
@@ -80,12 +81,22 @@ def everything(rows: Rows, args: argparse.Namespace) -> int:
             check_instructions(args.policy, list_tasks(suite))
         except VegaError as error:
             raise Refused(str(error)) from error
-        return summary(args, suite, "direct", "eef", trials, further=words)
+        return summary(args, suite, "direct", "eef", trials, tasks=with_states(suite), further=words)
 
     runs = all_suites(rows, run, args.all_trials, args.trials, args.policy)
     record(args, runs)
     costs = compare_builds(["--base", str(args.base), "--policy", args.policy]) if args.base else 0
     return rows.status or costs
+
+
+def with_states(suite: str) -> str:
+    """The tasks of a suite that have initial states: the farthest shift has none of one."""
+    benchmark, found = load_suite(suite), []
+    for task in range(benchmark.n_tasks):
+        with contextlib.suppress(VegaError):
+            initial_states(suite, benchmark, task)
+            found.append(task)
+    return ALL_TASKS if len(found) == benchmark.n_tasks else ",".join(map(str, found))
 
 
 def record(args: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> None:

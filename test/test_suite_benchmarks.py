@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,17 +21,19 @@ from benchmarks.simulation.suites import all_suites
 from policies.checkpoints import check_instructions, checkpoint_sha256
 from policies.types import VegaError
 from sim.evaluation import direct_episodes
-from sim.results.evaluation import wilson_95
-from sim.worlds.suites import list_tasks
+from sim.results.evaluation import parse_tasks, wilson_95
+from sim.worlds.suites import initial_states, list_tasks, load_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def summary(suite: str, trials: int, solved: int = 10**6, broken: str = "") -> dict[str, Any]:
-    """As run_libero writes it, of ten tasks: so many trials of each solved, the others lost or broken."""
+def summary(
+    suite: str, trials: int, solved: int = 10**6, broken: str = "", tasks: Sequence[int] = range(10)
+) -> dict[str, Any]:
+    """As run_libero writes it: so many trials of each task solved, the others lost or broken."""
     episodes = [
         {"task": task, "trial": trial, "success": trial < solved, "error": "" if trial < solved else broken}
-        for task in range(10) for trial in range(trials)
+        for task in tasks for trial in range(trials)
     ]  # fmt: skip
     counted = [episode["success"] for episode in episodes if not episode["error"]]
     return {
@@ -61,19 +64,22 @@ def test_of_a_run_with_more_trials_those_asked_for_are_judged(capsys: pytest.Cap
 def test_a_suite_that_the_policy_refuses_is_none_solved_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """vega-nano knows the things of libero_object only."""
+    """vega-nano knows the things of libero_object only; the farthest shift has no states of one task."""
     ran = []
 
     def run(words: list[str]) -> int:
         said = dict(itertools.pairwise(words))
+        tasks, benchmark = parse_tasks(said.get("--tasks", "0-9"), 10), load_suite(said["--suite"])
         try:
             check_instructions(said["--policy"], list_tasks(said["--suite"]))
+            for task in tasks:
+                initial_states(said["--suite"], benchmark, task)
         except VegaError:
             return 2
         ran.append(said["--suite"])
         folder = Path(said["--output"])
         folder.mkdir(parents=True)
-        (folder / "summary.json").write_text(json.dumps(summary(said["--suite"], int(said["--trials"]))))
+        (folder / "summary.json").write_text(json.dumps(summary(said["--suite"], int(said["--trials"]), tasks=tasks)))
         return 0
 
     monkeypatch.setattr(closed_loop.run_libero, "main", run)
@@ -82,6 +88,7 @@ def test_a_suite_that_the_policy_refuses_is_none_solved_and_the_others_go_on(
     rows, results = printed(capsys), json.loads((tmp_path / "results.json").read_text())
     assert "libero_object" in ran and "libero_goal" not in ran
     assert rows["success_libero_object_percent_of_20"] == ["100", ">=98", "ok"]
+    assert rows["success_libero_object_temp_y0.5_percent_of_9"] == ["100", ">=80", "ok"]
     assert rows["success_libero_goal_percent_of_20"] == ["0", ">=90", "FAIL"]
     assert rows["success_libero_goal_swap_percent_of_10"] == ["0", ">=80", "FAIL"]
     assert results["libero_goal"]["episodes"] == results["libero_goal"]["errors"] == 20
