@@ -34,6 +34,7 @@ from sim import run_libero
 from sim.results.evaluation import parse_tasks, wilson_95
 from sim.results.paired import compare_pair
 from sim.results.result_files import SUMMARY_FILE
+from sim.worlds.environment import VIEWS, views_of
 from sim.worlds.suites import initial_states, list_tasks, load_suite
 
 ACT_MS = 60.0
@@ -217,10 +218,11 @@ def run_folder(
 
 
 def kept(folder: Path, policy: str) -> dict[str, Any] | None:
-    """The summary of a run of this very checkpoint, as far as it came; None without one."""
+    """The summary of a run of this very checkpoint, on views drawn as now, as far as it came; None without one."""
     path = folder / SUMMARY_FILE
     found = dict(json.loads(path.read_text())) if path.is_file() else {}
-    return found if found.get("checkpoint_sha256") == checkpoint_sha256(policy) else None
+    seen_as_now = views_of(found) in (None, VIEWS)
+    return found if seen_as_now and found.get("checkpoint_sha256") == checkpoint_sha256(policy) else None
 
 
 def covers(found: dict[str, Any], tasks: str, trials: int) -> bool:
