@@ -13,6 +13,7 @@ and with `--base FOLDER` what steps, decisions, episodes and demonstrations cost
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -25,14 +26,16 @@ import numpy as np
 from benchmarks.rows import Rows
 from benchmarks.simulation.__main__ import check_build
 from benchmarks.simulation.__main__ import main as compare_builds
-from benchmarks.simulation.suites import all_suites
-from policies.checkpoints import checkpoint_sha256, load_policy
+from benchmarks.simulation.suites import Refused, all_suites, outcomes, solved
+from policies.checkpoints import check_instructions, checkpoint_sha256, load_policy
 from policies.files.command_line import command, command_parser
 from policies.types import WORLD_CONTROLS, Observation, RobotState, VegaError
 from sim import run_libero
-from sim.results.evaluation import parse_tasks
+from sim.results.evaluation import parse_tasks, wilson_95
 from sim.results.paired import compare_pair
 from sim.results.result_files import SUMMARY_FILE
+from sim.worlds.environment import VIEWS, views_of
+from sim.worlds.suites import initial_states, list_tasks, load_suite
 
 ACT_MS = 60.0
 ALL_TASKS = "0-9"
@@ -75,12 +78,26 @@ def everything(rows: Rows, args: argparse.Namespace) -> int:
         check_build(args.base)  # before hours of other rows
 
     def run(suite: str, trials: int, *words: str) -> dict[str, Any]:
-        return summary(args, suite, "direct", "eef", trials, further=words)
+        try:
+            check_instructions(args.policy, list_tasks(suite))
+        except VegaError as error:
+            raise Refused(str(error)) from error
+        return summary(args, suite, "direct", "eef", trials, tasks=with_states(suite), further=words)
 
     runs = all_suites(rows, run, args.all_trials, args.trials, args.policy)
     record(args, runs)
     costs = compare_builds(["--base", str(args.base), "--policy", args.policy]) if args.base else 0
     return rows.status or costs
+
+
+def with_states(suite: str) -> str:
+    """The tasks of a suite that have initial states: the farthest shift has none of one."""
+    benchmark, found = load_suite(suite), []
+    for task in range(benchmark.n_tasks):
+        with contextlib.suppress(VegaError):
+            initial_states(suite, benchmark, task)
+            found.append(task)
+    return ALL_TASKS if len(found) == benchmark.n_tasks else ",".join(map(str, found))
 
 
 def record(args: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> None:
@@ -93,13 +110,13 @@ def closed_loop(rows: Rows, args: argparse.Namespace) -> None:
     rows.at_most("policy_act_median_ms", act_median_ms(args.policy), ACT_MS)
     eef = summary(args, "libero_object", "direct", "eef", args.trials)
     joint = summary(args, "libero_object", "direct", "joint", args.trials)
-    rows.at_least("success_eef_percent", 100 * eef["success_rate"], 95.0)
-    rows.information("success_joint_percent", 100 * joint["success_rate"])
-    rows.at_most("eef_minus_joint_points", 100 * (eef["success_rate"] - joint["success_rate"]), 5.0)
+    rows.at_least("success_eef_percent", solved(eef), 95.0)
+    rows.information("success_joint_percent", solved(joint))
+    rows.at_most("eef_minus_joint_points", solved(eef) - solved(joint), 5.0)
     if args.without:
         plain = summary(args, "libero_object", "direct", "eef", args.trials, args.without)
-        rows.information("success_without_world_simulator_percent", 100 * plain["success_rate"])
-        gained = 100 * (eef["success_rate"] - plain["success_rate"])
+        rows.information("success_without_world_simulator_percent", solved(plain))
+        gained = solved(eef) - solved(plain)
         rows.at_least("with_minus_without_world_simulator_points", gained, -2.0)
     ros = summary(args, "libero_object", "ros", "joint", 1)
     rows.at_least("ros_identical_to_direct_of_10", identical(ros, joint), 10)
@@ -107,7 +124,7 @@ def closed_loop(rows: Rows, args: argparse.Namespace) -> None:
     runs = {"libero_object": eef, "libero_object, joint commands": joint, "libero_object, joint commands over ROS": ros}
     for suite in args.suites:
         runs[suite] = summary(args, suite, "direct", "eef", args.trials)
-        rows.information(f"success_{suite}_percent", 100 * runs[suite]["success_rate"])
+        rows.information(f"success_{suite}_percent", solved(runs[suite]))
     record(args, runs)
 
 
@@ -144,10 +161,17 @@ def controls(rows: Rows, args: argparse.Namespace, suite: str) -> None:
 
 
 def measured(run: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a summary beside a checkpoint."""
+    """What is kept of a summary beside a checkpoint; episodes that were refused or broke are not solved."""
+    found, errors = outcomes(run), sum(bool(episode["error"]) for episode in run["episodes"])
+    won, count = sum(found), len(found)
+    figures = {
+        "episodes": count, "success_rate": won / count, "wilson_95": list(wilson_95(won, count)),
+        **({"errors": errors} if errors else {}),
+    }  # fmt: skip
+    if "refused" in run:
+        return {"command": f"sim/run_libero.py --suite {run['suite']}", "refused": run["refused"], **figures}
     command = f"sim/run_libero.py --suite {run['suite']} --transport {run['transport']} --command {run['command']}"
-    kept = ("success_rate", "wilson_95", "checkpoint_sha256", "protocol", "versions")
-    return {"command": command, "episodes": len(run["episodes"]), **{key: run[key] for key in kept}}
+    return {"command": command, **figures, **{key: run[key] for key in ("checkpoint_sha256", "protocol", "versions")}}
 
 
 def summary(
@@ -194,10 +218,11 @@ def run_folder(
 
 
 def kept(folder: Path, policy: str) -> dict[str, Any] | None:
-    """The summary of a run of this very checkpoint, as far as it came; None without one."""
+    """The summary of a run of this very checkpoint, on views drawn as now, as far as it came; None without one."""
     path = folder / SUMMARY_FILE
     found = dict(json.loads(path.read_text())) if path.is_file() else {}
-    return found if found.get("checkpoint_sha256") == checkpoint_sha256(policy) else None
+    seen_as_now = views_of(found) in (None, VIEWS)
+    return found if seen_as_now and found.get("checkpoint_sha256") == checkpoint_sha256(policy) else None
 
 
 def covers(found: dict[str, Any], tasks: str, trials: int) -> bool:

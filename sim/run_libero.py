@@ -44,7 +44,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--perturb", default="", metavar="KINDS",
-        help=f"of {','.join(VIEW_KINDS)}: drawn for each episode from its seed, camera up to 10 cm and 10 degrees",
+        help=f"of {','.join(VIEW_KINDS)}: drawn for each episode from its seed, camera up to 10 cm and 10 degrees; "
+        "light and texture darken by more than they brighten, as a picture has no more than white",
     )  # fmt: skip
     add_options(parser)
     parser.set_defaults(trials=None)

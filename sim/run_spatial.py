@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     items = chosen_items(every, args.limit)
     if not items:
         raise VegaError(f"There are no questions in '{args.data}': give the folder of a benchmark that has some.")
+    print(f"{len(every)} questions about {len({item.scene for item in every})} scenes were read in '{args.data}'.")
     training = other_scenes(args, items)
     folder = results_folder(args.output or Path("outputs") / f"{args.benchmark}_{time.strftime('%Y%m%d_%H%M%S')}")
     settings = SpatialSettings(

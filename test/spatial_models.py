@@ -34,6 +34,13 @@ class Seeing:
         return letter[1] if letter else f"{self.shade}"
 
 
+class Breathing(Seeing):
+    """A word begins with a space, as many tokenizers have it."""
+
+    def answer(self, prompt: str, max_tokens: int) -> str:
+        return f" {super().answer(prompt, max_tokens)}\n"
+
+
 class Pointing(Seeing):
     """Points at a box whose side is the shade, in centimetres, and knows what is not there."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_policy import TinyPolicy
 
+from benchmarks import closed_loop
 from policies.types import ActionChunk, Observation
 from sim.evaluation.direct_episodes import DirectEpisodes
 from sim.run_libero import main
@@ -82,3 +84,26 @@ def test_the_summary_says_what_was_perturbed_and_a_run_is_not_gone_on_with_other
     assert summary["perturb"] == ["camera"] and set(summary["episodes"][0]["perturbed"]) == {"camera"}
     assert main([*words, "--perturb", "camera,light", "--resume"]) == 2
     assert "perturb" in capsys.readouterr().err
+    assert "views" not in summary and kept_by_benchmarks(tmp_path, monkeypatch) is not None
+
+
+def kept_by_benchmarks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any] | None:
+    monkeypatch.setattr(closed_loop, "checkpoint_sha256", lambda policy: "")
+    return closed_loop.kept(folder / "run", "tiny_policy:TinyPolicy")
+
+
+@pytest.mark.parametrize("kind", ["light", "texture"])
+def test_a_run_does_not_go_on_with_views_that_an_older_version_drew_otherwise(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(MAX_STEPS, "libero_object", 2)
+    words = ["--policy", "tiny_policy:TinyPolicy", "--tasks", "0", "--trials", "1", "--output", str(tmp_path / "run")]
+    assert main([*words, "--perturb", f"camera,{kind}"]) == 0
+    assert main([*words, "--perturb", f"camera,{kind}", "--resume"]) == 0
+    assert kept_by_benchmarks(tmp_path, monkeypatch) is not None
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    del summary["views"]
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    assert main([*words, "--perturb", f"camera,{kind}", "--resume"]) == 2
+    assert "has views 1, this one 2" in capsys.readouterr().err
+    assert kept_by_benchmarks(tmp_path, monkeypatch) is None

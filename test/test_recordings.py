@@ -105,6 +105,27 @@ def test_a_dataset_of_others_has_no_labels_and_one_step_a_row(tmp_path: Path) ->
     np.testing.assert_allclose(plain.data["proprio"][0][:3], BASE + scene.state().eef_position, atol=1e-6)
 
 
+def telling_of(*cameras: str) -> Callable[[dict[str, Any]], Any]:
+    def other(info: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in info["features"].items() if not name.startswith("observation.images.")}
+        video = info["features"]["observation.images.wrist"]
+        return info | {"features": kept | {f"observation.images.{camera}": video for camera in cameras}}
+
+    return other
+
+
+def test_cameras_that_the_policy_has_not_may_be_in_some_datasets(folder: Path, tmp_path: Path) -> None:
+    more = altered(folder, tmp_path / "more", telling_of(*CAMERAS, "overhead"))
+    for folders in ([more, folder], [folder, more]):
+        both = Demonstrations(folders, training.CAMERAS, tmp_path / "cache")
+        assert {name for name in both.data if name.startswith("pixel.")} == {f"pixel.{name}" for name in CAMERAS}
+        np.testing.assert_array_equal(both.data["pixel.wrist"][: 3 * ROWS], both.data["pixel.wrist"][3 * ROWS :])
+    less = altered(folder, tmp_path / "less", telling_of("agentview"))
+    for folders in ([less, folder], [folder, less]):
+        with pytest.raises(VegaError, match="no camera 'wrist'"):
+            Demonstrations(folders, training.CAMERAS, tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [

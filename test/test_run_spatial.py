@@ -250,6 +250,20 @@ def test_words_are_scored_as_scanqa_sqa3d_and_scan2cap_do(tmp_path: Path) -> Non
     assert 0 < summary["scores"]["ROUGE-L"] < 100
 
 
+def test_spaces_around_an_answer_count_where_the_reference_counts_them(data: Path, tmp_path: Path) -> None:
+    scenes(data / "posed_images", dataset="")
+    asked = [reference_row(i, s, "What number?", answer=f"{s}") for i, s in enumerate(SHADES)]
+    (data / "scanqa_val_llava_style.json").write_text(json.dumps(asked))
+    found = {}
+    for name in ("vsi_bench", "scanqa"):
+        run = ["--benchmark", name, "--data", str(data), "--model", "spatial_models:Breathing"]
+        assert main([*run, "--output", str(tmp_path / name)]) == 0
+        found[name] = summary_of(tmp_path / name)
+    assert found["scanqa"]["scores"]["EM"] == 100.0 and found["scanqa"]["answers"][0]["answer"] == "20"
+    assert found["vsi_bench"]["scores"]["object_rel_distance"] == 0.0
+    assert found["vsi_bench"]["corrected"]["object_rel_distance"] == 100.0
+
+
 def test_blind_baselines_learn_from_other_scenes_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     rows = []

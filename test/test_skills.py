@@ -16,7 +16,7 @@ from tiny_policy import TinyPolicy
 from policies.openvla.robots import libero_proprio
 from policies.training.wordings import paraphrase
 from policies.types import ActionChunk, ActionSpace, Observation, VegaError
-from sim.demonstrations import collect_skills, try_layouts, try_skills
+from sim.demonstrations import arrangements, collect_skills, try_layouts, try_skills
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.disturbances import Driver
 from sim.demonstrations.skills.expert import SkillExpert, ordered, skill_for
@@ -197,6 +197,45 @@ def test_views_stay_in_their_bounds_and_leave_the_physics_alone(stove: LiberoEnv
     np.testing.assert_array_equal(model.mat_rgba, built[1])
     with pytest.raises(VegaError, match="camera, light, texture"):
         views.draw(["weather"], np.random.default_rng(0))
+
+
+def test_where_a_layout_has_no_room_the_next_wider_one_is_made_and_none_that_is_solved(
+    stove: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrangements, "ATTEMPTS", 2)
+    honest, no_room = arrangements._rearrange, {"permuted"}
+
+    def rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) -> bool:
+        return kind not in no_room and honest(scene, kind, rng, wide)
+
+    monkeypatch.setattr(arrangements, "_rearrange", rearrange)
+    assert lay_out(stove, np.random.default_rng(0), "permuted") == "random"
+    no_room.add("random")
+    assert lay_out(stove, np.random.default_rng(0), "permuted") == "shifted"
+    monkeypatch.setattr(stove.env, "_check_success", lambda: True)
+    with pytest.raises(VegaError, match="solved as it begins"):
+        lay_out(stove, np.random.default_rng(0), "permuted")
+
+
+def test_what_is_told_of_a_view_is_what_is_seen_and_named_things_keep_their_colours(stove: LiberoEnvironment) -> None:
+    views, model = Views(stove), stove.env.sim.model._model
+    stove.reset(0)
+    plain, kept = stove.render("agentview").astype(int), model.mat_rgba.copy()
+    lit = model.light_diffuse.copy()
+    of_cabinet = ["wooden" in model.body(body).name for body in model.geom_bodyid]
+    named = np.unique(model.geom_matid[np.flatnonzero(of_cabinet)])
+    named = named[named >= 0]
+    brighter = set()
+    for seed in range(8):
+        drawn = views.draw(["texture"], np.random.default_rng(seed))["texture"]
+        wanted = kept[drawn["materials"], :3] * drawn["tints"]
+        np.testing.assert_allclose(model.mat_rgba[drawn["materials"], :3], wanted, rtol=1e-6)
+        np.testing.assert_array_equal(model.mat_rgba[named], kept[named])
+        drawn = views.draw(["light"], np.random.default_rng(seed))["light"]
+        np.testing.assert_allclose(model.light_diffuse, lit * drawn["factor"], rtol=1e-6)
+        brighter.add(stove.render("agentview").astype(int).mean() > plain.mean())
+    assert len(named) >= 1 and brighter == {True, False}
+    views.draw((), np.random.default_rng(0))
 
 
 def test_goals_are_put_in_order_and_an_unknown_one_is_refused(stove: LiberoEnvironment) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_reasoner import CHECKPOINT, frame, make_plain, write_tiny_reasoner
@@ -18,8 +18,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 from policies import check_parity
 from policies.spatial import scene
 from policies.spatial.frames import crop_frame
+from policies.spatial.live.reasoner_scene import ReasonerScene
 from policies.spatial.reasoner import ASSISTANT, SYSTEM, SpatialReasoner, load_reasoner
 from policies.spatial.scores import boxes, vsi
+from policies.spatial.watching import WatchingReasoner
 from policies.types import VegaError
 
 GOLDEN = Path(__file__).parent / "golden" / "spatial"
@@ -103,10 +105,23 @@ def test_frames_read_one_after_another_are_read_as_in_one_piece(reasoner: Spatia
     text = [SYSTEM, *("<|vision_start|>" + "<|image_pad|>" * len(one.tokens) + "<|vision_end|>" for one in seen)]
     ids = reasoner.tokenizer.encode("".join(text) + "w5 w6 ?" + ASSISTANT, add_special_tokens=False).ids
     found = reasoner.continue_ids(torch.tensor([ids]), seen, 4)
-    assert answer.text == reasoner._decode(found).strip()
+    assert answer.text == reasoner._decode(found)
     logits, _ = reasoner.logits(torch.tensor([[*ids, *found]]), seen)
     logs = [logits[0, len(ids) - 1 + i].log_softmax(0)[token] for i, token in enumerate(found)]
     assert answer.confidence == pytest.approx(float(torch.stack(logs).mean().exp()), rel=1e-4)
+
+
+def test_the_score_reads_what_the_model_said_and_people_what_it_means(
+    reasoner: SpatialReasoner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference takes " B" for no answer, as nothing stands before its first space."""
+    monkeypatch.setattr(reasoner, "_decode", lambda ids: " B\n")
+    watching = WatchingReasoner(reasoner)
+    watching.watch([frame(1)])
+    said = watching.answer("w5 ?", 16)
+    assert vsi.score(vsi.Question("route_planning", "?", "B", ("A. one", "B. two")), said) == 0.0
+    seen = [reasoner.see(frame(1))]
+    assert reasoner.ask(seen, "w5 ?") == ReasonerScene(reasoner, "tiny").answer(seen, "w5 ?").text == "B"
 
 
 @pytest.mark.parametrize(("padding", "length"), [("max_length", 40), (False, 3)])
@@ -328,6 +343,20 @@ def test_relative_accuracy_is_a_share_of_ten_and_falls_with_the_error(truth: flo
         ("object_rel_distance", "C", "A chair, so C", 0.0, 0.0),
         ("object_rel_distance", "B", "b.", 1.0, 1.0),
         ("route_planning", "B", "", 0.0, 0.0),
+        ("object_abs_distance", "0.5", ".5", 1.0, 1.0),
+        ("object_abs_distance", "0.5", "About .5 meters", 0.0, 1.0),
+        ("object_abs_distance", "0.5", "5e-1", 1.0, 1.0),
+        ("object_abs_distance", "2", "2. meters", 1.0, 1.0),
+        ("object_abs_distance", "1200", "1,200", 0.0, 1.0),
+        ("object_counting", "4", "4 e.g. these", 1.0, 1.0),
+        ("object_rel_distance", "B", "b. right", 1.0, 1.0),
+        ("object_rel_distance", "B", "b) A thing", 0.0, 1.0),
+        ("object_rel_distance", "B", "b right", 1.0, 1.0),
+        ("object_rel_distance", "B", "Answer: b", 0.0, 1.0),
+        ("object_rel_distance", "A", "The answer is a.", 0.0, 1.0),
+        ("object_rel_distance", "A", "It is a chair", 0.0, 0.0),
+        ("object_rel_distance", "D", "That I'd", 0.0, 0.0),
+        ("object_rel_distance", "B", " B", 0.0, 1.0),
     ],
 )
 def test_scores_as_the_reference_and_corrected(
@@ -336,6 +365,16 @@ def test_scores_as_the_reference_and_corrected(
     options = () if kind in vsi.NUMBERS else ("A. one", "B. two", "C. three", "D. four")
     question = vsi.Question(kind, "?", truth, options)
     assert (vsi.score(question, answer), vsi.corrected_score(question, answer)) == (reference, corrected)
+
+
+@example("0.5", ".5")
+@example("B", ". right")
+@given(st.sampled_from(["0.5", "12", "A", "B"]), st.text("0123456789.eE+-,ABab :)(\n", max_size=8))
+def test_the_corrected_score_is_never_below_the_reference(truth: str, answer: str) -> None:
+    kind, options = ("object_rel_distance", ("A. a", "B. b")) if truth in "AB" else ("object_abs_distance", ())
+    question = vsi.Question(kind, "?", truth, options)
+    for said in (answer, truth, truth.lower() + answer):
+        assert vsi.corrected_score(question, said) >= vsi.score(question, said)
 
 
 @given(st.lists(st.tuples(*[st.floats(-2, 2)] * 3, *[st.floats(0.1, 2)] * 3), min_size=1, max_size=4))

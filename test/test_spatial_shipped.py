@@ -17,6 +17,8 @@ from visualization_msgs.msg import Marker
 from policies.checkpoints import find_checkpoint, load_scene_model, shipped_policies
 from policies.spatial.live.memory import SceneMemory
 from policies.spatial.models import GroundingModel, PosedModel, load_spatial_model, shipped_scene_models
+from policies.spatial.nano.config import SpatialConfig
+from policies.spatial.nano.pictures import fitted
 from policies.spatial.scores import vsi
 from policies.spatial.scores.boxes import overlap
 from policies.types import Image, SceneAnswer, SceneObject, SceneView, VegaError
@@ -97,6 +99,18 @@ def test_intrinsics_that_no_camera_has_are_one_sentence(intrinsics: Any, monkeyp
 def test_intrinsics_of_any_camera_are_taken(across: float, down: float) -> None:
     view = SceneView("front", 0, film(SCENES[0])[0][0][:240, :320], intrinsics=camera(across, down))
     assert load_scene_model(NAME).see(view).picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("across", "down"), [(600.0, 600.0), (300.0, 600.0), (700.0, 175.0), (90.0, 360.0)])
+def test_a_ball_is_round_whatever_the_shape_of_the_cameras_pixels(across: float, down: float) -> None:
+    """As wide as high in what the encoder sees, to a pixel of the camera, and as large as with square pixels."""
+    config = SpatialConfig.load(shipped_scene_models()[NAME])
+    rows, columns = np.mgrid[:480, :640]
+    ball = np.hypot((columns - 319.5) / across, (rows - 239.5) / down) < 0.15
+    matrix = np.array([[across, 0, 320.0], [0, down, 240.0], [0, 0, 1]])
+    seen = fitted(np.where(ball, 255, 0).astype(np.uint8)[..., None].repeat(3, axis=2), config, matrix)
+    middle = seen[config.image_size[0] // 2, :, 0] > 191, seen[:, config.image_size[1] // 2, 0] > 191
+    assert [int(line.sum()) for line in middle] == pytest.approx([0.3 * config.focal] * 2, abs=3)
 
 
 @pytest.mark.parametrize("pose", [np.full((4, 4), np.nan), np.eye(3), np.diag([1, 1, 1, np.inf]), "here"])

@@ -6,7 +6,7 @@
 - States after 200 steps of fixed actions against the stock environment, ten tasks.
 - `kill -9` at random moments and `--resume`: the summary of an undisturbed run.
 - One, two and four workers, and a Ray cluster of two nodes on this machine: identical episodes.
-- What the harness adds to `env.step`: no policy, no rendering.
+- What the harness adds to its control steps: no policy, no rendering.
 
 `--rows` picks some of them, by the names in ROWS.
 """
@@ -276,7 +276,7 @@ def workers(rows: Rows, folder: Path) -> None:
 
 
 def overhead(rows: Rows, folder: Path) -> None:
-    """Time of an episode that neither thinks nor draws over as many raw steps, median of five pairs."""
+    """Time of an episode that neither thinks nor draws over as many of its own control steps, median of five pairs."""
     from sim.evaluation.direct_episodes import DirectEpisodes
 
     runner = DirectEpisodes(SUITE, StillPolicy(), "eef")
@@ -287,7 +287,8 @@ def overhead(rows: Rows, folder: Path) -> None:
         environment.reset(0)
         begun = time.perf_counter()
         for _ in range(280):
-            environment.env.step(np.zeros(7))
+            environment._control_step(np.zeros(7))
+            environment.env._check_success()
         raw = time.perf_counter() - begun
         begun = time.perf_counter()
         environment.reset(0)

@@ -1,7 +1,8 @@
 """The simulator and the policy against another build of them: `python -m benchmarks.simulation --base FOLDER`.
 
 FOLDER is a checkout of the build to compare with, for example `git worktree add FOLDER 0c038b5`.  Both builds do the
-same jobs, in turns, each in a process of its own; times are CPU time of the process, and rows are medians of ratios.
+same jobs, in turns, each in a process of its own; times are CPU time of the process, a demonstration's with that of its
+videos' encoders, and rows are medians of ratios.
 """
 
 from __future__ import annotations

@@ -114,11 +114,14 @@ class SpatialReasoner:
 
     def ask(self, frames: Sequence[FrameTokens], question: str, max_tokens: int = 16) -> str:
         """Answer a question about frames, oldest first.  Raises VegaError for a question that cannot be asked."""
-        return self.answer(frames, question, max_tokens).text
+        return self.answer(frames, question, max_tokens).text.strip()
 
     @torch.inference_mode()
     def answer(self, frames: Sequence[FrameTokens], question: str, max_tokens: int = 16) -> SceneAnswer:
-        """`ask`, with the geometric mean of the chosen tokens' probabilities as confidence."""
+        """The answer as it was decoded, spaces at its ends included, which the reference's scores look at.
+
+        Its confidence is the geometric mean of the chosen tokens' probabilities.
+        """
         question = check_question(question)
         if not frames:
             raise VegaError("There is no frame to look at yet: wait for the camera.")
@@ -131,7 +134,7 @@ class SpatialReasoner:
         except BaseException:
             self.forget()  # some layers may have read on and others not
             raise
-        answer = SceneAnswer(self._decode(found).strip(), math.exp(sum(logs) / max(1, len(logs))))
+        answer = SceneAnswer(self._decode(found), math.exp(sum(logs) / max(1, len(logs))))
         clock.lap("answer")
         self.timings_ms = clock.laps
         return answer

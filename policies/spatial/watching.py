@@ -23,7 +23,7 @@ class WatchingReasoner:
         self._seen = [self.reasoner.see(frame) for frame in frames]
 
     def answer(self, prompt: str, max_tokens: int) -> str:
-        return self.reasoner.ask(self._seen, prompt, max_tokens)
+        return self.reasoner.answer(self._seen, prompt, max_tokens).text
 
 
 def load_watching(name: str, device: str, threads: int) -> WatchingReasoner:

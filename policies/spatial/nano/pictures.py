@@ -1,6 +1,7 @@
 """A camera's frame as the encoder gets it: of the angle of view that the model was trained with, whatever the camera's.
 
-A frame is scaled until its focal length is the model's, and laid in the middle; what hangs over is cut, the rest grey.
+A frame is scaled until its focal lengths, of rows and of columns, are the model's, and laid in the middle; what hangs
+over is cut, the rest grey.
 """
 
 from __future__ import annotations
@@ -30,26 +31,31 @@ def fitted(frame: Image, config: SpatialConfig, intrinsics: FloatArray | None = 
     height, width = frame.shape[:2]
     if not all(SMALLEST <= side <= LARGEST for side in (height, width)):
         raise VegaError(f"A frame has {width}x{height} pixels: give sides of {SMALLEST} to {LARGEST}.")
-    focal = config.focal * height / config.image_size[0] if intrinsics is None else _focal(intrinsics, height, width)
-    scale = config.focal / focal
-    rows, columns = max(round(scale * height), 1), max(round(scale * width), 1)
-    if (rows, columns) != (height, width):
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        frame = cv2.resize(frame, (columns, rows), interpolation=way)  # type: ignore[assignment]
-    if (rows, columns) == config.image_size:
-        return frame
-    return _laid(frame, config.image_size)
+    spanned = config.focal * height / config.image_size[0]
+    down, across = (spanned, spanned) if intrinsics is None else _focals(intrinsics, height, width)
+    sides = max(round(config.focal / down * height), 1), max(round(config.focal / across * width), 1)
+    frame = _resized(frame, sides)
+    return frame if sides == config.image_size else _laid(frame, config.image_size)
 
 
-def _focal(intrinsics: FloatArray, height: int, width: int) -> float:
-    """Along the columns, px, of what may be the matrix of a camera with a picture of this size."""
+def _resized(frame: Image, sides: tuple[int, int]) -> Image:
+    """To these rows and columns; pixels that are not square may have it shrink one way and grow the other."""
+    shrunk = min(sides[0], frame.shape[0]), min(sides[1], frame.shape[1])
+    for (rows, columns), way in ((shrunk, cv2.INTER_AREA), (sides, cv2.INTER_LINEAR)):
+        if (rows, columns) != frame.shape[:2]:
+            frame = cv2.resize(frame, (columns, rows), interpolation=way)  # type: ignore[assignment]
+    return frame
+
+
+def _focals(intrinsics: FloatArray, height: int, width: int) -> tuple[float, float]:
+    """Of rows and of columns, px, of what may be the matrix of a camera with a picture of this size."""
     matrix = finite_matrix(intrinsics, 3)
     if matrix is not None:
         across, down = float(matrix[0, 0]), float(matrix[1, 1])
         lengths = ((across, width), (down, height))
         possible = all(SHORTEST_FOCAL * side <= focal <= LONGEST_FOCAL * side for focal, side in lengths)
         if possible and 1 / MOST_OBLONG <= across / down <= MOST_OBLONG:
-            return down
+            return down, across
     said = " ".join(str(intrinsics).split())[:200]
     raise VegaError(
         f"No camera with {width}x{height} pixels has the intrinsics {said}: give a (3, 3) matrix with its focal "

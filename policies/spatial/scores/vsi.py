@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.types import VegaError
+from policies.types import FloatArray, VegaError
 
 DIRECTIONS = tuple(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard"))
 CHOICES = (*DIRECTIONS, "object_rel_distance", "route_planning", "obj_appearance_order")
@@ -65,9 +65,15 @@ def mean_relative_accuracy(answer: float, truth: float) -> float:
 
     A truth of 0, at which the reference fails, is met by exactly 0.
     """
-    if truth == 0:
-        return float(answer == 0)
-    return float((abs(answer - truth) / truth <= 1 - THRESHOLDS).mean())
+    return float(relative_accuracies(answer, np.array([truth]))[0])
+
+
+def relative_accuracies(answer: float, truths: FloatArray) -> FloatArray:
+    """(N,) the same of one answer to truths (N,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.abs(answer - truths) / truths
+    within = (apart[:, None] <= 1 - THRESHOLDS).mean(axis=1)
+    return np.where(truths == 0, float(answer == 0), within)
 
 
 def score(question: Question, answer: str) -> float:
@@ -76,14 +82,25 @@ def score(question: Question, answer: str) -> float:
 
 
 def corrected_score(question: Question, answer: str) -> float:
-    """The score of what a reader would take for the answer: the first letter of an option, or the first number."""
+    """The score of what a reader would take for the answer: the letter of an option, or the first number.
+
+    Never below the reference's: what that takes for right, a reader does too.
+    """
     if question.kind in NUMBERS:
-        return _score(question, answer, _first_number)
+        corrected = _score(question, answer, _first_number)
+    else:
+        corrected = _score(question, _letter(question, answer), _strict_number)
+    return max(score(question, answer), corrected)
+
+
+def _letter(question: Question, answer: str) -> str:
+    """The letter at the beginning as options have it, else the first capital, else a last word; empty without any."""
     letters = "".join(sorted({option.strip()[:1].upper() for option in question.options})) or "A-Z"
-    # A capital anywhere; a small letter, which may be an article, only where it stands alone.
-    found = re.search(rf"(?<![A-Za-z])([{letters}])(?![A-Za-z])", answer)
-    found = found or re.fullmatch(rf"\W*([{letters}])\W*", answer, flags=re.IGNORECASE)
-    return _score(question, found[1] if found else "", _strict_number)
+    # A small letter may be an article, but none that ends an answer or has a dot behind it.
+    found = re.match(rf"\W*([{letters}])[.):]", answer, flags=re.IGNORECASE)
+    found = found or re.search(rf"(?<![A-Za-z])([{letters}])(?![A-Za-z])", answer)
+    found = found or re.search(rf"(?<![\w'\u2019])([{letters}])\W*$", answer, flags=re.IGNORECASE)
+    return found[1] if found else ""
 
 
 def _score(question: Question, answer: str, number: Callable[[str], float | None]) -> float:
@@ -102,7 +119,7 @@ def _strict_number(text: str) -> float | None:
 
 
 def _first_number(text: str) -> float | None:
-    found = re.search(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    found = re.search(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", text.replace(",", ""))
     return None if found is None else float(found[0])
 
 

@@ -119,7 +119,13 @@ class Asker:
     def _watch(self, scene: str) -> None:
         frames = read_frames(self.settings.data, scene, self.settings.frames)
         if isinstance(self.model, PosedModel) and self.settings.poses:
-            self.model.watch_from(frames, read_poses(self.settings.data, scene, self.settings.frames))
+            poses = read_poses(self.settings.data, scene, self.settings.frames)
+            if len(poses) != len(frames):
+                raise VegaError(
+                    f"Scene '{scene}' has {len(frames)} frames and {len(poses)} poses: film it again, or leave --poses "
+                    "out."
+                )
+            self.model.watch_from(frames, poses)
         else:
             self.model.watch(frames)
 
@@ -129,7 +135,9 @@ class Asker:
             return Grounding(*self.model.ground(item.prompt))
         if not item.prompt:  # without a place there is nothing to describe: the reference leaves such captions empty
             return ""
-        return self.model.answer(item.prompt, SHORT if item.part == "question" else LONG)
+        if item.part == "question":
+            return self.model.answer(item.prompt, SHORT)  # as it was said: the reference looks before the first space
+        return self.model.answer(item.prompt, LONG).strip()  # as the references of words and captions do
 
     def close(self) -> None:
         """Nothing is open."""

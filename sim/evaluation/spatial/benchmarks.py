@@ -1,6 +1,7 @@
 """The benchmarks' questions as they lie in their folders, in the layouts in which VEGA-3D's authors read them.
 
-    vsi_bench     <split>.jsonl or <split>*.parquet; <dataset>/<scene_name>.mp4
+    vsi_bench     <split>.jsonl, or all <split>*.parquet (its `test` lies in test_debiased and test_pruned.parquet, and
+                  `test_debiased` is the half that goes by that name); <dataset>/<scene_name>.mp4
     scanrefer, multi3drefer, scan2cap, scanqa, sqa3d
                   <name>_<split>_llava_style.json, in the folder or its `processed`; posed_images/<scene>/*.jpg
     libero_space  what `python -m sim.space.collect` writes: VSI-Bench's rows, scanrefer_ and multi3drefer_<split>.json
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,8 @@ def read_items(benchmark: str, data: Path, split: str | None = None, grounding: 
     if not data.is_dir():
         raise VegaError(f"There is no folder '{data}': give the folder of the benchmark's data as --data.")
     split = split_of(benchmark, split)
+    if not re.fullmatch(r"\w[\w.-]*", split):  # it becomes part of files' names, and of a pattern of them
+        raise VegaError(f"The split '{split}' is no name: give letters, figures, '_', '-' and '.', as test_debiased.")
     if benchmark in ("vsi_bench", "libero_space"):
         items = [_vsi_item(row, benchmark, where) for where, row in _vsi_rows(data, split)]
     else:
@@ -72,18 +76,40 @@ def _vsi_rows(data: Path, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]
     """Rows, each with its place as it is told."""
     lines = data / f"{split}.jsonl"
     if lines.is_file():
-        found = {lines: _parsed(lines, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()])}
+        found = {lines: _parsed(lines, lambda text: [json.loads(line) for line in text.split("\n") if line.strip()])}
         return _placed(found)
-    tables = sorted(path for path in data.glob(f"{split}*.parquet") if "pruned" not in path.name)
+    tables = sorted(data.glob(f"{split}*.parquet"))
     if not tables:
         raise NoSplit(f"Folder '{data}' has neither {split}.jsonl nor {split}*.parquet: give the benchmark's folder.")
+    return _placed({path: _table(path) for path in tables})
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
-    return _placed({path: pyarrow.parquet.read_table(path).to_pylist() for path in tables})
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise VegaError(f"File '{path}' cannot be read ({str(error).splitlines()[0]}): get it again.") from error
+    return rows
 
 
 def _placed(files: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(f"Row {n} of '{path}'", row) for path, rows in files.items() for n, row in enumerate(rows, 1)]
+    """Rows of all files, without those that an earlier file holds: people keep an older copy beside newer parts."""
+    placed, known = [], set[str]()
+    for path, rows in files.items():
+        names = [_identity(row) for row in rows]
+        placed += [
+            (f"Row {n} of '{path}'", row)
+            for n, (row, name) in enumerate(zip(rows, names, strict=True), 1) if name not in known
+        ]  # fmt: skip
+        known.update(names)
+    return placed
+
+
+def _identity(row: Mapping[str, Any]) -> str:
+    """Which question of the benchmark a row is: files that number their rows anew share ids."""
+    return repr([row.get(name) for name in ("id", "dataset", "scene_name", "question_type", "question")])
 
 
 def _json_rows(data: Path, benchmark: str, split: str) -> list[dict[str, Any]]:
@@ -100,8 +126,8 @@ def _json_rows(data: Path, benchmark: str, split: str) -> list[dict[str, Any]]:
 
 def _parsed(path: Path, parse: Any) -> list[dict[str, Any]]:
     try:
-        rows = parse(path.read_text())
-    except (OSError, ValueError) as error:
+        rows = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise VegaError(f"File '{path}' cannot be read ({error}): get it again.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise VegaError(f"File '{path}' holds no list of questions: get it again.")
@@ -151,7 +177,7 @@ def _reference_item(row: Mapping[str, Any], rules: str, benchmark: str) -> Item:
         elif part == "caption":
             references = [str(text) for text in row.get("annotations", references)]
             prompt = _located(prompt, row["box_input"])
-        kind = str(metadata["question_type"])
+        kind, scene = str(metadata["question_type"]), str(row["video"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise VegaError(
             f"A question of {rules} is not in the layout of VEGA-3D ({type(error).__name__}: {error}): make its file "
@@ -159,7 +185,7 @@ def _reference_item(row: Mapping[str, Any], rules: str, benchmark: str) -> Item:
         ) from error
     kind = f"{rules} {kind}" if rules != benchmark else kind
     text = prompt.splitlines()[-1] if prompt else ""
-    return Item(0, 0, part, kind, str(row["video"]), text, prompt, rules, None, boxes, tuple(references))
+    return Item(0, 0, part, kind, scene, text, prompt, rules, None, boxes, tuple(references))
 
 
 def _boxes(values: Sequence[Any]) -> tuple[tuple[float, ...], ...]:

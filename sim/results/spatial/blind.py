@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.spatial.scores.vsi import CHOICES, mean_relative_accuracy
+from policies.spatial.scores.vsi import CHOICES, relative_accuracies
 from sim.results.spatial.answers import AnswerRecord, figures
 from sim.results.spatial.items import Answer, Grounding, Item, score
 
@@ -89,7 +89,7 @@ def _usual(items: Sequence[Item]) -> Answer:
 def _best_number(truths: Sequence[float]) -> str:
     values = np.array(truths)
     tried = np.quantile(values, np.linspace(0.02, 0.98, CANDIDATES))
-    best = max(tried, key=lambda guess: np.mean([mean_relative_accuracy(guess, truth) for truth in values[:400]]))
+    best = max(tried, key=lambda guess: relative_accuracies(guess, values).mean())
     return f"{best:.4g}"
 
 

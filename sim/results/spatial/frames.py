@@ -34,7 +34,15 @@ def read_poses(data: Path, scene: str, most: int) -> list[FloatArray]:
     path = data / f"{scene}.json"
     if not path.is_file():
         raise VegaError(f"Scene '{scene}' has no {path}, which tells where its cameras were: leave --poses out.")
-    poses = [np.array(pose, dtype=np.float64) for pose in read_json(path)["camera_to_world"]]
+    try:
+        poses = np.array(read_json(path).get("camera_to_world"), dtype=np.float64)
+    except (TypeError, ValueError):
+        poses = np.empty(0)
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
+        raise VegaError(
+            f"File '{path}' gives no camera_to_world of finite (4, 4) matrices: film the scene again, or leave --poses "
+            "out."
+        )
     return [poses[i] for i in _evenly(len(poses), most)]
 
 

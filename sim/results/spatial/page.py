@@ -12,7 +12,7 @@ from policies.types import VegaError
 from sim.results.film import strip
 from sim.results.report_style import data_url, document, facts_table, section, table, write_document
 from sim.results.spatial.frames import read_frames
-from sim.results.spatial.items import Item
+from sim.results.spatial.items import Item, split_of
 
 REPORT_FILE = "report.html"
 SHOWN = 16
@@ -58,8 +58,10 @@ LOOK = """
 def table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Head and rows: each task's score, interval, corrected score, the blind ones, the published ones."""
     blind = summary.get("blind", {})
-    as_published = summary.get("world_simulator", "on") == "on"
-    published = PUBLISHED.get(str(summary["benchmark"]), {}) if as_published else {}
+    benchmark = str(summary["benchmark"])
+    whole = split_of(benchmark, summary.get("split")) == split_of(benchmark, None)
+    as_published = whole and summary.get("world_simulator", "on") == "on"
+    published = PUBLISHED.get(benchmark, {}) if as_published else {}
     head = ("task, %", "model", "95 % interval", "corrected", *blind, *published, "questions")
     counts = summary.get("kinds", {})
     rows: list[tuple[str, ...]] = [head]
