@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import observation
 
 from benchmarks.training import (
+    GOLDEN,
     Training,
     arguments_of,
     farthest,
@@ -202,6 +203,21 @@ def test_two_processes_have_the_losses_of_one(policy, data, tokens, tmp_path):
     np.testing.assert_allclose(*(one.act(observation()).actions for one in published), atol=1e-4)
     assert main(arguments_of(policy, data, tmp_path / "spread", tokens, 3)) == 0
     assert farthest(alone, losses(logged(tmp_path / "spread"))) < 1e-5
+
+
+def test_what_dropout_drops_depends_on_seed_step_and_place_too(data, tokens, tmp_path):
+    """Cross-attention has some: a run that stopped, and one on two processes, leave out the same."""
+    policy = make_policy(tmp_path, GOLDEN, "--fusion", "cross_attention")
+    weights = policy / "model.safetensors"
+    opened = load_file(weights) | {"residual": torch.tensor(1.0)}  # closed, it would hide what is dropped
+    save_file(opened, weights, metadata={"format": "pt"})
+    two = Training(policy, data, tmp_path / "two", tokens, 3, 2)
+    assert main(arguments_of(policy, data, tmp_path / "one", tokens, 3)) == 0
+    alone = losses(logged(tmp_path / "one"))
+    for steps in (2, 3):
+        assert main(arguments_of(policy, data, tmp_path / "again", tokens, steps)) == 0
+    assert farthest(alone, losses(logged(tmp_path / "again"))) == 0.0
+    assert farthest(alone, losses(two.wait())) < 1e-5
 
 
 def test_one_process_shares_weights_with_nobody(policy, data, tokens, tmp_path, capsys):

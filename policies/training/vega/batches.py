@@ -48,6 +48,10 @@ class Batches:
         rngs = [np.random.default_rng([self._seed, step, place]) for place in places]
         return self._batch([int(rng.integers(len(self._samples))) for rng in rngs], rngs)
 
+    def seed(self, step: int, place: int) -> int:
+        """For what torch's own generator draws for the samples from `place` of the batch of `step` on."""
+        return int(np.random.SeedSequence([self._seed, step, place]).generate_state(1, np.uint64)[0])
+
     def fixed(self, count: int, size: int) -> list[Batch]:
         """Batches of `size` of so many samples spread over all, as the policy sees them: for validation."""
         chosen = np.unique(np.linspace(0, len(self._samples) - 1, count).round().astype(int))
