@@ -66,7 +66,7 @@ class Batches:
             for camera in cameras:
                 picture = self._samples.picture(camera, index)
                 rng = rngs[row] if rngs is not None and self._augment else None
-                image, view = training_image(picture, info.image_size, rng)
+                image, view = training_image(picture, info.image_size, rng, self._samples.was_jpeg(index))
                 shown.append(image)
                 if self._tokens is not None:
                     tokens[camera].append(self._tokens.tokens(camera, index, picture.shape[:2], view))
