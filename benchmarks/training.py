@@ -61,8 +61,8 @@ def make_demonstrations(folder: Path, episodes: int = 6, steps: int = 14, side: 
     return folder
 
 
-def make_policy(folder: Path, golden: Path = GOLDEN) -> Path:
-    """The tiny golden checkpoints, composed as a user would."""
+def make_policy(folder: Path, golden: Path = GOLDEN, *more: str) -> Path:
+    """The tiny golden checkpoints, composed as a user would.  more: arguments of `compose`."""
     import torch
 
     from policies.compose import main as compose
@@ -76,7 +76,7 @@ def make_policy(folder: Path, golden: Path = GOLDEN) -> Path:
     save_prompt(torch.from_numpy(prompt), wan / PROMPT_FILE)
     composed = folder / "policy"
     status = compose(["--openvla", str(golden / "openvla_oft_tiny"), "--world-simulator", str(wan), "--output",
-                      str(composed), "--dtype", "float32"])  # fmt: skip
+                      str(composed), "--dtype", "float32", *more])  # fmt: skip
     if status:
         raise VegaError(f"The golden checkpoints in '{golden}' cannot be composed: get the checkout again.")
     config = json.loads((composed / "config.json").read_text())

@@ -126,12 +126,32 @@ def test_cameras_that_the_policy_has_not_may_be_in_some_datasets(folder: Path, t
             Demonstrations(folders, training.CAMERAS, tmp_path / "cache")
 
 
+def test_episodes_that_failed_are_in_neither_part(folder: Path, tmp_path: Path) -> None:
+    """`run_libero --record` keeps them too.  Which episodes are held out stays as it was."""
+
+    def lost(*episodes: int) -> Callable[[pa.Table], pa.Table]:
+        return lambda table: with_column(
+            table, "next.success", lambda rows: [won and row // ROWS not in episodes for row, won in enumerate(rows)]
+        )
+
+    one = altered(folder, tmp_path / "one", data=lost(1))
+    demos = Demonstrations([folder, one], training.CAMERAS, tmp_path / "cache")
+    learned, held = demos.split(3)
+    assert np.unique(demos.episode[learned]).tolist() == [0, 1, 3] and np.unique(demos.episode[held]).tolist() == [2, 5]
+    assert demos.left_out == 1 and len(demos) == 6 * ROWS
+    none = altered(folder, tmp_path / "none", data=lambda table: table.drop_columns(["next.success"]))
+    assert Demonstrations([none], training.CAMERAS, tmp_path / "cache").left_out == 0
+    with pytest.raises(VegaError, match=r"No episode .* ended in success"):
+        Demonstrations([altered(folder, tmp_path / "all", data=lost(0, 1, 2))], training.CAMERAS, tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [
         ({"codebase_version": "v2.1"}, "convert it to v3.0"),
         ({"fps": 7}, "actions of 7 numbers at 20 Hz"),
         ({"features": {"observation.state": {"dtype": "float32", "names": ["joint"]}}}, "The state in"),
+        ({"features": {"action": {"dtype": "float32", "names": ["joint_velocity"]}}}, "The actions in"),
     ],
 )
 def test_datasets_of_another_kind_are_refused(

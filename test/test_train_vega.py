@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import observation
 
 from benchmarks.training import (
+    GOLDEN,
     Training,
     arguments_of,
     farthest,
@@ -147,8 +148,13 @@ def test_it_goes_on_with_the_data_and_the_options_that_it_began_with(
     trained, policy, data, tokens, tmp_path, capsys, monkeypatch
 ):
     """Before tokens of other data are computed.  Published statistics that changed would scale every movement."""
-    slower, output = tmp_path / "slower", tmp_path / "out"
+    slower, dark, output = tmp_path / "slower", tmp_path / "dark", tmp_path / "out"
     shutil.copytree(data, slower)
+    shutil.copytree(data, dark)
+    for file in dark.glob("*.hdf5"):
+        with h5py.File(file, "r+") as opened:
+            for demo in opened["data"].values():
+                demo["obs/eye_in_hand_rgb"][-1] = 0
     for file in slower.glob("*.hdf5"):
         with h5py.File(file, "r+") as opened:
             for demo in opened["data"].values():
@@ -158,7 +164,8 @@ def test_it_goes_on_with_the_data_and_the_options_that_it_began_with(
     with monkeypatch.context() as patch:
         patch.setattr(TokenCache, "compute", lambda *_: pytest.fail("hours of work come before the refusal"))
         for said, more in {
-            "another --data": ["--data", str(slower)],
+            "another --data (": ["--data", str(slower)],
+            "another --data (its pictures)": ["--data", str(dark)],
             "another --dataset (libero_tiny, now mine)": ["--dataset", "mine"],
             "another --holdout (0.0, now 0.4)": ["--holdout", "0.4"],
             "another --seed (7, now 99)": ["--seed", "99"],
@@ -204,6 +211,21 @@ def test_two_processes_have_the_losses_of_one(policy, data, tokens, tmp_path):
     assert farthest(alone, losses(logged(tmp_path / "spread"))) < 1e-5
 
 
+def test_what_dropout_drops_depends_on_seed_step_and_place_too(data, tokens, tmp_path):
+    """Cross-attention has some: a run that stopped, and one on two processes, leave out the same."""
+    policy = make_policy(tmp_path, GOLDEN, "--fusion", "cross_attention")
+    weights = policy / "model.safetensors"
+    opened = load_file(weights) | {"residual": torch.tensor(1.0)}  # closed, it would hide what is dropped
+    save_file(opened, weights, metadata={"format": "pt"})
+    two = Training(policy, data, tmp_path / "two", tokens, 3, 2)
+    assert main(arguments_of(policy, data, tmp_path / "one", tokens, 3)) == 0
+    alone = losses(logged(tmp_path / "one"))
+    for steps in (2, 3):
+        assert main(arguments_of(policy, data, tmp_path / "again", tokens, steps)) == 0
+    assert farthest(alone, losses(logged(tmp_path / "again"))) == 0.0
+    assert farthest(alone, losses(two.wait())) < 1e-5
+
+
 def test_one_process_shares_weights_with_nobody(policy, data, tokens, tmp_path, capsys):
     arguments = ["--policy", str(policy), "--data", str(data), "--output", str(tmp_path / "out"), "--shard"]
     more = ["--tokens", str(tokens), "--dataset", "libero_tiny", "--holdout", "0", "--device", "cpu"]
@@ -245,7 +267,7 @@ def test_cached_tokens_are_those_that_the_policy_sees(policy, data, tmp_path):
     world = load_policy(str(policy)).world
     samples = Samples(read_demonstrations(data, CAMERAS), 8)
     cache = TokenCache(world, samples, tmp_path)
-    assert cache.gigabytes() == pytest.approx(2 * 9 * 4 * 4 * 96 * 2 / 1e9)
+    assert cache.gigabytes() == pytest.approx(2 * 30 * 4 * 4 * 96 * 2 / 1e9)
     assert cache.compute(1, 2) == 0 and cache.compute(0, 2) == 2 and cache.compute() == 0
     picture = samples.picture("wrist", 5)
     seen = world.tokens({camera: torch.from_numpy(samples.picture(camera, 5))[None, None] for camera in CAMERAS})

@@ -97,8 +97,9 @@ class Demonstrations:
     """All rows of some datasets, one frame of each camera in a row.
 
     cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  steps_per_row: control
-    steps from one row's pictures to the next's, of each dataset.  fingerprint: tells them from others.
-    Raises VegaError for a dataset without these cameras or with another robot's numbers.
+    steps from one row's pictures to the next's, of each dataset.  fingerprint: tells them from others.  left_out:
+    episodes that did not end in success, from which nothing is learned.
+    Raises VegaError for a dataset without these cameras, with another robot's numbers, or of failures alone.
     """
 
     def __init__(
@@ -115,6 +116,8 @@ class Demonstrations:
         self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "episode"}
         firsts = np.cumsum([0, *(len(recording.episodes) for recording in recordings)])
         self.episode = np.concatenate([part["episode"] + first for part, first in zip(parts, firsts, strict=False)])
+        solved = np.concatenate([recording.solved() for recording in recordings])
+        self.left_out, self._solved = int(np.sum(~solved)), solved[self.episode]
         self.steps_per_row = tuple(round(space.rate_hz / recording.fps) for recording in recordings)
         self.sentences = [sentence for recording in recordings for sentence in recording.instructions()]
         self.wordings = Wordings.make(self.sentences)
@@ -130,9 +133,13 @@ class Demonstrations:
         return len(self.episode)
 
     def split(self, hold_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows to learn from, and rows of every `hold_out`-th episode (none for 0)."""
+        """Rows to learn from, and rows of every `hold_out`-th episode (none for 0); of episodes that succeeded."""
         held = self.episode % hold_out == hold_out - 1 if hold_out else np.zeros(len(self), bool)
-        return np.flatnonzero(~held), np.flatnonzero(held)
+        return np.flatnonzero(~held & self._solved), np.flatnonzero(held & self._solved)
+
+    def told(self) -> str:
+        """What is left out, for people."""
+        return f"{self.left_out} episodes did not end in success and are left out"
 
     def windows(self, index: NDArray[np.int64], count: int, stride: int) -> NDArray[np.int64]:
         """(B, count) rows whose pictures a policy sees that decides at rows `index`, oldest first.

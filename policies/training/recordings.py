@@ -16,11 +16,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.types import FloatArray, Image, VegaError
 
 VERSION = "v3.0"
 STATE = ("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")
+ACTION = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
+SUCCESS = "next.success"
 VIDEO = "observation.images."
 TASK_TEXTS = ("task", "__index_level_0__")
 END = 2**16  # bytes of a video
@@ -134,16 +137,43 @@ class Recording:
             )
         return values
 
-    def actions(self, dim: int, rate_hz: float) -> FloatArray:
-        """(rows, steps, dim): the control steps of every row.  Raises VegaError where they are others."""
+    def actions(self, dim: int, rate_hz: float | None) -> FloatArray:
+        """(rows, steps, dim): the control steps of every row, at any rate where `rate_hz` is None.
+
+        Raises VegaError where they are others, or are said to be.
+        """
         action = self.column("action").reshape(len(self), -1)
         steps = action.shape[1] // dim
-        if action.shape[1] % dim or round(self.fps * steps) != round(rate_hz):
+        if action.shape[1] % dim or (rate_hz is not None and round(self.fps * steps) != round(rate_hz)):
+            wanted = "" if rate_hz is None else f" at {rate_hz:g} Hz"
             raise VegaError(
                 f"The dataset in {self.folder} has rows of {action.shape[1]} numbers at {self.fps:g} Hz: this policy "
-                f"learns from actions of {dim} numbers at {rate_hz:g} Hz."
+                f"learns from actions of {dim} numbers{wanted}."
+            )
+        names = _names(self.info["features"].get("action"))
+        each = tuple(f"{name}_{step}" for step in range(steps) for name in ACTION)
+        if dim == len(ACTION) and names not in ((), ACTION, each):
+            raise VegaError(
+                f"The actions in {self.folder} are {', '.join(names)}: give {', '.join(ACTION)}, in LIBERO's units, or "
+                "correct their names in meta/info.json where they are that."
             )
         return action.reshape(len(action), steps, dim)
+
+    def solved(self) -> NDArray[np.bool_]:
+        """Of every episode, whether its last row says that it ended in success; all did where no row says it.
+
+        Raises VegaError where none did.
+        """
+        if not self.has(SUCCESS):
+            return np.ones(len(self.episodes), bool)
+        told = self.column(SUCCESS).reshape(len(self), -1)[:, 0]
+        found = np.array([bool(told[episode.end - 1]) for episode in self.episodes])
+        if not found.any():
+            raise VegaError(
+                f"No episode of the dataset in {self.folder} ended in success: give others, or remove the column "
+                f"'{SUCCESS}' where nobody has filled it in."
+            )
+        return found
 
     def instructions(self) -> list[str]:
         """What is asked in every row.  Raises VegaError where that is not told."""
@@ -157,17 +187,26 @@ class Recording:
                 )
         return [self.sentences[task] for task in tasks]
 
-    def arm(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """In every row: TCP (n, 3) m and quaternion (n, 4) xyzw in the base frame, openings of the fingers (n, 2) m.
+    def state(self) -> FloatArray:
+        """(rows, 8): LIBERO's, TCP m and rotation vector rad in the world, finger joints m.
 
-        Raises VegaError unless the state is LIBERO's: TCP and rotation vector in the world, finger joints.  Without a
-        column `robot.base` the base frame is the world's.
+        Raises VegaError where it is another, or is said to be.
         """
         state = self.column("observation.state").reshape(len(self), -1)
         names = _names(self.info["features"].get("observation.state"))
         if names not in ((), STATE) or state.shape[1] != len(STATE):
-            told = f"{state.shape[1]} numbers" if names in ((), STATE) else ", ".join(names)
-            raise VegaError(f"The state in {self.folder} is {told}: give {', '.join(STATE)}.")
+            told, remedy = ", ".join(names), ", or correct its names in meta/info.json where it is that"
+            if names in ((), STATE):
+                told, remedy = f"{state.shape[1]} numbers", ""
+            raise VegaError(f"The state in {self.folder} is {told}: give {', '.join(STATE)}{remedy}.")
+        return state
+
+    def arm(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """In every row: TCP (n, 3) m and quaternion (n, 4) xyzw in the base frame, openings of the fingers (n, 2) m.
+
+        Raises VegaError as `state` does.  Without a column `robot.base` the base frame is the world's.
+        """
+        state = self.state()
         world = np.tile([0, 0, 0, 0, 0, 0, 1.0], (len(state), 1))
         base = self.column("robot.base") if self.has("robot.base") else world
         inverse = base[:, 3:] * [-1, -1, -1, 1]

@@ -153,6 +153,8 @@ class Training:
             f"{parameters / 1e6:.2f} M parameters, {len(self.rows)} rows, {len(self.held_out)} held out, "
             f"{len(demos.wordings.of)} sentences, from step {self.step} of {args.steps}"
         )
+        if demos.left_out:
+            self.say(demos.told())
         start, before = time.monotonic() - self.seconds, self.step
         while self.step < min(args.steps, args.until or args.steps):
             self.running = self.optimise()

@@ -88,12 +88,15 @@ def train(options: argparse.Namespace) -> int:
     learned, kept = held_out(demonstrations, options.holdout)
     chunk = policy.model.info.chunk_length
     parts = [Samples(part, chunk) for part in (learned, kept) if part]
+    # Apart from --data, by which states from before 2026-12 know of first pictures alone.
+    decides["--data (its pictures)"] = "".join(part.fingerprint(policy.config.cameras)[:12] for part in parts)
+    check_decided(options.output / STATE_FILE, decides)
     caches: list[TokenCache | None] = [None] * len(parts)
     if policy.world is not None:
         caches = [TokenCache(policy.world, part, tokens) for part in parts]
         if engine.is_main_process:
             size = sum(cache.gigabytes() for cache in caches if cache is not None)
-            print(f"tokens of {sum(map(len, parts))} samples: {size:.3g} GB in all", flush=True)
+            print(f"tokens of {sum(len(part.every_step()) for part in parts)} frames: {size:.3g} GB in all", flush=True)
         for cache in caches:
             assert cache is not None
             cache.compute(engine.process_index, engine.num_processes)

@@ -155,6 +155,8 @@ class Distillation:
         args, size = self.args, sum(p.numel() for p in self.encoder.parameters())
         told = f"{size / 1e6:.2f} M parameters, {len(self.blocks)} blocks of {BLOCK} frames"
         print(f"{told}, from step {self.step} of {args.steps}", flush=True)
+        if self.demos.left_out:
+            print(self.demos.told(), flush=True)
         if self.step >= args.steps:
             print("Nothing is left to do: give more --steps, or another --output.", flush=True)
         start = time.monotonic() - self.seconds

@@ -48,6 +48,10 @@ class Batches:
         rngs = [np.random.default_rng([self._seed, step, place]) for place in places]
         return self._batch([int(rng.integers(len(self._samples))) for rng in rngs], rngs)
 
+    def seed(self, step: int, place: int) -> int:
+        """For what torch's own generator draws for the samples from `place` of the batch of `step` on."""
+        return int(np.random.SeedSequence([self._seed, step, place]).generate_state(1, np.uint64)[0])
+
     def fixed(self, count: int, size: int) -> list[Batch]:
         """Batches of `size` of so many samples spread over all, as the policy sees them: for validation."""
         chosen = np.unique(np.linspace(0, len(self._samples) - 1, count).round().astype(int))
@@ -62,7 +66,7 @@ class Batches:
             for camera in cameras:
                 picture = self._samples.picture(camera, index)
                 rng = rngs[row] if rngs is not None and self._augment else None
-                image, view = training_image(picture, info.image_size, rng)
+                image, view = training_image(picture, info.image_size, rng, self._samples.was_jpeg(index))
                 shown.append(image)
                 if self._tokens is not None:
                     tokens[camera].append(self._tokens.tokens(camera, index, picture.shape[:2], view))

@@ -7,7 +7,7 @@ gripper is 1 open and 0 closed there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,21 @@ from numpy.typing import NDArray
 
 from policies.types import FloatArray, Image, VegaError
 
+SHOWN = 5  # pictures of an episode by which it is told from another
+
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode.  actions (n, A), states (n, P); picture: (camera, step) -> (H, W, 3) uint8 RGB."""
+    """One episode.  actions (n, A), states (n, P); picture: (camera, step) -> (H, W, 3) uint8 RGB.
+
+    jpeg: the pictures were JPEG files, as those that OpenVLA-OFT was trained on.
+    """
 
     instruction: str
     actions: FloatArray
     states: FloatArray
     picture: Callable[[str, int], Image]
+    jpeg: bool = False
 
 
 class Samples:
@@ -36,6 +42,7 @@ class Samples:
         self._demonstrations, self._chunk = list(demonstrations), chunk
         counts = [max(len(demo.actions) - chunk + 1, 0) for demo in demonstrations]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
+        self._first_step = np.cumsum([0, *(len(demo.actions) for demo in demonstrations)])
         if not len(self):
             raise VegaError(
                 f"No demonstration has {chunk} steps, as many as a chunk of actions: give others with --data."
@@ -66,18 +73,36 @@ class Samples:
         demo, step = self._at(index)
         return demo.picture(camera, step)
 
+    def was_jpeg(self, index: int) -> bool:
+        """Whether its pictures were JPEG files."""
+        return self._at(index)[0].jpeg
+
+    def every_step(self) -> Samples:
+        """All steps of the same episodes, numbered alike whatever the chunk."""
+        return Samples(self._demonstrations, 1)
+
+    def step(self, index: int) -> int:
+        """The number of a sample among all steps."""
+        episode = int(np.searchsorted(self._first, index, side="right")) - 1
+        return index - int(self._first[episode]) + int(self._first_step[episode])
+
     def fingerprint(self, cameras: Sequence[str]) -> str:
-        """See `fingerprint`."""
-        return fingerprint(self._demonstrations, cameras)
+        """See `fingerprint`; by SHOWN pictures of every episode."""
+        return fingerprint(self._demonstrations, cameras, SHOWN)
 
 
-def fingerprint(demonstrations: Sequence[Demonstration], cameras: Sequence[str]) -> str:
-    """Tells one set of demonstrations from another: by numbers of all, and some of their pictures."""
+def fingerprint(demonstrations: Sequence[Demonstration], cameras: Sequence[str], pictures: int = 1) -> str:
+    """Tells one set of demonstrations from another: by all numbers, and so many pictures spread over every episode.
+
+    One is the first: all that states of trainings from before 2026-12 know of the pictures.
+    """
     digest = hashlib.sha256()
     for demo in demonstrations:
         digest.update(demo.instruction.encode() + demo.actions.tobytes() + demo.states.tobytes())
+        steps = np.unique(np.linspace(0, len(demo.actions) - 1, pictures).round().astype(int))
         for camera in cameras if len(demo.actions) else ():  # of one that idled all the time nothing is left
-            digest.update(np.ascontiguousarray(demo.picture(camera, 0)).tobytes())
+            for step in steps.tolist():
+                digest.update(np.ascontiguousarray(demo.picture(camera, step)).tobytes())
     return digest.hexdigest()
 
 
@@ -150,8 +175,3 @@ def held_out(demonstrations: Sequence[Demonstration], share: float) -> tuple[lis
     for number, demo in enumerate(demonstrations):
         parts[number % every == every - 1].append(demo)
     return parts
-
-
-def every_picture(samples: Samples, camera: str) -> Iterator[Image]:
-    """Pictures of all samples in order."""
-    return (samples.picture(camera, index) for index in range(len(samples)))

@@ -24,12 +24,16 @@ CENTRE = ((1.0 - SIDE) / 2.0, (1.0 - SIDE) / 2.0)
 View = tuple[float, float, float, float]
 
 
-def training_image(image: Image, size: int, rng: np.random.Generator | None) -> tuple[Image, View]:
+def training_image(
+    image: Image, size: int, rng: np.random.Generator | None, was_jpeg: bool = False
+) -> tuple[Image, View]:
     """(H, W, 3) uint8 of the data set -> (size, size, 3) uint8, and the part of the frame that it shows.
 
-    rng: draws crop and colours; None for the policy's own crop.  The part is (top, left, bottom, right) in [0, 1].
+    rng: draws crop and colours; None for the policy's own crop.  was_jpeg: it was a file of that kind, which it is
+    not made a second time.  The part is (top, left, bottom, right) in [0, 1].
     """
-    small = resize_lanczos(jpeg_round_trip(check_image(image)), size)
+    checked = check_image(image)
+    small = resize_lanczos(checked if was_jpeg else jpeg_round_trip(checked), size)
     top, left = CENTRE if rng is None else rng.uniform(0.0, 1.0 - SIDE, 2)
     shown = crop(small, top, left, SIDE)
     if rng is not None:

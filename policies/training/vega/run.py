@@ -147,6 +147,7 @@ class Run:
         for turn in range(turns):
             begin = (turn * engine.num_processes + engine.process_index) * course.micro
             batch = self._batches.drawn(step, range(begin, begin + course.micro))
+            torch.manual_seed(self._batches.seed(step, begin))  # of dropout, which cross-attention has
             # Gradients meet once a step, in its last turn.
             with engine.no_sync(self._shared) if turn < turns - 1 else contextlib.nullcontext(), engine.autocast():
                 loss = self._shared(batch)

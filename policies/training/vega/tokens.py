@@ -1,8 +1,9 @@
 """The frozen world simulator's tokens of all demonstrations, computed once and kept on disk.
 
 They are kept on the simulator's own grid, before pooling, since what they are pooled over is the part of the frame
-that the other stream sees, which in training is drawn at random.  A file holds so many frames of a camera; what is
-there is not computed again, and several processes share the work.
+that the other stream sees, which in training is drawn at random.  A file holds so many frames of a camera, numbered
+over all steps, so that policies with other chunks find the same; what is there is not computed again, and several
+processes share the work.
 """
 
 from __future__ import annotations
@@ -47,9 +48,8 @@ class TokenCache:
             )
         if simulator.folder is None:
             raise VegaError("This world simulator was not loaded from a folder, so its tokens cannot be cached.")
-        self._world, self._samples, self._root = world, samples, folder
+        self._world, self._samples, self._step_of = world, samples.every_step(), samples.step
         self._folders: dict[str, Path] = {}
-        self._open: dict[Path, NDArray[np.float16]] = {}
         weights = checkpoint_sha256(str(simulator.folder)) + _own_prompt(simulator.folder, simulator.prompt)
         shown = samples.fingerprint(tuple(world.cameras))
         for camera in world.cameras:
@@ -97,10 +97,10 @@ class TokenCache:
 
     def tokens(self, camera: str, index: int, frame: tuple[int, int], view: View) -> Tensor:
         """f_gen (cells, G) float32 of a sample's frame (H, W) px under `view`."""
-        path = self._path(camera, index - index % SHARD)
-        if path not in self._open:
-            self._open[path] = np.load(path, mmap_mode="r")
-        native = torch.from_numpy(np.array(self._open[path][index % SHARD])).float()
+        step = self._step_of(index)
+        # Opened each time, and closed as it is left: there are more files than a process may have open.
+        stored: NDArray[np.floating] = np.load(self._path(camera, step - step % SHARD), mmap_mode="r")
+        native = torch.from_numpy(np.array(stored[step % SHARD])).float()
         return pooled(self._world.simulator_of(camera), native[None], frame, view)[0]
 
 
