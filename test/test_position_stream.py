@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.types import VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion, braking
@@ -224,3 +225,16 @@ def test_a_stop_alone_leaves_the_stream_on_its_way_to_rest(clock) -> None:
     outputs.stop()
     stream(graph, clock, 3.0)
     assert graph.sent[-1] == pytest.approx(made.motion.positions[-1, 0])
+
+
+def test_a_stop_that_was_pressed_while_others_were_looked_for_leaves_nothing_behind(clock) -> None:
+    graph = Graph()
+
+    def pressed() -> None:
+        assert clock.monotonic() >= began_s + node_outputs.LOOK_S, "asked after the wait, not before"
+        raise VegaError("The emergency stop was set.")
+
+    began_s = clock.monotonic()
+    with pytest.raises(VegaError, match="emergency stop"):
+        Outputs(graph, parameters(1000.0), LIMITS, {}, began_s, pressed)  # type: ignore[arg-type]
+    assert not graph.count_publishers(TOPIC)

@@ -84,7 +84,7 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _configure(self) -> None:
         parameters = self._parameters_read = node_parameters.read(self)
-        with may_end_at_once():
+        with may_end_at_once(), self._emergency.listening():
             self._policy = open_policy(parameters)
         parts = build(self, parameters, self._policy)
         self._lockstep = isinstance(parts.runner, Lockstep)
@@ -102,7 +102,8 @@ class PolicyNode(CarefulLifecycleNode):
         check_autostart(self, parameters)
         self._drop_report()
         self._condition.fault = ""
-        self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
+        given = parameters, self._guard.limits, self._condition.qos_problems, self._joined_s
+        self._outputs = Outputs(self, *given, self._emergency.check)
         assert self._runner is not None and self._inputs is not None
         self._runner.journal = self._outputs.note
         if isinstance(self._runner, Realtime):
@@ -158,9 +159,8 @@ class PolicyNode(CarefulLifecycleNode):
     def _unconfigure(self) -> None:
         self._deactivate()
         self._drop_report()
-        for subscription in self._listeners:
-            self.destroy_subscription(subscription)
-        self._listeners = []
+        while self._listeners:
+            self.destroy_subscription(self._listeners.pop())
         if isinstance(self._policy, SeparatePolicy):
             self._policy.close()  # whatever it computes; its thread then ends
         if isinstance(self._runner, Realtime):

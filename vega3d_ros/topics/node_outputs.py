@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
@@ -40,7 +41,8 @@ class Outputs:
 
     They exist only while it is active, so that a second node which is merely configured does not
     look like one that commands.  joined_s: time.monotonic() at which the
-    process joined the domain.  Raises VegaError if somebody else publishes commands already.
+    process joined the domain.  check: raises VegaError where nothing may be commanded; called before the publishers
+    exist, after whatever time that took.  Raises VegaError if somebody else publishes commands already.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Outputs:
         limits: GuardLimits,
         qos_problems: dict[str, str],
         joined_s: float,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.gripper = conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed)
         self._node = node
@@ -68,6 +71,7 @@ class Outputs:
             if over:
                 break
             time.sleep(0.05)
+        check()
         self._writer = make_writer(node, parameters, limits, qos_problems)
         self._decisions = node.create_publisher(String, "~/decisions", DECISIONS)
         self._noted: list[tuple[int, str, dict[str, Any]]] = []
