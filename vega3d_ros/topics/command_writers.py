@@ -42,6 +42,8 @@ LOOK_AGAIN_S = 0.2
 CLOCK_STEP_NS = 20_000_000
 LAST_WORDS = 5
 
+# Periods after which an arm that is at once where it is told to be counts as standing where it was told last.
+STOOD = 2.5
 
 def command_topics(parameters: NodeParameters) -> list[str]:
     """The topics that a writer for these parameters publishes on: the arm's, then the gripper's if it has its own."""
@@ -281,9 +283,10 @@ class ForwardWriter:
         self._notice_delay()
         if self._stream is None or self._motion is None:
             return
-        self._stepped_s = time.monotonic()
+        before_s, self._stepped_s = self._stepped_s, time.monotonic()
+        stood = self._stepped_s - before_s > STOOD * self._period_s
         now_ns = time.monotonic_ns() + self._ahead_ns
-        self._sent = array.array("d", self._stream.step(now_ns))
+        self._sent = array.array("d", self._stream.step(now_ns, stood))
         self._publishers[0].publish(Float64MultiArray(data=self._sent))
         if self._stream.at_rest:
             self._stream = None  # the next path begins where this one ended
