@@ -113,11 +113,14 @@ class Outputs:
             if self._node.context.ok():  # after a signal nothing can be published any more
                 self._decisions.publish(String(data=to_text(number, event, fields)))
 
-    def stop(self) -> bool:
+    def stop(self, watched: bool = True) -> bool:
         """No command follows until `reset`.  Whether the arm's controller is on our path, as far as one can know; where
-        it is not, `held` may tell more."""
+        it is not, `held` may tell more.
+
+        watched: false where others may have commanded the arm unseen.
+        """
         # After the end of ROS nothing can be said, nor asked.
-        alone = self._node.context.ok() and not self.unheard and not self.rivals()
+        alone = watched and self._node.context.ok() and not self.unheard and not self.rivals()
         if self._writer is not None:
             self._writer.stop(alone)
         return alone
