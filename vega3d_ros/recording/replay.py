@@ -33,9 +33,8 @@ from vega3d_ros.recording.replay_bag import Bag  # noqa: E402
 from vega3d_ros.recording.replay_check import ORIGIN  # noqa: E402
 from vega3d_ros.recording.replay_run import Decisions, Difference  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
-from vega3d_ros.ros.conversions import GripperMemory  # noqa: E402
 from vega3d_ros.ros.joint_states import joint_reader  # noqa: E402
-from vega3d_ros.topics.node_outputs import gripper_position  # noqa: E402
+from vega3d_ros.topics.node_outputs import gripper_memory, gripper_position  # noqa: E402
 from vega3d_ros.topics.trajectories import trajectories  # noqa: E402
 
 
@@ -108,12 +107,14 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
     decisions = Decisions(parts.runner, parameters)
     together = parameters.clock_mode == "lockstep"
     samples = bag.samples(joint_reader(parameters, parts.runner.loop.kinematics.continuous, together))
-    memory = GripperMemory(parameters.gripper_open, parameters.gripper_closed)
+    memory = gripper_memory(parameters)
     made: list[list[JointTrajectory]] = []
     for decided, frames in bag.queries():
         event = decided.event
         if event["event"] == "start":
             memory.reset()
+        elif event["event"] == "release" and event["elsewhere"]:
+            memory.forget()
         if event["event"] not in ("tick", "brake"):
             decisions.feed(event, frames=frames)
             continue

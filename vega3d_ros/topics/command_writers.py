@@ -1,7 +1,8 @@
 """How a command reaches the arm's controller: as a short trajectory, or as a stream of positions.
 
 Each writer owns its publishers, sends one JointCommand per call, and leaves the arm at rest when it is destroyed.
-`gripper` is the position of the gripper's joint (m or rad).  Everything runs in the executor's thread.
+`gripper` is the position of the gripper's joint (m or rad), None where it is told nothing.  Everything runs in the
+executor's thread.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ RECORDERS = ("recorder", "rosbag2_recorder")
 LOOK_AGAIN_S = 0.2
 CLOCK_STEP_NS = 20_000_000
 LAST_WORDS = 5
-
 # Periods after which an arm that is at once where it is told to be counts as standing where it was told last.
 STOOD = 2.5
+
 
 def command_topics(parameters: NodeParameters) -> list[str]:
     """The topics that a writer for these parameters publishes on: the arm's, then the gripper's if it has its own."""
@@ -95,7 +96,7 @@ class Writer(Protocol):
 
     def confirmed(self) -> bool: ...
 
-    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
+    def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None: ...
 
     def stop(self, alone: bool = True) -> None: ...
 
@@ -184,7 +185,7 @@ class TrajectoryWriter:
         acked = all(publisher.wait_for_all_acked(NOW) for publisher in self._publishers)
         return acked and self._told == self._audience.listeners()
 
-    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+    def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None:
         if command.lead:
             self._told = self._audience.listeners()
         messages = trajectories(command, gripper, self._parameters)
@@ -251,7 +252,7 @@ class ForwardWriter:
         """What follows at once is never confirmed in time."""
         return True
 
-    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+    def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None:
         if command.motion is not None and command.motion is not self._motion:
             # The path may be on another clock than ours.  How far apart they are is taken once, or the time that a
             # command took to come here would be a jolt.
@@ -265,7 +266,7 @@ class ForwardWriter:
                 self._sent, self._stepped_s = array.array("d"), time.monotonic()
                 self._stream = PathStream(command.motion, self._limits.acceleration, self._jerk, self._period_s)
             self._stream.motion = command.motion
-        if command.lead:
+        if command.lead or command.rejected or gripper is None:
             return
         # Said once: repeating it would make the gripper's controller begin its motion anew at every step.
         if len(self._publishers) > 1 and gripper != self._gripper_sent:

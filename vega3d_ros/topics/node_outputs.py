@@ -26,10 +26,18 @@ LOOK_S = 0.5
 DECISIONS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+def gripper_memory(parameters: NodeParameters) -> conversions.GripperMemory:
+    """What a node with these parameters remembers of its orders to the gripper."""
+    apart = bool(parameters.gripper_controller)
+    # A world in lockstep may begin anew with the gripper elsewhere.
+    keeps = parameters.committed and not apart
+    return conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed, apart, keeps)
+
+
 def gripper_position(
     memory: conversions.GripperMemory, parameters: NodeParameters, command: JointCommand, sample: JointSample
-) -> float:
-    """Where the gripper's joint shall be, m or rad; 0 where there is no gripper."""
+) -> float | None:
+    """Where the gripper's joint shall be, m or rad, None where nothing is to be said of it; 0 without a gripper."""
     joint = parameters.gripper_command_joint
     if not joint:
         return 0.0
@@ -54,7 +62,7 @@ class Outputs:
         joined_s: float,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.gripper = conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed)
+        self.gripper = gripper_memory(parameters)
         self._node = node
         self._parameters = parameters
         self.world_age = 0  # queries since the world simulator's tokens were computed
@@ -103,6 +111,8 @@ class Outputs:
 
     def note(self, event: str, **fields: Any) -> None:
         """The journal of the control loop (`journal.py`); told by `publish_decisions`."""
+        if event == "release" and fields["elsewhere"]:
+            self.gripper.forget()
         self._noted.append((self._count, event, fields))
         self._count += 1
 
