@@ -39,7 +39,7 @@ class StillWatch:
         """outputs: None while the node is not active.  running: it commands, and sees to who else does itself."""
         before_s, self._looked_s = self._looked_s, time.monotonic()
         self._missed = self._missed or self._looked_s - before_s > LONGEST_LOOK_S
-        if running or not isinstance(self._runner, Realtime):
+        if running or not isinstance(self._runner, Realtime) or not self._node.context.ok():
             return
         watched, self._missed = not self._missed, False
         known = watched and self._is_ours() if outputs is None else outputs.stop(watched)
