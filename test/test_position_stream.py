@@ -97,7 +97,7 @@ def parameters(jerk: float) -> Any:
     return SimpleNamespace(
         forward_jerk=jerk * ONE, forward_rate_hz=1.0 / STEP_S, controller="forward", gripper_controller="",
         gripper_command_joint="", gripper_open=0.0, gripper_closed=0.0, dry_run=False, max_gap_periods=4,
-        command_interface="forward_position",
+        command_interface="forward_position", committed=True,
     )  # fmt: skip
 
 

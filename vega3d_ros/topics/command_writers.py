@@ -25,7 +25,7 @@ from policies.types import FloatArray
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion
-from vega3d_ros.control.guard.smoothing import PathStream
+from vega3d_ros.control.guard.smoothing import LONGEST_STEP, PathStream
 from vega3d_ros.inference.process import END_S
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
@@ -42,8 +42,6 @@ RECORDERS = ("recorder", "rosbag2_recorder")
 LOOK_AGAIN_S = 0.2
 CLOCK_STEP_NS = 20_000_000
 LAST_WORDS = 5
-# Periods after which an arm that is at once where it is told to be counts as standing where it was told last.
-STOOD = 2.5
 
 
 def command_topics(parameters: NodeParameters) -> list[str]:
@@ -285,7 +283,7 @@ class ForwardWriter:
         if self._stream is None or self._motion is None:
             return
         before_s, self._stepped_s = self._stepped_s, time.monotonic()
-        stood = self._stepped_s - before_s > STOOD * self._period_s
+        stood = self._stepped_s - before_s > LONGEST_STEP * self._period_s
         now_ns = time.monotonic_ns() + self._ahead_ns
         self._sent = array.array("d", self._stream.step(now_ns, stood))
         self._publishers[0].publish(Float64MultiArray(data=self._sent))
@@ -307,11 +305,13 @@ class ForwardWriter:
         Where no path is under way nothing is said: the arm may have been moved since by others.
         """
         self._node.destroy_timer(self._timer)
-        deadline = time.monotonic() + BRAKING_DEADLINE_S
+        due_s = time.monotonic()
+        deadline = due_s + BRAKING_DEADLINE_S
         last_words = LAST_WORDS if self._stream is not None else 0
         while self._stream is not None and self._node.context.ok() and time.monotonic() < deadline:
             self._step()
-            time.sleep(self._period_s)
+            due_s += self._period_s
+            time.sleep(max(0.0, due_s - time.monotonic()))
         for _ in range(last_words if self._sent and self._node.context.ok() else 0):
             # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along
             # the path, which is not over where its braking took too long.

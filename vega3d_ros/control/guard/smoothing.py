@@ -5,7 +5,8 @@ over a window: an average of positions is within every limit that its members ar
 window later), and changes its acceleration by no more than 2 a_max in a window, which bounds the jerk.
 
 All of that holds for evenly spaced samples.  So the stream has a time of its own, which goes on evenly whenever it is
-asked: after a pause it is late, begins as an arm at rest does, and catches up slowly.
+asked: after a pause it is late, begins as an arm at rest does, and catches up slowly.  Even steps are as long as those
+of the path's clock are on the average, so that a machine that is always late is not left behind.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ CATCH_UP_S = 0.5
 # Of a period, the stream may be ahead of the path's clock, whose next motion it does not know, or behind it.
 AHEAD, BEHIND = 0.25, 1.0
 HALVINGS = 6
+# A machine that is slower than it should be all the time takes longer steps: where their mean over so many is so much
+# more than a period, of which they are at most so many.
+MEAN_OF, SLOWER, LONGEST_STEP = 100, 1.03, 2.5
 
 
 class PathStream:
@@ -46,6 +50,8 @@ class PathStream:
         self._ages_ns = self._period_ns * np.arange(len(self._recent))[::-1]  # of the samples, oldest first
         self._motions = deque([motion])
         self._time_ns: int | None = None  # of the newest sample
+        self._asked_ns = 0  # the path's clock at the last step
+        self._mean_ns = float(self._period_ns)  # between two steps
         self._advance_ns = self._period_ns  # of the last step
         self._sent = motion.positions[0].copy()
         self._moved = np.zeros(n)  # by the last step
@@ -74,8 +80,13 @@ class PathStream:
         """
         if self._time_ns is None:
             self._time_ns = min(time_ns - self._period_ns, self.motion.start_ns)
+            self._asked_ns = time_ns - self._period_ns
         if stood:
             self._advance_ns, self._moved = 0, np.zeros_like(self._moved)
+        else:
+            passed_ns = min(max(time_ns - self._asked_ns, 0), LONGEST_STEP * self._period_ns)
+            self._mean_ns += (passed_ns - self._mean_ns) / MEAN_OF
+        self._asked_ns = time_ns
         advance_ns = self._next_advance(time_ns - self._time_ns - self._period_ns)
         self._time_ns += advance_ns
         if advance_ns == self._period_ns:
@@ -95,10 +106,10 @@ class PathStream:
 
         late_ns: how late the stream is on the path's clock if it goes on by a period.
         """
-        period_ns = self._period_ns
+        period_ns, even = self._period_ns, self._even
         wanted = 1.0
         if not -AHEAD * period_ns <= late_ns <= BEHIND * period_ns:
-            wanted = float(np.clip(1.0 + 1e-9 * late_ns / CATCH_UP_S, 0.0, FASTEST))
+            wanted = float(np.clip(even + 1e-9 * late_ns / CATCH_UP_S, 0.0, FASTEST * even))
         if wanted == 1.0 and self._advance_ns == period_ns:
             return period_ns
         if self._may_advance(round(wanted * period_ns)):
@@ -110,10 +121,16 @@ class PathStream:
             good, bad = (middle, bad) if self._may_advance(round(middle * period_ns)) else (good, middle)
         return round(good * period_ns)
 
+    @property
+    def _even(self) -> float:
+        """How long the steps are, in periods."""
+        even = self._mean_ns / self._period_ns
+        return even if even > SLOWER else 1.0
+
     def _may_advance(self, advance_ns: int) -> bool:
         assert self._time_ns is not None
         moved = self._window(self._time_ns + advance_ns).mean(axis=0) - self._sent
-        return bool(np.all(np.abs(moved - self._moved) <= self._bend))
+        return bool(np.all(np.abs(moved - self._moved) <= self._bend * self._even**2))
 
     def _window(self, time_ns: int) -> FloatArray:
         """All samples if the newest is of this time; before its first motion the path is at its beginning."""
