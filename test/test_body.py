@@ -321,6 +321,35 @@ def test_an_arm_that_is_led_into_the_floor_comes_to_rest_before_it_and_is_hardly
     assert slowed > 10 and refused <= 5
 
 
+def tower(turning: str) -> str:
+    """Five links one above the other; the joints about the vertical are of this type."""
+    shape = '<collision><origin xyz="0 0 0.1"/><geometry><cylinder radius="0.04" length="0.2"/></geometry></collision>'
+    parts = [f'<link name="l0">{shape}</link>']
+    for joint in range(4):
+        kind, axis = (turning, "0 0 1") if joint % 2 == 0 else ("revolute", "0 1 0")
+        ends = f' lower="{-np.pi}" upper="{np.pi}"' if kind == "revolute" else ""
+        parts.append(
+            f'<joint name="j{joint}" type="{kind}"><parent link="l{joint}"/><child link="l{joint + 1}"/>'
+            f'<origin xyz="0 0 0.25"/><axis xyz="{axis}"/><limit effort="9" velocity="1"{ends}/></joint>'
+            f'<link name="l{joint + 1}">{shape}</link>'
+        )
+    return f'<robot name="tower">{"".join(parts)}</robot>'
+
+
+def test_the_body_of_an_arm_whose_joints_turn_without_end_is_watched_through_all_turns():
+    names, home = [f"j{joint}" for joint in range(4)], np.array([0.0, 0.6, 0.0, 0.6])
+    ends, endless = (Body(tower(kind), names, home, Surroundings(floor=-0.5)) for kind in ("revolute", "continuous"))
+    assert endless.pairs == ends.pairs and endless.unwatched == ends.unwatched and ends.pairs
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        q = rng.uniform(-np.pi, np.pi, 4)
+        turned = q + 2.0 * np.pi * np.array([rng.integers(-9, 10), 0, rng.integers(-9, 10), 0])
+        near, same = ends.nearest(q), endless.nearest(turned)
+        assert near is not None and same is not None and near.names == same.names
+        assert near.distance_m == pytest.approx(same.distance_m, abs=1e-9)
+        assert ends.allows(q[None]) == endless.allows(turned[None])
+
+
 REAL_BODY = {"body__check": True, "tip_frame": "panda_link8", "gripper__open": 0.05}
 
 

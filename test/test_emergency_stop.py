@@ -3,6 +3,7 @@ messages handed over by hand, on a clock of the test's own."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 import rclpy
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
+from policies.types import VegaError
 from sim.robot.ros_client import unused_domain
 from vega3d_ros.control.stop_latch import COOLDOWN_S
 from vega3d_ros.node import supervision, vigilance
@@ -228,3 +232,56 @@ def test_an_enabling_switch_that_is_released_after_its_clock_was_set_back_is_rel
     assert not switch.problem(moving=True)
     switch._on_switch(Bool(data=False), {vigilance.SENT: SENT_NS - 100 * SECOND_NS})
     assert "is not held" in switch.problem(moving=True)
+
+
+@pytest.mark.parametrize("overtaken_s", [0.0, 0.3, 100.0])
+def test_an_enabling_switch_that_was_released_between_two_looks_was_released(stopping, overtaken_s):
+    """However soon it is held again, somebody let go; and it is held anew for the next start."""
+    stop = stopping(enable__topic="enable", home=[0.0] * 3, joint_names=list(ARM))
+    node = stop.stop._node
+    switch = vigilance.Vigilance(node, node_parameters.read(node), 0.05)
+
+    def says(value: bool, at_s: float) -> None:
+        switch._on_switch(Bool(data=value), {vigilance.SENT: SENT_NS + round(at_s * SECOND_NS)})
+
+    says(False, 0.0)
+    says(True, 1.0)
+    switch.reset()
+    switch.check(moving=True, is_period=True)
+    says(False, 1.1 - overtaken_s)
+    for beat in range(5):
+        says(True, 3.0 + 0.05 * beat)
+        with pytest.raises(VegaError, match=r"'enable' was released, if only for a moment: .* ~/start again"):
+            switch.check(moving=True, is_period=True)
+    switch.reset()
+    switch.check(moving=True, is_period=True)
+
+
+def test_of_an_enabling_switch_nothing_is_lost_while_the_node_is_held_up(stopping, monkeypatch):
+    heard, take = [], vigilance.Vigilance._on_switch
+
+    def hear(self, message, info=None) -> None:
+        heard.append(message.data)
+        take(self, message, info)
+
+    monkeypatch.setattr(vigilance.Vigilance, "_on_switch", hear)
+    stop = stopping(enable__topic="enable", home=[0.0] * 3, joint_names=list(ARM))
+    node = stop.stop._node
+    switch = vigilance.Vigilance(node, node_parameters.read(node), 0.05)
+    publisher = node.create_publisher(Bool, "enable", QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT))
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+
+    def until(condition: Callable[[], bool]) -> bool:
+        ends_s = time.monotonic() + 60.0
+        while not condition() and time.monotonic() < ends_s:
+            executor.spin_once(timeout_sec=0.1)
+        return condition()
+
+    assert until(lambda: publisher.get_subscription_count() > 0)
+    for value in [True, False] + [True] * 50:
+        publisher.publish(Bool(data=value))
+    assert until(lambda: len(heard) == 52), len(heard)
+    with pytest.raises(VegaError, match="released"):
+        switch.check(moving=True, is_period=True)
+    executor.remove_node(node)

@@ -8,6 +8,7 @@ import io
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -154,6 +155,27 @@ def test_what_was_damaged_in_transport_is_an_error_of_its_own(kind, damage):
     }[damage]
     with pytest.raises(DamagedImage, match=r"^Camera 'wrist' sends damaged"):
         from_compressed(broken, "jpeg", "wrist")
+
+
+@pytest.mark.parametrize("sampling", [a << 4 | b for a in range(1, 5) for b in range(1, 5) if a * b > 1])
+def test_a_jpeg_whose_sampling_of_colours_was_damaged_is_damaged_whatever_the_decoder_raises(sampling):
+    """The byte of the luminance in the frame's header; 0x14 names 4:4:1, which simplejpeg does not know."""
+    data = bytearray(simplejpeg.encode_jpeg(photograph(), 90, "RGB", colorsubsampling="444"))
+    data[data.find(b"\xff\xc0") + 11] = sampling
+    with pytest.raises(DamagedImage, match=r"^Camera 'wrist' sends damaged JPEGs \(.+\): check its cable"):
+        from_compressed(bytes(data), "jpeg", "wrist")
+
+
+@pytest.mark.parametrize(("kind", "module", "decoder"), [("JPEG", simplejpeg, "decode_jpeg"), ("PNG", cv2, "imdecode")])
+@pytest.mark.parametrize("error", [KeyError(6), MemoryError(), RuntimeError("unknown")])
+def test_no_decoder_ends_a_node_by_what_it_raises(monkeypatch, kind, module, decoder, error):
+    def decode(*_: object, **__: object) -> None:
+        raise error
+
+    data = encoded(kind)
+    monkeypatch.setattr(module, decoder, decode)
+    with pytest.raises(DamagedImage, match=r"^Camera 'wrist' sends .* check its"):
+        from_compressed(data, "jpeg", "wrist")
 
 
 def test_bytes_after_the_end_of_a_jpeg_are_the_padding_of_a_webcam():

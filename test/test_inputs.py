@@ -176,3 +176,25 @@ def test_what_a_topic_carries_instead_of_pictures_is_told(compressed):
     assert f"set cameras.wrist.compressed to {str(not compressed).lower()}, or correct the topic." in inputs.stale(0)
     found |= {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
     assert "start its driver or correct the topic" in inputs.stale(0), "there is one who sends what is looked for"
+
+
+@pytest.mark.parametrize("judge_age", [False, True])
+def test_a_picture_that_nobody_foresaw_is_dropped_and_told(monkeypatch, judge_age):
+    """What a callback raises ends the node, and with it the arm's commands in the middle of a motion."""
+    buffer = FrameBuffer(("wrist",))
+    inputs = CameraInputs(CAMERAS, {"wrist": buffer}, 0.05, 1.0, judge_age)
+    picture = Image(height=2, width=2, encoding="rgb8", step=6, data=array.array("B", bytes(12)))
+    now_ns = 10**18
+    picture.header.stamp = conversions.time_message(now_ns)
+
+    def fails(*_: object) -> None:
+        raise KeyError(6)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversions, "image_array", fails)
+        assert inputs.on_image("wrist", picture, now_ns) == ""
+    told = inputs.streams["wrist"].problem or inputs.stale(now_ns)
+    assert told.startswith("Camera 'wrist' sends a picture that cannot be read (KeyError: 6): ")
+    assert buffer.drops[("wrist", "damaged")] == 1
+    assert inputs.on_image("wrist", picture, now_ns) == "" and not inputs.stale(now_ns)
+    assert not inputs.streams["wrist"].problem

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from policies.types import VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
-from vega3d_ros.control.guard.motion import Motion, braking
+from vega3d_ros.control.guard.motion import Motion, braking, resting
 from vega3d_ros.inference.process import END_S
 from vega3d_ros.topics import command_writers, node_outputs
 from vega3d_ros.topics.command_writers import ForwardWriter
@@ -95,7 +97,7 @@ def parameters(jerk: float) -> Any:
     return SimpleNamespace(
         forward_jerk=jerk * ONE, forward_rate_hz=1.0 / STEP_S, controller="forward", gripper_controller="",
         gripper_command_joint="", gripper_open=0.0, gripper_closed=0.0, dry_run=False, max_gap_periods=4,
-        command_interface="forward_position",
+        command_interface="forward_position", committed=True,
     )  # fmt: skip
 
 
@@ -216,6 +218,49 @@ def test_a_process_that_was_held_up_leaves_the_arm_where_it_rests_since(clock, s
     assert len(graph.sent) == before
 
 
+@pytest.mark.parametrize("jerk", [2000.0, 100.0])
+@pytest.mark.parametrize("pause_s", [0.03, 0.1, 0.2, 0.4])
+def test_a_stream_that_was_held_up_for_less_goes_on_from_where_the_arm_stands(clock, pause_s, jerk) -> None:
+    """Such a controller obeys at once: a step along the path to where it is by now would be as fast as the arm can."""
+    limits = replace(LIMITS, acceleration=10.0 * ONE)
+    graph = Graph()
+    writer = ForwardWriter(graph, parameters(jerk), limits, {})  # type: ignore[arg-type]
+    writer._parameters.max_gap_periods = 10
+    path = resting(0.0 * ONE, clock.now_ns)
+    told: list[tuple[float, float]] = []
+
+    def period(pause_s: float = 0.0) -> None:
+        """Faster up to the limit of velocity, five times the stream's step, with a pause after the second."""
+        nonlocal path
+        q, v = path.at(clock.now_ns)
+        faster = np.minimum(v + 0.9 * 10.0 * 0.05, SPEED)
+        q = q + 0.5 * (v + faster) * 0.05
+        rest, seconds = braking(q, faster, limits.acceleration)
+        path = Motion(
+            clock.now_ns, np.array([0.0, 0.05, 0.05 + seconds]), np.array([*path.at(clock.now_ns)[:1], q, rest]),
+            np.array([v, faster, 0.0 * ONE]),
+        )  # fmt: skip
+        writer.write(JointCommand(0, q, faster, 0.0, 0.05, motion=path), 0.0, SAMPLE)
+        for step in range(5):
+            graph.timers[0]()
+            told.append((clock.monotonic(), graph.sent[-1]))
+            clock.sleep(STEP_S + (pause_s if step == 1 else 0.0))
+
+    for number in range(60):
+        period(pause_s if number == 20 else 0.0)
+    writer.stop()
+    writer.destroy()
+    assert not writer.unheard()
+    times_s, sent = np.array([*told, *((0.0, place) for place in graph.sent[len(told) :])]).T
+    assert sent[-1] == pytest.approx(path.positions[-1, 0], abs=1e-6)
+    moved = np.diff(sent)
+    assert np.abs(moved).max() <= 1.1 * SPEED * STEP_S
+    # Where it stood, the arm was at rest, whatever it was told before.
+    before = np.array([0.0, *moved[:-1]])
+    before[: len(told) - 1][np.diff(times_s[: len(told)]) > 2.0 * STEP_S] = 0.0
+    assert np.abs(moved - before).max() <= 1.25 * 10.0 * STEP_S**2
+
+
 def test_a_stop_alone_leaves_the_stream_on_its_way_to_rest(clock) -> None:
     graph = Graph()
     outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
@@ -224,3 +269,16 @@ def test_a_stop_alone_leaves_the_stream_on_its_way_to_rest(clock) -> None:
     outputs.stop()
     stream(graph, clock, 3.0)
     assert graph.sent[-1] == pytest.approx(made.motion.positions[-1, 0])
+
+
+def test_a_stop_that_was_pressed_while_others_were_looked_for_leaves_nothing_behind(clock) -> None:
+    graph = Graph()
+
+    def pressed() -> None:
+        assert clock.monotonic() >= began_s + node_outputs.LOOK_S, "asked after the wait, not before"
+        raise VegaError("The emergency stop was set.")
+
+    began_s = clock.monotonic()
+    with pytest.raises(VegaError, match="emergency stop"):
+        Outputs(graph, parameters(1000.0), LIMITS, {}, began_s, pressed)  # type: ignore[arg-type]
+    assert not graph.count_publishers(TOPIC)

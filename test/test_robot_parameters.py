@@ -76,6 +76,8 @@ SLIPS = [
     ("command_joint: finger_joint", "command_joint: fingerjoint", ["'gripper.command_joint'"]),
     ("      joints: [finger_joint]\n", "", ["'gripper.command_joint' is 'finger_joint'", "gripper.joints"]),
     ("joints: [finger_joint]", "joints: []", ["'gripper.command_joint' is 'finger_joint'", "gripper.joints"]),
+    ("controller: gripper_controller", "controller: /scaled_joint_trajectory_controller",
+     ["'gripper.controller' is that of the arm", "leave gripper.controller empty"]),
     ("joints: [finger_joint]", "joints: [finger_joint, finger_joint]", ["'gripper.joints' lists a joint twice"]),
     ("joints: [finger_joint]", "joints: [finger_joint, wrist_3_joint]", ["'gripper.joints' has 'wrist_3_joint'"]),
     ("joints: [finger_joint]\n      command_joint: finger_joint", "command_joint: wrist_3_joint",

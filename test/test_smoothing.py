@@ -107,3 +107,86 @@ def test_the_extremes_of_a_cubic_are_those_of_fine_samples(q0, v0, q1, v1, secon
     speed = np.abs(places[:, 1]).max()
     assert speed - 1e-9 <= cubic.largest_velocity()[0] <= speed + 1e-9 + bend * seconds / 399
     np.testing.assert_allclose([cubic.at(seconds)[0], cubic.at(seconds)[1]], [q1, v1], atol=1e-9)
+
+
+# In time, not quite in time, and after a pause.
+CALLS_MS = st.one_of(st.just(10.0), st.floats(7.0, 12.5), st.floats(26.0, 400.0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    jerk=st.sampled_from([20.0, 100.0, 2000.0]),
+    speed=st.sampled_from([0.1, 0.7, 2.0]),
+    calls_ms=st.lists(CALLS_MS, min_size=50, max_size=200),
+)
+def test_whatever_the_pauses_the_limits_hold_and_the_path_is_followed_to_its_end(jerk, speed, calls_ms) -> None:
+    """An arm that is at once where it is told to be stands while it is told nothing, and begins again from there."""
+    still = np.zeros((2, N))
+    stream = PathStream(Motion(0, np.array([0.0, 0.05]), still, still), ACCELERATION, np.full(N, jerk), STEP_S)
+    now_ns, due_ns, way = 0, 0, 1.0
+    sent, before = np.zeros(N), np.zeros(N)
+    room = 1e-9 * np.ones(N)
+
+    def step(pause_ns: int) -> None:
+        nonlocal sent, before
+        stood = pause_ns > 2.5 * STEP_NS
+        moved = stream.step(now_ns, stood) - sent
+        assert np.all(np.abs(moved) <= 1.1 * speed * STEP_S + room)
+        assert np.all(np.abs(moved - (0.0 if stood else before)) <= 1.25 * ACCELERATION * STEP_S**2 + room)
+        sent, before = sent + moved, moved
+
+    for call_ms in calls_ms:
+        now_ns += round(1e6 * call_ms)
+        if now_ns >= due_ns:  # to and fro along all limits; after a pause one command alone
+            q, v = stream.motion.at(now_ns)
+            faster = np.clip(v + way * ACCELERATION * 0.05, -speed, speed)
+            way = -way if np.all(np.abs(faster) >= speed) else way
+            stream.motion = command(now_ns, q, v, q + 0.5 * (v + faster) * 0.05, faster)
+            due_ns = (now_ns // PERIOD_NS + 1) * PERIOD_NS
+        step(round(1e6 * call_ms))
+    late_s = 1e-3 * sum(calls_ms)
+    for _ in range(round(25 * late_s / STEP_S) + 1000):
+        now_ns += STEP_NS
+        step(STEP_NS)
+        if stream.at_rest:
+            break
+    np.testing.assert_allclose(sent, stream.motion.positions[-1], atol=1e-9)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.2])
+def test_a_stream_that_was_late_is_in_time_again(pause_s) -> None:
+    """Along a path of one velocity, with samples of one place each, it is where the path is."""
+    rate, end_s = 0.2, 20.0
+    ramp = Motion(
+        0, np.array([0.0, 0.1, end_s, end_s + 0.1]),
+        np.outer([0.0, 0.05 * rate, rate * (end_s - 0.05), rate * end_s], np.ones(N)),
+        np.outer([0.0, rate, rate, 0.0], np.ones(N)),
+    )  # fmt: skip
+    stream = PathStream(ramp, ACCELERATION, 2000.0 * ACCELERATION, STEP_S)
+    now_ns = 0
+    for call in range(1500):
+        paused = call == 200 and pause_s > 0.0
+        now_ns += STEP_NS + (round(1e9 * pause_s) if paused else 0)
+        sent = stream.step(now_ns, paused)
+        late = ramp.at(now_ns)[0] - sent
+        if paused:
+            assert np.all(late >= 0.9 * rate * pause_s), "it does not jump"
+    assert np.all(np.abs(late) <= 1.01 * rate * STEP_S)
+
+
+def test_a_machine_that_is_always_late_is_not_left_behind() -> None:
+    """Every third call does not come: the path is followed all the same, in steps that fit the time they have."""
+    rate, end_s = 0.2, 30.0
+    ramp = Motion(
+        0, np.array([0.0, 0.1, end_s, end_s + 0.1]),
+        np.outer([0.0, 0.05 * rate, rate * (end_s - 0.05), rate * end_s], np.ones(N)),
+        np.outer([0.0, rate, rate, 0.0], np.ones(N)),
+    )  # fmt: skip
+    stream = PathStream(ramp, ACCELERATION, 2000.0 * ACCELERATION, STEP_S)
+    sent = []
+    for call in range(1, 2500):
+        if call % 3:
+            sent.append(stream.step(call * STEP_NS))
+    late = ramp.at(2499 * STEP_NS)[0] - sent[-1]
+    assert np.all(late <= 0.2 * rate), "no later than a fifth of a second"
+    assert np.abs(np.diff(sent, axis=0)).max() <= 1.1 * rate * 1.5 * STEP_S

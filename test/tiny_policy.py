@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -121,3 +123,14 @@ class SpeclessPolicy(TinyPolicy):
     def __init__(self) -> None:
         super().__init__()
         self.spec = {"name": "tiny"}  # type: ignore[assignment]
+
+
+class SlowPolicy(TinyPolicy):
+    """Is loaded once the file SLOW_POLICY.go exists, and says by SLOW_POLICY.there that it waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        path = Path(os.environ["SLOW_POLICY"])
+        path.with_suffix(".there").touch()
+        while not path.with_suffix(".go").exists():
+            time.sleep(0.01)

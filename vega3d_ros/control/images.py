@@ -212,9 +212,10 @@ def _jpeg(data: bytes, camera: str) -> Image:
     try:
         grey = simplejpeg.decode_jpeg_header(data)[2].lower() == "gray"
         pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if grey else "RGB", strict=True)
-    except ValueError as error:
+    except Exception as error:  # of a header that makes no sense it raises what it likes
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise DamagedImage(
-            f"Camera '{camera}' sends damaged JPEGs ({str(error)[:80]}): check its cable, its network and its driver."
+            f"Camera '{camera}' sends damaged JPEGs ({why[:80]}): check its cable, its network and its driver."
         ) from error
     return np.asarray(_UPRIGHT.get(_orientation(data), np.asarray)(pixels[:, :, 0] if grey else pixels))
 
@@ -250,7 +251,7 @@ def _png(data: bytes, camera: str) -> NDArray[Any]:
     cv2 = _cv2(camera)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except Exception:
         pixels = None
     if pixels is None:
         raise DamagedImage(f"Camera '{camera}' sends PNGs that cannot be decoded: check its network and its driver.")

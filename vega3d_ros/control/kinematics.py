@@ -37,7 +37,7 @@ class Kinematics:
 
     def __init__(self, urdf_xml: str, joint_names: Sequence[str], tip_frame: str, base_frame: str = "") -> None:
         self.joint_names = tuple(joint_names)
-        urdf_xml, self.continuous = _bounded(urdf_xml, self.joint_names)
+        urdf_xml, self.continuous = bounded(urdf_xml, self.joint_names)
         full = _parse(urdf_xml)
         _check_names(full, self.joint_names, tip_frame, base_frame)
         locked = [full.getJointId(name) for name in full.names[1:] if name not in self.joint_names]
@@ -200,10 +200,11 @@ def _parse(urdf_xml: str) -> pin.Model:
         ) from error
 
 
-def _bounded(urdf_xml: str, joint_names: Sequence[str]) -> tuple[str, frozenset[str]]:
-    """The URDF with limits far away for the arm's joints that turn without end, and their names.
+def bounded(urdf_xml: str, joint_names: Sequence[str]) -> tuple[str, frozenset[str]]:
+    """The URDF with limits `ENDLESS_RAD` away for the arm's joints that turn without end, and their names.
 
-    Pinocchio describes such a joint by sine and cosine, which forgets the turns that cables remember.
+    Pinocchio describes such a joint by sine and cosine, which forgets the turns that cables remember.  A text that is
+    no XML is returned as it is.
     """
     try:
         root = ET.fromstring(urdf_xml)

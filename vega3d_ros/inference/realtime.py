@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from policies.types import ActionChunk, FloatArray, Observation, Policy, VegaError
 from vega3d_ros.control.chunk_scheduler import ChunkScheduler, MergeMode, Query
 from vega3d_ros.control.control_loop import (
@@ -150,6 +152,8 @@ class Realtime:
         self._leading = False
         self._unconfirmed = False
         self._led = False  # since the last reset or release
+        self._told = False  # whether the guard knows a place at which the controller may hold the arm
+        self._held: FloatArray | None = None  # the place that it was given by the last release
         self._lead_began_ns: int | None = None  # stamp of the joint state, until the lead is over
         self._moves = ""  # why the arm could not be taken over when an action waited last
 
@@ -167,16 +171,22 @@ class Realtime:
         self._forget()
         self.journal("discard")
 
-    def release(self, elsewhere: bool, held: FloatArray | None = None) -> None:
+    def release(self, elsewhere: bool, held: FloatArray | None = None) -> bool:
         """The arm's controller may not be on our path any more: the arm is taken over anew before the next action, and
         what was computed so far is forgotten.
 
-        elsewhere, held: as for the guard's `reset`.
+        elsewhere, held: as for the guard's `reset`.  Returns whether that is news: the arm was led since, even if
+        before the last reset, or was said to be held at another place.
         """
-        if self._led:
+        again = held is not None and self._held is not None and np.array_equal(held, self._held)
+        news = self._led or (elsewhere and self._told and not again)
+        if news:
             self._forget()
             self._leave(elsewhere, held)
+            if elsewhere:
+                self._told, self._held = held is not None, held
             self.journal("release", elsewhere=elsewhere, held=held)
+        return news
 
     def _leave(self, elsewhere: bool = False, held: FloatArray | None = None) -> None:
         self._leading = self._unconfirmed = self._led = False
@@ -260,6 +270,7 @@ class Realtime:
             if self._lead_began_ns is None:
                 self._lead_began_ns = sample.stamp_ns
             self._unconfirmed, self._leading, self._led, self._moves = self._leading, True, True, ""
+            self._told, self._held = True, None
             return command_of(decision, sample, self.period_s, {}, lead=True), wait
         if wait and not self._leading:
             # By the time the arm rests, what is planned now will be long ago, and for another place.

@@ -38,6 +38,7 @@ from vega3d_ros.node.commander import Commander  # noqa: E402
 from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
 from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E402
 from vega3d_ros.node.node_setup import ahead_ns, build, check_autostart, open_policy  # noqa: E402
+from vega3d_ros.node.still_watch import StillWatch  # noqa: E402
 from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
 from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
@@ -74,6 +75,10 @@ class PolicyNode(CarefulLifecycleNode):
         self._commander: Commander | None = None
         self._vigilance: Vigilance | None = None
         self._control_timer: ControlTimer | None = None
+        self._still: StillWatch | None = None
+        # A simulated clock that stands still must not silence the supervision.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=self._steady)
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self._emergency = EmergencyStop(self, self._on_emergency, self._on_emergency_cleared)
@@ -84,7 +89,7 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _configure(self) -> None:
         parameters = self._parameters_read = node_parameters.read(self)
-        with may_end_at_once():
+        with may_end_at_once(), self._emergency.listening():
             self._policy = open_policy(parameters)
         parts = build(self, parameters, self._policy)
         self._lockstep = isinstance(parts.runner, Lockstep)
@@ -92,6 +97,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
         spec = parts.runner.loop.policy.spec
         self._period_s = 1.0 / spec.action_space.rate_hz
+        self._still = StillWatch(self, parameters, parts.runner)
         self._set_base()
         self._listeners = subscribe(self, self, parameters, cameras, self._condition.qos_problems)
         self.get_logger().info(f"Policy {spec.name} is loaded; it looks at {', '.join(spec.cameras)}.")
@@ -102,7 +108,8 @@ class PolicyNode(CarefulLifecycleNode):
         check_autostart(self, parameters)
         self._drop_report()
         self._condition.fault = ""
-        self._outputs = Outputs(self, parameters, self._guard.limits, self._condition.qos_problems, self._joined_s)
+        given = parameters, self._guard.limits, self._condition.qos_problems, self._joined_s
+        self._outputs = Outputs(self, *given, self._emergency.check)
         assert self._runner is not None and self._inputs is not None
         self._runner.journal = self._outputs.note
         if isinstance(self._runner, Realtime):
@@ -115,12 +122,9 @@ class PolicyNode(CarefulLifecycleNode):
         )  # fmt: skip
         self._reporter = Reporter(self, parameters.hardware_id, self._inputs.topics, self._on_diagnostics)
         self._heartbeat = Heartbeat(self, lambda: self._condition.running)
-        # A simulated clock that stands still must not silence the supervision.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._vigilance = Vigilance(self, parameters, self._period_s)
-        self._watches = [self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=steady)]
         if self._is_strict:
-            self._watches.append(self.create_timer(SILENCE_PERIOD_S, self._on_silence, clock=steady))
+            self._watches = [self.create_timer(SILENCE_PERIOD_S, self._on_silence, clock=self._steady)]
         if not self._lockstep:
             self._control_timer = ControlTimer(
                 self, self._period_s, parameters.control_priority, self._on_control_timer
@@ -158,14 +162,13 @@ class PolicyNode(CarefulLifecycleNode):
     def _unconfigure(self) -> None:
         self._deactivate()
         self._drop_report()
-        for subscription in self._listeners:
-            self.destroy_subscription(subscription)
-        self._listeners = []
+        while self._listeners:
+            self.destroy_subscription(self._listeners.pop())
         if isinstance(self._policy, SeparatePolicy):
             self._policy.close()  # whatever it computes; its thread then ends
         if isinstance(self._runner, Realtime):
             self._runner.close(CLOSE_S)
-        self._runner = self._inputs = self._policy = None
+        self._runner = self._inputs = self._policy = self._still = None
         self._condition.qos_problems.clear()
 
     def destroy_node(self) -> None:
@@ -234,8 +237,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._commander.forget()
         if isinstance(self._runner, Lockstep):
             self._runner.pending = None
-            self._runner.discard()
-        elif isinstance(self._runner, Realtime):
+        if self._runner is not None:
             self._runner.discard()
 
     def _on_emergency(self, sentence: str) -> None:
@@ -289,14 +291,10 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _is_done(self, stamp_ns: int) -> bool:
         """lockstep: whether this joint state needs no decision: it had one, now told again, or commanding ended."""
-        done = True
-
-        def repeat() -> None:
-            nonlocal done
-            done = self._commander is not None and self._commander.repeat(stamp_ns)
-
-        self._guarded(repeat)
-        return done
+        commander, done = self._commander, [True]
+        assert commander is not None
+        self._guarded(lambda: done.append(commander.repeat(stamp_ns)))
+        return done[-1]
 
     def _on_instruction(self, message: String) -> None:
         if self._inputs is None:
@@ -366,6 +364,8 @@ class PolicyNode(CarefulLifecycleNode):
     # Supervision
 
     def _on_watch(self) -> None:
+        if self._still is not None:
+            self._still.look(self._outputs, self._condition.running)
         if self._outputs is None or self._vigilance is None or not self._condition.running:
             return
         problem = self._vigilance.problem(self._condition.moving) or self._outputs.rivals()

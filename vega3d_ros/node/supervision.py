@@ -6,8 +6,10 @@ And the heartbeat of an active node.  Everything runs in the executor's thread.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -19,16 +21,17 @@ from std_srvs.srv import Trigger
 
 from policies.types import VegaError
 from vega3d_ros.control.stop_latch import StopLatch
-from vega3d_ros.node.watches import LastValue
+from vega3d_ros.node.watches import KEPT, LastValue
 from vega3d_ros.ros.node_parameters import getter
 from vega3d_ros.ros.qos_events import SubscriptionEventCallbacks
 
 HEARTBEAT_S = 0.1
 WATCH_S = 0.05
+LISTEN_S = 0.02
 # A reliable subscription is deaf to a best-effort publisher, a transient-local one to a volatile publisher, and a
 # best-effort one may lose the message: a stop must be heard from all of them, and hearing it twice does no harm.
 _EVERY_PUBLISHER = tuple(
-    QoSProfile(depth=5, reliability=reliability, durability=durability)
+    QoSProfile(depth=KEPT, reliability=reliability, durability=durability)
     for reliability, durability in (
         (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE),
         (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE),
@@ -58,11 +61,11 @@ class EmergencyStop:
         self._known: set[bytes] = set()
         self._watched_s, self._just_back = time.monotonic(), False
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-        subscriptions = [
+        self._subscriptions = [
             node.create_subscription(Bool, "e_stop", self._on_topic, qos, event_callbacks=quiet)
             for qos in _EVERY_PUBLISHER
         ]
-        self._topic = subscriptions[0].topic_name
+        self._topic = self._subscriptions[0].topic_name
         node.create_service(Trigger, "~/e_stop", self._on_service)
         node.create_service(Trigger, "~/clear_stop", self._on_clear)
         node.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -78,12 +81,49 @@ class EmergencyStop:
         )
 
     def check(self) -> None:
-        """Raises VegaError while the stop is set, or its button is not heard that has to be."""
+        """Raises VegaError while the stop is set, or its button is not heard that has to be.
+
+        What the button said while no callback ran counts, whatever the executor would have taken before it.
+        """
+        for message, info in self._waiting():
+            self._on_topic(message, info)
         if self.latch.reason:
             raise VegaError(self.sentence)
         silent = self._silent()
         if silent:
             raise VegaError(f"Nothing may move, because of {silent}: connect the button, then activate policy_node.")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While a callback may take so long that more comes than DDS keeps: it is kept, and counts at the end."""
+        heard: list[tuple[Bool, Mapping[str, Any]]] = []
+        over = threading.Event()
+
+        def listen() -> None:
+            while not over.wait(LISTEN_S):
+                for message, info in self._waiting():
+                    if heard and heard[-1][0].data == message.data:
+                        heard.pop()  # of equal ones the last says all
+                    heard.append((message, info))
+
+        thread = threading.Thread(target=listen, name="e_stop", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            for message, info in [*heard, *self._waiting()]:
+                self._on_topic(message, info)
+
+    def _waiting(self) -> list[tuple[Bool, Mapping[str, Any]]]:
+        """What has come and no callback has taken, in the order in which it came; it is taken by this."""
+        taken = []
+        for subscription in self._subscriptions:
+            with subscription.handle:
+                while (came := subscription.handle.take_message(subscription.msg_type, False)) is not None:
+                    taken.append(came)
+        return sorted(taken, key=lambda came: came[1].get("received_timestamp", 0))
 
     def _set(self, reason: str) -> None:
         if self.latch.set(reason, time.monotonic()):

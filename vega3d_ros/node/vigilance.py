@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
 from policies.types import VegaError
-from vega3d_ros.node.watches import ClockWatch, Gap, LastValue
+from vega3d_ros.node.watches import KEPT, ClockWatch, Gap, LastValue
 from vega3d_ros.ros.node_parameters import NodeParameters
 
 SENT = "source_timestamp"
@@ -32,15 +32,16 @@ class Vigilance:
         stand_s = max(STAND_S, parameters.max_age_s, parameters.max_gap_periods * period_s)
         self._clock = ClockWatch(self._simulated, stand_s)
         self._enabling = LastValue(safe=False)
+        self._let_go = False  # if only for a moment, since the last reset
         self._switch: Any = None
         if parameters.enable_topic:
             # Best effort hears every publisher; one that is lost is like one that is late.
-            self._switch = node.create_subscription(
-                Bool, parameters.enable_topic, self._on_switch, qos_profile_sensor_data
-            )
+            every = QoSProfile(depth=KEPT, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self._switch = node.create_subscription(Bool, parameters.enable_topic, self._on_switch, every)
 
     def reset(self) -> None:
         """An episode begins.  Raises VegaError where it may not."""
+        self._let_go = False
         released = self._released()
         if released:
             raise VegaError(released)
@@ -72,6 +73,7 @@ class Vigilance:
 
     def _on_switch(self, message: Bool, info: Mapping[str, Any] | None = None) -> None:
         self._enabling.take(bool(message.data), (info or {}).get(SENT, 0), time.monotonic())
+        self._let_go = self._let_go or not message.data
 
     def _released(self) -> str:
         topic, enabling = self._parameters.enable_topic, self._enabling
@@ -81,6 +83,11 @@ class Vigilance:
             return f"The enabling switch has said nothing on '{topic}': connect and hold it, then call ~/start again."
         if not enabling.value:
             return f"The enabling switch on '{topic}' is not held: hold it, then call ~/start again."
+        if self._let_go:
+            return (
+                f"The enabling switch on '{topic}' was released, if only for a moment: hold it, then call ~/start "
+                "again."
+            )
         age_s = enabling.age_s(time.monotonic())
         if age_s > self._parameters.enable_timeout_s:
             return (

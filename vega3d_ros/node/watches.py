@@ -11,6 +11,8 @@ STEP_S = 0.5
 # A simulator may run so many times as fast as the world, and may skip so many s when it is reset.
 FASTEST, SKIP_S = 10.0, 1.5
 BACK_S = 0.001
+# Messages of a switch that may wait to be heard: of more, Fast DDS would leave out not the oldest but the newest.
+KEPT = 5000
 # One message may overtake another by so much, s; what was sent before the last by more comes from a clock that was set.
 OVERTAKEN_S = 1.0
 

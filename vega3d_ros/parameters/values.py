@@ -127,6 +127,12 @@ def _check_gripper(values: Mapping[str, Any], whole: bool) -> None:
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
         )
+    arms, own = (str(values.get(name) or "").strip("/") for name in ("controller", "gripper.controller"))
+    if own and own == arms:
+        raise VegaError(
+            f"'gripper.controller' is that of the arm, '{own}': leave gripper.controller empty where one controller "
+            "has both"
+        )
     opened, closed = values.get("gripper.open"), values.get("gripper.closed")
     if not joint or opened is None or closed is None:
         return

@@ -33,9 +33,8 @@ from vega3d_ros.recording.replay_bag import Bag, used_sample  # noqa: E402
 from vega3d_ros.recording.replay_check import ORIGIN  # noqa: E402
 from vega3d_ros.recording.replay_run import Decisions, Difference  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
-from vega3d_ros.ros.conversions import GripperMemory  # noqa: E402
 from vega3d_ros.ros.joint_states import joint_reader  # noqa: E402
-from vega3d_ros.topics.node_outputs import gripper_position  # noqa: E402
+from vega3d_ros.topics.node_outputs import gripper_memory, gripper_position  # noqa: E402
 from vega3d_ros.topics.trajectories import trajectories  # noqa: E402
 
 
@@ -111,12 +110,14 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
     samples = bag.samples(joint_reader(parameters, continuous, together))
     endless = np.array([name in continuous for name in parameters.joint_names])
     derived = parameters.velocity_filter_s > 0.0
-    memory = GripperMemory(parameters.gripper_open, parameters.gripper_closed)
+    memory = gripper_memory(parameters)
     made: list[list[JointTrajectory]] = []
     for decided, frames in bag.queries():
         event = decided.event
         if event["event"] == "start":
             memory.reset()
+        elif event["event"] == "release" and event["elsewhere"]:
+            memory.forget()
         if event["event"] not in ("tick", "brake"):
             decisions.feed(event, frames=frames)
             continue

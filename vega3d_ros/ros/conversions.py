@@ -215,23 +215,38 @@ def command_messages(
 
 
 class GripperMemory:
-    """Turns > 0 close, < 0 open, 0 keep into a joint position (m), remembering the last order."""
+    """Turns > 0 close, < 0 open, 0 keep into a joint position (m), remembering the last order.
 
-    def __init__(self, open_position: float, closed_position: float) -> None:
-        self._open = open_position
-        self._closed = closed_position
-        self._last: float | None = None
+    apart: the gripper has a controller of its own, which need not be told anything before the first order.  keeps: an
+    order outlasts the beginning of an episode: what is held by the way still to go would be let go by any other.
+    """
+
+    def __init__(self, open_position: float, closed_position: float, apart: bool = False, keeps: bool = False) -> None:
+        self._open, self._closed = open_position, closed_position
+        self._apart, self._keeps = apart, keeps
+        self.forget()
 
     def reset(self) -> None:
-        self._last = None
+        """An episode begins."""
+        self._found: float | None = None
+        if not self._keeps:
+            self._last: float | None = None
 
-    def position(self, order: float, measured: float) -> float:
-        """Commanded position; `measured` is kept when nothing has been ordered yet."""
+    def forget(self) -> None:
+        """Others may have commanded the gripper since."""
+        self._found = self._last = None
+
+    def position(self, order: float, measured: float) -> float | None:
+        """Commanded position; while nothing has been ordered yet None where it is apart, else where it was found."""
         if order > 0:
             self._last = self._closed
         elif order < 0:
             self._last = self._open
-        return measured if self._last is None else self._last
+        if self._last is not None or self._apart:
+            return self._last
+        if self._found is None:
+            self._found = measured  # once, since to follow a noisy measurement is to move
+        return self._found
 
 
 def base_pose(message: PoseStamped, what: str = "base_pose") -> tuple[FloatArray, FloatArray]:

@@ -65,13 +65,15 @@ class ActionWriter:
     def confirmed(self) -> bool:
         return self._last_lead is not None and self._last_lead.done()
 
-    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+    def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None:
         for message in trajectories(command, gripper, self._parameters)[:1]:
             answer = self._send(0, FollowJointTrajectory.Goal(trajectory=message))
             if command.lead:
                 self._last_lead = answer
+        if len(self._clients) == 1 or gripper is None or command.lead or command.rejected:
+            return
         # Said once: repeating it would make the gripper begin its motion anew at every step.
-        if len(self._clients) > 1 and not command.lead and gripper != self._gripper_sent:
+        if gripper != self._gripper_sent:
             goal = GripperCommand.Goal()
             goal.command.position = float(gripper)
             goal.command.max_effort = float(self._parameters.gripper_max_effort)

@@ -97,6 +97,11 @@ class CameraInputs:
             buffer.reject(camera, "wrong_encoding")
             stream.problem = str(error)
             return ""
+        except Exception as error:  # no single message may end the node
+            buffer.reject(camera, "damaged")
+            why = f"{type(error).__name__}: {error}"[:80]
+            self._drop(camera, f"Camera '{camera}' sends a picture that cannot be read ({why}): check its driver.")
+            return ""
         wanted = self._cameras[camera]
         if wanted.height not in (0, image.shape[0]) or wanted.width not in (0, image.shape[1]):
             buffer.reject(camera, "wrong_size")

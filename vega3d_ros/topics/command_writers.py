@@ -1,7 +1,8 @@
 """How a command reaches the arm's controller: as a short trajectory, or as a stream of positions.
 
 Each writer owns its publishers, sends one JointCommand per call, and leaves the arm at rest when it is destroyed.
-`gripper` is the position of the gripper's joint (m or rad).  Everything runs in the executor's thread.
+`gripper` is the position of the gripper's joint (m or rad), None where it is told nothing.  Everything runs in the
+executor's thread.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from policies.types import FloatArray
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion
-from vega3d_ros.control.guard.smoothing import PathStream
+from vega3d_ros.control.guard.smoothing import LONGEST_STEP, PathStream
 from vega3d_ros.inference.process import END_S
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
@@ -93,7 +94,7 @@ class Writer(Protocol):
 
     def confirmed(self) -> bool: ...
 
-    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None: ...
+    def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None: ...
 
     def stop(self, alone: bool = True) -> None: ...
 
@@ -182,7 +183,7 @@ class TrajectoryWriter:
         acked = all(publisher.wait_for_all_acked(NOW) for publisher in self._publishers)
         return acked and self._told == self._audience.listeners()
 
-    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+    def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None:
         if command.lead:
             self._told = self._audience.listeners()
         messages = trajectories(command, gripper, self._parameters)
@@ -249,7 +250,7 @@ class ForwardWriter:
         """What follows at once is never confirmed in time."""
         return True
 
-    def write(self, command: JointCommand, gripper: float, sample: JointSample) -> None:
+    def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None:
         if command.motion is not None and command.motion is not self._motion:
             # The path may be on another clock than ours.  How far apart they are is taken once, or the time that a
             # command took to come here would be a jolt.
@@ -263,7 +264,7 @@ class ForwardWriter:
                 self._sent, self._stepped_s = array.array("d"), time.monotonic()
                 self._stream = PathStream(command.motion, self._limits.acceleration, self._jerk, self._period_s)
             self._stream.motion = command.motion
-        if command.lead:
+        if command.lead or command.rejected or gripper is None:
             return
         # Said once: repeating it would make the gripper's controller begin its motion anew at every step.
         if len(self._publishers) > 1 and gripper != self._gripper_sent:
@@ -281,9 +282,10 @@ class ForwardWriter:
         self._notice_delay()
         if self._stream is None or self._motion is None:
             return
-        self._stepped_s = time.monotonic()
+        before_s, self._stepped_s = self._stepped_s, time.monotonic()
+        stood = self._stepped_s - before_s > LONGEST_STEP * self._period_s
         now_ns = time.monotonic_ns() + self._ahead_ns
-        self._sent = array.array("d", self._stream.step(now_ns))
+        self._sent = array.array("d", self._stream.step(now_ns, stood))
         self._publishers[0].publish(Float64MultiArray(data=self._sent))
         if self._stream.at_rest:
             self._stream = None  # the next path begins where this one ended
@@ -303,11 +305,13 @@ class ForwardWriter:
         Where no path is under way nothing is said: the arm may have been moved since by others.
         """
         self._node.destroy_timer(self._timer)
-        deadline = time.monotonic() + BRAKING_DEADLINE_S
+        due_s = time.monotonic()
+        deadline = due_s + BRAKING_DEADLINE_S
         last_words = LAST_WORDS if self._stream is not None else 0
         while self._stream is not None and self._node.context.ok() and time.monotonic() < deadline:
             self._step()
-            time.sleep(self._period_s)
+            due_s += self._period_s
+            time.sleep(max(0.0, due_s - time.monotonic()))
         for _ in range(last_words if self._sent and self._node.context.ok() else 0):
             # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along
             # the path, which is not over where its braking took too long.

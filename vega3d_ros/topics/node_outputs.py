@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
@@ -25,10 +26,18 @@ LOOK_S = 0.5
 DECISIONS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+def gripper_memory(parameters: NodeParameters) -> conversions.GripperMemory:
+    """What a node with these parameters remembers of its orders to the gripper."""
+    apart = bool(parameters.gripper_controller)
+    # A world in lockstep may begin anew with the gripper elsewhere.
+    keeps = parameters.committed and not apart
+    return conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed, apart, keeps)
+
+
 def gripper_position(
     memory: conversions.GripperMemory, parameters: NodeParameters, command: JointCommand, sample: JointSample
-) -> float:
-    """Where the gripper's joint shall be, m or rad; 0 where there is no gripper."""
+) -> float | None:
+    """Where the gripper's joint shall be, m or rad, None where nothing is to be said of it; 0 without a gripper."""
     joint = parameters.gripper_command_joint
     if not joint:
         return 0.0
@@ -40,7 +49,8 @@ class Outputs:
 
     They exist only while it is active, so that a second node which is merely configured does not
     look like one that commands.  joined_s: time.monotonic() at which the
-    process joined the domain.  Raises VegaError if somebody else publishes commands already.
+    process joined the domain.  check: raises VegaError where nothing may be commanded; called before the publishers
+    exist, after whatever time that took.  Raises VegaError if somebody else publishes commands already.
     """
 
     def __init__(
@@ -50,8 +60,9 @@ class Outputs:
         limits: GuardLimits,
         qos_problems: dict[str, str],
         joined_s: float,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.gripper = conversions.GripperMemory(parameters.gripper_open, parameters.gripper_closed)
+        self.gripper = gripper_memory(parameters)
         self._node = node
         self._parameters = parameters
         self.world_age = 0  # queries since the world simulator's tokens were computed
@@ -68,6 +79,7 @@ class Outputs:
             if over:
                 break
             time.sleep(0.05)
+        check()
         self._writer = make_writer(node, parameters, limits, qos_problems)
         self._decisions = node.create_publisher(String, "~/decisions", DECISIONS)
         self._noted: list[tuple[int, str, dict[str, Any]]] = []
@@ -99,6 +111,8 @@ class Outputs:
 
     def note(self, event: str, **fields: Any) -> None:
         """The journal of the control loop (`journal.py`); told by `publish_decisions`."""
+        if event == "release" and fields["elsewhere"]:
+            self.gripper.forget()
         self._noted.append((self._count, event, fields))
         self._count += 1
 
@@ -109,11 +123,14 @@ class Outputs:
             if self._node.context.ok():  # after a signal nothing can be published any more
                 self._decisions.publish(String(data=to_text(number, event, fields)))
 
-    def stop(self) -> bool:
+    def stop(self, watched: bool = True) -> bool:
         """No command follows until `reset`.  Whether the arm's controller is on our path, as far as one can know; where
-        it is not, `held` may tell more."""
+        it is not, `held` may tell more.
+
+        watched: false where others may have commanded the arm unseen.
+        """
         # After the end of ROS nothing can be said, nor asked.
-        alone = self._node.context.ok() and not self.unheard and not self.rivals()
+        alone = watched and self._node.context.ok() and not self.unheard and not self.rivals()
         if self._writer is not None:
             self._writer.stop(alone)
         return alone

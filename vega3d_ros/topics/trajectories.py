@@ -11,19 +11,19 @@ from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
 
 
-def trajectories(command: JointCommand, gripper: float, parameters: NodeParameters) -> list[JointTrajectory]:
+def trajectories(command: JointCommand, gripper: float | None, parameters: NodeParameters) -> list[JointTrajectory]:
     """The messages of one command: the arm's and, where the gripper has a controller of its own, the gripper's.
 
-    None where it was refused and the controller has its path, to rest, already.
+    gripper: where its joint shall be; None: nothing is said of it.  None where it was refused and the controller has
+    its path, to rest, already.
     """
     if parameters.committed and command.rejected:
         return []
     apart = bool(parameters.gripper_controller)
-    messages = conversions.command_messages(
-        command, parameters.joint_names, parameters.gripper_command_joint, gripper, apart
-    )
+    joint = "" if gripper is None else parameters.gripper_command_joint
+    messages = conversions.command_messages(command, parameters.joint_names, joint, gripper or 0.0, apart)
     made = [message for message in messages if message is not None]
-    if command.lead:
+    if command.lead or command.rejected:
         del made[1:]
     if parameters.committed:
         for message in made:

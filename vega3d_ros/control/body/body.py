@@ -16,6 +16,7 @@ import pinocchio as pin
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.body.capsules import box, capsules_round, collision_pieces, half_space, link_name
 from vega3d_ros.control.body.hand import spread
+from vega3d_ros.control.kinematics import ENDLESS_RAD, bounded
 
 SAMPLES = 400
 STILL_M = 1e-6  # a distance that changes by less, whatever the joints do, is one that no motion can better
@@ -65,6 +66,8 @@ class Body:
         slow_m: float = 0.1,
         ignored: Sequence[str] = (),
     ) -> None:
+        # One number for each joint, as the arm's angles are given everywhere, also of those that turn without end.
+        urdf_xml, _ = bounded(urdf_xml, joint_names)
         full = pin.buildModelFromXML(urdf_xml)
         pieces = collision_pieces(urdf_xml, full)
         both = spread(urdf_xml, full, joint_names, pieces, capsules_round(pieces))
@@ -169,6 +172,8 @@ class Body:
             return ()
         rng = np.random.default_rng(0)
         low, high = self._model.lowerPositionLimit, self._model.upperPositionLimit
+        endless = high - low >= 2.0 * ENDLESS_RAD  # of these one turn is as good as all
+        low, high = np.where(endless, -np.pi, low), np.where(endless, np.pi, high)
         samples = rng.uniform(low, high, (SAMPLES, low.size))
         distances = np.array([self._measure(q) for q in samples])
         at_home = self._measure(home)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.types import FloatArray
 
+IntArray = NDArray[np.int64]
 # Controllers want the times of a trajectory's points to differ; below this a joint that creeps would be stopped dead.
 SHORTEST_BRAKING_S = 0.01
 # Points closer together than this are one.
@@ -42,6 +44,21 @@ class Motion:
         )
         return cubic.at(since - float(self.times_s[index]))
 
+    def along(self, times_ns: IntArray) -> FloatArray:
+        """Positions (k, n) rad at times (k,)."""
+        since = np.clip((times_ns - self.start_ns) * 1e-9, 0.0, self.times_s[-1])
+        index = np.minimum(self.times_s.searchsorted(since, side="right") - 1, len(self.times_s) - 2)
+        cubic = Cubic(
+            self.positions[index],
+            self.velocities[index],
+            self.positions[index + 1],
+            self.velocities[index + 1],
+            (self.times_s[index + 1] - self.times_s[index])[:, None],
+        )
+        places, _ = cubic.at((since - self.times_s[index])[:, None])
+        places[since >= self.times_s[-1]] = self.positions[-1]  # to the last bit
+        return places
+
     def between(self, begin_ns: int, end_ns: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What it is from one time to a later one: times_s from `begin_ns`, positions, velocities, as of a Motion; the
         ends and its own points between them."""
@@ -69,7 +86,7 @@ class Cubic:
         self.b = (3.0 * mean - 2.0 * v0 - v1) / seconds
         self.c = (v0 + v1 - 2.0 * mean) / seconds**2
 
-    def at(self, seconds: float) -> tuple[FloatArray, FloatArray]:
+    def at(self, seconds: FloatArray | float) -> tuple[FloatArray, FloatArray]:
         """Positions and velocities."""
         return self._place(seconds), self.v0 + seconds * (2.0 * self.b + 3.0 * seconds * self.c)
 

@@ -3,21 +3,39 @@
 A forward_command_controller neither interpolates nor brakes.  It is given the checked path at its own rate, averaged
 over a window: an average of positions is within every limit that its members are within, keeps their timing (half a
 window later), and changes its acceleration by no more than 2 a_max in a window, which bounds the jerk.
+
+All of that holds for evenly spaced samples.  So the stream has a time of its own, which goes on evenly whenever it is
+asked: after a pause it is late, begins as an arm at rest does, and catches up slowly.  Even steps are as long as those
+of the path's clock are on the average, so that a machine that is always late is not left behind.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.guard.motion import Motion
 
+# Of the limits, what leaves after a pause may have: of velocity, and of acceleration.
+FASTEST, BENT = 1.05, 1.2
+# So long it takes to catch up, or to wait, at most; s.
+CATCH_UP_S = 0.5
+# Of a period, the stream may be ahead of the path's clock, whose next motion it does not know, or behind it.
+AHEAD, BEHIND = 0.25, 1.0
+HALVINGS = 6
+# A machine that is slower than it should be all the time takes longer steps: where their mean over so many is so much
+# more than a period, of which they are at most so many.
+MEAN_OF, SLOWER, LONGEST_STEP = 100, 1.03, 2.5
+
 
 class PathStream:
     """Samples of a path, smoothed.  Used from one thread.
 
-    acceleration (n,) rad/s^2: what the paths keep to; jerk (n,) rad/s^3: what `step` keeps to.  period_s: time between
-    two calls of `step`.  motion: the path followed now.  Raises VegaError on limits that are not positive.
+    acceleration (n,) rad/s^2: what the paths keep to; jerk (n,) rad/s^3: what `step` keeps to while it is called in
+    time.  period_s: time between two calls of `step`.  motion: the path followed from its start on; of those before it
+    what a late stream has yet to go is kept.  Raises VegaError on limits that are not positive.
     """
 
     def __init__(self, motion: Motion, acceleration: FloatArray, jerk: FloatArray, period_s: float) -> None:
@@ -25,17 +43,103 @@ class PathStream:
         limits = [np.asarray(limit, dtype=np.float64) for limit in (acceleration, jerk)]
         if any(limit.shape != (n,) or not np.all(limit > 0.0) for limit in limits):
             raise VegaError(f"Acceleration and jerk limits must be {n} positive numbers: correct the YAML.")
-        self.motion = motion
         window_s = float(np.max(2.0 * limits[0] / limits[1]))
+        self._period_ns = round(1e9 * period_s)
+        self._bend = BENT * limits[0] * period_s**2
         self._recent = np.tile(motion.positions[0], (max(1, int(np.ceil(window_s / period_s))), 1))
+        self._ages_ns = self._period_ns * np.arange(len(self._recent))[::-1]  # of the samples, oldest first
+        self._motions = deque([motion])
+        self._time_ns: int | None = None  # of the newest sample
+        self._asked_ns = 0  # the path's clock at the last step
+        self._mean_ns = float(self._period_ns)  # between two steps
+        self._advance_ns = self._period_ns  # of the last step
+        self._sent = motion.positions[0].copy()
+        self._moved = np.zeros(n)  # by the last step
+
+    @property
+    def motion(self) -> Motion:
+        return self._motions[-1]
+
+    @motion.setter
+    def motion(self, motion: Motion) -> None:
+        if motion is self._motions[-1]:
+            return
+        while self._motions and self._motions[-1].start_ns >= motion.start_ns:
+            self._motions.pop()
+        self._motions.append(motion)
 
     @property
     def at_rest(self) -> bool:
         """Whether the last window saw one place, the path's end."""
         return bool(np.all(self._recent == self.motion.positions[-1]))
 
-    def step(self, time_ns: int) -> FloatArray:
-        """Positions (n,) rad for the next period."""
-        self._recent = np.roll(self._recent, -1, axis=0)
-        self._recent[-1] = self.motion.at(time_ns)[0]
-        return np.asarray(self._recent.mean(axis=0))
+    def step(self, time_ns: int, stood: bool = False) -> FloatArray:
+        """Positions (n,) rad for the next period.
+
+        time_ns: now, on the path's clock.  stood: the last step was so long ago that the arm has stood since.
+        """
+        if self._time_ns is None:
+            self._time_ns = min(time_ns - self._period_ns, self.motion.start_ns)
+            self._asked_ns = time_ns - self._period_ns
+        if stood:
+            self._advance_ns, self._moved = 0, np.zeros_like(self._moved)
+        else:
+            passed_ns = min(max(time_ns - self._asked_ns, 0), LONGEST_STEP * self._period_ns)
+            self._mean_ns += (passed_ns - self._mean_ns) / MEAN_OF
+        self._asked_ns = time_ns
+        advance_ns = self._next_advance(time_ns - self._time_ns - self._period_ns)
+        self._time_ns += advance_ns
+        if advance_ns == self._period_ns:
+            self._recent = np.roll(self._recent, -1, axis=0)
+            self._recent[-1] = self._at(self._time_ns)
+        else:
+            self._recent = self._window(self._time_ns)
+        sent = np.asarray(self._recent.mean(axis=0))
+        self._advance_ns, self._moved, self._sent = advance_ns, sent - self._sent, sent
+        oldest_ns = self._time_ns - int(self._ages_ns[0])
+        while len(self._motions) > 1 and self._motions[1].start_ns <= oldest_ns:
+            self._motions.popleft()
+        return sent
+
+    def _next_advance(self, late_ns: int) -> int:
+        """How far to go along the path, ns: as its clock asks for, as far as the limits allow.
+
+        late_ns: how late the stream is on the path's clock if it goes on by a period.
+        """
+        period_ns, even = self._period_ns, self._even
+        wanted = 1.0
+        if not -AHEAD * period_ns <= late_ns <= BEHIND * period_ns:
+            wanted = float(np.clip(even + 1e-9 * late_ns / CATCH_UP_S, 0.0, FASTEST * even))
+        if wanted == 1.0 and self._advance_ns == period_ns:
+            return period_ns
+        if self._may_advance(round(wanted * period_ns)):
+            return round(wanted * period_ns)
+        # As fast as before bends no more than the path does itself.
+        good, bad = self._advance_ns / period_ns, wanted
+        for _ in range(HALVINGS):
+            middle = (good + bad) / 2
+            good, bad = (middle, bad) if self._may_advance(round(middle * period_ns)) else (good, middle)
+        return round(good * period_ns)
+
+    @property
+    def _even(self) -> float:
+        """How long the steps are, in periods."""
+        even = self._mean_ns / self._period_ns
+        return even if even > SLOWER else 1.0
+
+    def _may_advance(self, advance_ns: int) -> bool:
+        assert self._time_ns is not None
+        moved = self._window(self._time_ns + advance_ns).mean(axis=0) - self._sent
+        return bool(np.all(np.abs(moved - self._moved) <= self._bend * self._even**2))
+
+    def _window(self, time_ns: int) -> FloatArray:
+        """All samples if the newest is of this time; before its first motion the path is at its beginning."""
+        times_ns = time_ns - self._ages_ns
+        starts_ns = np.array([motion.start_ns for motion in self._motions])
+        followed = np.maximum(starts_ns.searchsorted(times_ns, side="right") - 1, 0)
+        pieces = [self._motions[index].along(times_ns[followed == index]) for index in np.unique(followed)]
+        return np.concatenate(pieces)
+
+    def _at(self, time_ns: int) -> FloatArray:
+        motion = next((motion for motion in reversed(self._motions) if motion.start_ns <= time_ns), self._motions[0])
+        return motion.at(time_ns)[0]
