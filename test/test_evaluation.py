@@ -93,3 +93,20 @@ def test_a_run_that_cannot_be_gone_on_with_is_kept_as_it_is(
     with pytest.raises(VegaError, match=part):
         ResultWriter(tmp_path, {"suite": "s"}, resume=True)
     assert {path: path.read_text() for path in tmp_path.iterdir()} == kept
+
+
+def test_a_run_that_does_not_go_on_with_an_earlier_one_leaves_it_as_it_is(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path, {"suite": "s"})
+    writer.close()
+    writer = ResultWriter(tmp_path, {"suite": "s"})  # nothing was finished: nothing is lost
+    for task in range(2):
+        writer.add(record(task, True))
+    writer.close()
+    kept = {path: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(VegaError, match="holds 2 episodes of an earlier run: add --resume to go on with it, or give"):
+        ResultWriter(tmp_path, {"suite": "s"})
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == kept
+    ResultWriter(tmp_path, {"suite": "s"}, resume=True).close()  # the refused one has let go of the folder
+    ResultWriter.remove(tmp_path)
+    ResultWriter(tmp_path, {"suite": "other"}).close()
+    assert json.loads((tmp_path / "summary.json").read_text())["episodes"] == []
