@@ -37,6 +37,7 @@ from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
+from policies.files.command_line import while_read  # noqa: E402
 from policies.types import ActionSpace, FloatArray, PolicySpec, VegaError  # noqa: E402
 from vega3d_ros.bringup.controller_check import ASKED, judge  # noqa: E402
 from vega3d_ros.bringup.entries import Argument, command_words, parse_arguments, robot_file  # noqa: E402
@@ -321,6 +322,7 @@ def _arguments(words: Sequence[str]) -> tuple[str, float, bool]:
     return values["robot"], seconds, values["axes"] == "true"
 
 
+@while_read
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-check-robot; returns the exit status."""
     words = command_words("vega3d-check-robot", __doc__, argv, ARGUMENTS)
