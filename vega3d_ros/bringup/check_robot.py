@@ -176,7 +176,7 @@ class RobotCheck:
         good = -limit_s / 2 <= age_s <= limit_s / 2
         told = f"They are {1e3 * age_s:.0f} ms old on arrival."
         good = good and (not heard.watch.growth or abs(heard.watch.offset_s) < limit_s / 10)
-        self._say(good, f"{title}, stamps", told if good else heard.watch.sentence("It"))
+        self._say(good, f"{title}, stamps", told if good else heard.watch.sentence("It", name != "joint_states"))
 
     def _skew(self) -> None:
         streams = [np.array(self._heard[name].stamps) for name in self._cameras]
