@@ -31,7 +31,7 @@ from policies.checkpoints import check_instructions, checkpoint_sha256, load_pol
 from policies.files.command_line import command, command_parser
 from policies.types import WORLD_CONTROLS, Observation, RobotState, VegaError
 from sim import run_libero
-from sim.results.evaluation import parse_tasks, wilson_95
+from sim.results.evaluation import ResultWriter, parse_tasks, wilson_95
 from sim.results.paired import compare_pair
 from sim.results.result_files import SUMMARY_FILE
 from sim.worlds.environment import VIEWS, views_of
@@ -198,6 +198,8 @@ def summary(
     words += ["--world-simulator", control] if control != "on" else []
     words += ["--tasks", tasks] if tasks != ALL_TASKS else []
     words += further
+    if found is None:
+        ResultWriter.remove(folder)  # of another checkpoint, or to be made again: --fresh
     words += ["--resume"] if found is not None else []
     if transport == "direct":
         words += ["--workers", str(args.workers)]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.files.command_line import command, command_parser
+from policies.types import VegaError
 
 
 @command
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("python -m policies.check_parity", __doc__, paragraphs=2)
     parser.add_argument("folder", type=Path, help="folder of golden vectors")
     options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        raise VegaError(f"'{options.folder}' is no golden folder, as there is no folder of that name: correct it.")
     from policies.parity.check import checked  # torch, which --help does without
 
     failed = False

@@ -11,7 +11,7 @@ from typing import Any
 from policies.files.classes import call_class
 from policies.files.command_line import possible
 from policies.files.json_config import read_json
-from policies.files.paths import exists, files_below, is_folder, leads_out
+from policies.files.paths import exists, files_below, is_folder, leads_out, refuse_file
 from policies.nano.vocabulary import Vocabulary
 from policies.spatial.models import nano_folder, shipped_scene_models
 from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
@@ -49,6 +49,7 @@ def find_checkpoint(name_or_path: str) -> Path:
         return shipped[name_or_path]
     if is_folder(name_or_path):
         return Path(name_or_path).expanduser()
+    refuse_file(name_or_path)
     if _on_hub(name_or_path):
         from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 
@@ -328,6 +329,7 @@ def check_scene_model(name_or_path: str) -> None:
         return
     shipped = shipped_scene_models()
     if name_or_path not in shipped:
+        refuse_file(name_or_path)
         raise VegaError(
             f"There is no scene model '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, the "
             "folder of a spatial-reasoning checkpoint or of a Qwen2.5-VL, a hub id owner/name, or module:Class."

@@ -1,7 +1,7 @@
 """Ctrl-C: while a command of ours still imports its packages, and after it.
 
 Python would print a traceback or, where the signal falls into a callback of the import machinery, lose it.  And before
-it ends it takes its packages apart, which with torch lasts seconds on a busy machine.
+it ends it takes its packages apart, which with torch lasts seconds on a busy machine and may print what is left over.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ def quiet_while_imported() -> None:
 
 def stopped() -> int:
     """The exit status of a command that Ctrl-C ended, which then ends without delay."""
-    _ends_by.append(STOPPED)
-    return STOPPED
+    return ending(STOPPED)
+
+
+def ending(status: int) -> int:
+    """This exit status, of a process with nothing left to do: it ends without taking its packages apart."""
+    _ends_by.append(status)
+    return status
 
 
 def _is_ours(program: str) -> bool:
@@ -70,6 +75,7 @@ def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType
         print("stopped.", file=sys.stderr)
         _ends_by.append(-signal.SIGINT)  # as Python would end itself, so that a shell's loop ends too
     else:
+        _ends_by.clear()  # whatever status was meant, it is not the one now
         sys.__excepthook__(kind, error, trace)
 
 
@@ -82,4 +88,5 @@ def _skip_teardown() -> None:
     if _ends_by[-1] < 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), -_ends_by[-1])
-    os._exit(STOPPED)
+        os._exit(STOPPED)
+    os._exit(_ends_by[-1])

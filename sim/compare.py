@@ -20,7 +20,7 @@ from sim.results.paired import compare_arms, compare_pair
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.compare", __doc__, paragraphs=2)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of results")
-    parser.add_argument("--output", type=Path, default=Path("compare.html"), help="page to write")
+    parser.add_argument("--output", type=Path, help="page to write (default: compare.html beside the first RUN)")
     args = parser.parse_args(argv)
     runs = [read_run(folder) for folder in args.runs]
     for run in runs:
@@ -39,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
                     f"{pair.only_second} states); over {len(pair.by_task)} tasks {least:+.1f} to {most:+.1f}, "
                     f"p = {pair.p_over_tasks:.3g} (signs of their differences)"
                 )
-    write_report(runs, args.output)
-    print(args.output)
+    output = args.output or args.runs[0].parent / "compare.html"
+    write_report(runs, output)
+    print(output)
     return 0
 
 

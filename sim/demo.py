@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import check_instructions, for_suite, shipped_policies
-from policies.files.command_line import command_parser, results_folder
+from policies.files.command_line import command_parser, results_folder, while_read
 from policies.interrupts import stopped
 from policies.types import VegaError
 from sim.results.report import Recording, side_by_side, versions, write_page
@@ -151,6 +151,7 @@ def write_results(record: Recording, folder: Path, fps: float) -> tuple[Path | N
     return video, page
 
 
+@while_read
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 if the episode ran to its end, solved or not."""
     parser = command_parser("python -m sim.demo", __doc__, paragraphs=2)

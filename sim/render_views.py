@@ -19,7 +19,7 @@ from policies.correspondence.scenes import INTRINSICS_FILE, PosedViews, write_vi
 from policies.files.command_line import add_seed, command, command_parser, results_folder
 from policies.files.made_once import made_with
 from policies.types import FloatArray, VegaError
-from sim.results.evaluation import parse_tasks
+from sim.results.evaluation import add_tasks, parse_tasks
 from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
 from sim.worlds.suites import load_suite
 
@@ -118,7 +118,7 @@ def render(args: Any, suite: str, task: int) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.render_views", __doc__, paragraphs=3)
     parser.add_argument("--suites", nargs="+", default=["libero_object"], help="of LIBERO, LIBERO-PRO or LIBERO-plus")
-    parser.add_argument("--tasks", default="0-1", help="of each suite")
+    add_tasks(parser, "of each suite, such as 0-9, 0,3 or 0 3", "0-1")
     parser.add_argument("--trials", type=int, default=2, help="initial states of each task: a scene each")
     parser.add_argument("--views", type=int, default=12, help="of each scene")
     parser.add_argument("--size", type=int, default=256, help="sides of the pictures, px")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,12 @@ def test_the_gripper_may_be_off_by_one_small_constant_only(everywhere, failures,
         line.split("_of_")[0].split(" ")[0] for line in capsys.readouterr().out.split("\n") if line.endswith(" FAIL")
     }
     assert failed == failures
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "policies.parity.check", None)  # whoever imports it fails
+    assert main([str(tmp_path / "nothere")]) == 2
+    assert "nothere' is no golden folder, as there is no folder of that name" in capsys.readouterr().err
 
 
 def test_bad_folders_are_named(tmp_path, capsys):

@@ -154,6 +154,19 @@ def test_weights_that_are_no_numbers_are_not_the_kernels_fault(folder: Path) -> 
             acts(folder, coded | wrong)
 
 
+@pytest.mark.parametrize("tensor", ["all", "mlp.down_proj.weight", "self_attn.v_proj.weight", "input_layernorm.weight"])
+def test_weights_that_say_nothing_are_not_the_kernels_fault(tensor: str, folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    own = [name for name in weights if name.startswith("language_model.")]
+    if tensor == "all":
+        broken = {name: torch.zeros_like(weights[name]) for name in own}
+    else:
+        name = next(name for name in own if f"layers.0.{tensor}" in name)
+        broken = {name: weights[name].float() * 1e30}
+    with pytest.raises(VegaError, match=r"^The language model of '.*' gives no usable numbers: download its weights"):
+        acts(folder, weights | broken)
+
+
 def test_what_nobody_uses_is_named_and_refused(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     one = linears(weights)[0].removesuffix("weight")

@@ -5,13 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_checkpoints as tiny
 
-from policies.checkpoints import checkpoint_sha256, load_policy, load_scene_model, serves_one, shipped_policies
+from policies.checkpoints import (
+    checkpoint_sha256,
+    find_checkpoint,
+    load_policy,
+    load_scene_model,
+    serves_one,
+    shipped_policies,
+)
+from policies.files.weight_files import resolve_folder
 from policies.types import VegaError
 
 
@@ -39,6 +48,42 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(VegaError, match="give a local folder"):
         load_policy("someone/nano")
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ({"type": "smolvla", "input_features": {}, "n_obs_steps": 1}, "smolvla"),
+        ({"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]}, "qwen2_5_vl"),
+        ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ({"_class_name": "WanTransformer3DModel"}, "WanTransformer3DModel"),
+        ({"scene_type": "vega-nano-spatial"}, "vega-nano-spatial"),
+    ],
+)
+def test_a_checkpoint_of_another_library_is_told_from_one_with_a_wrong_setting(
+    written: dict, kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(VegaError, match=rf"^[^\n]*is of a checkpoint of kind '{kind}': the policies read here are"):
+        load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize("read", [load_policy, load_scene_model, resolve_folder])
+def test_a_file_of_weights_in_the_place_of_its_folder(read: Callable[[str], object], tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(VegaError, match=rf"is a file: give its folder, '{tmp_path}'\.$"):
+        read(str(tmp_path / "model.safetensors"))
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3090\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "world_simulator/prompt_embedding.safetensors"])
+def test_what_git_leaves_in_the_place_of_a_large_file_is_told(name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(find_checkpoint("vega-nano"), tmp_path / "nano")
+    (folder / name).write_text(POINTER)
+    with pytest.raises(VegaError, match=rf"^File '{folder / name}' is a Git LFS pointer .* `git lfs pull` there"):
+        load_policy(str(folder))
 
 
 @pytest.mark.parametrize("threads", [0, 99999])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import VegaError
+from sim.demonstrations import try_skills
+from sim.evaluation.evaluate import add_options
 from sim.results.evaluation import EpisodeRecord, ResultWriter, parse_tasks, per_task, wilson_95
 
 
@@ -34,6 +37,20 @@ def test_wilson_interval_of_a_published_example() -> None:
 @pytest.mark.parametrize(("text", "tasks"), [("0-3,7", [0, 1, 2, 3, 7]), ("4", [4]), ("2,2,1", [2, 1])])
 def test_tasks_are_read(text: str, tasks: list[int]) -> None:
     assert parse_tasks(text, 10) == tasks
+
+
+def test_tasks_are_written_in_one_way_or_another_in_every_command() -> None:
+    for add in (add_options, lambda parser: try_skills.add_options(parser, "libero_goal", 0, 1)):
+        parser = argparse.ArgumentParser()
+        add(parser)
+        for words in (["0-1,3"], ["0,1,3"], ["0", "1", "3"], ["0-1", "3"]):
+            assert parse_tasks(parser.parse_args(["--tasks", *words]).tasks, 10) == [0, 1, 3]
+        assert parser.parse_args([]).tasks is None
+
+
+def test_tasks_that_count_backwards_are_told() -> None:
+    with pytest.raises(VegaError, match="The tasks '0,3-1' count backwards: write 1-3 in place of 3-1"):
+        parse_tasks("0,3-1", 10)
 
 
 @pytest.mark.parametrize("text", ["10", "a", "", "3-1", "-1", "0-99"])
@@ -93,3 +110,20 @@ def test_a_run_that_cannot_be_gone_on_with_is_kept_as_it_is(
     with pytest.raises(VegaError, match=part):
         ResultWriter(tmp_path, {"suite": "s"}, resume=True)
     assert {path: path.read_text() for path in tmp_path.iterdir()} == kept
+
+
+def test_a_run_that_does_not_go_on_with_an_earlier_one_leaves_it_as_it_is(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path, {"suite": "s"})
+    writer.close()
+    writer = ResultWriter(tmp_path, {"suite": "s"})  # nothing was finished: nothing is lost
+    for task in range(2):
+        writer.add(record(task, True))
+    writer.close()
+    kept = {path: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(VegaError, match="holds 2 episodes of an earlier run: add --resume to go on with it, or give"):
+        ResultWriter(tmp_path, {"suite": "s"})
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == kept
+    ResultWriter(tmp_path, {"suite": "s"}, resume=True).close()  # the refused one has let go of the folder
+    ResultWriter.remove(tmp_path)
+    ResultWriter(tmp_path, {"suite": "other"}).close()
+    assert json.loads((tmp_path / "summary.json").read_text())["episodes"] == []

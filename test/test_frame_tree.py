@@ -70,6 +70,9 @@ def test_what_is_not_known_is_said() -> None:
     with pytest.raises(VegaError, match="no rotation"):
         tree.take("world", "hand", 0, np.zeros(3), np.zeros(4))
     tree.take("hand", "world", 20_000_000_000, *pose)
+    with pytest.raises(VegaError, match="does not connect") as caught:
+        tree.lookup("a\nb", "\u202eworld", 0)
+    assert str(caught.value).isprintable()
     with pytest.raises(VegaError, match="circle"):
         tree.lookup("table", "hand", 20_000_000_000)
     tree.clear()

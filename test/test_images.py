@@ -16,7 +16,7 @@ from PIL import ImageOps
 from sensor_msgs.msg import CompressedImage, Image
 
 from policies.types import VegaError
-from vega3d_ros.control.images import DamagedImage, from_compressed, from_raw
+from vega3d_ros.control.images import DamagedImage, depth_from_raw, from_compressed, from_raw
 from vega3d_ros.ros.conversions import compressed_image_array, image_array
 
 # Saturated colours in large fields, whose chroma survives subsampling and whose edges are few.
@@ -205,6 +205,18 @@ def test_a_picture_without_its_beginning_is_damaged_and_another_format_is_not(fo
         with pytest.raises(VegaError, match=r"no JPEG or PNG .*: correct its driver\.$") as caught:
             from_compressed(data, other, "wrist")
         assert not isinstance(caught.value, DamagedImage)
+
+
+def test_what_a_driver_calls_its_format_is_told_in_visible_letters():
+    for refused in (
+        lambda name: from_raw(bytes(12), 2, 2, 6, name, False, "wrist"),
+        lambda name: depth_from_raw(bytes(12), 2, 2, 6, name, False, "wrist"),
+        lambda name: from_compressed(bytes(12), name, "wrist"),
+        lambda name: from_compressed(bytes(12), f"{name}; compressedDepth", "wrist"),
+    ):
+        with pytest.raises(VegaError, match=r"\\u202ergb8\\n") as caught:
+            refused("\u202ergb8\n")
+        assert str(caught.value).isprintable()
 
 
 def test_depth_is_known_behind_the_header_that_its_transport_gives_it():

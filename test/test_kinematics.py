@@ -177,6 +177,12 @@ def test_a_broken_description_is_refused_in_one_sentence(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_description_in_xacro_is_told_what_makes_a_urdf_of_it() -> None:
+    text = '<robot name="x" xmlns:xacro="http://ros.org/wiki/xacro"><xacro:include filename="panda.xacro"/></robot>'
+    with pytest.raises(VegaError, match=r"run `xacro FILE\.urdf\.xacro > FILE\.urdf`"):
+        Kinematics(text, JOINTS, "panda_tcp")
+
+
 def test_wrong_number_of_angles_is_refused() -> None:
     with pytest.raises(VegaError, match="7 joints"):
         arm.forward(np.zeros(6))

@@ -293,6 +293,26 @@ def two_heads(folder):
     shutil.copy(folder / HEAD, folder / "action_head--50000_checkpoint.pt")
 
 
+def of_another_step(folder):
+    (folder / PROPRIO).rename(folder / "proprio_projector--100000_checkpoint.pt")
+
+
+def pointer(name):
+    return lambda folder: (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
+
+
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def setting(name, value):
+    def damage(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     "damage, sentence",
     [
@@ -306,6 +326,14 @@ def two_heads(folder):
             r"gripper_head.*not know",
         ),
         (two_heads, "several files for the action head"),
+        (of_another_step, f"holds '{HEAD}' and 'proprio_projector--100000_checkpoint.pt', which are of different"),
+        (pointer(HEAD), f"{HEAD}' is a Git LFS pointer"),
+        (pointer("model.safetensors"), "model.safetensors' is a Git LFS pointer"),
+        (pickled, r"as 'pytorch_model\.bin': .* save_pretrained"),
+        (setting("image_resize_strategy", "letterbox"), "'image_resize_strategy' in .* is 'letterbox', which"),
+        (setting("use_fused_vision_backbone", False), "'use_fused_vision_backbone' in .* is False"),
+        (setting("timm_model_ids", ["vit_base_patch16_clip_224", "vit_so400m_patch14_siglip_224"]), "'timm_model_ids'"),
+        (setting("timm_override_act_layers", ["quick_gelu", None]), "'timm_override_act_layers'"),
         (lambda folder: (folder / HEAD).unlink(), "action_head"),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json"),

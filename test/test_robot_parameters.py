@@ -38,14 +38,17 @@ SLIPS = [
     ("dry_run: true", "dryrun: true", ["'dryrun' (did you mean 'dry_run'?)"]),
     ("max_skew_s: 0.04", "max_skew: 0.04", ["'max_skew' (did you mean 'max_skew_s'?)"]),
     ("velocity_scale: [0.1]", "velocty_scale: [0.1]", ["'safety.velocty_scale' (did you mean 'safety.velocity_scale'"]),
-    ("    safety:\n", "    saftey:\n", ["'saftey.mode' (did you mean 'safety.mode'?)", "'saftey.velocity_scale'"]),
+    ("    safety:\n", "    saftey:\n", ["nothing reads the section 'saftey' (did you mean 'safety'?): correct or"]),
+    ("    cameras:\n", "    camera:\n", ["nothing reads the section 'camera' (did you mean 'cameras'?): correct or"]),
+    ("    safety:\n", "    limits:\n", ["nothing reads the section 'limits': correct or remove it"]),
+    ("    e_stop:\n", "    e_stop:\n      mode: x\n", ["nothing reads 'e_stop.mode': correct or remove it"]),
     ("    dry_run: true", "    dry_run: true\n    velocity_scale: [0.1]", ["did you mean 'safety.velocity_scale'?"]),
     ("  ros__parameters:", "  ros_parameters:", ["no parameters", "ros__parameters"]),
     ("/**:\n", "/policy-node:\n", ["no parameters for policy_node"]),
     ("width: 640,", "widht: 640,", ["did you mean 'cameras.agentview.width'?"]),
     ("agentview: {topic: agentview/color/image_raw, compressed: false, width: 640, height: 480, max_identical: 2}",
      "agentview: agentview/color/image_raw", ["'cameras.agentview' by itself", "topic"]),
-    ("    gripper:\n", "    gripper: 0.04\n    griper:\n", ["'gripper' by itself", "'griper.joints'"]),
+    ("    gripper:\n", "    gripper: 0.04\n    griper:\n", ["'gripper' by itself", "the section 'griper' (did"]),
     (HOME_LINE, "home: [0.0, -90.0, 90.0, -90.0, -90.0, 0.0]", ["'home'", "-90", "degrees"]),
     (HOME_LINE, "home: [0.0, -1.57, 4.0, -1.57, -1.57, 0.0]", ["'home'", "elbow_joint at 4 rad", "-3.092 to 3.092"]),
     (HOME_LINE, "home: [0.0, -1.57, 1.57]", ["'home' has 3 angles for 6 joints"]),
@@ -297,6 +300,9 @@ LIBERO = read_robot_file(ROOT / "config" / "robots" / "libero.yaml")
         ({"gripper.open": 0.4}, "gripper.open is 0.4, but panda_finger_joint1 reaches from 0 to 0.04"),
         ({"tip_frame": "tcp"}, "no frame 'tcp'"),
         ({"robot_description": "/nowhere.urdf"}, "/nowhere.urdf"),
+        ({"robot_description": "/tmp"}, "/tmp is a folder: give a file in it"),
+        ({"robot_description": "/" + "a" * 300}, "a...' is no name of a file"),
+        ({"robot_description": "<?xml version='1.0'?>\n<robot name='x'/>"}, "robot_description holds the URDF itself"),
     ],
 )
 def test_what_the_arm_cannot_be_is_refused_before_anything_starts(changes, said, tmp_path, capsys):
@@ -332,7 +338,9 @@ def test_one_slip_of_a_letter_finds_the_name_that_was_meant(name, data):
         return
     with pytest.raises(VegaError) as refused:
         check_known([wrong])
-    assert f"'{wrong}' (did you mean '{name}'?)" in str(refused.value)
+    section, meant = wrong.partition(".")[0], name.partition(".")[0]
+    told = (f"'{wrong}' (did you mean '{name}'?)", f"the section '{section}' (did you mean '{meant}'?)")
+    assert str(refused.value).startswith(tuple(f"nothing reads {text}" for text in told))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,12 @@ def test_old_stamps_of_a_clock_that_is_not_set(offset_s):
     assert watch.offset_s == pytest.approx(offset_s, abs=0.01)
 
 
+@pytest.mark.parametrize("offset_s", [lambda t: 0.4, lambda t: -0.4 - 0.001 * t])
+def test_what_helps_a_camera_is_not_told_of_joint_states(offset_s):
+    sentence = watched(offset_s).sentence("joint_states", of_camera=False)
+    assert "chrony" in sentence and not any(word in sentence for word in ("camera", "usb_cam", "v4l2"))
+
+
 def test_stamps_that_run_ahead_name_the_driver_option_that_helps():
     """The two monotonic clocks of a v4l2 camera: 0.14 s in two hours, here in one."""
     watch = watched(lambda t: -0.14 * t / 3600.0, seconds=3600.0, rate_hz=4.0)

@@ -263,6 +263,8 @@ def test_the_scale_may_stand_in_the_file(names: dict[str, str], tmp_path: Path) 
         ({"layer_replication": [[0, 1]]}, "'layer_replication'"),
         ({"r": 8}, "rank 4.*says 8"),
         ({"lora_alpha": None}, "'lora_alpha'"),
+        ({"lora_alpha": float("nan")}, r"adapter_config\.json' gives no finite numbers for 'r' and 'lora_alpha'"),
+        ({"lora_alpha": 1e300}, r"adapter of 'blocks\.0.*' in '.*adapter_model\.safetensors' .* too large to merge"),
         ({"use_bdlora": {"nblocks": 2}}, "'use_bdlora'"),
         ({"arrow_config": {"top_k": 2}}, "'arrow_config'"),
         ({"a_setting_of_a_later_peft": 2.0}, "'a_setting_of_a_later_peft'"),
@@ -274,6 +276,15 @@ def test_adapters_that_are_merged_otherwise_are_refused(adapted, change: dict, n
     path = adapted[0] / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(VegaError, match=named):
+        everything(open_weights(adapted[0]))
+
+
+@pytest.mark.parametrize("adapted", ["plain"], indirect=True)
+def test_an_adapter_without_numbers_is_named_and_not_the_weights(adapted) -> None:
+    path, one = adapted[0] / "adapter_model.safetensors", "base_model.model.blocks.0.q.lora_B.weight"
+    halves = load_file(path)
+    save_file(halves | {one: halves[one] * float("nan")}, path)
+    with pytest.raises(VegaError, match=rf"^The adapter of 'blocks\.0\.q' in '{path}' holds NaN or infinity"):
         everything(open_weights(adapted[0]))
 
 

@@ -24,6 +24,13 @@ def test_words_of_another_script_are_read_and_refused_beside_a_known_one(text: s
         Nouns(("milk", "cafe")).find(text)
 
 
+@pytest.mark.parametrize("text", ["the\nmilk\u202e ladder", "the\ncat\u202e"])
+def test_what_is_refused_is_told_in_one_line_of_visible_letters(text: str) -> None:
+    with pytest.raises(VegaError, match=r"^The instruction 'the [a-z ]+' names") as caught:
+        VOCABULARY.encode(text)
+    assert str(caught.value).isprintable()
+
+
 NOUNS = """
 anomaly assembly belly blackfly bully butterfly cicely doily dolly dragonfly family filly firefly fly folly gadfly
 grizzly gully holly homily housefly italy jelly july kelly lily lolly mayfly melancholy monopoly panoply polly potbelly

@@ -101,7 +101,7 @@ GOOD = {"t": 1.0, "positions": [0, 1]}
     [
         (trajectory({"t": 1.0, "positions": [1]}, names=("a",)), "Joints on incoming trajectory don't match"),
         (trajectory(GOOD, names=("a", "c")), "don't match the controller joints"),
-        (trajectory({"t": 1.0, "positions": [0, 1, 2]}, names=("a", "b", "c")), "Incoming joint c doesn't match"),
+        (trajectory({"t": 1.0, "positions": [0, 1, 2]}, names=("a", "b", "c")), "Incoming joint 'c' doesn't match"),
         (trajectory(), "Empty trajectory received"),
         (trajectory(GOOD, stamp_s=3.0), "non-zero start time (3.000000) that ends in the past (4.000000)"),
         (trajectory({**GOOD, "velocities": [0, 0.1]}), "Velocity of last trajectory point of joint b is not zero: 0.1"),

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from policies.files.json_config import read_json
-from policies.files.tensor_sources import ADAPTER_WEIGHTS, DictSource, TensorSource, read_torch_file
+from policies.files.paths import refuse_pointer
+from policies.files.tensor_sources import ADAPTER_WEIGHTS, DictSource, TensorSource, is_finite, read_torch_file
 from policies.types import VegaError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -195,15 +196,20 @@ class Merged:
         value = source.read(name, rows)
         stem, _, leaf = key.rpartition(".")
         parts = self._parts.get(stem)
-        if parts is None or leaf not in ("weight", "bias"):
+        if parts is None or leaf not in ("weight", "bias") or (leaf == "bias" and not parts.bias):
             return value
         scale = self._scale(stem, parts)
         if leaf == "bias":
-            if not parts.bias:
-                return value
             added = parts.source.read(parts.bias).float() * scale
-            return (value.float() + (added if rows is None else added[rows])).to(value.dtype)
-        return self._merged(value.float(), parts, scale, rows).to(value.dtype)
+            merged = value.float() + (added if rows is None else added[rows])
+        else:
+            merged = self._merged(value.float(), parts, scale, rows)
+        if not is_finite(merged) and is_finite(value):  # else the weights are to blame
+            raise VegaError(
+                f"The adapter of '{stem}' in '{parts.source.name}' holds NaN or infinity, or numbers too large to "
+                "merge: get it again."
+            )
+        return merged.to(value.dtype)
 
     def _scale(self, stem: str, parts: _Parts) -> float:
         alpha = float(parts.source.read(parts.alpha)) if parts.alpha else None
@@ -249,8 +255,8 @@ def read_settings(path: Path) -> Settings:
     ranks, alphas = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
     numbers = [general, rank, *(ranks.values() if isinstance(ranks, dict) else [None]),
                *(alphas.values() if isinstance(alphas, dict) else [None])]  # fmt: skip
-    if not all(type(number) in (int, float) for number in numbers):
-        raise VegaError(f"File '{path}' gives no numbers for 'r' and 'lora_alpha': copy it again.")
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise VegaError(f"File '{path}' gives no finite numbers for 'r' and 'lora_alpha': copy it again.")
 
     for key in (*ranks, *alphas):
         try:
@@ -312,6 +318,7 @@ def read_adapter(folder: Path) -> tuple[TensorSource, Settings] | None:
     try:
         return DictSource(str(files[0]), load_file(files[0])), settings
     except (SafetensorError, OSError) as error:
+        refuse_pointer(files[0])
         raise VegaError(f"File '{files[0]}' is damaged ({error}): download it again.") from None
 
 

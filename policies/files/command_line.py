@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TextIO
 
 from policies.types import VegaError
 
 P = ParamSpec("P")
 MOST_THREADS = 256  # as in a robot's file; torch dies of too many
 MOST_SEED = 2**32 - 1  # that every generator takes
+UNREAD = 141  # what shells say of a command that wrote into a closed pipe
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -89,8 +92,12 @@ def _within(value: int, name: str, least: int, most: int) -> int:
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """An entry point whose VegaError becomes `error: ...` on the terminal and status 2, as argparse's own errors do."""
+    """An entry point whose VegaError becomes `error: ...` on the terminal and status 2, as argparse's own errors do.
 
+    As `while_read`, too.
+    """
+
+    @while_read
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
@@ -100,6 +107,32 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             return 2
 
     return run
+
+
+def while_read(main: Callable[P, int]) -> Callable[P, int]:
+    """An entry point that ends, with status 141 and no word, where nobody reads its output any more (`... | head`)."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            status = main(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _is_unread(sys.stdout):
+                raise  # another pipe's
+            # What is still in the buffer is written at the end of the process, where it would be told once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
+        return status
+
+    return run
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether the other end of the pipe that a stream writes into is closed."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)  # POLLERR and POLLHUP are told unasked
+    return any(told & (select.POLLERR | select.POLLHUP) for _, told in poll.poll(0))
 
 
 def results_folder(path: Path, option: str = "--output") -> Path:

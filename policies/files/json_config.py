@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from policies.files.paths import refuse_pointer
 from policies.types import VegaError
 
 C = TypeVar("C")
@@ -29,6 +30,7 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError:
         raise VegaError(f"File '{path}' is missing: copy or download the whole checkpoint folder.") from None
     except (OSError, ValueError, RecursionError) as error:
+        refuse_pointer(path)
         raise VegaError(f"File '{path}' is not readable JSON ({error}): copy or download it again.") from None
     if not isinstance(value, dict):
         raise VegaError(f"File '{path}' holds no JSON object: copy or download it again.")

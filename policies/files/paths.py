@@ -7,6 +7,8 @@ from pathlib import Path
 
 from policies.types import VegaError
 
+_POINTER = b"version https://git-lfs"
+
 
 def exists(name: str) -> bool:
     """Whether a file or folder is called `name`, `~` expanded."""
@@ -19,6 +21,26 @@ def exists(name: str) -> bool:
 def is_folder(name: str) -> bool:
     """Whether a folder is called `name`, `~` expanded."""
     return exists(name) and Path(name).expanduser().is_dir()
+
+
+def refuse_file(name: str) -> None:
+    """Raise VegaError for a name of a file where a folder is wanted."""
+    if exists(name) and not is_folder(name):
+        raise VegaError(f"'{name}' is a file: give its folder, '{Path(name).parent}'.")
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise VegaError for what git leaves in the place of a large file that was not fetched."""
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return  # whoever reads it says so
+    if pointer:
+        raise VegaError(
+            f"File '{path}' is a Git LFS pointer and not the file itself: run `git lfs pull` there, or download it "
+            "with `hf download`."
+        )
 
 
 def leads_out(source: str) -> bool:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from policies.files.json_config import read_config, read_json
+from policies.files.paths import refuse_pointer
 from policies.types import VegaError
 
 ADAPTER_WEIGHTS = "adapter_model"  # stem of the files in which PEFT keeps an adapter
@@ -83,6 +84,11 @@ class SafetensorsSource:
                 raise VegaError(
                     f"File '{folder / stray[0]}' is not in '{index.name}', so nobody would read it: move it away."
                 )
+        if not shards and (pickles := sorted(folder.glob("pytorch_model*.bin"))):
+            raise VegaError(
+                f"Folder '{folder}' holds its weights as '{pickles[0].name}': load them with transformers and save "
+                "them again with save_pretrained, which writes *.safetensors."
+            )
         if not shards:
             raise VegaError(f"Folder '{folder}' holds no {pattern} file: give a complete checkpoint folder.")
         self._files = {}
@@ -92,6 +98,7 @@ class SafetensorsSource:
             try:
                 self._files[shard] = safe_open(folder / shard, "pt")
             except (SafetensorError, OSError) as error:
+                refuse_pointer(folder / shard)
                 raise VegaError(f"File '{folder / shard}' is damaged ({error}): download it again.") from None
             for key in self._files[shard].keys():  # noqa: SIM118 - it is no mapping
                 if key in self._where:
@@ -149,6 +156,7 @@ def read_torch_file(path: Path) -> DictSource:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
+        refuse_pointer(path)
         raise VegaError(
             f"File '{path}' is not a plain torch state dict ({type(error).__name__}): download it again, or save it "
             "with torch.save(model.state_dict(), path)."

@@ -29,7 +29,7 @@ from policies.files.adapters import (
 )
 from policies.files.json_config import read_json
 from policies.files.made_once import replacing
-from policies.files.paths import is_folder
+from policies.files.paths import is_folder, refuse_file, refuse_pointer
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Layout, Renamed
 from policies.files.tensor_sources import SafetensorsSource, TensorSource, check_plain, is_finite, misfit
@@ -51,6 +51,7 @@ def resolve_folder(path_or_id: str | os.PathLike[str], patterns: Iterable[str] |
     text = str(path_or_id)
     if is_folder(text):
         return Path(text).expanduser()
+    refuse_file(text)
     if not is_hub_id(text):
         raise VegaError(f"There is no checkpoint folder '{text}': give a folder that exists or a hub id 'owner/name'.")
     from huggingface_hub import snapshot_download
@@ -77,6 +78,7 @@ def read_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
+        refuse_pointer(path)
         raise VegaError(f"File '{path}' is no tokenizer ({error}): copy the checkpoint's own again.") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()

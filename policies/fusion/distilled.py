@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from policies.files.json_config import read_config, read_json, write_config
+from policies.files.paths import refuse_pointer
 from policies.files.tensor_sources import check_numbers
 from policies.files.weight_files import write_tensors
 from policies.fusion.frame_tokens import FrameTokens
@@ -87,6 +88,7 @@ class DistilledEncoder(FrameTokens):
             check_numbers(weights, folder / WEIGHTS_FILE)
             encoder.load_state_dict(weights)
         except (OSError, RuntimeError, SafetensorError) as error:
+            refuse_pointer(folder / WEIGHTS_FILE)
             reason = str(error).splitlines()[0]
             raise VegaError(f"The distilled encoder in '{folder}' is none ({reason}): get the folder again.") from None
         encoder.folder = folder

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from policies.files.paths import refuse_pointer
 from policies.files.quantised import Dequantised
 from policies.files.tensor_names import Renamed
 from policies.files.tensor_sources import DictSource, check_numbers
@@ -205,6 +206,7 @@ def read_weights(module: nn.Module, folder: Path, what: str) -> None:
     except FileNotFoundError:
         raise VegaError(f"File '{path}' with the {what}'s weights is missing: get the folder again.") from None
     except (SafetensorError, OSError, RuntimeError) as error:
+        refuse_pointer(path)
         reason = " ".join(str(error).split("\n")[:2]).replace("\t", "")
         raise VegaError(
             f"The {what}'s weights in '{path}' are corrupt or of another shape ({reason}): get the folder again."

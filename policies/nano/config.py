@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -17,6 +18,8 @@ PROPRIO_DIM = 11
 EEF_DIM = 7  # of an eef_delta action: three of a translation, three of a rotation, the gripper
 TOKEN_PX = 8  # of a side of a semantic token
 CHANNEL_GROUPS = 8  # that the encoder normalises apart
+# By which other libraries, and other models of this package, say what a config.json describes.
+_KINDS = ("type", "model_type", "policy_type", "scene_type", "architectures", "_class_name")
 POSE_NUMBERS = 9  # of the tool in the proprioception: position, two columns of the rotation
 
 
@@ -173,4 +176,19 @@ class VegaConfig:
     @classmethod
     def load(cls, folder: Path) -> VegaConfig:
         """What a folder says about its policy; VegaError with the file for a setting that is wrong."""
-        return read_config(cls, read_json(folder / CONFIG_FILE), folder / CONFIG_FILE)
+        path = folder / CONFIG_FILE
+        values = read_json(path)
+        _refuse_other_kinds(values, path)
+        return read_config(cls, values, path)
+
+
+def _refuse_other_kinds(values: Mapping[str, Any], path: Path) -> None:
+    """Raise VegaError for the config.json of another library's checkpoint, or of a model here that is no policy."""
+    for name in _KINDS:
+        kind = values.get(name)
+        kind = kind[0] if isinstance(kind, list) and kind else kind
+        if kind and isinstance(kind, str):
+            raise VegaError(
+                f"File '{path}' is of a checkpoint of kind '{kind}': the policies read here are vega-nano's kind, "
+                "OpenVLA-OFT, and what `python -m policies.compose` makes of it."
+            )

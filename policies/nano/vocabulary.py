@@ -70,17 +70,18 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the known words, in order.  Raises VegaError on an empty, endless or unanswerable instruction."""
-        said = words(check_instruction(text))
+        text = check_instruction(text)
+        said = words(text)
         unknown = [word for word in said if word not in self._ids and word not in FILLERS]
         if unknown:
             raise VegaError(
-                f"The instruction '{text.strip()}' names '{unknown[0]}', which this policy does not know: use one of "
+                f"The instruction '{text}' names '{unknown[0]}', which this policy does not know: use one of "
                 f"{', '.join(self.things)}."
             )
         found = [word for word in said if word in self._ids]
         if not self._thing_words.intersection(found):
             raise VegaError(
-                f"The instruction '{text.strip()}' names nothing that this policy knows: use one of "
+                f"The instruction '{text}' names nothing that this policy knows: use one of "
                 f"{', '.join(self.things)}."
             )
         return [self._ids[word] for word in found]

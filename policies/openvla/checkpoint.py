@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -20,6 +20,19 @@ from policies.openvla.preprocessing import DINOV2_MEAN_STD, SIGLIP_MEAN_STD
 from policies.types import VegaError
 
 VISION = "vision_backbone."
+_STEP = re.compile(r"--(\d+)_checkpoint\.pt$")
+_TOWERS = ("vit_large_patch14_reg4_dinov2", "vit_so400m_patch14_siglip")
+# Settings that are nowhere in the tensors -> whether their value is that of the published checkpoints.
+_OURS: dict[str, Callable[[Any], bool]] = {
+    "image_resize_strategy": lambda value: value == "resize-naive",
+    "use_fused_vision_backbone": lambda value: value is True,
+    "timm_model_ids": lambda value: (
+        isinstance(value, list)
+        and len(value) == len(_TOWERS)
+        and all(isinstance(name, str) and name.startswith(tower) for name, tower in zip(value, _TOWERS, strict=True))
+    ),
+    "timm_override_act_layers": lambda value: isinstance(value, list) and not any(value),
+}
 _ROOTS = ("language_model", "vision_backbone", "projector", "lm_head")
 
 
@@ -106,6 +119,36 @@ def check_components(folder: Path) -> None:
         if kind not in ("action_head", "proprio_projector", "vision_backbone"):
             raise VegaError(
                 f"'{file}' is a component this package does not know: move it away if the policy needs none."
+            )
+    _check_steps(folder)
+
+
+def _check_steps(folder: Path) -> None:
+    """Raise VegaError for components of different steps of a training, which know nothing of each other."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*--*_checkpoint.pt")):
+        found.setdefault(file.name.partition("--")[0], []).append(file.name)
+    # Of several files of one component it is said elsewhere that one must go.
+    alone = [names[0] for names in found.values() if len(names) == 1]
+    of_step = {int(step[1]): name for name in alone if (step := _STEP.search(name))}
+    if len(of_step) > 1:
+        first, second, *_ = of_step.values()
+        raise VegaError(
+            f"Folder '{folder}' holds '{first}' and '{second}', which are of different steps of a training: give the "
+            "files of one step."
+        )
+
+
+def check_published(values: Mapping[str, Any], path: Path) -> None:
+    """Raise VegaError for a setting of a published config.json whose value means another computation than ours.
+
+    What the tensors show is read from them; the rest of the file changes nothing here.
+    """
+    for name, means_ours in _OURS.items():
+        if (value := values.get(name)) is not None and not means_ours(value):
+            raise VegaError(
+                f"Setting '{name}' in '{path}' is {value!r}, which this package does not run: choose a checkpoint as "
+                "OpenVLA-OFT's authors publish them."
             )
 
 

@@ -23,6 +23,7 @@ from policies.openvla.checkpoint import (
     OpenVLAOFTInfo,
     PublishedSettings,
     check_components,
+    check_published,
     component,
     film_backbone,
     image_mean_std,
@@ -75,7 +76,9 @@ TOWER_PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featuriz
 def _plan(path_or_id: str | os.PathLike[str], attention: str) -> _Plan:
     folder = resolve_folder(path_or_id, CHECKPOINT_FILES)
     path = folder / "config.json"
-    settings = read_config(PublishedSettings, read_json(path), path, foreign=True)
+    values = read_json(path)
+    settings = read_config(PublishedSettings, values, path, foreign=True)
+    check_published(values, path)
     check_components(folder)
     weights = open_checkpoint(folder)
     llama = build_llama(settings.text_config, weights, attention)

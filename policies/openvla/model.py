@@ -204,8 +204,8 @@ class OpenVLAOFT(nn.Module):
         x = torch.randn(2, 8, self.language_dim, generator=generator).to(self.device, self.dtype)
         mask = torch.ones(2, 8, dtype=torch.bool, device=self.device)
         mask[1, 5:] = False
-        if not torch.isfinite(self._trunk(x[:1], None)).all():
-            raise VegaError(f"The language model of '{self.info.folder}' gives NaN: download its weights again.")
+        if not torch.isfinite(self._trunk(x[:1], None)).all() or not self._hears(x[:1], None, 0, 0):
+            raise self._unusable()  # a token that does not even hear itself: the same numbers whatever comes in
         if self._hears(x[:1], None, 0, 7) and self._hears(x, mask, 0, 7) and self._hears(x, mask, 1, 4):
             if not self._hears(x, mask, 1, 5):
                 return
@@ -222,4 +222,12 @@ class OpenVLAOFT(nn.Module):
         """Whether the first token of `row` depends on the one at `place`."""
         changed = x.clone()
         changed[row, place] = -changed[row, place]
-        return not torch.equal(self._trunk(x, mask)[row, 0], self._trunk(changed, mask)[row, 0])
+        first, other = self._trunk(x, mask)[row, 0], self._trunk(changed, mask)[row, 0]
+        if not (torch.isfinite(first).all() and torch.isfinite(other).all()):
+            raise self._unusable()
+        return not torch.equal(first, other)
+
+    def _unusable(self) -> VegaError:
+        return VegaError(
+            f"The language model of '{self.info.folder}' gives no usable numbers: download its weights again."
+        )

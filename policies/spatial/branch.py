@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from policies.files.adapters import ADAPTER_CONFIG
+from policies.files.paths import refuse_pointer
 from policies.files.tensor_sources import DictSource, TensorSource, shape_of
 from policies.files.weight_files import open_weights, read_as, resolve_folder
 from policies.spatial.config import BranchConfig
@@ -184,6 +185,7 @@ def _prompt(folder: Path, wan: Path, config: BranchConfig) -> torch.Tensor:
     try:
         embedding = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        refuse_pointer(path)
         reason = type(error).__name__
         raise VegaError(f"File '{path}' is no plain tensor ({reason}): export the prompt again.") from error
     if not isinstance(embedding, torch.Tensor) or embedding.ndim not in (2, 3):

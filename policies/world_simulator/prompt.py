@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from policies.files.paths import refuse_pointer
 from policies.files.tensor_sources import SafetensorsSource, check_numbers, stored_count
 from policies.files.weight_files import check_free, resolve_folder, write_tensors
 from policies.types import VegaError
@@ -38,6 +39,7 @@ def read_prompt(folder: Path, given: torch.Tensor | str | os.PathLike[str] | Non
     try:
         prompt = load_file(path)["prompt_embedding"]
     except (SafetensorError, KeyError, OSError) as error:
+        refuse_pointer(path)
         raise VegaError(
             f"File '{path}' holds no 'prompt_embedding' ({type(error).__name__}): make it again with "
             f"`python -m policies.world_simulator export-prompt {folder}`."

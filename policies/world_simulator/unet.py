@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from policies.files.json_config import read_json
+from policies.files.paths import refuse_pointer
 from policies.files.tensor_sources import check_numbers
 from policies.files.weight_files import write_tensors
 from policies.types import VegaError
@@ -62,6 +63,8 @@ def load_unet(folder: Path) -> tuple[UNet3DConditionModel, Tensor]:
         check_numbers({PROMPT: prompt}, source / PROMPT_FILE)
         unet.load_state_dict(weights)
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        for file in (WEIGHTS_FILE, PROMPT_FILE):
+            refuse_pointer(source / file)
         reason = str(error).splitlines()[0]
         raise VegaError(f"The UNet in '{source}' is none ({reason}): train it again, or remove that folder.") from None
     return unet.eval().requires_grad_(False), prompt

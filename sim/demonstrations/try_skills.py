@@ -19,6 +19,7 @@ from policies.files.processes import each_in_its_process
 from policies.types import VegaError
 from sim.demonstrations.arrangements import KINDS, lay_out
 from sim.demonstrations.skills.expert import SkillExpert
+from sim.results.evaluation import add_tasks, parse_tasks
 from sim.worlds.libero_env import LiberoEnvironment
 from sim.worlds.suites import list_tasks, load_task
 
@@ -58,7 +59,7 @@ def try_task(
 def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processes: int) -> None:
     """Which episodes, with these defaults."""
     parser.add_argument("--suite", default=suite, help="name of a suite")
-    parser.add_argument("--tasks", type=int, nargs="+", help="their numbers (default: all)")
+    add_tasks(parser, "such as 0-9, 0,3 or 0 3 (default: all)")
     parser.add_argument("--episodes", type=int, default=20, help="per task")
     add_seed(parser, seed, "of the layouts")
     parser.add_argument("--processes", type=int, default=processes, help="tasks at once")
@@ -68,7 +69,8 @@ def chosen_tasks(args: argparse.Namespace) -> list[int]:
     """The tasks that the options ask for.  Raises VegaError before anything is built."""
     if min(args.episodes, args.processes) < 1:
         raise VegaError("--episodes and --processes count something: give numbers from 1 on.")
-    tasks = list(range(len(list_tasks(args.suite)))) if args.tasks is None else args.tasks
+    count = len(list_tasks(args.suite))
+    tasks = list(range(count)) if args.tasks is None else parse_tasks(args.tasks, count)
     for task in tasks:
         load_task(args.suite, task)
     return tasks

@@ -21,6 +21,7 @@ from sim.evaluation.workers import Shard, make_shards, run_here, run_in_workers
 from sim.results.evaluation import (
     EpisodeRecord,
     ResultWriter,
+    add_tasks,
     package_versions,
     per_task,
     wilson_95,
@@ -42,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="vega-nano",
         help="name in this repository, checkpoint folder, hub id owner/name, module:Class, or ws://host:port",
     )
-    parser.add_argument("--tasks", default=None, help="such as 0-9 or 0,3 (default: all)")
+    add_tasks(parser, "such as 0-9, 0,3 or 0 3 (default: all)")
     parser.add_argument("--trials", type=int, default=10, help="initial states per task")
     add_run_options(parser, "policy", "outputs/<suite>_<time>")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
 from collections.abc import Sequence
@@ -66,15 +67,30 @@ def interval(won: int, count: int) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
+class _Joined(argparse.Action):
+    """Several words as one text with commas between."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        setattr(namespace, self.dest, ",".join(values))
+
+
+def add_tasks(parser: argparse.ArgumentParser, described: str, default: str | None = None) -> None:
+    """--tasks as a text for `parse_tasks`, however it is written: 0-9, 0,3 or 0 3."""
+    parser.add_argument("--tasks", nargs="+", action=_Joined, default=default, help=described)
+
+
 def parse_tasks(text: str, count: int) -> list[int]:
     """'0-3,7' -> [0, 1, 2, 3, 7]; VegaError on anything that is not a task of a suite with `count` tasks."""
     tasks: list[int] = []
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            tasks.extend(range(int(first), int(last or first) + 1))
+            numbers = range(int(first), int(last or first) + 1)
+            if not numbers:
+                raise VegaError(f"The tasks '{text}' count backwards: write {last}-{first} in place of {part}.")
+            tasks.extend(numbers)
     except ValueError as error:
-        raise VegaError(f"The tasks '{text}' cannot be read: write them as 0-9 or 0,3,5.") from error
+        raise VegaError(f"The tasks '{text}' cannot be read: write them as 0-9, 0,3,5 or 0 3 5.") from error
     if not tasks or min(tasks) < 0 or max(tasks) >= count:
         raise VegaError(f"The tasks '{text}' do not all exist: the suite has tasks 0 to {count - 1}.")
     return list(dict.fromkeys(tasks))

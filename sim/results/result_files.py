@@ -37,7 +37,8 @@ class ResultFiles(ABC, Generic[R]):
 
     header: the summary's own fields (suite, policy, transport, command, protocol, versions, ...).
     resume: keep the records that an earlier run with the same header has put there, except those with an error, which
-        are to be repeated; what an older version did not write into its header is not compared.
+        are to be repeated; what an older version did not write into its header is not compared.  Without it a folder
+        that holds records is refused: they are hours of work.  `remove` takes them away on purpose.
     One writer a folder, as long as it lives.
     """
 
@@ -53,6 +54,8 @@ class ResultFiles(ABC, Generic[R]):
         try:
             if resume:
                 self._read_back()
+            else:
+                self._refuse_earlier()
             self._write(folder / self.records_file, "".join(json.dumps(asdict(r)) + "\n" for r in self.records))
             self.write_summary()
         except BaseException:
@@ -92,6 +95,12 @@ class ResultFiles(ABC, Generic[R]):
         """The summary of an earlier run in today's words, where an older version wrote others."""
         return found
 
+    @classmethod
+    def remove(cls, folder: Path) -> None:
+        """Take away what an earlier run has written, for one that is to begin anew there."""
+        for name in (cls.records_file, SUMMARY_FILE):
+            (folder / name).unlink(missing_ok=True)
+
     def close(self) -> None:
         """Let others write to the folder."""
         os.close(self._lock)
@@ -108,6 +117,18 @@ class ResultFiles(ABC, Generic[R]):
                 f"The folder {self.folder} is being written by another run: wait for it or give another --output."
             ) from error
         return lock
+
+    def _refuse_earlier(self) -> None:
+        path = self.folder / self.records_file
+        try:
+            count = path.read_bytes().count(b"\n") if path.is_file() else 0
+        except OSError as error:
+            raise VegaError(f"{path} cannot be read ({error.strerror}): give another --output.") from error
+        if count:
+            raise VegaError(
+                f"The folder {self.folder} holds {count} {self.unit}{'s' if count > 1 else ''} of an earlier run: add "
+                "--resume to go on with it, or give another --output."
+            )
 
     def _read_back(self) -> None:
         path = self.folder / SUMMARY_FILE

@@ -30,6 +30,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from policies.interrupts import ending
 from policies.types import VegaError
 from sim.robot import sim_parameters
 from sim.robot.robot_topics import RobotTopics
@@ -374,7 +375,7 @@ def main(args: list[str] | None = None, make_environment: MakeEnvironment = Libe
         if node is not None:
             node.close()
         end_ros()
-    return 0
+    return ending(0)
 
 
 if __name__ == "__main__":

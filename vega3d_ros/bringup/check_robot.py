@@ -37,6 +37,7 @@ from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
+from policies.files.command_line import while_read  # noqa: E402
 from policies.types import ActionSpace, FloatArray, PolicySpec, VegaError  # noqa: E402
 from vega3d_ros.bringup.controller_check import ASKED, judge  # noqa: E402
 from vega3d_ros.bringup.entries import Argument, command_words, parse_arguments, robot_file  # noqa: E402
@@ -175,7 +176,7 @@ class RobotCheck:
         good = -limit_s / 2 <= age_s <= limit_s / 2
         told = f"They are {1e3 * age_s:.0f} ms old on arrival."
         good = good and (not heard.watch.growth or abs(heard.watch.offset_s) < limit_s / 10)
-        self._say(good, f"{title}, stamps", told if good else heard.watch.sentence("It"))
+        self._say(good, f"{title}, stamps", told if good else heard.watch.sentence("It", name != "joint_states"))
 
     def _skew(self) -> None:
         streams = [np.array(self._heard[name].stamps) for name in self._cameras]
@@ -321,6 +322,7 @@ def _arguments(words: Sequence[str]) -> tuple[str, float, bool]:
     return values["robot"], seconds, values["axes"] == "true"
 
 
+@while_read
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-check-robot; returns the exit status."""
     words = command_words("vega3d-check-robot", __doc__, argv, ARGUMENTS)

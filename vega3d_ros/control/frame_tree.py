@@ -42,7 +42,7 @@ class FrameTree:
         One that is older than what is kept says that the clock was set back: what is held is then of another time.
         """
         if not np.all(np.isfinite(position)) or not abs(np.linalg.norm(quaternion) - 1.0) < 1e-3:
-            raise VegaError(f"tf has no rotation and position for '{child}' in '{parent}': correct its publisher.")
+            raise VegaError(f"tf has no rotation and position for {child!r} in {parent!r}: correct its publisher.")
         edge = self._edges.get(child)
         other = edge is None or (edge.parent, edge.fixed) != (parent, fixed) or fixed
         if edge is None or other or stamp_ns < edge.stamps[-1] - HISTORY_NS:
@@ -73,7 +73,7 @@ class FrameTree:
             if name in up:
                 return np.asarray(np.linalg.inv(matrix) @ up[name])
         raise VegaError(
-            f"tf does not connect '{source}' with '{target}': start what publishes it (robot_state_publisher, a "
+            f"tf does not connect {source!r} with {target!r}: start what publishes it (robot_state_publisher, a "
             "static_transform_publisher), or correct the names of the frames."
         )
 
@@ -86,7 +86,7 @@ class FrameTree:
             matrix = _pose_at(name, edge, stamp_ns) @ matrix
             name = edge.parent
             if name in seen:
-                raise VegaError(f"tf goes round in a circle at '{name}': see who publishes it twice.")
+                raise VegaError(f"tf goes round in a circle at {name!r}: see who publishes it twice.")
             seen.add(name)
             yield name, matrix
 
@@ -96,10 +96,10 @@ def _pose_at(name: str, edge: _Edge, stamp_ns: int) -> FloatArray:
         return pose_matrix(*edge.poses[-1])
     if stamp_ns > edge.stamps[-1]:
         behind_s = (stamp_ns - edge.stamps[-1]) / 1e9
-        raise VegaError(f"tf of '{name}' ends {behind_s:.2f} s before the picture: see whether its publisher runs.")
+        raise VegaError(f"tf of {name!r} ends {behind_s:.2f} s before the picture: see whether its publisher runs.")
     if stamp_ns < edge.stamps[0]:
         raise VegaError(
-            f"tf of '{name}' begins {(edge.stamps[0] - stamp_ns) / 1e9:.2f} s after the picture: compare the clocks."
+            f"tf of {name!r} begins {(edge.stamps[0] - stamp_ns) / 1e9:.2f} s after the picture: compare the clocks."
         )
     after = bisect.bisect_left(edge.stamps, stamp_ns)
     if edge.stamps[after] == stamp_ns:

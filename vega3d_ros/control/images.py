@@ -110,7 +110,7 @@ def _reader(encoding: str, height: int, camera: str) -> tuple[Callable[[Any, int
         depth = int(bits) // 8
         return _opencv(_BAYER[pattern], camera, 1), depth, depth, height
     raise VegaError(
-        f"Camera '{camera}' sends encoding '{encoding[:32]}', which has no colour that could be converted: set its "
+        f"Camera '{camera}' sends encoding {encoding[:32]!r}, which has no colour that could be converted: set its "
         "driver to rgb8 (or another colour encoding)."
     )
 
@@ -147,7 +147,7 @@ def depth_from_raw(
     kinds = {"16UC1": ("u2", 1e-3), "mono16": ("u2", 1e-3), "32FC1": ("f4", 1.0)}
     if encoding not in kinds:
         raise VegaError(
-            f"The depth of camera '{camera}' has encoding '{encoding[:32]}': publish 16UC1 (mm) or 32FC1 (m)."
+            f"The depth of camera '{camera}' has encoding {encoding[:32]!r}: publish 16UC1 (mm) or 32FC1 (m)."
         )
     kind, metres = kinds[encoding]
     pixel = np.dtype((">" if big_endian else "<") + kind)
@@ -182,9 +182,9 @@ def from_compressed(data: bytes, form: str, camera: str) -> Image:
     """
     source, _, rest = (part.strip() for part in form.partition(";"))
     if "compressedDepth" in rest:
-        raise VegaError(f"Camera '{camera}' sends depth ('{form[:32]}'): give the topic of its colour image.")
+        raise VegaError(f"Camera '{camera}' sends depth ({form[:32]!r}): give the topic of its colour image.")
     if not data.startswith((_JPEG, _PNG)):
-        sentence = f"Camera '{camera}' sends {len(data)} bytes that are no JPEG or PNG (format '{form[:32]}')"
+        sentence = f"Camera '{camera}' sends {len(data)} bytes that are no JPEG or PNG (format {form[:32]!r})"
         # What is said to be one has lost its beginning, and the next may have it.
         if any(name in form.lower() for name in ("jpeg", "jpg", "png")):
             raise DamagedImage(f"{sentence}: check its cable, its network and its driver.")

@@ -195,9 +195,10 @@ def _parse(urdf_xml: str) -> pin.Model:
             return pin.buildModelFromXML(urdf_xml)
     except (ET.ParseError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise VegaError(
-            f"The robot description cannot be read as URDF ({reason}): set robot_description to a valid URDF."
-        ) from error
+        remedy = "set robot_description to a valid URDF"
+        if "<xacro:" in urdf_xml:
+            remedy = "it is written in xacro, run `xacro FILE.urdf.xacro > FILE.urdf` and give that file"
+        raise VegaError(f"The robot description cannot be read as URDF ({reason}): {remedy}.") from error
 
 
 def bounded(urdf_xml: str, joint_names: Sequence[str]) -> tuple[str, frozenset[str]]:

@@ -12,6 +12,7 @@ from policies.types import VegaError
 
 PACKAGE = "vega3d_ros"
 _SCHEME = "package://"
+_SHOWN = 80
 
 
 def share_folder() -> Path:
@@ -35,14 +36,37 @@ def resolve(path: str) -> Path:
 
     Raises VegaError if there is no such file.
     """
+    try:
+        found = _named(path)
+        if found.is_file():
+            return found
+        folder = found.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; nobody's home; with a zero byte
+        shown = path if len(path) <= _SHOWN else f"{path[: _SHOWN - 3]}..."
+        raise VegaError(f"{shown!r} is no name of a file: give the path of one.") from error
+    if folder:
+        raise VegaError(f"{found} is a folder: give a file in it in place of '{path}'.")
+    raise VegaError(f"The file {found} does not exist: correct '{path}'.")
+
+
+def read_urdf(named: str) -> str:
+    """The text of the URDF that the parameter robot_description names, as `resolve` takes it.  Raises VegaError."""
+    if named.lstrip().startswith("<"):
+        raise VegaError(
+            "robot_description holds the URDF itself: give the path of a file, or leave it empty and let "
+            "robot_state_publisher publish it."
+        )
+    try:
+        return resolve(named).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VegaError(f"The robot description {named} cannot be read ({error}): correct it.") from error
+
+
+def _named(path: str) -> Path:
     if path.startswith(_SCHEME):
         package, _, rest = path[len(_SCHEME) :].partition("/")
-        found = (share_folder() if package == PACKAGE else _ament_share(package)) / rest
-    else:
-        found = Path(path).expanduser()
-    if not found.is_file():
-        raise VegaError(f"The file {found} does not exist: correct '{path}'.")
-    return found
+        return (share_folder() if package == PACKAGE else _ament_share(package)) / rest
+    return Path(path).expanduser()
 
 
 def _ament_share(package: str) -> Path:

@@ -100,8 +100,8 @@ class StampWatch:
         halves = [np.polyfit(times[part], offsets[part], 1)[0] for part in (slice(middle), slice(middle, None))]
         return float(slope) if min(half / slope for half in halves) > STEADY else 0.0
 
-    def sentence(self, what: str) -> str:
-        """What is wrong with the stamps of `what`, and what helps."""
+    def sentence(self, what: str, of_camera: bool = True) -> str:
+        """What is wrong with the stamps of `what`, and what helps; of_camera: or of another input."""
         stamp_ns = self._last_ns or 0
         if stamp_ns == 0:
             return f"{what} has stamps of zero: its driver sets none; use one that does (docs/deploying.md, cameras)."
@@ -118,7 +118,7 @@ class StampWatch:
             )
         if self._now_ns < EPOCH_NS <= stamp_ns:
             return f"{what} is stamped {size}, which is simulated: set use_sim_time to match the robot."
-        return f"{what} is stamped {size}, {self._course()}: {self._remedy()}."
+        return f"{what} is stamped {size}, {self._course()}: {self._remedy(of_camera)}."
 
     def _course(self) -> str:
         growth = self.growth
@@ -128,20 +128,20 @@ class StampWatch:
         amount = f"{1e3 * per_hour_s:.0f} ms an hour" if per_hour_s < 10.0 else f"{1e3 * abs(growth):.1f} ms a second"
         return f"which {'grows' if growth * self.offset_s > 0 else 'shrinks'} by {amount}"
 
-    def _remedy(self) -> str:
+    def _remedy(self, of_camera: bool) -> str:
         growth, behind = self.growth, self.offset_s
         if growth > 0.5:
             return "it is falling behind or repeats old messages; restart its driver, or lower its rate"
         if growth:
-            return (
-                "its driver takes stamps from another clock than ROS; with v4l2_camera set "
-                "use_v4l2_buffer_timestamps: false, on another machine run chrony on both"
-            )
-        if behind >= 0:
+            option = "with v4l2_camera set use_v4l2_buffer_timestamps: false, " if of_camera else ""
+            return f"its driver takes stamps from another clock than ROS; {option}on another machine run chrony on both"
+        if behind >= 0 and of_camera:
             return (
                 "synchronise the clocks (chrony), restart a driver that took its offset before they were set "
                 "(usb_cam), or raise max_age_s if it is the camera's own delay"
             )
+        if behind >= 0:
+            return "synchronise the clocks (chrony), restart its driver, or raise max_age_s if the delay is its own"
         return "synchronise the clocks, or set use_sim_time to match the robot"
 
     def values(self) -> dict[str, object]:

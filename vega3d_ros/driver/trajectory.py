@@ -135,7 +135,7 @@ class TrajectoryController:
             )
         for name in names:
             if name not in self._known:
-                raise VegaError(f"Incoming joint {name} doesn't match the controller's joints.")
+                raise VegaError(f"Incoming joint {name!r} doesn't match the controller's joints.")
         if not self._motion_at_end:
             for name, velocity in zip(names, message.points[-1].velocities, strict=False):
                 if abs(velocity) > RESTING:

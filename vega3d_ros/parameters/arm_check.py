@@ -12,7 +12,7 @@ import numpy as np
 from policies.types import FloatArray, VegaError
 from vega3d_ros.control.guard.limits import GuardLimits, combine_limits
 from vega3d_ros.control.kinematics import Kinematics
-from vega3d_ros.control.resources import resolve
+from vega3d_ros.control.resources import read_urdf
 from vega3d_ros.parameters.table import ROWS, SAFETY
 from vega3d_ros.parameters.values import check_home
 
@@ -59,10 +59,7 @@ def check_described(values: Mapping[str, Any]) -> None:
     path, joints, home = values.get("robot_description"), values.get("joint_names"), values.get("home")
     if not path or not joints or not home:
         return
-    try:
-        urdf_xml = resolve(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VegaError(f"The robot description {path} cannot be read ({error}): correct it.") from error
+    urdf_xml = read_urdf(path)
     given = {row.name: values.get(row.name, row.default) for row in ROWS}
     kinematics = Kinematics(urdf_xml, joints, given["tip_frame"])
     safety = {

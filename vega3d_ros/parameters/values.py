@@ -71,8 +71,9 @@ def check_known(names: Iterable[str]) -> None:
     if not unknown:
         return
     cameras = tuple({name.split(".")[1] for name in names if name.startswith("cameras.") and name.count(".") >= 2})
-    told = ", ".join(_with_nearest(name, known_names(cameras)) for name in unknown)
-    raise VegaError(f"nothing reads {told}: correct or remove {'it' if len(unknown) == 1 else 'them'}")
+    known = known_names(cameras)
+    told = dict.fromkeys(_wrong_section(name, unknown, known) or _with_nearest(name, known) for name in unknown)
+    raise VegaError(f"nothing reads {', '.join(told)}: correct or remove {'it' if len(told) == 1 else 'them'}")
 
 
 def check_together(values: Mapping[str, Any], whole: bool = True) -> None:
@@ -226,19 +227,41 @@ def _guess(row: Row, number: float) -> str:
     return ""
 
 
+def _wrong_section(name: str, unknown: Sequence[str], known: Sequence[str]) -> str:
+    """What is told of all names in a section that nothing reads; empty where the section is right, or there is none."""
+    section, dot, _ = name.partition(".")
+    sections = _sections(known)
+    if not dot or section in sections:
+        return ""
+    inside = [other.partition(".")[2] for other in unknown if other.startswith(f"{section}.")]
+    score, best = max((difflib.SequenceMatcher(None, section, other).ratio(), other) for other in sections)
+    if score >= NEAR and any(row_of(f"{best}.{rest}") for rest in inside):
+        return f"the section '{section}' (did you mean '{best}'?)"
+    return f"the section '{section}'" if len(inside) > 1 else ""
+
+
+def _sections(known: Sequence[str]) -> set[str]:
+    return {"cameras", *(name.partition(".")[0] for name in known if "." in name)}
+
+
 def _with_nearest(name: str, known: Sequence[str]) -> str:
     below = [other for other in known if other.startswith(f"{name}.")]
     if name.count(".") == 1 and name.startswith("cameras."):
         below = [f"{name}.{row.name}" for row in CAMERA_ROWS]
     if below:
         return f"'{name}' by itself (put {', '.join(other[len(name) + 1 :] for other in below)} below it)"
-    score, best = max((_likeness(name, other), other) for other in known)
+    section, dot, _ = name.partition(".")
+    if dot and section in _sections(known):
+        known = [other for other in known if other.startswith(f"{section}.")]
+    score, best = max(((_likeness(name, other), other) for other in known), default=(0.0, ""))
     return f"'{name}' (did you mean '{best}'?)" if score >= NEAR else f"'{name}'"
 
 
 def _likeness(name: str, other: str) -> float:
-    """0 to 1; the right last part in the wrong place is nearly as good as the whole."""
+    """0 to 1; of a name without a section the right last part is nearly as good as the whole."""
     whole = difflib.SequenceMatcher(None, _plain(name), _plain(other)).ratio()
+    if "." in name:
+        return whole
     ends = difflib.SequenceMatcher(None, _plain(name.rpartition(".")[2]), _plain(other.rpartition(".")[2])).ratio()
     return max(whole, 0.95 * ends)
 

@@ -25,7 +25,7 @@ from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from policies.checkpoints import checkpoint_sha256, load_policy  # noqa: E402
-from policies.files.command_line import command_parser  # noqa: E402
+from policies.files.command_line import command_parser, while_read  # noqa: E402
 from policies.types import VegaError  # noqa: E402
 from vega3d_ros.node.node_setup import Parts, build  # noqa: E402
 from vega3d_ros.recording.recording_node import parameter_node  # noqa: E402
@@ -169,6 +169,7 @@ def _compare_wire(
     return f"on {topic}: {compared} messages equal, of {len(made)} commands{after}"
 
 
+@while_read
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of vega3d-replay; returns the exit status."""
     parser = command_parser("vega3d-replay", __doc__, paragraphs=2)

@@ -23,8 +23,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
+from policies.interrupts import ending
 from policies.types import VegaError
-from vega3d_ros.control.resources import resolve
+from vega3d_ros.control.resources import read_urdf
 from vega3d_ros.inference.process import LAUNCHER, end_seconds
 from vega3d_ros.parameters.robot_file import strict_arguments
 from vega3d_ros.ros.node_help import answer_help
@@ -83,7 +84,7 @@ def run_node(
         if node is not None:
             node.destroy_node()
         end_ros()
-    return status
+    return ending(status)
 
 
 def run_from_words(
@@ -220,10 +221,7 @@ def read_robot_description(node: Node, path: str) -> str:
     of `node`.  Raises VegaError.
     """
     if path:
-        try:
-            return resolve(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise VegaError(f"The robot description {path} cannot be read ({error}): correct it.") from error
+        return read_urdf(path)
     texts: list[str] = []
 
     def hear(message: String) -> None:

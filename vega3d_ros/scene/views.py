@@ -192,7 +192,7 @@ class Views:
         try:
             if message.header.frame_id.lstrip("/") != self._settings.world_frame.lstrip("/"):
                 raise VegaError(
-                    f"The pose of camera '{name}' is given in '{message.header.frame_id}' and not in "
+                    f"The pose of camera '{name}' is given in {message.header.frame_id!r} and not in "
                     f"'{self._settings.world_frame}': correct its publisher, or scene.world_frame."
                 )
             pose = pose_matrix(*conversions.base_pose(message, f"The pose of camera '{name}'"))
@@ -302,7 +302,7 @@ class Views:
         frame = camera.frames.get(what, "")
         if frame and camera.frame_id and frame != camera.frame_id:
             raise VegaError(
-                f"Camera '{name}' has {what} of frame '{frame}' and pictures of frame '{camera.frame_id}': {remedy}, "
+                f"Camera '{name}' has {what} of frame {frame!r} and pictures of frame {camera.frame_id!r}: {remedy}, "
                 f"or correct its {what}_topic."
             )
 

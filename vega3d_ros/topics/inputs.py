@@ -109,7 +109,7 @@ class Inputs(CameraInputs):
             return None, ""
         if self._from_the_future(sample.stamp_ns, now_ns):
             self.drops["joint_states_future"] += 1
-            stream.problem = self.watches[JOINTS].sentence(JOINTS)
+            stream.problem = self.watches[JOINTS].sentence(JOINTS, of_camera=False)
             return None, ""
         jump = ""
         if self.sample is not None and sample.stamp_ns < self.sample.stamp_ns:
