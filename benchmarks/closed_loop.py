@@ -78,8 +78,9 @@ def everything(rows: Rows, args: argparse.Namespace) -> int:
         check_build(args.base)  # before hours of other rows
 
     def run(suite: str, trials: int, *words: str) -> dict[str, Any]:
+        tasks = list_tasks(suite)  # what is wrong with the suite is no refusal of the policy's
         try:
-            check_instructions(args.policy, list_tasks(suite))
+            check_instructions(args.policy, tasks)
         except VegaError as error:
             raise Refused(str(error)) from error
         return summary(args, suite, "direct", "eef", trials, tasks=with_states(suite), further=words)
@@ -150,7 +151,7 @@ def controls(rows: Rows, args: argparse.Namespace, suite: str) -> None:
         rows.at_least(f"{name}_states_paired", pair.count, len(run["episodes"]))
         if not tried:
             continue
-        rows.information(f"{name}_success_percent", 100 * run["success_rate"])
+        rows.information(f"{name}_success_percent", solved(run))
         other = sum(e["actions_sha256"] != on[e["task"], e["trial"]]["actions_sha256"] for e in tried)
         rows.at_least(f"{name}_episodes_with_other_commands", other, 1)
         rows.information(f"{name}_points_lost", pair.difference)
@@ -199,7 +200,9 @@ def summary(
     words += ["--tasks", tasks] if tasks != ALL_TASKS else []
     words += further
     if found is None:
-        ResultWriter.remove(folder)  # of another checkpoint, or to be made again: --fresh
+        if (folder / SUMMARY_FILE).is_file():
+            print(f"# what is in {folder} is of another checkpoint, of other views, or to be made again: removed")
+        ResultWriter.remove(folder)
     words += ["--resume"] if found is not None else []
     if transport == "direct":
         words += ["--workers", str(args.workers)]

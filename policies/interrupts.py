@@ -83,7 +83,7 @@ def _skip_teardown() -> None:
     if not _ends_by:
         return
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # None where a process was started without
             stream.flush()
     if _ends_by[-1] < 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
                     f"{pair.only_second} states); over {len(pair.by_task)} tasks {least:+.1f} to {most:+.1f}, "
                     f"p = {pair.p_over_tasks:.3g} (signs of their differences)"
                 )
-    output = args.output or args.runs[0].parent / "compare.html"
+    output = args.output or args.runs[0].resolve().parent / "compare.html"
     write_report(runs, output)
     print(output)
     return 0

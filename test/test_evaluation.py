@@ -127,3 +127,16 @@ def test_a_run_that_does_not_go_on_with_an_earlier_one_leaves_it_as_it_is(tmp_pa
     ResultWriter.remove(tmp_path)
     ResultWriter(tmp_path, {"suite": "other"}).close()
     assert json.loads((tmp_path / "summary.json").read_text())["episodes"] == []
+
+
+def test_what_a_run_is_writing_now_is_not_removed(tmp_path: Path) -> None:
+    ResultWriter.remove(tmp_path / "nothing")
+    writer = ResultWriter(tmp_path, {"suite": "s"})
+    writer.add(record(0, True))
+    with pytest.raises(VegaError, match="is being written by another run"):
+        ResultWriter.remove(tmp_path)
+    writer.add(record(1, True))
+    writer.close()
+    again = ResultWriter(tmp_path, {"suite": "s"}, resume=True)
+    assert [found.task for found in again.records] == [0, 1]
+    again.close()

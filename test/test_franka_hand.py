@@ -87,6 +87,21 @@ def test_what_cannot_be_read_is_unknown_until_it_is_read_again(hand, said, error
     until(lambda: hand.opening == 0.025)
 
 
+@pytest.mark.parametrize("width", [0.02, 0.039])
+def test_to_stay_where_the_fingers_are_is_no_order_to_grasp(hand, width):
+    """What leads an arm at first holds the opening that was measured."""
+    gripper = hand._hand
+    gripper.width = width
+    until(lambda: hand.opening == width / 2.0)
+    for noise in (0.0, 1e-4, -1e-4):
+        hand.command(width / 2.0 + noise)
+    hand.command(0.0)
+    until(lambda: gripper.orders == ["grasp"])
+    gripper.width = 0.01
+    hand.command(0.04)
+    until(lambda: gripper.orders == ["grasp", "move"])
+
+
 def test_a_failed_order_is_repeated_while_it_is_asked_for(hand, said):
     gripper = hand._hand
     gripper.orders_fail = 3

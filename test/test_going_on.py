@@ -13,7 +13,9 @@ from recorded import make_dataset
 
 from policies.checkpoints import find_checkpoint
 from policies.training import distil, train_nano, train_spatial, train_world_simulator
+from policies.training.optimisation import LEFT_OUT, going_on
 from policies.training.spatial.films import film_files
+from policies.types import VegaError
 
 SHIPPED = find_checkpoint("vega-nano") / "world_simulator"
 STATE = "training_state.pt"
@@ -102,6 +104,19 @@ def test_a_state_that_does_not_say_what_decided_it_goes_on_to_the_same_weights(
         weights.append((output / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert torch.load(tmp_path / "old" / STATE, weights_only=True)["decides"]["--hold-out"] == 2
+
+
+def test_a_state_from_before_failed_episodes_were_left_out_has_learned_from_all(tmp_path: Path) -> None:
+    for state, now in (({}, 0), ({LEFT_OUT: 2}, 2)):
+        torch.save({"step": 1, "decides": state}, tmp_path / STATE)
+        with going_on(tmp_path / STATE, decides={LEFT_OUT: now}) as found:
+            assert found["step"] == 1
+    torch.save({"step": 1, "decides": {}}, tmp_path / STATE)
+    with (
+        pytest.raises(VegaError, match=r"began with another --data \(episodes that failed\) \(0, now 1\)"),
+        going_on(tmp_path / STATE, decides={LEFT_OUT: 1}),
+    ):
+        pass
 
 
 def test_a_distillation_goes_on_with_what_it_began_with(

@@ -12,8 +12,10 @@ import pytest
 from tiny_policy import TinyPolicy
 
 from benchmarks import closed_loop
-from policies.types import ActionChunk, Observation
+from policies.files.made_once import made_with
+from policies.types import ActionChunk, Observation, VegaError
 from sim.evaluation.direct_episodes import DirectEpisodes
+from sim.results.evaluation_report import read_run
 from sim.run_libero import main
 from sim.worlds.environment import VIEW_KINDS
 from sim.worlds.libero_env import LiberoEnvironment
@@ -107,3 +109,12 @@ def test_a_run_does_not_go_on_with_views_that_an_older_version_drew_otherwise(
     assert main([*words, "--perturb", f"camera,{kind}", "--resume"]) == 2
     assert "has views 1, this one 2" in capsys.readouterr().err
     assert kept_by_benchmarks(tmp_path, monkeypatch) is None
+    assert f"perturbed camera+{kind} as drawn in version 1" in read_run(tmp_path / "run").arm
+
+
+def test_a_collection_does_not_go_on_with_views_drawn_otherwise(tmp_path: Path) -> None:
+    made_with(tmp_path / "new.json", {"every": 4, "views": 2}, older={"views": 1})
+    made_with(tmp_path / "new.json", {"every": 4, "views": 2}, older={"views": 1})
+    (tmp_path / "old.json").write_text('{"every": 4}')
+    with pytest.raises(VegaError, match="was made with views 1, not 2"):
+        made_with(tmp_path / "old.json", {"every": 4, "views": 2}, older={"views": 1})

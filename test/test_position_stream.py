@@ -65,6 +65,10 @@ class Graph:
             topic_name=self._own[-1], publish=publish, get_subscription_count=lambda: len(self.listeners)
         )
 
+    def get_parameter(self, name: str) -> Any:
+        assert name == "use_sim_time"
+        return SimpleNamespace(value=False)
+
     def create_timer(self, period_s: float, callback: Any, **_: Any) -> None:
         self.timers.append(callback)
 
@@ -261,6 +265,28 @@ def test_a_stream_that_was_held_up_for_less_goes_on_from_where_the_arm_stands(cl
     assert np.abs(moved - before).max() <= 1.25 * 10.0 * STEP_S**2
 
 
+@pytest.mark.parametrize("pause_s", [0.03, 0.1, 0.2])
+def test_a_hold_up_while_commanding_ends_leaves_no_burst_behind(clock, monkeypatch, pause_s) -> None:
+    """However many steps were missed, what follows comes a period apart."""
+    graph = Graph()
+    outputs = Outputs(graph, parameters(100.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    outputs.publish(command(clock, SPEED), SAMPLE)
+    stream(graph, clock, 0.03)
+    writer, told = outputs._writer, list[float]()
+    assert isinstance(writer, ForwardWriter)
+    step = writer._step
+
+    def late() -> None:
+        if len(told) == 3:
+            clock.sleep(pause_s)
+        told.append(clock.monotonic())
+        step()
+
+    monkeypatch.setattr(writer, "_step", late)
+    outputs.destroy()
+    assert len(told) > 8 and np.diff(told[4:]).min() >= 0.49 * STEP_S
+
+
 def test_a_stop_alone_leaves_the_stream_on_its_way_to_rest(clock) -> None:
     graph = Graph()
     outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
@@ -282,3 +308,22 @@ def test_a_stop_that_was_pressed_while_others_were_looked_for_leaves_nothing_beh
     with pytest.raises(VegaError, match="emergency stop"):
         Outputs(graph, parameters(1000.0), LIMITS, {}, began_s, pressed)  # type: ignore[arg-type]
     assert not graph.count_publishers(TOPIC)
+
+
+@pytest.mark.parametrize("listed_s", [0.2, 60.0])
+def test_a_publisher_of_our_own_that_is_listed_after_its_end_is_no_rival_unless_it_stays(clock, listed_s) -> None:
+    graph, began_s = Graph(), clock.monotonic()
+    honest = graph.count_publishers
+    graph.count_publishers = lambda topic: honest(topic) + (clock.monotonic() - began_s < listed_s)  # type: ignore
+    graph.get_publishers_info_by_topic = lambda topic: [  # type: ignore[method-assign]
+        SimpleNamespace(node_namespace="/", node_name="policy_node")
+    ]
+
+    def begin() -> Outputs:
+        return Outputs(graph, parameters(1000.0), LIMITS, {}, 0.0)  # type: ignore[arg-type]
+
+    if listed_s < 1.0:
+        assert begin().heard()
+    else:
+        with pytest.raises(VegaError, match="another node of the same name"):
+            begin()

@@ -174,6 +174,23 @@ def test_a_stream_that_was_late_is_in_time_again(pause_s) -> None:
     assert np.all(np.abs(late) <= 1.01 * rate * STEP_S)
 
 
+@pytest.mark.parametrize("factor", [0.2, 0.5, 1.0, 2.0])
+def test_a_simulated_clock_is_followed_however_fast_it_goes(factor) -> None:
+    """Each command begins where the clock is; between two of them the stream's own clock goes on."""
+    still = np.zeros((2, N))
+    motion = Motion(0, np.array([0.0, 0.05]), still, still)
+    stream = PathStream(motion, ACCELERATION, 2000.0 * ACCELERATION, STEP_S, evenly=False)
+    q, v, speed, sent = np.zeros(N), np.zeros(N), 0.2, np.zeros(N)
+    for period in range(100):
+        now_ns = period * PERIOD_NS
+        faster = np.minimum(v + 0.5 * ACCELERATION * 0.05, speed)
+        stream.motion = command(now_ns, q, v, q + 0.5 * (v + faster) * 0.05, faster)
+        for step in range(round(5 / factor)):
+            sent = stream.step(min(now_ns + step * STEP_NS, now_ns + 2 * PERIOD_NS))
+        q, v = stream.motion.at(now_ns + PERIOD_NS)
+    assert np.all(np.abs(sent - q) <= 3 * speed * 0.05)
+
+
 def test_a_machine_that_is_always_late_is_not_left_behind() -> None:
     """Every third call does not come: the path is followed all the same, in steps that fit the time they have."""
     rate, end_s = 0.2, 30.0

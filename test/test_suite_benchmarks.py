@@ -91,6 +91,8 @@ def test_a_suite_that_the_policy_refuses_is_none_solved_and_the_others_go_on(
     assert rows["success_libero_object_temp_y0.5_percent_of_9"] == ["100", ">=80", "ok"]
     assert rows["success_libero_goal_percent_of_20"] == ["0", ">=90", "FAIL"]
     assert rows["success_libero_goal_swap_percent_of_10"] == ["0", ">=80", "FAIL"]
+    assert rows["points_lost_by_other_words_libero_goal"][0] == "missing"
+    assert rows["points_lost_by_other_words_libero_object"] == ["0", "<=3", "ok"]
     assert results["libero_goal"]["episodes"] == results["libero_goal"]["errors"] == 20
     assert "instructions are refused" in results["libero_goal"]["refused"]
     assert results["libero_goal"]["success_rate"] == 0.0 and results["libero_object"]["success_rate"] == 1.0
@@ -99,6 +101,18 @@ def test_a_suite_that_the_policy_refuses_is_none_solved_and_the_others_go_on(
 def test_what_is_no_refusal_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closed_loop.run_libero, "main", lambda words: 2)
     assert closed_loop.main(["--all", "--output", str(tmp_path)]) == 2
+
+
+def test_a_suite_that_is_not_there_is_no_refusal_of_the_policys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(suite: str) -> list[str]:
+        raise VegaError(f"There is no suite '{suite}'.")
+
+    monkeypatch.setattr(closed_loop, "list_tasks", missing)
+    assert closed_loop.main(["--all", "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "There is no suite 'libero_object'" in said.err and "refuses" not in said.out
 
 
 def test_the_record_counts_the_episodes_that_it_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -42,6 +43,16 @@ def ended(wrapped: str, does: str, read: bool = False) -> tuple[int, str]:
 @pytest.mark.parametrize("does", ["print('x')", "print('x', flush=True)", "print('x' * 100_000)"])
 def test_a_command_that_nobody_reads_ends_without_a_word(wrapped: str, does: str) -> None:
     assert ended(wrapped, does) == (141, "")
+
+
+@pytest.mark.parametrize("wrapped", ["command", "while_read"])
+def test_a_command_that_was_started_without_an_output_ends_as_others(wrapped: str) -> None:
+    program = shlex.join([sys.executable, "-c", COMMAND.format(wrapped=wrapped, does="interrupts.ending(0)")])
+    program = program.replace("import os, sys", "import os, sys; from policies import interrupts", 1)
+    asked = ["sh", "-c", f"{program} >&-"]
+    how = {"cwd": ROOT, "stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, "timeout": DEADLINE_S, "text": True}
+    done = subprocess.run(asked, **how)  # type: ignore[call-overload]
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_broken_pipe_of_another_kind_is_told() -> None:

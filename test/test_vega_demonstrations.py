@@ -190,6 +190,10 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_before_they_are_decode
     monkeypatch.setattr(readers, "available_bytes", lambda _: size - 1)
     with pytest.raises(VegaError, match="GB are free"):
         read_demonstrations(folder, CAMERAS, Told())
+    monkeypatch.setattr(readers, "available_bytes", lambda _: 2 * size - 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(VegaError, match=r"in every process \(2 here\)"):
+        read_demonstrations(folder, CAMERAS, Told())
 
 
 class Rlds:
@@ -226,6 +230,15 @@ def test_all_data_sets_of_an_rlds_folder_are_read(rlds: Path) -> None:
     assert [demo.actions[0, 0] for demo in demos] == [1.0, 2.0, 3.0]
     assert any("suite_1/1.0.0, suite_2/1.0.0, suite_3/1.0.0" in text for text in told)
     assert len(read_demonstrations(rlds / "suite_2", CAMERAS, told)) == 1
+
+
+def test_two_versions_of_an_rlds_data_set_are_not_learned_twice(rlds: Path) -> None:
+    newer = rlds / "suite_2" / "1.0.1"
+    newer.mkdir()
+    (newer / "features.json").write_text("{}")
+    with pytest.raises(VegaError, match=r"versions 1\.0\.0 and 1\.0\.1 of one data set, .*suite_2: give the"):
+        read_demonstrations(rlds, CAMERAS)
+    assert len(read_demonstrations(newer, CAMERAS)) == 1
 
 
 def test_cameras_and_steps_that_are_not_liberos_are_one_sentence(

@@ -53,8 +53,12 @@ def all_suites(rows: Rows, run: Run, trials: int, further_trials: int, policy: s
         judge(f"{suite}_swap", further_trials, SWAPPED)
         judge(f"{suite}_object", further_trials, CHANGED)
         other = told[f"{suite}_lan"] = tried(f"{suite}_lan", further_trials)
+        row = f"points_lost_by_other_words_{suite}"
+        if "refused" in told[suite] or "refused" in other:
+            rows.missing(row, "the policy refuses the suite")
+            continue
         lost = solved(told[suite], further_trials) - solved(other, further_trials)
-        rows.at_most(f"points_lost_by_other_words_{suite}", lost, POINTS_LOST_BY_WORDS)
+        rows.at_most(row, lost, POINTS_LOST_BY_WORDS)
     for suite in GRADES:
         judge(suite, further_trials, SHIFTED)
     judge("libero_object", further_trials, SEEN_OTHERWISE, "--perturb", VIEWS, name="libero_object_seen_otherwise")

@@ -116,7 +116,8 @@ def while_read(main: Callable[P, int]) -> Callable[P, int]:
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
             status = main(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is None where a process was started without
+                sys.stdout.flush()
         except BrokenPipeError:
             if not _is_unread(sys.stdout):
                 raise  # another pipe's

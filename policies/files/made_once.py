@@ -67,12 +67,13 @@ def write_whole(path: Path, text: str) -> None:
         ) from error
 
 
-def made_with(path: Path, settings: Mapping[str, Any]) -> None:
+def made_with(path: Path, settings: Mapping[str, Any], older: Mapping[str, Any] | None = None) -> None:
     """Note in `path`, a JSON file, what decides the files beside it, which are made in several goes.
 
-    Raises VegaError where something else decided those that are there, which would be taken for what is asked now.
+    older: what decided where a file of before says nothing of it.  Raises VegaError where something else decided those
+    that are there, which would be taken for what is asked now.
     """
-    before = read_json(path) if path.is_file() else {}
+    before = {**(older or {}), **read_json(path)} if path.is_file() else {}
     for name, value in settings.items():
         if before.get(name, value) != value:
             raise VegaError(

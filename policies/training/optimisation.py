@@ -21,6 +21,8 @@ from policies.types import VegaError
 
 DECIDES = "decides"  # where a state keeps what decided it
 OLDER = {"--progress-loss": "l1"}  # what states from before they said it have all learned with
+LEFT_OUT = "--data (episodes that failed)"
+SINCE = {LEFT_OUT: 0}  # what each option is where a state says nothing of it; others are taken for the same
 
 
 def begin(seed: int, threads: int, output: Path) -> None:
@@ -133,10 +135,11 @@ def _read(path: Path, names: Sequence[str], **how: Any) -> dict[str, Any]:
 
 
 def _check_same(state: Mapping[str, Any], decides: Mapping[str, Any], path: Path) -> None:
-    before = state.get(DECIDES, OLDER)  # what older states do not say is taken for the same
+    before = state.get(DECIDES, OLDER)
     for option, value in decides.items():
-        if before.get(option, value) != value:
+        began = before.get(option, SINCE.get(option, value))
+        if began != value:
             raise VegaError(
-                f"The training in {path.parent} began with another {option} ({before[option]}, now {value}): give the "
+                f"The training in {path.parent} began with another {option} ({began}, now {value}): give the "
                 "same again, or another --output."
             )

@@ -36,6 +36,7 @@ from policies.training.nano.hiding import hidden
 from policies.training.nano.learner import PROGRESS_LOSSES, Learner
 from policies.training.nano.world_tokens import CachedWorldTokens
 from policies.training.optimisation import (
+    LEFT_OUT,
     average_in,
     begin,
     check_finite,
@@ -95,7 +96,7 @@ class Training:
         policy = build_policy(args, self.demos, known, chosen_source(args))
         names = ["hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher"]
         names += ["progress_loss"] if policy.config.remembers else []
-        self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint}
+        self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint, LEFT_OUT: self.demos.left_out}
         check_sentences(policy, self.demos)
         if args.language_teacher:
             learn_language(policy, self.demos, known is None)

@@ -40,7 +40,7 @@ from sim.demonstrations.skills.expert import SkillExpert
 from sim.demonstrations.try_skills import add_options, chosen_tasks
 from sim.demonstrations.views import Views
 from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
-from sim.worlds.environment import VIEW_KINDS
+from sim.worlds.environment import VIEW_KINDS, VIEWS
 from sim.worlds.libero_env import LiberoEnvironment
 from sim.worlds.suites import list_tasks
 
@@ -130,7 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     check_target(dataset, recorded)
     results_folder(tapes)
     by = None if args.policy is None else checkpoint_sha256(args.policy)
-    made_with(tapes / SETTINGS, {"every": args.every, "as_scored": args.as_scored, "policy_sha256": by})
+    settings = {"every": args.every, "as_scored": args.as_scored, "policy_sha256": by, "views": VIEWS}
+    made_with(tapes / SETTINGS, settings, older={"views": 1})
     rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored)
     jobs = [(args.suite, task, *rest) for task in tasks]
     start = time.monotonic()

@@ -16,6 +16,7 @@ from sim.results.paired import compare_pair
 from sim.results.perturbations import dimensions, shifts
 from sim.results.report_style import data_url, document, facts_table, section, table, write_document
 from sim.results.result_files import SUMMARY_FILE
+from sim.worlds.environment import VIEWS, views_of
 
 REPORT_FILE = "report.html"
 SHOWN_FAILURES = 24
@@ -82,7 +83,9 @@ class Run:
         """What is not as usual: perturbed views, what stands for the world simulator's tokens."""
         said = []
         if kinds := self.summary.get("perturb"):
-            said.append(f"perturbed {'+'.join(map(str, kinds))}")
+            drawn = views_of(self.summary)
+            how = f" as drawn in version {drawn}" if drawn not in (None, VIEWS) else ""
+            said.append(f"perturbed {'+'.join(map(str, kinds))}{how}")
         if (tokens := self.summary.get("world_simulator", "on")) != "on":
             said.append(f"world simulator {tokens}")
         return said

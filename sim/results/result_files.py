@@ -48,7 +48,7 @@ class ResultFiles(ABC, Generic[R]):
     def __init__(self, folder: Path, header: dict[str, Any], *, resume: bool = False) -> None:
         self.folder, self.header = folder, header
         self.records: list[R] = []
-        self._lock = self._claim()
+        self._lock = _claim(self.folder)
         self._earlier_s = 0.0
         self._start = time.monotonic()
         try:
@@ -97,26 +97,22 @@ class ResultFiles(ABC, Generic[R]):
 
     @classmethod
     def remove(cls, folder: Path) -> None:
-        """Take away what an earlier run has written, for one that is to begin anew there."""
-        for name in (cls.records_file, SUMMARY_FILE):
-            (folder / name).unlink(missing_ok=True)
+        """Take away what an earlier run has written, for one that is to begin anew there.
+
+        Raises VegaError where a run is writing there now.
+        """
+        if not folder.is_dir():
+            return
+        lock = _claim(folder)
+        try:
+            for name in (cls.records_file, SUMMARY_FILE):
+                (folder / name).unlink(missing_ok=True)
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         """Let others write to the folder."""
         os.close(self._lock)
-
-    def _claim(self) -> int:
-        lock = -1
-        try:
-            lock = os.open(self.folder, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if lock >= 0:
-                os.close(lock)
-            raise VegaError(
-                f"The folder {self.folder} is being written by another run: wait for it or give another --output."
-            ) from error
-        return lock
 
     def _refuse_earlier(self) -> None:
         path = self.folder / self.records_file
@@ -173,3 +169,18 @@ class ResultFiles(ABC, Generic[R]):
             f"Results cannot be written to {self.folder} ({error.strerror}): make room there; "
             f"the {max(len(self.records) - 1, 0)} {self.unit}s before are kept."
         )
+
+
+def _claim(folder: Path) -> int:
+    """The lock on a folder.  Raises VegaError where another run has it."""
+    lock = -1
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if lock >= 0:
+            os.close(lock)
+        raise VegaError(
+            f"The folder {folder} is being written by another run: wait for it or give another --output."
+        ) from error
+    return lock

@@ -35,6 +35,8 @@ class Drawing:
         drawn = sim._render_context_offscreen.vopt.geomgroup
         groups = model.geom_group.copy()
         model.geom_group[self.unseen(sim.data._data, model.camera(camera).id, drawn)] = _UNDRAWN
+        # robosuite draws into whatever context is current, another simulator's too: pictures of a mixture of both.
+        sim._render_context_offscreen.gl_ctx.make_current()
         try:
             pixels = sim.render(camera_name=camera, width=size, height=size)
         finally:

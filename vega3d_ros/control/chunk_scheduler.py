@@ -284,9 +284,9 @@ class ChunkScheduler:
             self.counts["chunks_stale"] += 1
             return False
         actions = check_chunk(chunk, self._spec)
-        if self.synchronous:
-            actions = actions[: self._spec.open_loop_horizon]
         consumed = self.step - query.step
+        if self.synchronous:
+            actions = actions[: max(self._spec.open_loop_horizon, consumed + 1)]
         if consumed >= len(actions):
             self.counts["chunks_late"] += 1
             return False

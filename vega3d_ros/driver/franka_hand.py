@@ -16,6 +16,7 @@ FORCE_N = 20.0
 ANY_WIDTH_M = 0.2  # a grasp has succeeded whatever it holds
 READ_S = 0.05
 RETRY_S = 0.5  # after a failure
+STAYS_M = 0.002  # of one finger; so far from a first order the fingers are where it wants them
 TELL_S = 10.0  # what fails on and off is told no oftener
 
 
@@ -51,6 +52,9 @@ class FrankaHand:
         fingers in the hand, to mend it.
         """
         with self._news:
+            stays = self.opening is not None and abs(opening - self.opening) < STAYS_M
+            if stays and self._wanted is None and 0.0 < opening <= self._closed_below:
+                return  # nobody has ordered anything: to grasp would be to close fingers that shall stay
             again = self._failed_s is not None and time.monotonic() - self._failed_s > RETRY_S
             if opening != self._wanted or again:
                 self._wanted, self._failed_s = opening, None

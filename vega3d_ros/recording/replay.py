@@ -114,6 +114,8 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
     made: list[list[JointTrajectory]] = []
     for decided, frames in bag.queries():
         event = decided.event
+        if event["n"] == 0:
+            memory.forget()  # an activation begins, whose node remembers nothing of the one before
         if event["event"] == "start":
             memory.reset()
         elif event["event"] == "release" and event["elsewhere"]:

@@ -25,7 +25,7 @@ from policies.types import FloatArray
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion
-from vega3d_ros.control.guard.smoothing import LONGEST_STEP, PathStream
+from vega3d_ros.control.guard.smoothing import PathStream, stands_after_s
 from vega3d_ros.inference.process import END_S
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
@@ -218,6 +218,7 @@ class ForwardWriter:
         self._node, self._limits, self._parameters = node, limits, parameters
         self._jerk = np.broadcast_to(parameters.forward_jerk, limits.velocity.shape)
         self._period_s = 1.0 / parameters.forward_rate_hz
+        self._simulated = bool(node.get_parameter("use_sim_time").value)
         self._stream: PathStream | None = None
         self._motion: Motion | None = None
         self._sent = array.array("d")  # last, of the stream under way or the one before
@@ -262,7 +263,8 @@ class ForwardWriter:
                 self._longest_s = (self._parameters.max_gap_periods + 0.5) * command.period_s
             if self._stream is None:
                 self._sent, self._stepped_s = array.array("d"), time.monotonic()
-                self._stream = PathStream(command.motion, self._limits.acceleration, self._jerk, self._period_s)
+                limits = self._limits.acceleration, self._jerk
+                self._stream = PathStream(command.motion, *limits, self._period_s, not self._simulated)
             self._stream.motion = command.motion
         if command.lead or command.rejected or gripper is None:
             return
@@ -283,7 +285,7 @@ class ForwardWriter:
         if self._stream is None or self._motion is None:
             return
         before_s, self._stepped_s = self._stepped_s, time.monotonic()
-        stood = self._stepped_s - before_s > LONGEST_STEP * self._period_s
+        stood = self._stepped_s - before_s > stands_after_s(self._period_s)
         now_ns = time.monotonic_ns() + self._ahead_ns
         self._sent = array.array("d", self._stream.step(now_ns, stood))
         self._publishers[0].publish(Float64MultiArray(data=self._sent))
@@ -310,7 +312,8 @@ class ForwardWriter:
         last_words = LAST_WORDS if self._stream is not None else 0
         while self._stream is not None and self._node.context.ok() and time.monotonic() < deadline:
             self._step()
-            due_s += self._period_s
+            # In time again after a step that was late; what was missed is no reason for one after the other at once.
+            due_s = max(due_s, time.monotonic() - 0.5 * self._period_s) + self._period_s
             time.sleep(max(0.0, due_s - time.monotonic()))
         for _ in range(last_words if self._sent and self._node.context.ok() else 0):
             # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along

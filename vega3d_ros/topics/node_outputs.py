@@ -19,7 +19,7 @@ from vega3d_ros.ros import conversions
 from vega3d_ros.ros.dds import DISCOVERY_S
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.command_writers import LATEST, Writer, command_actions, command_topics, make_writer
-from vega3d_ros.topics.rivals import UNNAMED, Rivals
+from vega3d_ros.topics.rivals import SAME_NAME, UNNAMED, Rivals
 
 LOOK_S = 0.5
 # Latched deep enough that a recorder that connects late misses nothing of a start.
@@ -74,7 +74,8 @@ class Outputs:
         deadline = max(joined_s + DISCOVERY_S, time.monotonic() + LOOK_S)
         while True:
             rivals, over = self.rivals(), time.monotonic() >= deadline
-            if rivals and (over or UNNAMED not in rivals):
+            # A publisher of our own that has just been destroyed is listed for a moment more.
+            if rivals and (over or (UNNAMED not in rivals and SAME_NAME not in rivals)):
                 raise VegaError(rivals)
             if over:
                 break

@@ -10,6 +10,7 @@ from rclpy.node import Node, NodeNameNonExistentError
 from vega3d_ros.ros.node_parameters import NodeParameters
 
 UNNAMED = "a node yet unnamed"
+SAME_NAME = "another node of the same name"
 _HIDDEN = "_UNKNOWN_"
 
 
@@ -63,7 +64,7 @@ class Rivals:
     def _sentence(self, what: str, names: set[str]) -> str:
         others = sorted(names - {self._node.get_fully_qualified_name()})
         return (
-            f"{what} is already commanded by {', '.join(others) or 'another node of the same name'} in ROS domain "
+            f"{what} is already commanded by {', '.join(others) or SAME_NAME} in ROS domain "
             f"{self._node.context.get_domain_id()}: stop it, or choose another ROS_DOMAIN_ID."
         )
 

@@ -24,6 +24,7 @@ from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import Demonstrations
 from policies.training.nano.world_tokens import BLOCK, VARIANTS, CachedWorldTokens
 from policies.training.optimisation import (
+    LEFT_OUT,
     average_in,
     check_finite,
     decisive,
@@ -57,7 +58,8 @@ class Distillation:
         if args.output.resolve() == folder.resolve():
             raise VegaError(f"The policy in {folder} would be overwritten: give another --output.")
         self.demos = Demonstrations(args.data, self.policy.config.cameras, args.cache or args.output)
-        self.decides = decisive(args, "hold_out", "seed", "lr") | {"--data": self.demos.fingerprint}
+        decides = {"--data": self.demos.fingerprint, LEFT_OUT: self.demos.left_out}
+        self.decides = decisive(args, "hold_out", "seed", "lr") | decides
         learned, held_out = self.demos.split(args.hold_out)
         self.tokens = CachedWorldTokens(
             self.world, self.demos, args.cache or args.output, 0, self.policy.spec.stride

@@ -21,6 +21,7 @@ from policies.types import FloatArray, Image, VegaError
 _SUFFIX = "_demo"
 # LIBERO's names of cameras in its files -> a policy's.
 _CAMERAS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
+_VERSION = re.compile(r"\d+\.\d+\.\d+")  # as TensorFlow Datasets calls the folder of one
 _RLDS_CAMERAS = {"agentview": "image", "wrist": "wrist_image"}
 # What robosuite's `macros.IMAGE_CONVENTION` was as a file was written: the bottom or the top row comes first.
 _CONVENTIONS: dict[str, Callable[[Image], Image]] = {"opengl": rotate_180, "opencv": mirror}
@@ -184,12 +185,14 @@ def _decoded(recording: Recording, cameras: tuple[str, ...], say: Say) -> dict[s
     features = recording.info["features"]
     shapes = {camera: features.get(f"{VIDEO}{camera}", {}).get("shape") or [0] for camera in cameras}
     size = len(recording) * sum(int(np.prod(shape)) for shape in shapes.values())
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine, as torchrun says
     say(f"pictures of {len(recording)} rows: {size / 1e9:.3g} GB of memory in every process")
     free = available_bytes(torch.device("cpu"))
-    if free is not None and size > free:
+    if free is not None and size * processes > free:
         raise VegaError(
-            f"The pictures in {recording.folder} take {size / 1e9:.3g} GB of memory in every process and "
-            f"{free / 1e9:.3g} GB are free: give fewer episodes, or LIBERO's *_demo.hdf5, which are read as needed."
+            f"The pictures in {recording.folder} take {size / 1e9:.3g} GB of memory in every process ({processes} "
+            f"here) and {free / 1e9:.3g} GB are free: give fewer episodes, or LIBERO's *_demo.hdf5, which are read as "
+            "needed."
         )
     found = dict[str, np.ndarray]()
     for camera in cameras:
@@ -217,6 +220,15 @@ def _rlds(source: Path, exports: list[Path], cameras: tuple[str, ...], say: Say)
             "An RLDS export needs tensorflow_datasets, which is not installed: pip install tensorflow-datasets, or "
             "give LIBERO's *_demo.hdf5."
         ) from None
+    kept: dict[tuple[Path, str], Path] = {}
+    for export in exports:
+        name = (export.parent, "" if _VERSION.fullmatch(export.name) else export.name)
+        other = kept.setdefault(name, export)
+        if other != export:
+            raise VegaError(
+                f"'{source}' holds versions {other.name} and {export.name} of one data set, {export.parent}: give the "
+                "folder of one of them."
+            )
     if len(exports) > 1:
         say(f"data sets of '{source}': {', '.join(str(export.relative_to(source)) for export in exports)}")
     return [

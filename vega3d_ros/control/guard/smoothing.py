@@ -6,7 +6,8 @@ window later), and changes its acceleration by no more than 2 a_max in a window,
 
 All of that holds for evenly spaced samples.  So the stream has a time of its own, which goes on evenly whenever it is
 asked: after a pause it is late, begins as an arm at rest does, and catches up slowly.  Even steps are as long as those
-of the path's clock are on the average, so that a machine that is always late is not left behind.
+of the path's clock are on the average, so that a machine that is always late is not left behind.  A simulated clock
+goes as it likes, and a simulated arm is not hurt: there the stream is where the path is.
 """
 
 from __future__ import annotations
@@ -28,23 +29,34 @@ HALVINGS = 6
 # A machine that is slower than it should be all the time takes longer steps: where their mean over so many is so much
 # more than a period, of which they are at most so many.
 MEAN_OF, SLOWER, LONGEST_STEP = 100, 1.03, 2.5
+STANDS_S = 0.025  # an arm that is told nothing for less goes on, however often it is told else
+
+
+def stands_after_s(period_s: float) -> float:
+    """So long after the last position an arm stands that is told one in every period."""
+    return max(LONGEST_STEP * period_s, STANDS_S)
 
 
 class PathStream:
     """Samples of a path, smoothed.  Used from one thread.
 
     acceleration (n,) rad/s^2: what the paths keep to; jerk (n,) rad/s^3: what `step` keeps to while it is called in
-    time.  period_s: time between two calls of `step`.  motion: the path followed from its start on; of those before it
-    what a late stream has yet to go is kept.  Raises VegaError on limits that are not positive.
+    time.  period_s: time between two calls of `step`.  evenly: false where the path's clock is a simulated one.
+    motion: the path followed from its start on; of those before it what a late stream has yet to go is kept.  Raises
+    VegaError on limits that are not positive.
     """
 
-    def __init__(self, motion: Motion, acceleration: FloatArray, jerk: FloatArray, period_s: float) -> None:
+    def __init__(
+        self, motion: Motion, acceleration: FloatArray, jerk: FloatArray, period_s: float, evenly: bool = True
+    ) -> None:
         n = motion.positions.shape[1]
         limits = [np.asarray(limit, dtype=np.float64) for limit in (acceleration, jerk)]
         if any(limit.shape != (n,) or not np.all(limit > 0.0) for limit in limits):
             raise VegaError(f"Acceleration and jerk limits must be {n} positive numbers: correct the YAML.")
         window_s = float(np.max(2.0 * limits[0] / limits[1]))
         self._period_ns = round(1e9 * period_s)
+        self._longest_ns = round(1e9 * stands_after_s(period_s))
+        self._evenly = evenly
         self._bend = BENT * limits[0] * period_s**2
         self._recent = np.tile(motion.positions[0], (max(1, int(np.ceil(window_s / period_s))), 1))
         self._ages_ns = self._period_ns * np.arange(len(self._recent))[::-1]  # of the samples, oldest first
@@ -78,13 +90,17 @@ class PathStream:
 
         time_ns: now, on the path's clock.  stood: the last step was so long ago that the arm has stood since.
         """
+        if not self._evenly:
+            self._recent = np.roll(self._recent, -1, axis=0)
+            self._recent[-1] = self.motion.at(time_ns)[0]
+            return np.asarray(self._recent.mean(axis=0))
         if self._time_ns is None:
             self._time_ns = min(time_ns - self._period_ns, self.motion.start_ns)
             self._asked_ns = time_ns - self._period_ns
         if stood:
             self._advance_ns, self._moved = 0, np.zeros_like(self._moved)
         else:
-            passed_ns = min(max(time_ns - self._asked_ns, 0), LONGEST_STEP * self._period_ns)
+            passed_ns = min(max(time_ns - self._asked_ns, 0), self._longest_ns)
             self._mean_ns += (passed_ns - self._mean_ns) / MEAN_OF
         self._asked_ns = time_ns
         advance_ns = self._next_advance(time_ns - self._time_ns - self._period_ns)
