@@ -153,15 +153,20 @@ def test_whatever_the_pauses_the_limits_hold_and_the_path_is_followed_to_its_end
     np.testing.assert_allclose(sent, stream.motion.positions[-1], atol=1e-9)
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.2])
-def test_a_stream_that_was_late_is_in_time_again(pause_s) -> None:
-    """Along a path of one velocity, with samples of one place each, it is where the path is."""
-    rate, end_s = 0.2, 20.0
-    ramp = Motion(
+def straight(rate: float, end_s: float) -> Motion:
+    """From rest to rest at one velocity, rad/s."""
+    return Motion(
         0, np.array([0.0, 0.1, end_s, end_s + 0.1]),
         np.outer([0.0, 0.05 * rate, rate * (end_s - 0.05), rate * end_s], np.ones(N)),
         np.outer([0.0, rate, rate, 0.0], np.ones(N)),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.2])
+def test_a_stream_that_was_late_is_in_time_again(pause_s) -> None:
+    """Along a path of one velocity, with samples of one place each, it is where the path is."""
+    rate = 0.2
+    ramp = straight(rate, 20.0)
     stream = PathStream(ramp, ACCELERATION, 2000.0 * ACCELERATION, STEP_S)
     now_ns = 0
     for call in range(1500):
@@ -193,12 +198,8 @@ def test_a_simulated_clock_is_followed_however_fast_it_goes(factor) -> None:
 
 def test_a_machine_that_is_always_late_is_not_left_behind() -> None:
     """Every third call does not come: the path is followed all the same, in steps that fit the time they have."""
-    rate, end_s = 0.2, 30.0
-    ramp = Motion(
-        0, np.array([0.0, 0.1, end_s, end_s + 0.1]),
-        np.outer([0.0, 0.05 * rate, rate * (end_s - 0.05), rate * end_s], np.ones(N)),
-        np.outer([0.0, rate, rate, 0.0], np.ones(N)),
-    )  # fmt: skip
+    rate = 0.2
+    ramp = straight(rate, 30.0)
     stream = PathStream(ramp, ACCELERATION, 2000.0 * ACCELERATION, STEP_S)
     sent = []
     for call in range(1, 2500):
