@@ -24,6 +24,7 @@ from sim.results.evaluation_report import page, read_run, write_report
 from sim.results.film import strip, strip_path, video_path
 from sim.results.paired import Pair, compare_pair, mcnemar_exact, sign_flips_exact
 from sim.results.video import write_video
+from sim.worlds.environment import VIEWS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -120,7 +121,9 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("fields", "name", "facts"),
     [
-        ({"perturb": ["camera", "light"]}, "perturbed camera+light", "camera, light"),
+        ({"perturb": ["camera", "light"], "views": VIEWS}, "perturbed camera+light", "camera, light"),
+        ({"perturb": ["light"]}, "perturbed light as drawn in version 1", "light"),
+        ({"perturb": ["camera"]}, "perturbed camera", "camera"),
         ({"world_simulator": "noise"}, "world simulator noise", "noise"),
     ],
 )

@@ -18,6 +18,7 @@ from policies.checkpoints import load_policy
 from policies.types import ActionChunk, Observation, VegaError
 from sim.results.evaluation_report import page, read_run
 from sim.run_libero import main
+from sim.worlds.environment import VIEWS
 from sim.worlds.libero_env import LiberoEnvironment
 from sim.worlds.plus import libero_plus
 from sim.worlds.plus.libero_plus import View, moved_camera, parse
@@ -296,7 +297,7 @@ def test_runs_that_differ_in_views_or_tokens_or_weights_are_lines_of_their_own(t
     arms: dict[str, dict[str, object]] = {
         "p, eef, weights aaaaaaaa": {"checkpoint_sha256": "a" * 64},
         "p, eef, world simulator noise": {"world_simulator": "noise"},
-        "p, eef, perturbed camera+light": {"perturb": ["camera", "light"]},
+        "p, eef, perturbed camera+light": {"perturb": ["camera", "light"], "views": VIEWS},
         "p, eef, weights bbbbbbbb": {"checkpoint_sha256": "b" * 64},
     }
     runs = []
