@@ -42,6 +42,7 @@ class Samples:
         self._demonstrations, self._chunk = list(demonstrations), chunk
         counts = [max(len(demo.actions) - chunk + 1, 0) for demo in demonstrations]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
+        self._fingerprints: dict[tuple[str, ...], str] = {}
         self._first_step = np.cumsum([0, *(len(demo.actions) for demo in demonstrations)])
         if not len(self):
             raise VegaError(
@@ -87,8 +88,10 @@ class Samples:
         return index - int(self._first[episode]) + int(self._first_step[episode])
 
     def fingerprint(self, cameras: Sequence[str]) -> str:
-        """See `fingerprint`; by SHOWN pictures of every episode."""
-        return fingerprint(self._demonstrations, cameras, SHOWN)
+        """See `fingerprint`; by SHOWN pictures of every episode, which are read once."""
+        if (key := tuple(cameras)) not in self._fingerprints:
+            self._fingerprints[key] = fingerprint(self._demonstrations, key, SHOWN)
+        return self._fingerprints[key]
 
 
 def fingerprint(demonstrations: Sequence[Demonstration], cameras: Sequence[str], pictures: int = 1) -> str:
