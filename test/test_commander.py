@@ -81,7 +81,8 @@ class Bench:
         self.asked = Numbered()
         self.instruction = "stay"
         # What a commander sees of inputs and outputs
-        self.stream_problem = self.unheard = ""
+        self.stream_problem = self.unheard = self.behind = ""
+        self.late_ns = 0
         self.held = None
         self.silent: dict[str, str] = {}
         loop = ControlLoop(self.asked, arm, HOME, guard(**limits))

@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as hnp
 from benchmarks.wire_judge.controller import Controller, Limits, Verdict
 from policies.types import ActionSpace, VegaError
 from vega3d_ros.control.control_law import ImpedanceLaw
+from vega3d_ros.control.guard.decision import GuardDecision
 from vega3d_ros.control.guard.limits import combine_limits
-from vega3d_ros.control.guard.safety_guard import LATE, GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.safety_guard import LATE, SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
 
 URDF = (Path(__file__).parents[1] / "config" / "robots" / "libero_panda.urdf").read_text()

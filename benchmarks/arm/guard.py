@@ -22,9 +22,10 @@ import numpy as np
 
 from benchmarks.wire_judge.controller import Controller, Limits, Verdict
 from policies.types import FloatArray
+from vega3d_ros.control.guard.decision import GuardDecision
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion
-from vega3d_ros.control.guard.safety_guard import LATE, GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.safety_guard import LATE, SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
 from vega3d_ros.control.resources import resolve
 

@@ -16,8 +16,9 @@ from benchmarks.wire_judge.controller import Controller, Limits
 from policies.types import FloatArray
 from vega3d_ros.control.body.approach import Approach, ApproachLimits
 from vega3d_ros.control.body.body import Body, Surroundings
+from vega3d_ros.control.guard.decision import GuardDecision
 from vega3d_ros.control.guard.limits import combine_limits
-from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.safety_guard import SafetyGuard
 from vega3d_ros.control.kinematics import Kinematics
 
 FLOOR_M = 0.1

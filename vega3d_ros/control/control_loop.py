@@ -27,9 +27,10 @@ from policies.types import (
 )
 from vega3d_ros.control.chunk_scheduler import LockstepQueue
 from vega3d_ros.control.control_law import ImpedanceLaw
+from vega3d_ros.control.guard.decision import GuardDecision
 from vega3d_ros.control.guard.limits import combine_limits
 from vega3d_ros.control.guard.motion import Motion
-from vega3d_ros.control.guard.safety_guard import GuardDecision, SafetyGuard
+from vega3d_ros.control.guard.safety_guard import SafetyGuard
 from vega3d_ros.control.guard.zones import Zone
 from vega3d_ros.control.kinematics import Kinematics
 
@@ -53,7 +54,8 @@ class JointCommand:
     to rest, and keeps the gripper.  touched: names of the rules that altered it (clamp mode).
     motion: the whole path from now to rest, None without a guard.  lead: this is no action of the policy; the
     controller is led to the beginning of the path, and has the motion's time for it, or to rest.
-    begin_ns: when the motion begins, on the clock of stamps; 0: on arrival.
+    begin_ns: when the motion begins, on the clock of stamps; 0: on arrival.  late_ns: so long ago it began, where the
+    controller is told late where the path is.
     """
 
     stamp_ns: int
@@ -67,6 +69,7 @@ class JointCommand:
     motion: Motion | None = None
     lead: bool = False
     begin_ns: int = 0
+    late_ns: int = 0
 
 
 class CommandMaker:
@@ -237,15 +240,16 @@ def next_command(
     time_ns: int,
     timings_ms: Mapping[str, float],
     begin_ns: int = 0,
+    late_ns: int = 0,
 ) -> JointCommand:
     """The command of one action after the guard; without one only what is not finite is refused.
 
-    time_ns: now, on the clock of the guard's path; begin_ns: see JointCommand.  Raises VegaError where the arm left the
-    path.
+    time_ns: now, on the clock of the guard's path; begin_ns: see JointCommand; late_ns: see SafetyGuard.start.  Raises
+    VegaError where the arm left the path.
     """
     gripper = float(action[-1])
     if guard is not None:
-        start = guard.start(sample.positions, sample.velocities, time_ns)
+        start = guard.start(sample.positions, sample.velocities, time_ns, late_ns)
         positions, velocities = maker.targets(*start, action)
         decision = guard.check(positions, velocities, gripper, time_ns)
         return command_of(decision, sample, maker.period_s, timings_ms, begin_ns=begin_ns)
@@ -265,6 +269,7 @@ def command_of(
     timings_ms: Mapping[str, float],
     lead: bool = False,
     begin_ns: int = 0,
+    late_ns: int = 0,
 ) -> JointCommand:
     """What the guard decided, as the answer to `sample`."""
     rejected, touched = (decision.rules, ()) if decision.rejected else ((), decision.rules)
@@ -280,4 +285,5 @@ def command_of(
         motion=decision.motion,
         lead=lead,
         begin_ns=begin_ns,
+        late_ns=late_ns,
     )

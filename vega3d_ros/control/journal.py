@@ -6,14 +6,15 @@ An event is a name and fields; times are stamps in ns, arrays are SI as in `cont
     discard                                               the queue is dropped: stop, fault or new instruction
     query    query, sample_ns, frames_ns, instruction, base_position, base_quaternion     the policy is asked
     chunk    query, latency_s, actions (H, dim) or null, error                            its answer is taken over
-    tick     sample_ns, time_ns, begin_ns, sample, command or null                        one control period
+    tick     sample_ns, time_ns, begin_ns, late_ns, sample, command or null               one control period
     unheard                                               not all heard what leads the arm: the next tick says it anew
     release  elsewhere, held (n,) or null                 the arm is to be taken over anew before the next action
     withdraw                                              the command of the last tick came too late to be sent
-    brake    time_ns, begin_ns                            the path is left for the quickest braking
+    brake    time_ns, begin_ns, late_ns                   the path is left for the quickest braking
     sample: positions, velocities, gripper_positions of the joint state
     command: positions, velocities, gripper, rejected, touched (names of the guard's rules), lead (see JointCommand)
-    time_ns: now, on the clock of the commanded path; begin_ns: the stamp of a trajectory that carries one, else 0
+    time_ns: now, on the clock of the commanded path; begin_ns: the stamp of a trajectory that carries one, else 0;
+    late_ns: so long ago the path was where the controller has been told to be by now
 
 NumPy only, no ROS.
 """
@@ -52,7 +53,7 @@ def query_fields(loop: ControlLoop, sample_ns: int, frames: FrameSet, instructio
 
 
 def tick_fields(
-    sample: JointSample, command: JointCommand | None, time_ns: int, begin_ns: int = 0
+    sample: JointSample, command: JointCommand | None, time_ns: int, begin_ns: int = 0, late_ns: int = 0
 ) -> dict[str, Any]:
     """One control period: the joint state it used, and the command it made."""
     measured = {
@@ -64,6 +65,7 @@ def tick_fields(
         "sample_ns": sample.stamp_ns,
         "time_ns": time_ns,
         "begin_ns": begin_ns,
+        "late_ns": late_ns,
         "sample": measured,
         "command": command_fields(command),
     }

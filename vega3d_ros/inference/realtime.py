@@ -201,12 +201,13 @@ class Realtime:
         self._maker.reset()
 
     def tick(
-        self, sample: JointSample, instruction: str, time_ns: int | None = None, begin_ns: int = 0
+        self, sample: JointSample, instruction: str, time_ns: int | None = None, begin_ns: int = 0, late_ns: int = 0
     ) -> JointCommand | None:
         """The command of this control period; None: nothing new is commanded, and `waiting_for` says why.
 
         time_ns: now, on the clock on which the controller carries commands out; None: the sample's stamp.  begin_ns:
-        the same on the clock of stamps, 0 where commands carry none.
+        the same on the clock of stamps, 0 where commands carry none.  late_ns: so long ago the path was where the
+        controller has been told to be by now.
         Sets `new_chunk` to the answer that was taken over in this period, else None.  Raises VegaError
         if the queue has been empty for too long, if the arm left the commanded path, if too many commands were refused
         in a row, or whatever the policy raised.
@@ -220,7 +221,7 @@ class Realtime:
         lead, wait = self._take_over(sample, time_ns)
         item = None if wait else self.scheduler.pop()
         if item is None:
-            self.journal("tick", **tick_fields(sample, lead, time_ns, begin_ns))
+            self.journal("tick", **tick_fields(sample, lead, time_ns, begin_ns, late_ns))
             if wait:
                 self.waiting_for = UNCONFIRMED if self._unconfirmed else wait
                 return lead
@@ -233,13 +234,13 @@ class Realtime:
             return None
         self.waiting_for = ""
         guard = self.loop.guard
-        command = next_command(guard, self._maker, sample, item.action, time_ns, {}, begin_ns)
+        command = next_command(guard, self._maker, sample, item.action, time_ns, {}, begin_ns, late_ns)
         if guard is not None and guard.rejected_in_a_row >= guard.limits.max_rejections:
             raise VegaError(
                 f"The guard refused {guard.rejected_in_a_row} commands in a row ({', '.join(command.rejected)}): the "
                 "policy does not fit these limits; see safety in the robot's YAML, then call ~/start again."
             )
-        self.journal("tick", **tick_fields(sample, command, time_ns, begin_ns))
+        self.journal("tick", **tick_fields(sample, command, time_ns, begin_ns, late_ns))
         return command
 
     def withdraw(self) -> None:
@@ -249,13 +250,13 @@ class Realtime:
         self._maker.reset()
         self.journal("withdraw")
 
-    def brake(self, sample: JointSample, time_ns: int, begin_ns: int = 0) -> JointCommand | None:
+    def brake(self, sample: JointSample, time_ns: int, begin_ns: int = 0, late_ns: int = 0) -> JointCommand | None:
         """The command that brings the arm to rest as soon as the limits allow, None where its path does so already."""
-        decision = None if self.loop.guard is None else self.loop.guard.brake(time_ns)
+        decision = None if self.loop.guard is None else self.loop.guard.brake(time_ns, late_ns)
         if decision is None:
             return None
-        self.journal("brake", time_ns=time_ns, begin_ns=begin_ns)
-        return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns)
+        self.journal("brake", time_ns=time_ns, begin_ns=begin_ns, late_ns=late_ns)
+        return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns, late_ns=late_ns)
 
     def _take_over(self, sample: JointSample, time_ns: int) -> tuple[JointCommand | None, str]:
         """Once an action waits: what leads the controller to the beginning of the path, and why it waits still."""

@@ -88,7 +88,7 @@ class Commander:
         """
         runner, inputs = self._runner, self._inputs
         assert isinstance(runner, Realtime)
-        problem = inputs.problem() or inputs.stale(self._now_ns()) or self._outputs.unheard
+        problem = inputs.problem() or inputs.stale(self._now_ns()) or self._outputs.unheard or self._outputs.behind
         if self._strict:
             problem = problem or self._outputs.rivals() or self._condition.not_connected
         if problem:
@@ -103,7 +103,7 @@ class Commander:
                 runner.release(unheard, self._outputs.held)
             return
         assert inputs.sample is not None
-        command = runner.tick(inputs.sample, inputs.instruction or "", *self._now())
+        command = runner.tick(inputs.sample, inputs.instruction or "", *self._now(), self._late_ns)
         answer = runner.new_chunk
         if answer is not None and answer.chunk is not None:
             self._condition.latencies.add_all(answer.chunk.timings_ms)
@@ -132,7 +132,7 @@ class Commander:
             return
         time_ns, begin_ns = self._now()
         assert time_ns is not None
-        command = runner.brake(sample, time_ns, begin_ns)
+        command = runner.brake(sample, time_ns, begin_ns, self._late_ns)
         if command is not None and self._too_late(command):
             runner.withdraw()
         elif command is not None:
@@ -146,6 +146,10 @@ class Commander:
         if not self._latency_clock:
             return self._now_ns(), 0
         return read_at_once(self._now_ns) if self._ahead_ns else (time.monotonic_ns(), 0)
+
+    @property
+    def _late_ns(self) -> int:
+        return self._outputs.late_ns if self._committed else 0
 
     def _too_late(self, command: JointCommand) -> bool:
         if not self._ahead_ns or command.rejected or command.motion is None:

@@ -223,7 +223,7 @@ class Decisions:
         elif name == "withdraw":
             self._realtime.withdraw()
         elif name == "brake":
-            return self._realtime.brake(self.last_sample, event["time_ns"], event["begin_ns"])
+            return self._realtime.brake(self.last_sample, event["time_ns"], event["begin_ns"], event.get("late_ns", 0))
         else:
             return self._tick(event, sample)
         return None
@@ -254,7 +254,7 @@ class Decisions:
         instruction = next((e["instruction"] for e in self._period if e["event"] == "query"), "")
         chunks = [e for e in self._period if e["event"] == "chunk"]
         try:
-            command = self._run_again(sample, instruction, chunks, event.get("time_ns"), event.get("begin_ns", 0))
+            command = self._run_again(sample, instruction, chunks, event)
         except VegaError as error:
             raise Difference(f"at {sample.stamp_ns} ns: {str(error).rstrip('.')}") from error
         self._period.clear()
@@ -275,7 +275,7 @@ class Decisions:
         return self._runner
 
     def _run_again(
-        self, sample: JointSample, instruction: str, chunks: list[Event], time_ns: int | None, begin_ns: int
+        self, sample: JointSample, instruction: str, chunks: list[Event], tick: Event
     ) -> JointCommand | None:
         if isinstance(self._runner, Lockstep):
             if self._runner.loop.needs_images and self._frames.next is None:
@@ -285,7 +285,8 @@ class Decisions:
             return self._runner.answer(instruction)
         for chunk in chunks:
             self._worker.deliver(chunk)
-        command = self._runner.tick(sample, instruction, time_ns, begin_ns)
+        times = tick.get("time_ns"), tick.get("begin_ns", 0), tick.get("late_ns", 0)
+        command = self._runner.tick(sample, instruction, *times)
         if self._worker.next_number is not None:
             raise Difference("the policy was asked then and is not now")
         return command

@@ -33,7 +33,7 @@ class ActionWriter:
     """
 
     # The same controller obeys its topic too, where others would be rivals.
-    own_publishers, own_clients, held = 0, 1, None
+    own_publishers, own_clients, held, late_ns = 0, 1, None, 0
 
     def __init__(self, node: Node, parameters: NodeParameters) -> None:
         if FollowJointTrajectory is None:
@@ -60,6 +60,9 @@ class ActionWriter:
         for client, name in zip(self._clients, self._names, strict=True):
             if not client.server_is_ready():
                 return f"No action server offers {name}: start the controller or correct its name."
+        return ""
+
+    def behind(self) -> str:
         return ""
 
     def confirmed(self) -> bool:

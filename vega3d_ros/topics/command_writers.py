@@ -77,8 +77,9 @@ class Writer(Protocol):
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
     would be lost, '' if it would not.  confirmed: whether all who listen have the last lead that was sent.  stop: no
     command follows; alone: nobody else commands the arm and its controller listens, so that it is on our path.
-    held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  reset: an
-    episode begins.
+    held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  late_ns: so
+    long ago the path was where the controller has been told to be by now; behind: a sentence where that is too long.
+    reset: an episode begins.
     """
 
     @property
@@ -90,7 +91,12 @@ class Writer(Protocol):
     @property
     def held(self) -> FloatArray | None: ...
 
+    @property
+    def late_ns(self) -> int: ...
+
     def unheard(self) -> str: ...
+
+    def behind(self) -> str: ...
 
     def confirmed(self) -> bool: ...
 
@@ -162,7 +168,7 @@ class TrajectoryWriter:
     by then, with a jump; so the node does not send what has become late.
     """
 
-    own_publishers, own_clients, held = 1, 0, None
+    own_publishers, own_clients, held, late_ns = 1, 0, None, 0
 
     def __init__(self, node: Node, parameters: NodeParameters, qos_problems: dict[str, str]) -> None:
         self._parameters, self._node = parameters, node
@@ -177,6 +183,10 @@ class TrajectoryWriter:
 
     def unheard(self) -> str:
         return self._audience.missing()
+
+    def behind(self) -> str:
+        """Controllers keep the time of trajectories themselves."""
+        return ""
 
     def confirmed(self) -> bool:
         # Who began to listen since has nothing to confirm.
@@ -222,7 +232,7 @@ class ForwardWriter:
         self._stream: PathStream | None = None
         self._motion: Motion | None = None
         self._sent = array.array("d")  # last, of the stream under way or the one before
-        self._stepped_s, self._longest_s, self._held_up_s = 0.0, math.inf, 0.0
+        self._stepped_s, self._longest_s, self._held_up_s, self._latest_s = 0.0, math.inf, 0.0, math.inf
         self._ahead_ns = 0  # of the path's clock against the steady one
         topics = command_topics(parameters)
         self._publishers = [
@@ -243,6 +253,20 @@ class ForwardWriter:
         return self._audience.missing()
 
     @property
+    def late_ns(self) -> int:
+        told_ns = None if self._stream is None or self._simulated else self._stream.time_ns
+        return 0 if told_ns is None else max(0, time.monotonic_ns() + self._ahead_ns - told_ns)
+
+    def behind(self) -> str:
+        late_s = 1e-9 * self.late_ns
+        if late_s <= self._latest_s:
+            return ""
+        return (
+            f"The positions that are sent are {late_s:.2f} s behind the path: see what keeps the machine busy, then "
+            "call ~/start again."
+        )
+
+    @property
     def held(self) -> FloatArray | None:
         known = self._held_up_s and self._sent and not self._audience.missing()
         return np.array(self._sent) if known else None
@@ -255,12 +279,13 @@ class ForwardWriter:
         if command.motion is not None and command.motion is not self._motion:
             # The path may be on another clock than ours.  How far apart they are is taken once, or the time that a
             # command took to come here would be a jolt.
-            ahead_ns = command.motion.start_ns - time.monotonic_ns()
+            ahead_ns = command.motion.start_ns + command.late_ns - time.monotonic_ns()
             if self._motion is None or abs(ahead_ns - self._ahead_ns) > CLOCK_STEP_NS:
                 self._ahead_ns = ahead_ns
             self._motion = command.motion
             if self._parameters.max_gap_periods:
                 self._longest_s = (self._parameters.max_gap_periods + 0.5) * command.period_s
+                self._latest_s = self._longest_s + command.period_s  # one pause that is allowed does not make it so
             if self._stream is None:
                 self._sent, self._stepped_s = array.array("d"), time.monotonic()
                 limits = self._limits.acceleration, self._jerk

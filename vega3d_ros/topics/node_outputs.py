@@ -95,6 +95,16 @@ class Outputs:
         """What to say where `heard` is false."""
         return "" if self._writer is None or self._parameters.dry_run else self._writer.unheard()
 
+    @property
+    def late_ns(self) -> int:
+        """So long ago the commanded path was where the controller has been told to be by now."""
+        return 0 if self._writer is None else self._writer.late_ns
+
+    @property
+    def behind(self) -> str:
+        """What to say where that is too long ago, '' where it is not."""
+        return "" if self._writer is None else self._writer.behind()
+
     def confirmed(self) -> bool:
         """Whether all who listen to commands have what was sent last."""
         return self._writer is None or self._parameters.dry_run or self._writer.confirmed()

@@ -135,3 +135,8 @@ def braking(
     """
     seconds = max(shortest_s, float((np.abs(velocity) / acceleration).max()))
     return position + 0.5 * seconds * velocity, seconds
+
+
+def slow_s(distance: FloatArray, velocity: FloatArray, acceleration: FloatArray) -> float:
+    """Seconds in which a cubic may go over the distances (n,) rad from rest to rest within limits (n,)."""
+    return float(np.max(np.maximum(np.sqrt(6.0 * distance / acceleration), 1.5 * distance / velocity)))

@@ -12,15 +12,16 @@ or of what the driver does with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import FloatArray, VegaError
+from vega3d_ros.control.guard.course import Course
+from vega3d_ros.control.guard.decision import GuardDecision
 from vega3d_ros.control.guard.limits import ArmModel, GuardLimits
-from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking, resting
+from vega3d_ros.control.guard.motion import SHORTEST_BRAKING_S, Cubic, Motion, braking, resting, slow_s
 from vega3d_ros.control.guard.zones import Pace, Workspace, Zone, look_along
 
 BoolArray = NDArray[np.bool_]
@@ -34,24 +35,10 @@ REST_RAD_S = 0.05
 # twice as many, since a controller that has just come up may have it before it looks.
 AGAIN, LATE = 2, 4
 TAKEN_OVER = "The arm is being taken over."
+# Of the motions before the one under way, so many are known to a controller that is late.
+REMEMBERED = 64
 HALVINGS = 8
 MOSTLY = 0.8
-
-
-@dataclass(frozen=True)
-class GuardDecision:
-    """positions (n,) rad, velocities (n,) rad/s: where the path is one period later.  gripper: what may be commanded.
-
-    motion: the path from now on, to rest.  rejected: the intended command was refused, and the path is the one that was
-    under way.  rules: those that were broken, in the order of RULES; empty if the command passed untouched.
-    """
-
-    positions: FloatArray
-    velocities: FloatArray
-    gripper: float
-    rejected: bool
-    rules: tuple[str, ...]
-    motion: Motion
 
 
 class SafetyGuard:
@@ -100,6 +87,7 @@ class SafetyGuard:
         self._shortest_s = SHORTEST_BRAKING_S if committed else period_s
         self._tolerance = np.broadcast_to(limits.tolerance, (arm.n,))
         self._motion: Motion | None = None
+        self._course: Course | None = None  # all that left, for a controller that is late
         self._last_ns: int | None = None
         self._ready_ns: int | None = None
         self._lead_s = 0.0
@@ -118,7 +106,7 @@ class SafetyGuard:
         self._astray = False
         self.rejected_in_a_row = 0
         if not self.committed or (elsewhere and self.at_once):
-            self._motion = None if held is None else resting(held)
+            self._motion, self._course = None if held is None else resting(held), None
 
     def take_over(
         self, measured: FloatArray, rate: FloatArray, time_ns: int, heard: bool = True
@@ -155,22 +143,28 @@ class SafetyGuard:
                     )
                 origin = end if far is None else measured
             self._check_inside(origin)
-            self._lead_s = self._slow_s(away)
+            distance = np.maximum(
+                2.0 * self._tolerance, 1.1 * away
+            )  # that may lie before it
+            self._lead_s = max(self._period, slow_s(distance, self.limits.velocity, self.limits.acceleration))
         else:
             assert self._motion is not None
             if heard or time_ns < self._motion.start_ns + (AGAIN - 0.5) * self._period_ns:
                 return None, "" if heard and time_ns >= self._ready_ns else TAKEN_OVER
             origin = self._motion.positions[-1]
         self._ready_ns = time_ns + round(1e9 * self._lead_s) + LATE * self._period_ns
-        self._motion = resting(origin, time_ns, self._lead_s)
-        return GuardDecision(origin.copy(), np.zeros_like(origin), 0.0, False, (), self._motion), TAKEN_OVER
+        motion = self._leave(resting(origin, time_ns, self._lead_s))
+        return GuardDecision(origin.copy(), np.zeros_like(origin), 0.0, False, (), motion), TAKEN_OVER
 
-    def start(self, measured: FloatArray, rate: FloatArray, time_ns: int) -> tuple[FloatArray, FloatArray]:
+    def start(
+        self, measured: FloatArray, rate: FloatArray, time_ns: int, late_ns: int = 0
+    ) -> tuple[FloatArray, FloatArray]:
         """Positions (n,) rad and velocities (n,) rad/s from which the next command is to be computed.
 
         Committed: those of the path where the command will depart from it, which no measurement disturbs; else those
         measured, from which that driver goes.
-        Raises VegaError where the arm is further from the path than the tolerance, or was not taken over.
+        late_ns: committed, so long ago the path was where the controller has been told to be by now.
+        Raises VegaError where the arm is further from there than the tolerance, or was not taken over.
         """
         self._measured = (measured, rate)
         if self._motion is None:
@@ -179,7 +173,8 @@ class SafetyGuard:
             self._from = (measured.copy(), rate.copy())
             return self._from
         here = self._path_at(self._motion, time_ns)
-        off = np.abs(measured - here[0])
+        told = self._course.motion_at(time_ns - late_ns).at(time_ns - late_ns) if late_ns and self._course else here
+        off = np.abs(measured - told[0])
         far = _first(~(off <= self._tolerance))
         if far is not None:
             self._astray = True
@@ -232,34 +227,41 @@ class SafetyGuard:
         self._last_ns = time_ns
         rest, seconds = braking(position, velocity, self.limits.acceleration, self._shortest_s)
         points = [(self._period, position, velocity), (self._period + seconds, rest, np.zeros(n))]
-        self._motion = self._departing(time_ns, points)
-        return GuardDecision(position, velocity, float(gripper), False, broken, self._motion)
+        motion = self._leave(self._departing(time_ns, points))
+        return GuardDecision(position, velocity, float(gripper), False, broken, motion)
 
     def withdraw(self) -> None:
         """The command that passed last does not leave: the path is the one before it."""
         self._motion, self._last_ns = self._before
 
-    def brake(self, time_ns: int) -> GuardDecision | None:
+    def brake(self, time_ns: int, late_ns: int = 0) -> GuardDecision | None:
         """The path under way is left for the quickest braking along the limits; None where it brakes as soon by itself.
 
+        late_ns: as for `start`; there the path is left, and the braking begins in the past.
         None too where that braking would lead out of the limits, and where the arm is known to be beside the path.
         """
-        motion = self._motion
-        if not self.committed or motion is None or self._astray or self._ready_ns is None:
+        if not self.committed or self._motion is None or self._astray or self._ready_ns is None:
             return None
-        begin_ns = time_ns + self.ahead_ns
-        if not motion.start_ns <= time_ns <= begin_ns < motion.start_ns + round(1e9 * motion.times_s[-2]):
+        begin_ns = time_ns + self.ahead_ns - late_ns
+        motion = self._course.motion_at(begin_ns) if late_ns and self._course else self._motion
+        brakes = motion is self._motion and begin_ns >= motion.start_ns + round(1e9 * motion.times_s[-2])
+        if brakes or motion.start_ns > min(time_ns, begin_ns):
             return None
         self._from = q, v = motion.at(begin_ns)
         rest, seconds = braking(q, v, self.limits.acceleration, self._shortest_s)
         out = np.any(rest < self.limits.lower - EPSILON) or np.any(rest > self.limits.upper + EPSILON)
         still = np.zeros_like(rest)
-        path = Cubic(q, v, rest, still, seconds)
-        if out or not all(zone.allows(look_along(path)) for zone in self._zones):
+        seen = look_along(Cubic(q, v, rest, still, seconds))
+        if out or not all(zone.allows(seen) for zone in self._zones):
             return None
-        self._before = (motion, self._last_ns)
-        self._motion = self._departing(time_ns, [(seconds, rest, still)])
-        return GuardDecision(rest, still, 0.0, False, (), self._motion)
+        self._before = (self._motion, self._last_ns)
+        motion = self._leave(self._departing(time_ns - late_ns, [(seconds, rest, still)]))
+        return GuardDecision(rest, still, 0.0, False, (), motion)
+
+    def _leave(self, motion: Motion) -> Motion:
+        self._motion, self._course = motion, self._course or Course(motion, REMEMBERED)
+        self._course.follow(motion)
+        return motion
 
     def _departing(self, time_ns: int, points: Sequence[tuple[float, FloatArray, FloatArray]]) -> Motion:
         """From now on: the path under way until a command departs from it, and then its points."""
@@ -316,12 +318,6 @@ class SafetyGuard:
                 raise VegaError(
                     f"The arm begins outside what safety allows ({zone.rule}): move it inside, then call ~/start again."
                 )
-
-    def _slow_s(self, away: FloatArray) -> float:
-        """Time in which a controller may go over twice the tolerance or `away` (n,) rad, from rest to rest."""
-        distance = np.maximum(2.0 * self._tolerance, 1.1 * away)
-        slow = np.maximum(np.sqrt(6.0 * distance / self.limits.acceleration), 1.5 * distance / self.limits.velocity)
-        return float(max(self._period, np.max(slow)))
 
     def _bends(
         self, q0: FloatArray, v0: FloatArray, q1: FloatArray, v1: FloatArray, rest: FloatArray

@@ -12,11 +12,10 @@ goes as it likes, and a simulated arm is not hurt: there the stream is where the
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 from policies.types import FloatArray, VegaError
+from vega3d_ros.control.guard.course import Course
 from vega3d_ros.control.guard.motion import Motion
 
 # Of the limits, what leaves after a pause may have: of velocity, and of acceleration.
@@ -60,7 +59,7 @@ class PathStream:
         self._bend = BENT * limits[0] * period_s**2
         self._recent = np.tile(motion.positions[0], (max(1, int(np.ceil(window_s / period_s))), 1))
         self._ages_ns = self._period_ns * np.arange(len(self._recent))[::-1]  # of the samples, oldest first
-        self._motions = deque([motion])
+        self._course = Course(motion)
         self._time_ns: int | None = None  # of the newest sample
         self._asked_ns = 0  # the path's clock at the last step
         self._mean_ns = float(self._period_ns)  # between two steps
@@ -70,15 +69,16 @@ class PathStream:
 
     @property
     def motion(self) -> Motion:
-        return self._motions[-1]
+        return self._course.newest
 
     @motion.setter
     def motion(self, motion: Motion) -> None:
-        if motion is self._motions[-1]:
-            return
-        while self._motions and self._motions[-1].start_ns >= motion.start_ns:
-            self._motions.pop()
-        self._motions.append(motion)
+        self._course.follow(motion)
+
+    @property
+    def time_ns(self) -> int | None:
+        """Of which time of the path the newest sample is; None before the first."""
+        return self._time_ns
 
     @property
     def at_rest(self) -> bool:
@@ -91,8 +91,7 @@ class PathStream:
         time_ns: now, on the path's clock.  stood: the last step was so long ago that the arm has stood since.
         """
         if not self._evenly:
-            self._recent = np.roll(self._recent, -1, axis=0)
-            self._recent[-1] = self.motion.at(time_ns)[0]
+            self._append(self.motion.at(time_ns)[0])
             return np.asarray(self._recent.mean(axis=0))
         if self._time_ns is None:
             self._time_ns = min(time_ns - self._period_ns, self.motion.start_ns)
@@ -106,15 +105,12 @@ class PathStream:
         advance_ns = self._next_advance(time_ns - self._time_ns - self._period_ns)
         self._time_ns += advance_ns
         if advance_ns == self._period_ns:
-            self._recent = np.roll(self._recent, -1, axis=0)
-            self._recent[-1] = self._at(self._time_ns)
+            self._append(self._course.motion_at(self._time_ns).at(self._time_ns)[0])
         else:
             self._recent = self._window(self._time_ns)
         sent = np.asarray(self._recent.mean(axis=0))
         self._advance_ns, self._moved, self._sent = advance_ns, sent - self._sent, sent
-        oldest_ns = self._time_ns - int(self._ages_ns[0])
-        while len(self._motions) > 1 and self._motions[1].start_ns <= oldest_ns:
-            self._motions.popleft()
+        self._course.forget_before(self._time_ns - int(self._ages_ns[0]))
         return sent
 
     def _next_advance(self, late_ns: int) -> int:
@@ -150,12 +146,8 @@ class PathStream:
 
     def _window(self, time_ns: int) -> FloatArray:
         """All samples if the newest is of this time; before its first motion the path is at its beginning."""
-        times_ns = time_ns - self._ages_ns
-        starts_ns = np.array([motion.start_ns for motion in self._motions])
-        followed = np.maximum(starts_ns.searchsorted(times_ns, side="right") - 1, 0)
-        pieces = [self._motions[index].along(times_ns[followed == index]) for index in np.unique(followed)]
-        return np.concatenate(pieces)
+        return self._course.along(time_ns - self._ages_ns)
 
-    def _at(self, time_ns: int) -> FloatArray:
-        motion = next((motion for motion in reversed(self._motions) if motion.start_ns <= time_ns), self._motions[0])
-        return motion.at(time_ns)[0]
+    def _append(self, place: FloatArray) -> None:
+        self._recent = np.roll(self._recent, -1, axis=0)
+        self._recent[-1] = place
