@@ -130,6 +130,17 @@ def test_nobody_there_is_one_sentence() -> None:
         RemotePolicy("ws://127.0.0.1:9")
 
 
+def test_an_error_of_the_connection_without_a_word_is_called_by_its_name(monkeypatch) -> None:
+    """As silence after the handshake is one in the library of the sockets."""
+
+    def silent(self: RemotePolicy) -> bytes:
+        raise TimeoutError
+
+    monkeypatch.setattr(RemotePolicy, "_receive", silent)
+    with server(lambda request: {}) as url, pytest.raises(VegaError, match=rf"answers at {url} .TimeoutError.: start"):
+        RemotePolicy(url)
+
+
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msgpack", None)
     with pytest.raises(VegaError, match="pip install msgpack websockets"):

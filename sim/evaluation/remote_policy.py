@@ -129,7 +129,7 @@ class RemotePolicy:
             ) from error
         except Exception as error:  # of many kinds: closed, reset, a broken frame
             self.close()
-            raise ConnectionError(str(error)) from error
+            raise ConnectionError(_why(error)) from error
 
     def _receive(self) -> bytes | str:
         """The next message, with a line on stderr now and then.  TimeoutError after ANSWER_S."""
@@ -184,8 +184,13 @@ class RemotePolicy:
                 raw.close()
             self.close()
             raise VegaError(
-                f"No policy server answers at {self._url} ({error}): start it, or correct the address."
+                f"No policy server answers at {self._url} ({_why(error)}): start it, or correct the address."
             ) from error
+
+
+def _why(error: Exception) -> str:
+    """What it says, or what it is: sockets raise errors without a word, too."""
+    return str(error) or type(error).__name__
 
 
 def _numbers(value: Any) -> NDArray[Any] | None:
