@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,16 +14,21 @@ from typing import Any, TypeVar
 from policies.types import VegaError
 
 Job = TypeVar("Job", bound=tuple[Any, ...])
+NEWS_S = 20.0
 
 
-def each_in_its_process(work: Callable[..., Any], jobs: Iterable[Job], processes: int) -> Iterator[tuple[Job, Any]]:
+def each_in_its_process(
+    work: Callable[..., Any], jobs: Iterable[Job], processes: int, news: Callable[[], str] | None = None
+) -> Iterator[tuple[Job, Any]]:
     """(job, work(*job)) of each, in the order in which they end; so many at once.
 
+    news: said on stderr now and then while no job ends.
     Raises what `work` raised, and VegaError where a process ends without an answer (killed for its memory, or by a
     graphics driver), for which multiprocessing.Pool waits for ever.
     """
     context, left = multiprocessing.get_context("spawn"), deque(jobs)
     running: dict[Any, tuple[Any, Job]] = {}
+    begun = time.monotonic()
     try:
         while left or running:
             while left and len(running) < processes:
@@ -31,7 +38,10 @@ def each_in_its_process(work: Callable[..., Any], jobs: Iterable[Job], processes
                 process.start()
                 theirs.close()
                 running[ours] = process, job
-            for pipe in wait(list(running)):
+            ended = wait(list(running), NEWS_S if news else None)
+            if not ended and news:
+                print(f"{news()} after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            for pipe in ended:
                 process, job = running.pop(pipe)
                 try:
                     answer = pipe.recv()  # type: ignore[call-arg, union-attr]

@@ -135,7 +135,11 @@ def main(argv: list[str] | None = None) -> int:
     rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored)
     jobs = [(args.suite, task, *rest) for task in tasks]
     start = time.monotonic()
-    for done, (_, (task, made, tried)) in enumerate(each_in_its_process(collect_task, jobs, args.processes), 1):
+
+    def news() -> str:
+        return f"{sum(path.is_file() for path in recorded)} of {len(recorded)} episodes are there"
+
+    for done, (_, (task, made, tried)) in enumerate(each_in_its_process(collect_task, jobs, args.processes, news), 1):
         left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
         print(
             f"{done}/{len(jobs)} task {task}: {made} of {tried} episodes kept, {left:.1f} min left: {names[task]}",

@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     won: Counter[str] = Counter()
     tried: Counter[str] = Counter()
     jobs = [(args.policy, args.suite, task, args.episodes, args.seed) for task in tasks]
-    for (_, _, task, *_), found in each_in_its_process(try_task, jobs, args.processes):
+    tries = each_in_its_process(try_task, jobs, args.processes, lambda: "Layouts are being tried")
+    for (_, _, task, *_), found in tries:
         for kind, solved, nearest in found:
             for key in (kind, "all"):
                 won[key] += solved

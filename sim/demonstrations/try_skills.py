@@ -88,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
     jobs = [(args.suite, task, args.episodes, args.seed, args.layouts) for task in tasks]
     missed = 0
-    for _, (task, steps, failed, reason) in each_in_its_process(try_task, jobs, args.processes):
+    tries = each_in_its_process(try_task, jobs, args.processes, lambda: "Tasks are being tried")
+    for _, (task, steps, failed, reason) in tries:
         rate = len(steps) / args.episodes
         missed += rate < LEAST
         verdict = "ok" if rate >= LEAST else "FAIL"

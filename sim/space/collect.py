@@ -59,7 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     made_with(args.output / f"settings_{args.split}.json", {name: getattr(args, name) for name in SETTINGS})
     jobs = [(args, number) for number in range(args.stages)]
     start, films, failures = time.monotonic(), 0, 0
-    for done, (_, (number, made, failed)) in enumerate(each_in_its_process(_work, jobs, args.processes), 1):
+
+    def news() -> str:
+        return f"{films} films made of stages that are through, and the next are filmed,"
+
+    for done, (_, (number, made, failed)) in enumerate(each_in_its_process(_work, jobs, args.processes, news), 1):
         films, failures = films + made, failures + failed
         left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
         print(
