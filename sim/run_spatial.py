@@ -59,7 +59,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=None, help="scenes at most, evenly (default: all)")
     parser.add_argument(
         "--grounding", action=argparse.BooleanOptionalAction, default=True,
-        help="ask libero_space's questions for boxes too",
+        help="ask libero_space's questions for boxes too (default: --grounding)",
     )  # fmt: skip
     parser.add_argument("--poses", action="store_true", help="tell the model where libero_space's cameras were")
     parser.add_argument(

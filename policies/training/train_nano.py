@@ -257,7 +257,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--encoder-blocks", type=int, default=1, help="of each camera's encoder of a new policy")
     parser.add_argument(
         "--remember", action=argparse.BooleanOptionalAction, default=True,
-        help="tell a new policy how far it believed to be when it decided last",
+        help="tell a new policy how far it believed to be when it decided last (default: --remember)",
     )  # fmt: skip
     parser.add_argument(
         "--progress-loss", default="bce", choices=sorted(PROGRESS_LOSSES),
@@ -292,7 +292,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    open_training(arguments(argv)).run()
+    args = arguments(argv)
+    training = open_training(args)
+    training.run()
+    if training.step >= args.steps:
+        training.say(f"The policy is in {args.output}: try it with python3 sim/run_libero.py --policy {args.output}")
     return 0
 
 
