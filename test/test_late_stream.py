@@ -159,3 +159,53 @@ def test_braking_that_began_in_the_past_does_not_set_the_stream_back(clock) -> N
     assert moved.min() >= -1e-12
     assert graph.sent[-1] == pytest.approx(rest[0])
     assert np.abs(np.diff(moved)).max() <= 1.25 * LIMITS.acceleration[0] * STEP_S**2
+
+
+@pytest.mark.parametrize("where", ["step", "publish"])
+def test_a_process_that_is_frozen_within_a_step_says_no_more(clock, monkeypatch, where) -> None:
+    """The arm rests since then; only what was on its way may come late."""
+    graph = Graph()
+    writer = ForwardWriter(graph, parameters(1000.0), LIMITS, {})  # type: ignore[arg-type]
+    writer.write(steady(clock), 0.0, SAMPLE)
+    frozen = freeze(clock, monkeypatch, where, writer, 1.0)
+    for _ in range(100):
+        writer._step()
+        clock.sleep(STEP_S)
+    assert len(frozen) == 50 and len(graph.sent) == (50 if where == "publish" else 49)
+    assert "was held up for 1.0" in writer.unheard()
+    np.testing.assert_array_equal(writer.held, graph.sent[-1])
+
+
+@pytest.mark.parametrize("pause_s", [0.03, 0.1, 0.2])
+def test_a_step_that_takes_too_long_is_made_anew_from_where_the_arm_stands(clock, monkeypatch, pause_s) -> None:
+    graph = Graph()
+    writer = ForwardWriter(graph, parameters(1000.0), LIMITS, {})  # type: ignore[arg-type]
+    writer.write(steady(clock), 0.0, SAMPLE)
+    frozen = freeze(clock, monkeypatch, "step", writer, pause_s)
+    for _ in range(200):
+        writer._step()
+        clock.sleep(STEP_S)
+    assert len(frozen) == 201 and len(graph.sent) == 200 and not writer.unheard()
+    moved = np.diff(graph.sent, prepend=0.0)
+    before = np.array([0.0, *moved[:-1]])
+    before[49] = 0.0  # it stood
+    assert moved[48] > 0.003 and np.abs(moved - before).max() <= 1.25 * LIMITS.acceleration[0] * STEP_S**2
+
+
+def freeze(clock: Clockwork, monkeypatch, where: str, writer: ForwardWriter, seconds: float) -> list[str]:
+    """At the fiftieth call of where the writer is then; every call is noted."""
+    calls: list[str] = []
+    publisher = writer._publishers[0]
+    honest = PathStream.step if where == "step" else publisher.publish
+
+    def call(*given):  # type: ignore[no-untyped-def]
+        calls.append(where)
+        if len(calls) == 50:
+            clock.sleep(seconds)
+        return honest(*given)
+
+    if where == "step":
+        monkeypatch.setattr(PathStream, "step", call)
+    else:
+        publisher.publish = call
+    return calls

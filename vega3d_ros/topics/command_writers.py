@@ -232,7 +232,7 @@ class ForwardWriter:
         self._stream: PathStream | None = None
         self._motion: Motion | None = None
         self._sent = array.array("d")  # last, of the stream under way or the one before
-        self._stepped_s, self._longest_s, self._held_up_s, self._latest_s = 0.0, math.inf, 0.0, math.inf
+        self._told_s, self._longest_s, self._held_up_s, self._latest_s = 0.0, math.inf, 0.0, math.inf
         self._ahead_ns = 0  # of the path's clock against the steady one
         topics = command_topics(parameters)
         self._publishers = [
@@ -287,7 +287,7 @@ class ForwardWriter:
                 self._longest_s = (self._parameters.max_gap_periods + 0.5) * command.period_s
                 self._latest_s = self._longest_s + command.period_s  # one pause that is allowed does not make it so
             if self._stream is None:
-                self._sent, self._stepped_s = array.array("d"), time.monotonic()
+                self._sent, self._told_s = array.array("d"), time.monotonic()
                 limits = self._limits.acceleration, self._jerk
                 self._stream = PathStream(command.motion, *limits, self._period_s, not self._simulated)
             self._stream.motion = command.motion
@@ -300,21 +300,33 @@ class ForwardWriter:
             self._gripper_sent = gripper
 
     def _notice_delay(self) -> None:
-        late_s = time.monotonic() - self._stepped_s
+        late_s = time.monotonic() - self._told_s
         if self._stream is not None and late_s > self._longest_s:
             # The arm rests since then where it was told to be last: where the path is by now would be a jump.
             self._stream, self._held_up_s = None, late_s
 
     def _step(self) -> None:
         self._notice_delay()
-        if self._stream is None or self._motion is None:
-            return
-        before_s, self._stepped_s = self._stepped_s, time.monotonic()
-        stood = self._stepped_s - before_s > stands_after_s(self._period_s)
-        now_ns = time.monotonic_ns() + self._ahead_ns
-        self._sent = array.array("d", self._stream.step(now_ns, stood))
+        while self._stream is not None:
+            now_s = time.monotonic()
+            stood = self._stands(now_s)
+            stream = self._stream.copy()
+            positions = stream.step(round(1e9 * now_s) + self._ahead_ns, stood)
+            self._notice_delay()
+            # Held up within this very step, for which the arm stood: it is made anew, from where it stands.
+            if self._stream is not None and self._stands(time.monotonic()) == stood:
+                self._send(stream, positions)
+                return
+
+    def _stands(self, now_s: float) -> bool:
+        return now_s - self._told_s > stands_after_s(self._period_s)
+
+    def _send(self, stream: PathStream, positions: FloatArray) -> None:
+        self._stream, self._sent = stream, array.array("d", positions)
         self._publishers[0].publish(Float64MultiArray(data=self._sent))
-        if self._stream.at_rest:
+        self._notice_delay()  # a pause until it left is one, too
+        self._told_s = time.monotonic()
+        if stream.at_rest:
             self._stream = None  # the next path begins where this one ended
 
     def stop(self, alone: bool = True) -> None:

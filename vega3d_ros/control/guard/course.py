@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 
 import numpy as np
@@ -30,6 +31,11 @@ class Course:
         while self._motions and self._motions[-1].start_ns >= motion.start_ns:
             self._motions.pop()
         self._motions.append(motion)
+
+    def copy(self) -> Course:
+        made = copy.copy(self)
+        made._motions = self._motions.copy()
+        return made
 
     def motion_at(self, time_ns: int) -> Motion:
         """The one that is followed then; the oldest that is remembered where that began later."""

@@ -12,6 +12,8 @@ goes as it likes, and a simulated arm is not hurt: there the stream is where the
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from policies.types import FloatArray, VegaError
@@ -79,6 +81,12 @@ class PathStream:
     def time_ns(self) -> int | None:
         """Of which time of the path the newest sample is; None before the first."""
         return self._time_ns
+
+    def copy(self) -> PathStream:
+        """Another that goes on from here, so that a step which is not sent need not count."""
+        made = copy.copy(self)
+        made._course = self._course.copy()
+        return made
 
     @property
     def at_rest(self) -> bool:
