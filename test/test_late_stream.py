@@ -17,6 +17,7 @@ from vega3d_ros.control.guard.motion import Motion, braking
 from vega3d_ros.control.guard.safety_guard import LATE
 from vega3d_ros.control.guard.smoothing import PathStream, stands_after_s
 from vega3d_ros.topics.command_writers import ForwardWriter
+from vega3d_ros.topics.node_outputs import Outputs
 
 SPEED, TOLERANCE, STEP_NS = 0.6, 0.05, round(1e9 * STEP_S)
 LAST = 6  # the joint that moves
@@ -25,7 +26,8 @@ LAST = 6  # the joint that moves
 class Late:
     """A guard and the stream of its path to an arm that is at once where it is told to be; a pause is nobody's turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = SPEED) -> None:
+        self._speed = speed
         self.guard = guard(workspace_lower=None, workspace_upper=None, tolerance=TOLERANCE)
         self.now_ns, self.arm, self.sent = 0, INSIDE.copy(), [INSIDE.copy()]
         lead, _ = self.guard.take_over(self.arm, STILL, 0)
@@ -46,9 +48,9 @@ class Late:
         self.now_ns += STEP_NS
 
     def period(self) -> None:
-        """One command, faster up to SPEED, and its steps."""
+        """One command, faster up to the speed, and its steps."""
         q, v = self.guard.start(self.arm, STILL, self.now_ns, self.late_ns)
-        faster = np.minimum(v + AXIS[LAST] * 0.8 * ARM_LIMITS.acceleration * PERIOD, AXIS[LAST] * SPEED)
+        faster = np.minimum(v + AXIS[LAST] * 0.8 * ARM_LIMITS.acceleration * PERIOD, AXIS[LAST] * self._speed)
         decision = self.guard.check(q + 0.5 * (v + faster) * PERIOD, faster, 0.0, self.now_ns)
         assert not decision.rejected
         self.stream.motion = decision.motion
@@ -100,6 +102,30 @@ def test_a_stop_begins_where_the_stream_is_not_where_its_path_is_by_now(late) ->
 def test_a_path_that_is_not_known_any_more_is_not_left(late) -> None:
     """It ends at rest by itself."""
     assert late.guard.brake(late.now_ns, late.now_ns + 10**9) is None
+
+
+def test_a_stream_that_is_late_by_seconds_is_held_against_its_place_and_stops_there() -> None:
+    """However many commands it is late by."""
+    bench = Late(0.3 * SPEED)
+    for _ in range(10):
+        bench.period()
+    bench.pause(8.0)
+    for _ in range(70):
+        bench.period()
+    assert bench.late_ns > 5 * 10**9
+    began = bench.arm[LAST]
+    braking = bench.guard.brake(bench.now_ns, bench.late_ns)
+    assert braking is not None and abs(braking.motion.positions[-1][LAST] - began) < 0.05
+
+
+def test_a_stream_by_a_simulated_clock_remembers_no_more_than_it_needs() -> None:
+    bench = Late()
+    stream = PathStream(bench.stream.motion, ARM_LIMITS.acceleration, np.full(7, 5000.0), STEP_S, evenly=False)
+    for _ in range(50):
+        bench.period()
+        stream.motion = bench.stream.motion
+        stream.step(bench.now_ns)
+    assert len(stream._course._motions) == 1
 
 
 def steady(clock: Clockwork) -> JointCommand:
@@ -190,6 +216,42 @@ def test_a_step_that_takes_too_long_is_made_anew_from_where_the_arm_stands(clock
     before = np.array([0.0, *moved[:-1]])
     before[49] = 0.0  # it stood
     assert moved[48] > 0.003 and np.abs(moved - before).max() <= 1.25 * LIMITS.acceleration[0] * STEP_S**2
+
+
+def test_a_path_that_a_deactivation_could_not_end_is_not_taken_for_one_that_was_reached(clock, monkeypatch) -> None:
+    """The next activation would begin with a jump to its end."""
+    graph = Graph()
+    outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    outputs.publish(steady(clock), SAMPLE)
+    for _ in range(100):
+        graph.timers[0]()
+        clock.sleep(STEP_S)
+    held = outputs.end()
+    assert held is not None and 0.0 < held[0] < 3.0
+    np.testing.assert_array_equal(graph.sent[-5:], np.repeat(held, 5))
+    outputs.destroy()
+
+
+def test_a_path_that_was_ended_is_one_that_was_reached(clock) -> None:
+    outputs = Outputs(Graph(), parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    made = steady(clock)
+    assert made.motion is not None
+    end = Motion(made.motion.start_ns, np.array([0.0, 0.4]), np.zeros((2, 1)), np.array([[0.1], [0.0]]))
+    outputs.publish(replace(made, motion=end), SAMPLE)
+    assert outputs.end() is None
+
+
+def test_the_time_that_a_command_took_to_come_does_not_hide_how_late_the_stream_is(clock, writer) -> None:
+    for _ in range(50):
+        writer._step()
+        clock.sleep(STEP_S)
+    made = steady(clock)
+    assert writer._stream is not None and made.motion is not None
+    here, _ = writer._stream.motion.at(clock.now_ns)
+    begun = replace(made.motion, start_ns=clock.now_ns, positions=made.motion.positions + here)
+    clock.sleep(0.2)
+    writer.write(replace(made, motion=begun), 0.0, SAMPLE)
+    assert writer.late_ns >= 200_000_000
 
 
 def freeze(clock: Clockwork, monkeypatch, where: str, writer: ForwardWriter, seconds: float) -> list[str]:

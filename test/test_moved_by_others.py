@@ -11,7 +11,10 @@ from ros_harness import REAL, Arm, FakeRobot, Pace, policy_node, start
 from std_msgs.msg import Float64MultiArray
 
 COMMANDS = "forward/commands"
-FORWARD = {"command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0]}
+FORWARD = {
+    "command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0],
+    "gripper__command_joint": "",
+}  # fmt: skip
 BY_OTHERS = 0.09 * np.eye(7)[0]  # rad, within the tracking tolerance
 SAG = 0.01 * np.eye(7)[1]
 

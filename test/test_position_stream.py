@@ -183,6 +183,7 @@ def test_nothing_more_is_streamed_where_the_arm_may_be_on_anothers_path(clock, w
         graph.runs = False
     outputs.stop()
     stream(graph, clock, 0.1)
+    outputs.end()
     outputs.destroy()
     assert len(graph.sent) == before
 
@@ -218,6 +219,7 @@ def test_a_process_that_was_held_up_leaves_the_arm_where_it_rests_since(clock, s
     outputs.publish(command(clock, SPEED), SAMPLE)
     clock.sleep(1.0)  # while it ends: before the first position has left, the last ones of another path are no rest
     graph.timers[0]()
+    outputs.end()
     outputs.destroy()
     assert len(graph.sent) == before
 
@@ -283,6 +285,7 @@ def test_a_hold_up_while_commanding_ends_leaves_no_burst_behind(clock, monkeypat
         step()
 
     monkeypatch.setattr(writer, "_step", late)
+    outputs.end()
     outputs.destroy()
     assert len(told) > 8 and np.diff(told[4:]).min() >= 0.49 * STEP_S
 

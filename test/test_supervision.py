@@ -21,6 +21,10 @@ from vega3d_ros.ros.conversions import stamp_ns
 
 WARN, ERROR = 1, 2
 BRAKE_RAD_S2 = 1000.0  # of libero.yaml
+FORWARD = {
+    "command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0],
+    "gripper__command_joint": "",
+}  # fmt: skip
 
 
 def test_the_emergency_stop_holds_until_the_arm_is_seen_at_rest():
@@ -228,8 +232,7 @@ def test_a_dry_run_publishes_where_no_driver_listens():
 
 def test_a_stream_of_positions_goes_on_between_the_policys_actions_and_comes_to_rest():
     heard: list[Float64MultiArray] = []
-    forward = {"command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0]}
-    with policy_node(**REAL, **forward) as (robot, _):
+    with policy_node(**REAL, **FORWARD) as (robot, _):
         robot.node.create_subscription(Float64MultiArray, "forward/commands", heard.append, 100)
         robot.node.create_subscription(Float64MultiArray, "forward/commands", lambda m: robot.put(m.data), 100)
         arm = Arm(robot)
@@ -250,8 +253,7 @@ def test_a_stream_of_positions_goes_on_between_the_policys_actions_and_comes_to_
 
 def test_a_stream_of_positions_begins_where_the_arm_is_held_or_not_at_all():
     heard: list[np.ndarray] = []
-    forward = {"command_interface": "forward_position", "controller": "forward", "forward_position__jerk": [5000.0]}
-    with policy_node(**{**REAL, "after_problem": "wait"}, **forward) as (robot, _):
+    with policy_node(**{**REAL, "after_problem": "wait"}, **FORWARD) as (robot, _):
 
         def hear(message: Float64MultiArray) -> None:
             heard.append(np.array(message.data))

@@ -28,7 +28,9 @@ LOOKS_S = 0.5
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "simulated clock": {"use_sim_time": True},
-    "stream": {"command_interface": "forward_position", "forward_position.jerk": [2000.0]},
+    "stream": {
+        "command_interface": "forward_position", "forward_position.jerk": [2000.0], "gripper.command_joint": "",
+    },
 }
 
 

@@ -114,7 +114,7 @@ def _judge(
     if not problem and not outputs.heard():
         problem = outputs.unheard
     if not problem and isinstance(runner, Realtime):
-        problem = inputs.stale(now_ns)
+        problem = inputs.stale(now_ns) or outputs.behind
     if problem:
         return Level.ERROR, problem
     if isinstance(runner, Realtime):

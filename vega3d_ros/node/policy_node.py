@@ -1,11 +1,11 @@
 """policy_node: cameras, joint states and an instruction in, joint commands out.  Lifecycle node, wiring only.
 
-Topics, services and parameters: docs/interfaces.md.  Everything runs in the executor's thread, except
-the policy in `realtime`, which has a process of its own (`separate_policy.py`).
+Topics, services and parameters: docs/interfaces.md.  Everything runs in the executor's thread, except the policy in
+`realtime`, which has a process of its own (`separate_policy.py`).
 
-The robot stays still unless everything is right.  What is wrong with an input (`Inputs.problem`,
-`Inputs.stale`) holds commands back until it is right again; a *fault* (the clock jumped back, the
-policy failed, somebody else commands the same arm) stops until `~/start` is called.
+The robot stays still unless everything is right.  What is wrong with an input (`Inputs.problem`, `Inputs.stale`) holds
+commands back until it is right again; a *fault* (the clock jumped back, the policy failed, somebody else commands the
+same arm) stops until `~/start` is called.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._outputs: Outputs | None = None
         self._listeners: list[Any] = []
         self._watches: list[Any] = []
-        self._condition = Condition()
-        self._said = ""
-        self._joined_s = time.monotonic()
+        self._condition, self._said, self._joined_s = Condition(), "", time.monotonic()
         self._reporter: Reporter | None = None
         self._heartbeat: Heartbeat | None = None
         self._commander: Commander | None = None
@@ -126,9 +124,8 @@ class PolicyNode(CarefulLifecycleNode):
         if self._is_strict:
             self._watches = [self.create_timer(SILENCE_PERIOD_S, self._on_silence, clock=self._steady)]
         if not self._lockstep:
-            self._control_timer = ControlTimer(
-                self, self._period_s, parameters.control_priority, self._on_control_timer
-            )
+            tick, priority = self._on_control_timer, parameters.control_priority
+            self._control_timer = ControlTimer(self, self._period_s, priority, tick)
         gc.freeze()  # what is there stays; to look through it again and again would hold commands up
         if self.get_parameter("autostart").value:  # it may have been changed since the configuration
             self._start()
@@ -142,10 +139,13 @@ class PolicyNode(CarefulLifecycleNode):
         if self._vigilance is not None:
             self._vigilance.destroy()
         self._control_timer = self._vigilance = None
+        if self._outputs is not None:
+            held = self._outputs.end()
+            if held is not None and isinstance(self._runner, Realtime):
+                self._runner.release(True, held)
+            self._outputs.destroy()
         if self._runner is not None:
             self._runner.journal = no_journal
-        if self._outputs is not None:
-            self._outputs.destroy()
         self._outputs = self._commander = None
         if self._heartbeat is not None:
             self._heartbeat.destroy()

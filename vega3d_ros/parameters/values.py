@@ -128,6 +128,12 @@ def _check_gripper(values: Mapping[str, Any], whole: bool) -> None:
         raise VegaError(
             f"'gripper.command_joint' is '{joint}': list it in gripper.joints too, so that its position is known"
         )
+    forward = values.get("command_interface") == "forward_position"
+    if joint and whole and forward and not values.get("gripper.controller"):
+        raise VegaError(
+            "'gripper.controller' is empty, and with command_interface forward_position the arm's own does not move "
+            "the gripper: name its controller, or set gripper.command_joint to '' to have it told nothing"
+        )
     arms, own = (str(values.get(name) or "").strip("/") for name in ("controller", "gripper.controller"))
     if own and own == arms:
         raise VegaError(

@@ -41,6 +41,7 @@ DRY_RUN = "~/dry_run/"
 RECORDERS = ("recorder", "rosbag2_recorder")
 LOOK_AGAIN_S = 0.2
 CLOCK_STEP_NS = 20_000_000
+EARLY = 0.5  # of a period
 LAST_WORDS = 5
 
 
@@ -79,7 +80,7 @@ class Writer(Protocol):
     command follows; alone: nobody else commands the arm and its controller listens, so that it is on our path.
     held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  late_ns: so
     long ago the path was where the controller has been told to be by now; behind: a sentence where that is too long.
-    reset: an episode begins.
+    reset: an episode begins.  destroy: where the controller holds the arm if its path could not be ended.
     """
 
     @property
@@ -106,7 +107,7 @@ class Writer(Protocol):
 
     def reset(self) -> None: ...
 
-    def destroy(self) -> None: ...
+    def destroy(self) -> FloatArray | None: ...
 
 
 class Audience:
@@ -262,8 +263,8 @@ class ForwardWriter:
         if late_s <= self._latest_s:
             return ""
         return (
-            f"The positions that are sent are {late_s:.2f} s behind the path: see what keeps the machine busy, then "
-            "call ~/start again."
+            f"The positions that are sent are {late_s:.2f} s behind the path: see what keeps the machine busy, or "
+            "lower forward_position.rate_hz, then call ~/start again."
         )
 
     @property
@@ -277,17 +278,18 @@ class ForwardWriter:
 
     def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None:
         if command.motion is not None and command.motion is not self._motion:
-            # The path may be on another clock than ours.  How far apart they are is taken once, or the time that a
-            # command took to come here would be a jolt.
-            ahead_ns = command.motion.start_ns + command.late_ns - time.monotonic_ns()
-            if self._motion is None or abs(ahead_ns - self._ahead_ns) > CLOCK_STEP_NS:
-                self._ahead_ns = ahead_ns
+            if self._simulated or not self._parameters.committed:
+                # The path is on another clock than ours.  How far apart they are is taken once, or the time that a
+                # command took to come here would be a jolt.
+                ahead_ns = command.motion.start_ns - time.monotonic_ns()
+                if self._motion is None or abs(ahead_ns - self._ahead_ns) > CLOCK_STEP_NS:
+                    self._ahead_ns = ahead_ns
             self._motion = command.motion
             if self._parameters.max_gap_periods:
                 self._longest_s = (self._parameters.max_gap_periods + 0.5) * command.period_s
                 self._latest_s = self._longest_s + command.period_s  # one pause that is allowed does not make it so
             if self._stream is None:
-                self._sent, self._told_s = array.array("d"), time.monotonic()
+                self._sent, self._told_s = array.array("d"), time.monotonic() - self._period_s
                 limits = self._limits.acceleration, self._jerk
                 self._stream = PathStream(command.motion, *limits, self._period_s, not self._simulated)
             self._stream.motion = command.motion
@@ -307,6 +309,9 @@ class ForwardWriter:
 
     def _step(self) -> None:
         self._notice_delay()
+        # A timer that was late comes early the next time; so soon there is little to say, and it would be said roughly.
+        if time.monotonic() - self._told_s < EARLY * self._period_s:
+            return
         while self._stream is not None:
             now_s = time.monotonic()
             stood = self._stands(now_s)
@@ -338,7 +343,7 @@ class ForwardWriter:
         self._gripper_sent = None
         self._held_up_s = 0.0
 
-    def destroy(self) -> None:
+    def destroy(self) -> FloatArray | None:
         """Goes on to the path's rest first, for which it takes the executor's thread.
 
         Where no path is under way nothing is said: the arm may have been moved since by others.
@@ -359,3 +364,5 @@ class ForwardWriter:
             time.sleep(self._period_s)
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
+        cut = self._sent and (self._stream is not None or self._held_up_s)
+        return np.array(self._sent) if cut else None

@@ -170,10 +170,13 @@ class Outputs:
             if self._gates[camera].get_subscription_count() > 0:
                 self._gates[camera].publish(conversions.gate_message(gate, chunk.stamp_ns, camera))
 
+    def end(self) -> FloatArray | None:
+        """Ends commanding with the arm at rest; where its controller holds it (n,) rad if that is beside our path."""
+        return None if self._writer is None else self._writer.destroy()
+
     def destroy(self) -> None:
-        """Ends commanding with the arm at rest, and takes the publishers out of the graph."""
+        """Takes the publishers out of the graph.  After `end`."""
         if self._writer is not None:
-            self._writer.destroy()
             self.publish_decisions()
             self._node.destroy_publisher(self._decisions)
         for publisher in self._gates.values():

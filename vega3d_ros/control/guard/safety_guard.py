@@ -35,8 +35,6 @@ REST_RAD_S = 0.05
 # twice as many, since a controller that has just come up may have it before it looks.
 AGAIN, LATE = 2, 4
 TAKEN_OVER = "The arm is being taken over."
-# Of the motions before the one under way, so many are known to a controller that is late.
-REMEMBERED = 64
 HALVINGS = 8
 MOSTLY = 0.8
 
@@ -173,6 +171,8 @@ class SafetyGuard:
             self._from = (measured.copy(), rate.copy())
             return self._from
         here = self._path_at(self._motion, time_ns)
+        if self._course is not None:
+            self._course.forget_before(time_ns - late_ns)
         told = self._course.motion_at(time_ns - late_ns).at(time_ns - late_ns) if late_ns and self._course else here
         off = np.abs(measured - told[0])
         far = _first(~(off <= self._tolerance))
@@ -259,7 +259,7 @@ class SafetyGuard:
         return GuardDecision(rest, still, 0.0, False, (), motion)
 
     def _leave(self, motion: Motion) -> Motion:
-        self._motion, self._course = motion, self._course or Course(motion, REMEMBERED)
+        self._motion, self._course = motion, self._course or Course(motion)
         self._course.follow(motion)
         return motion
 

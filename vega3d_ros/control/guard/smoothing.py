@@ -5,9 +5,9 @@ over a window: an average of positions is within every limit that its members ar
 window later), and changes its acceleration by no more than 2 a_max in a window, which bounds the jerk.
 
 All of that holds for evenly spaced samples.  So the stream has a time of its own, which goes on evenly whenever it is
-asked: after a pause it is late, begins as an arm at rest does, and catches up slowly.  Even steps are as long as those
-of the path's clock are on the average, so that a machine that is always late is not left behind.  A simulated clock
-goes as it likes, and a simulated arm is not hurt: there the stream is where the path is.
+asked: where it is asked late it falls behind, and after a pause, for which the arm stood, it begins as an arm at rest
+does; then it catches up slowly.  A machine that is always late is left behind, which whoever asks can see.  A simulated
+clock goes as it likes, and a simulated arm is not hurt: there the stream is where the path is.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ FASTEST, BENT = 1.05, 1.2
 CATCH_UP_S = 0.5
 # Of a period, the stream may be ahead of the path's clock, whose next motion it does not know, or behind it.
 AHEAD, BEHIND = 0.25, 1.0
-HALVINGS = 6
-# A machine that is slower than it should be all the time takes longer steps: where their mean over so many is so much
-# more than a period, of which they are at most so many.
-MEAN_OF, SLOWER, LONGEST_STEP = 100, 1.03, 2.5
-STANDS_S = 0.025  # an arm that is told nothing for less goes on, however often it is told else
+HALVINGS = 4
+# An arm that is told nothing for fewer periods, and for less, goes on, however often it is told else.
+STANDS, STANDS_S = 2.5, 0.025
 
 
 def stands_after_s(period_s: float) -> float:
     """So long after the last position an arm stands that is told one in every period."""
-    return max(LONGEST_STEP * period_s, STANDS_S)
+    return max(STANDS * period_s, STANDS_S)
 
 
 class PathStream:
@@ -56,15 +54,12 @@ class PathStream:
             raise VegaError(f"Acceleration and jerk limits must be {n} positive numbers: correct the YAML.")
         window_s = float(np.max(2.0 * limits[0] / limits[1]))
         self._period_ns = round(1e9 * period_s)
-        self._longest_ns = round(1e9 * stands_after_s(period_s))
         self._evenly = evenly
         self._bend = BENT * limits[0] * period_s**2
         self._recent = np.tile(motion.positions[0], (max(1, int(np.ceil(window_s / period_s))), 1))
         self._ages_ns = self._period_ns * np.arange(len(self._recent))[::-1]  # of the samples, oldest first
-        self._course = Course(motion)
+        self._course = Course(motion, None if evenly else 1)
         self._time_ns: int | None = None  # of the newest sample
-        self._asked_ns = 0  # the path's clock at the last step
-        self._mean_ns = float(self._period_ns)  # between two steps
         self._advance_ns = self._period_ns  # of the last step
         self._sent = motion.positions[0].copy()
         self._moved = np.zeros(n)  # by the last step
@@ -103,13 +98,8 @@ class PathStream:
             return np.asarray(self._recent.mean(axis=0))
         if self._time_ns is None:
             self._time_ns = min(time_ns - self._period_ns, self.motion.start_ns)
-            self._asked_ns = time_ns - self._period_ns
         if stood:
             self._advance_ns, self._moved = 0, np.zeros_like(self._moved)
-        else:
-            passed_ns = min(max(time_ns - self._asked_ns, 0), self._longest_ns)
-            self._mean_ns += (passed_ns - self._mean_ns) / MEAN_OF
-        self._asked_ns = time_ns
         advance_ns = self._next_advance(time_ns - self._time_ns - self._period_ns)
         self._time_ns += advance_ns
         if advance_ns == self._period_ns:
@@ -126,31 +116,23 @@ class PathStream:
 
         late_ns: how late the stream is on the path's clock if it goes on by a period.
         """
-        period_ns, even = self._period_ns, self._even
-        wanted = 1.0
+        period_ns, wanted_ns = self._period_ns, self._period_ns
         if not -AHEAD * period_ns <= late_ns <= BEHIND * period_ns:
-            wanted = float(np.clip(even + 1e-9 * late_ns / CATCH_UP_S, 0.0, FASTEST * even))
-        if wanted == 1.0 and self._advance_ns == period_ns:
-            return period_ns
-        if self._may_advance(round(wanted * period_ns)):
-            return round(wanted * period_ns)
+            wanted_ns = round(period_ns * float(np.clip(1.0 + 1e-9 * late_ns / CATCH_UP_S, 0.0, FASTEST)))
+        if wanted_ns == self._advance_ns == period_ns or self._may_advance(wanted_ns):
+            return wanted_ns
         # As fast as before bends no more than the path does itself.
-        good, bad = self._advance_ns / period_ns, wanted
-        for _ in range(HALVINGS):
-            middle = (good + bad) / 2
-            good, bad = (middle, bad) if self._may_advance(round(middle * period_ns)) else (good, middle)
-        return round(good * period_ns)
-
-    @property
-    def _even(self) -> float:
-        """How long the steps are, in periods."""
-        even = self._mean_ns / self._period_ns
-        return even if even > SLOWER else 1.0
+        good, bad, left = self._advance_ns, wanted_ns, HALVINGS
+        while left and abs(bad - good) > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if self._may_advance(middle) else (good, middle)
+            left -= good != self._advance_ns  # however small a step has to be, one is found
+        return good
 
     def _may_advance(self, advance_ns: int) -> bool:
         assert self._time_ns is not None
         moved = self._window(self._time_ns + advance_ns).mean(axis=0) - self._sent
-        return bool(np.all(np.abs(moved - self._moved) <= self._bend * self._even**2))
+        return bool(np.all(np.abs(moved - self._moved) <= self._bend))
 
     def _window(self, time_ns: int) -> FloatArray:
         """All samples if the newest is of this time; before its first motion the path is at its beginning."""
