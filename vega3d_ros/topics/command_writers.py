@@ -41,7 +41,6 @@ DRY_RUN = "~/dry_run/"
 RECORDERS = ("recorder", "rosbag2_recorder")
 LOOK_AGAIN_S = 0.2
 CLOCK_STEP_NS = 20_000_000
-EARLY = 0.5  # of a period
 LAST_WORDS = 5
 
 
@@ -289,7 +288,7 @@ class ForwardWriter:
                 self._longest_s = (self._parameters.max_gap_periods + 0.5) * command.period_s
                 self._latest_s = self._longest_s + command.period_s  # one pause that is allowed does not make it so
             if self._stream is None:
-                self._sent, self._told_s = array.array("d"), time.monotonic() - self._period_s
+                self._sent, self._told_s = array.array("d"), time.monotonic()
                 limits = self._limits.acceleration, self._jerk
                 self._stream = PathStream(command.motion, *limits, self._period_s, not self._simulated)
             self._stream.motion = command.motion
@@ -309,9 +308,6 @@ class ForwardWriter:
 
     def _step(self) -> None:
         self._notice_delay()
-        # A timer that was late comes early the next time; so soon there is little to say, and it would be said roughly.
-        if time.monotonic() - self._told_s < EARLY * self._period_s:
-            return
         while self._stream is not None:
             now_s = time.monotonic()
             stood = self._stands(now_s)
