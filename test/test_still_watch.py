@@ -65,6 +65,23 @@ def test_an_inactive_node_sees_who_could_move_the_arm_and_says_so_once(clock, wh
     assert len(runner.resets) == 1, "while it commands it sees to that elsewhere"
 
 
+@pytest.mark.parametrize(("name", "forgets_after_s"), [("policy_node", 2.0), ("teleoperation", 0.1)])
+def test_its_own_publisher_that_is_listed_after_a_deactivation_is_nobody_elses_unless_it_stays(
+    clock, name, forgets_after_s
+) -> None:
+    runner = Runner()
+    watch, graph, _ = watch_of(runner)
+    outputs = SimpleNamespace(stop=lambda watched: watched, held=None)
+    watch.look(outputs, False)  # type: ignore[arg-type]
+    began_s = clock.monotonic()
+    graph.others.append(name)
+    while not runner.resets:
+        clock.sleep(0.1)
+        watch.look(None, False)
+        assert clock.monotonic() - began_s < 10.0
+    assert clock.monotonic() - began_s == pytest.approx(forgets_after_s, abs=0.15)
+
+
 @pytest.mark.parametrize("active", [False, True])
 def test_a_node_that_could_not_look_counts_on_nothing(clock, active) -> None:
     asked: list[bool] = []

@@ -14,10 +14,12 @@ from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.command_writers import RECORDERS, command_actions, command_topics
 from vega3d_ros.topics.node_outputs import Outputs
-from vega3d_ros.topics.rivals import Rivals
+from vega3d_ros.topics.rivals import SAME_NAME, UNNAMED, Rivals
 
 # A node that did not look for longer may have missed who came, moved the arm and went; its own waits are shorter.
 LONGEST_LOOK_S = 5.0
+# For so long after a deactivation the node's own publishers may still be listed, as another's of its name.
+LISTED_S = 2.0
 
 
 class StillWatch:
@@ -34,11 +36,14 @@ class StillWatch:
         self._topic = node.resolve_topic_name(topics[0])
         self._looked_s = time.monotonic()
         self._missed = False
+        self._active_s = -LISTED_S
 
     def look(self, outputs: Outputs | None, running: bool) -> None:
         """outputs: None while the node is not active.  running: it commands, and sees to who else does itself."""
         before_s, self._looked_s = self._looked_s, time.monotonic()
         self._missed = self._missed or self._looked_s - before_s > LONGEST_LOOK_S
+        if outputs is not None:
+            self._active_s = self._looked_s
         if running or not isinstance(self._runner, Realtime) or not self._node.context.ok():
             return
         watched, self._missed = not self._missed, False
@@ -55,4 +60,7 @@ class StillWatch:
     def _is_ours(self) -> bool:
         """While this node is not active: whether the controller is there and nobody commands it."""
         infos = self._node.get_subscriptions_info_by_topic(self._topic)
-        return not self._rivals.find(0, 0) and any(info.node_name not in RECORDERS for info in infos)
+        rivals = self._rivals.find(0, 0)
+        if self._looked_s - self._active_s < LISTED_S and (SAME_NAME in rivals or UNNAMED in rivals):
+            rivals = ""
+        return not rivals and any(info.node_name not in RECORDERS for info in infos)
