@@ -312,19 +312,20 @@ class ForwardWriter:
             now_s = time.monotonic()
             stood = self._stands(now_s)
             stream = self._stream.copy()
-            positions = stream.step(round(1e9 * now_s) + self._ahead_ns, stood)
+            positions = array.array("d", stream.step(round(1e9 * now_s) + self._ahead_ns, stood))
+            message = Float64MultiArray(data=positions)
             self._notice_delay()
             # Held up within this very step, for which the arm stood: it is made anew, from where it stands.
             if self._stream is not None and self._stands(time.monotonic()) == stood:
-                self._send(stream, positions)
+                self._publishers[0].publish(message)
+                self._sent_by(stream, positions)
                 return
 
     def _stands(self, now_s: float) -> bool:
         return now_s - self._told_s > stands_after_s(self._period_s)
 
-    def _send(self, stream: PathStream, positions: FloatArray) -> None:
-        self._stream, self._sent = stream, array.array("d", positions)
-        self._publishers[0].publish(Float64MultiArray(data=self._sent))
+    def _sent_by(self, stream: PathStream, positions: array.array[float]) -> None:
+        self._stream, self._sent = stream, positions
         self._notice_delay()  # a pause until it left is one, too
         self._told_s = time.monotonic()
         if stream.at_rest:
