@@ -119,6 +119,37 @@ def test_a_state_from_before_failed_episodes_were_left_out_has_learned_from_all(
         pass
 
 
+def test_where_the_base_stands_is_part_of_what_is_learned(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was begun before --base existed has learned such datasets in the world's coordinates: base 0 0 0."""
+    bare, output = make_dataset(tmp_path, placed=False), tmp_path / "out"
+    assert train_nano.main(nano(bare, output, 1)) == 2
+    told = capsys.readouterr().err.strip()
+    assert "does not say where the arm's base stands" in told and "--base X Y Z" in told and "\n" not in told
+    for wrong in ("nan", "inf", "far"):
+        assert train_nano.main([*nano(bare, output, 1), "--base", "0", wrong, "0"]) == 2
+        assert f"--base {wrong} is no finite number" in capsys.readouterr().err
+    base = ["--base", "-0.5", "0.1", "0.9"]
+    assert train_nano.main([*nano(bare, output, 1), *base]) == 0
+    changes = {"another --base ([-0.5, 0.1, 0.9], now [0.0, 0.0, 0.0])": ["--base", "0", "0", "0"]}
+    refused(train_nano.main, nano(bare, output, 2), output, STATE, changes, capsys)
+    assert train_nano.main([*nano(bare, output, 2), *base]) == 0
+    assert train_nano.main(nano(demos, tmp_path / "told", 1)) == 0
+    assert train_nano.main([*nano(demos, tmp_path / "told", 2), *base]) == 0  # nothing there needs it
+    torch.save({"step": 1, "decides": {}}, tmp_path / STATE)
+    with going_on(tmp_path / STATE, decides={"--base": [0.0, 0.0, 0.0]}) as found:
+        assert found["step"] == 1
+    with pytest.raises(VegaError, match="another --base"), going_on(tmp_path / STATE, decides={"--base": [1.0, 0, 0]}):
+        pass
+
+
+def test_a_distillation_looks_at_pictures_and_needs_no_base(tmp_path: Path) -> None:
+    bare = make_dataset(tmp_path, placed=False)
+    words = ["--policy", "vega-nano", "--data", str(bare), "--output", str(tmp_path / "out"), "--width", "32"]
+    assert distil.main([*words, "--steps", "1"]) == 0
+
+
 def test_a_distillation_goes_on_with_what_it_began_with(
     demos: Path, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from policies.files.made_once import made_once
 from policies.nano.config import CameraConfig
 from policies.nano.policy import prepare_image, proprioception
 from policies.nano.vocabulary import Vocabulary
-from policies.training.recordings import Recording, fingerprint
+from policies.training.recordings import BASE, Recording, fingerprint
 from policies.training.wordings import paraphrase
 from policies.types import ActionSpace, VegaError
 
@@ -98,13 +98,15 @@ class Demonstrations:
 
     cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  steps_per_row: control
     steps from one row's pictures to the next's, of each dataset.  fingerprint: tells them from others.  left_out:
-    episodes that did not end in success, from which nothing is learned.
-    Raises VegaError for a dataset without these cameras, with another robot's numbers, or of failures alone.
+    episodes that did not end in success, from which nothing is learned.  base: position of the arm's base in the world,
+    m, for datasets that do not say it; told_base: whether there are such.
+    Raises VegaError for a dataset without these cameras, with another robot's numbers, or of failures alone, and for
+    one of which nobody says where the base stands.
     """
 
     def __init__(
         self, folders: Sequence[Path], cameras: Mapping[str, CameraConfig], cache: Path,
-        space: ActionSpace = SPACE, chunk_length: int = 8,
+        space: ActionSpace = SPACE, chunk_length: int = 8, base: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         if not folders:
             raise VegaError("There are no demonstrations: give LeRobot v3 datasets as --data.")
@@ -112,7 +114,8 @@ class Demonstrations:
         self.meanings: NDArray[np.float32] | None = None
         self.world_tokens: WorldTokens | None = None
         recordings = [Recording(folder) for folder in folders]
-        parts = [_numbers(recording, self.cameras, space, chunk_length) for recording in recordings]
+        self.told_base = not all(recording.has(BASE) for recording in recordings)
+        parts = [_numbers(recording, self.cameras, space, chunk_length, base) for recording in recordings]
         self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "episode"}
         firsts = np.cumsum([0, *(len(recording.episodes) for recording in recordings)])
         self.episode = np.concatenate([part["episode"] + first for part, first in zip(parts, firsts, strict=False)])
@@ -220,9 +223,13 @@ class Demonstrations:
 
 
 def _numbers(
-    recording: Recording, cameras: Iterable[str], space: ActionSpace, chunk_length: int
-) -> dict[str, NDArray[np.generic]]:
-    """What is learned from each row, pictures apart; of the policy's cameras, whatever others a dataset has."""
+    recording: Recording, cameras: Iterable[str], space: ActionSpace, chunk_length: int,
+    base_position: Sequence[float] | None,
+) -> dict[str, NDArray[np.generic]]:  # fmt: skip
+    """What is learned from each row, pictures apart; of the policy's cameras, whatever others a dataset has.
+
+    base_position: see `Demonstrations`.
+    """
     steps = recording.actions(space.dim, space.rate_hz)
     count, per_row = steps.shape[:2]
     flat = steps.reshape(count * per_row, -1)
@@ -232,19 +239,20 @@ def _numbers(
         begins[rows], ends[rows], episode[rows] = span.begin, span.end, number
     at = np.arange(count)
     chunk = np.minimum(at[:, None] * per_row + np.arange(chunk_length), ends[:, None] * per_row - 1)
-    position, quaternion, fingers = recording.arm()
+    base = recording.base(base_position)
+    position, quaternion, fingers = recording.arm(base)
 
     def told(name: str, width: int, otherwise: float) -> NDArray[np.float64]:
         """(rows, width) of a column that others' datasets lack."""
         found = recording.column(name).reshape(count, -1) if recording.has(name) else np.full((count, width), otherwise)
         return found[:, :width]
 
-    base, progress = told("robot.base", 3, 0.0), told("teacher.progress", 1, 0.0)[:, 0]
+    progress = told("teacher.progress", 1, 0.0)[:, 0]
     last = np.maximum(at - max(chunk_length // per_row, 1), begins)
     numbers = {
         "actions": flat[chunk],
         "proprio": proprioception(position, quaternion, fingers),
-        "target": told("teacher.point", 3, np.nan) - base,
+        "target": told("teacher.point", 3, np.nan) - base[:, :3],
         "progress": progress,
         "before": progress[last],
     }

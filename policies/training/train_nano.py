@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
+from policies.files.command_line import add_seed, add_threads, command, command_parser, finite, positive
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig
@@ -91,11 +91,12 @@ class Training:
             known = load_vega_policy(args.init)
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
-            self.demos = Demonstrations(args.data, cameras, args.cache or args.output)
+            self.demos = Demonstrations(args.data, cameras, args.cache or args.output, base=args.base)
         self.rows, self.held_out = self.demos.split(args.hold_out)
         policy = build_policy(args, self.demos, known, chosen_source(args))
         names = ["hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher"]
         names += ["progress_loss"] if policy.config.remembers else []
+        names += ["base"] if self.demos.told_base else []
         self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint, LEFT_OUT: self.demos.left_out}
         check_sentences(policy, self.demos)
         if args.language_teacher:
@@ -243,9 +244,17 @@ def open_training(args: argparse.Namespace, blank: bool = False) -> Training:
     return Training(args, blank)
 
 
+def add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", type=finite("--base"), nargs=3, metavar=("X", "Y", "Z"),
+        help="where the arm's base stands in the world, m, unturned, in datasets that do not say it",
+    )  # fmt: skip
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser("python -m policies.training.train_nano", __doc__, paragraphs=2)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
+    add_base(parser)
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")
     parser.add_argument("--name", default="vega-nano", help="of the policy")
     parser.add_argument("--init", type=Path, help="checkpoint folder to start from, with its world simulator if any")

@@ -22,6 +22,7 @@ from policies.files.made_once import write_whole
 from policies.fusion.imagenet import ImageNetEncoder
 from policies.training import train_nano
 from policies.training.curves import LOG, read_log
+from policies.training.recordings import Recording
 from policies.training.study.arms import arm_named, simulator_of
 from policies.types import VegaError
 
@@ -70,8 +71,11 @@ class Study:
                     f"The study in {self.output} has another {other[0]} ({before.get(other[0])}, now "
                     f"{self.options[other[0]]}): go on with the same, or give another --output."
                 )
-        for run in self.runs:
-            train_nano.check(train_nano.arguments(run.told()))
+        told = [train_nano.arguments(run.told()) for run in self.runs]
+        for args in told:
+            train_nano.check(args)
+        for folder in self.data if told else ():
+            Recording(folder).base(told[0].base)
         if keep and not path.is_file():
             write_whole(path, json.dumps(self.options, indent=1) + "\n")
 
