@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -204,12 +205,17 @@ def test_a_world_simulator_goes_on_with_what_it_began_with(
     other = shutil.copytree(SHIPPED, tmp_path / "other")
     config = other / "world_simulator.json"
     config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    of_another_vae = shutil.copytree(SHIPPED, tmp_path / "of_another_vae")
+    config = of_another_vae / "vae" / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps(told | {"latents_mean": [value + 0.5 for value in told["latents_mean"]]}))
     changes = {
         "another --seed (7, now 99)": ["--seed", "99"],
         "another --lr (0.001, now 0.1)": ["--lr", "0.1"],
         "another --batch (1, now 2)": ["--batch", "2"],
         "another --data": ["--data", str(others)],
         "another --unet-beside": ["--unet-beside", str(other)],
+        "another --unet-beside (": ["--unet-beside", str(of_another_vae)],
     }
     refused(train_world_simulator.main, [*unet, "2"], tmp_path, "unet.pt", changes, capsys)
     as_before(tmp_path / "unet.pt")
