@@ -102,6 +102,7 @@ def test_a_dataset_of_others_has_no_labels_and_one_step_a_row(tmp_path: Path) ->
     data = make_dataset(tmp_path, 1, 9, labelled=False, every=1)
     plain = Demonstrations([data], training.CAMERAS, tmp_path / "c")
     assert len(plain) == 9 and np.isnan(plain.data["target"]).all() and np.isnan(plain.data["pixel.wrist"]).all()
+    assert np.isnan(plain.data["progress"]).all() and not plain.data["before"].any()
     scene = Scene(0)
     np.testing.assert_allclose(plain.data["proprio"][0][:3], scene.state().eef_position, atol=1e-6)
 

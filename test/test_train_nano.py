@@ -238,6 +238,41 @@ def test_what_it_believes_is_the_share_of_what_looks_the_same(demos: Path, plain
     assert believed["l1"] < 0.05
 
 
+def test_labels_that_a_dataset_lacks_cost_nothing(demos: Path, plain: Path, tmp_path: Path) -> None:
+    """Taken for 0 they would teach that nothing is ever done, and that what is headed for is in no picture."""
+    bare = make_dataset(tmp_path, labelled=False)
+    both = Demonstrations([demos, bare], CAMERAS, tmp_path / "cache")
+    own, lacking = np.arange(4), np.arange(4) + FRAMES
+    learner = Learner(load_vega_policy(plain).requires_grad_(True))
+
+    def gradients(rows: np.ndarray) -> list[torch.Tensor]:
+        """Of what is believed, and of each camera's presence."""
+        learner.zero_grad()
+        batch = both.batch(rows, learner.policy.vocabulary, np.random.default_rng(0), augment=False)
+        learner(batch)[0].backward()
+        assert learner.policy.progress is not None
+        seen = {camera: {"map": torch.zeros(len(rows), h * w), "point": torch.zeros(len(rows), 2),
+                         "presence": torch.zeros(len(rows), requires_grad=True)}
+                for camera, (h, w) in GRIDS.items()}  # fmt: skip
+        learner._grounding(seen, batch.points, batch.pointed)["point"].backward()
+        presence = [found["presence"].grad for found in seen.values()]
+        return [learner.policy.progress.bias.grad.clone(), *(grad for grad in presence if grad is not None)]
+
+    nothing, alone, beside = map(gradients, (lacking, own, np.concatenate([own, lacking])))
+    assert len(nothing) == 3 and all(gradient.abs().sum() == 0 for gradient in nothing)
+    for mine, ours in zip(alone, beside, strict=True):
+        assert mine.abs().sum() > 0 and not ours[len(mine) :].any()
+        torch.testing.assert_close(mine, ours[: len(mine)], atol=1e-5, rtol=1e-4)
+
+
+def test_a_policy_that_nobody_told_of_progress_believes_that_nothing_is_done(tmp_path: Path) -> None:
+    """As it is told in all that it learns from; what an untrained layer believes would be news to it."""
+    policy = load_vega_policy(train(make_dataset(tmp_path, labelled=False), tmp_path / "out", 2))
+    for seed in range(3):
+        policy.act(observation(seed))
+        assert policy._believed < 0.02
+
+
 def test_a_sentence_means_the_same_with_more_padding_and_not_the_same_in_another_order(plain: Path) -> None:
     policy = load_vega_policy(plain)
     ids = policy.vocabulary.encode("put the bowl on the stove")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -40,9 +40,10 @@ class Batch:
     """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11); actions (B, chunk, 7).
 
     points: camera -> (B, 2) row and column of what the teacher headed for in encoder pixels, target: (B, 3) the same in
-    the base frame, m, NaN where that is outside or not recorded.  before, progress: (B,) share of the task that was
-    done at the last decision and is now.  meaning: (B, n) of the sentence, as a teacher of language has it, if any.
-    f_gen: camera -> (B, N, G), the world simulator's tokens, where there is one.
+    the base frame, m, NaN where that is outside or not recorded.  pointed: camera -> (B,) whether it is recorded, as
+    outside or not.  before, progress: (B,) share of the task that was done at the last decision, 0 where that is not
+    recorded, and is now, then NaN.  meaning: (B, n) of the sentence, as a teacher of language has it, if any.  f_gen:
+    camera -> (B, N, G), the world simulator's tokens, where there is one.
     """
 
     images: dict[str, Tensor]
@@ -50,6 +51,7 @@ class Batch:
     proprio: Tensor
     actions: Tensor
     points: dict[str, Tensor]
+    pointed: dict[str, Tensor]
     target: Tensor
     before: Tensor
     progress: Tensor
@@ -189,11 +191,12 @@ class Demonstrations:
         self, index: NDArray[np.int64], vocabulary: Vocabulary, rng: np.random.Generator, *, augment: bool
     ) -> Batch:
         """Rows `index`; with `augment` shifted, recoloured, in another wording, and unsure of what was believed."""
-        images, points = {}, {}
+        images, points, pointed = {}, {}, {}
         for camera in self.cameras:
             views, at = self.frames(camera, index, rng, augment=augment)
             images[camera] = recolour(torch.from_numpy(views), rng, augment)
             points[camera] = torch.from_numpy(at.astype(np.float32))
+            pointed[camera] = torch.from_numpy(self.data[f"pointed.{camera}"][index])
         options = [self.wordings.of[self.sentences[row]] for row in index]
         said = np.array([own[int(rng.integers(len(own)))] if augment else own[0] for own in options])
         ids = [self._words(self.wordings.texts[text], vocabulary, rng, augment) for text in said]
@@ -209,6 +212,7 @@ class Demonstrations:
             proprio=torch.from_numpy(proprio),
             actions=torch.from_numpy(self.data["actions"][index]),
             points=points,
+            pointed=pointed,
             target=torch.from_numpy(self.data["target"][index]),
             before=torch.from_numpy(before.astype(np.float32)),
             progress=torch.from_numpy(self.data["progress"][index]),
@@ -223,7 +227,7 @@ class Demonstrations:
 
 
 def _numbers(
-    recording: Recording, cameras: Iterable[str], space: ActionSpace, chunk_length: int,
+    recording: Recording, cameras: Collection[str], space: ActionSpace, chunk_length: int,
     base_position: Sequence[float] | None,
 ) -> dict[str, NDArray[np.generic]]:  # fmt: skip
     """What is learned from each row, pictures apart; of the policy's cameras, whatever others a dataset has.
@@ -247,19 +251,20 @@ def _numbers(
         found = recording.column(name).reshape(count, -1) if recording.has(name) else np.full((count, width), otherwise)
         return found[:, :width]
 
-    progress = told("teacher.progress", 1, 0.0)[:, 0]
+    progress = told("teacher.progress", 1, np.nan)[:, 0]
     last = np.maximum(at - max(chunk_length // per_row, 1), begins)
     numbers = {
         "actions": flat[chunk],
         "proprio": proprioception(position, quaternion, fingers),
         "target": told("teacher.point", 3, np.nan) - base[:, :3],
         "progress": progress,
-        "before": progress[last],
+        "before": np.nan_to_num(progress[last]),  # as one that has just begun, or has forgotten
     }
     for camera in cameras:
         pixel = told(f"teacher.pixel.{camera}", 2, np.nan)
         numbers[f"pixel.{camera}"] = np.where(pixel < 0, np.nan, pixel)
-    return {key: value.astype(np.float32) for key, value in numbers.items()} | {"episode": episode}
+    recorded = {f"pointed.{c}": np.full(count, recording.has(f"teacher.pixel.{c}")) for c in cameras}
+    return {key: value.astype(np.float32) for key, value in numbers.items()} | recorded | {"episode": episode}
 
 
 def _decoded(recording: Recording, name: str, camera: CameraConfig, cache: Path) -> NDArray[np.uint8]:

@@ -10,7 +10,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from policies.fusion.sources import TokenSource, open_source
 from policies.nano.config import VegaConfig, WorldViewConfig
@@ -22,6 +24,7 @@ from policies.types import VegaError
 
 SOURCE = "world_simulator"  # folder of a checkpoint
 NO_TOKENS = "none"
+NOTHING = -5.0  # logit of a share of 0.7 %
 KINDS = (NO_TOKENS, "wan", "vae", "noise", "imagenet")
 
 
@@ -67,6 +70,8 @@ def build_policy(
     policy = VegaPolicy(config, source)
     if args.warm_start is not None:
         take_what_fits(policy, load_vega_policy(args.warm_start))
+    if policy.progress is not None and np.isnan(demos.data["progress"]).all():
+        believe_nothing(policy.progress)
     return policy
 
 
@@ -97,6 +102,12 @@ def check_sentences(policy: VegaPolicy, demos: Demonstrations) -> None:
                 "English ones into meta/tasks.parquet."
             )
         policy.vocabulary.encode(sentence)
+
+
+def believe_nothing(progress: nn.Linear) -> None:
+    """Where no dataset tells of progress none is learned, and all rows say that nothing was believed before."""
+    nn.init.zeros_(progress.weight)
+    nn.init.constant_(progress.bias, NOTHING)
 
 
 def as_large_without(config: VegaConfig, source: TokenSource | None) -> VegaConfig:
