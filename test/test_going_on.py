@@ -89,6 +89,17 @@ def test_a_small_policy_goes_on_with_what_it_began_with(
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 2
 
 
+def test_a_fusion_that_cannot_be_of_several_grids_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, offered in (("cross_attention", False), ("token_gate_residual", True)):
+        words = ["--data", "nowhere", "--fusion", name]
+        if offered:
+            assert train_nano.arguments(words).fusion == name
+            continue
+        with pytest.raises(SystemExit):
+            train_nano.arguments(words)
+        assert "invalid choice: 'cross_attention'" in capsys.readouterr().err
+
+
 def test_a_state_that_does_not_say_what_decided_it_goes_on_to_the_same_weights(
     demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

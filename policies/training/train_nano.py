@@ -50,6 +50,9 @@ from policies.types import VegaError
 
 STATE_FILE = "training_state.pt"
 TOLD_EVERY = 50  # steps
+# Cross-attention has positions of one grid, of 16 x 16 unless told, and a small policy's cameras share one fusion:
+# theirs are 20 x 20 and 12 x 12.
+FUSIONS = [name for name in fusion_names() if name != "cross_attention"]
 
 
 def evaluate(
@@ -279,7 +282,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="what is fused in: the world simulator's tokens, what stands in their place (policies/fusion/sources.py), "
         "or nothing, with the trunk of a new policy widened to as many parameters",
     )  # fmt: skip
-    parser.add_argument("--fusion", default="token_gate", choices=fusion_names(), help="how tokens meet")
+    parser.add_argument("--fusion", default="token_gate", choices=FUSIONS, help="how tokens meet")
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
     parser.add_argument("--until", type=int, metavar="STEP", help="stop there, as if killed (default: at the end)")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
