@@ -100,6 +100,20 @@ def test_a_fusion_that_cannot_be_of_several_grids_is_not_offered(capsys: pytest.
         assert "invalid choice: 'cross_attention'" in capsys.readouterr().err
 
 
+def test_a_small_policy_goes_on_with_the_tokens_that_it_began_with(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What several trainings share has shifts and colours of its own."""
+    output, cache = tmp_path / "out", ["--cache", str(tmp_path / "cache")]
+    words = [*nano(demos, output, 2), "--world-simulator", str(SHIPPED)]
+    assert train_nano.main([*words, "--until", "1"]) == 0
+    refused(train_nano.main, words, output, STATE, {"another --cache (seed of its tokens) (7, now 0)": cache}, capsys)
+    state = torch.load(output / STATE, weights_only=True)
+    state["decides"] = {name: value for name, value in state["decides"].items() if "--cache" not in name}
+    torch.save(state, output / STATE)  # as before that was kept
+    assert train_nano.main([*words, *cache]) == 0
+
+
 def test_a_state_that_does_not_say_what_decided_it_goes_on_to_the_same_weights(
     demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

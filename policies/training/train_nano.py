@@ -107,6 +107,7 @@ class Training:
         if policy.world is not None:
             # What several trainings share does not depend on the seed of one.
             seed = args.seed if args.cache is None else 0
+            self.decides["--cache (seed of its tokens)"] = seed
             self.demos.world_tokens = CachedWorldTokens(
                 policy.world, self.demos, args.cache or args.output, seed, policy.spec.stride, blank
             )  # fmt: skip
