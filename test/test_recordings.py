@@ -107,6 +107,13 @@ def test_a_dataset_of_others_has_no_labels_and_one_step_a_row(tmp_path: Path) ->
     np.testing.assert_allclose(plain.data["proprio"][0][:3], scene.state().eef_position, atol=1e-6)
 
 
+def test_what_the_teacher_heads_for_turns_with_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a metre along the world's x lies on the right of a base that is turned to the left."""
+    monkeypatch.setattr(Scene, "base_quaternion", np.array([0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)]))
+    turned = Demonstrations([make_dataset(tmp_path, 1)], training.CAMERAS, tmp_path / "cache")
+    np.testing.assert_allclose(turned.data["target"], np.tile([0.0, -0.5, 0.1], (len(turned), 1)), atol=1e-6)
+
+
 def test_where_the_base_stands_is_known_or_has_to_be_said(folder: Path, tmp_path: Path) -> None:
     """At run time a policy is told of its arm in the base frame: what it learned in the world's means another pose."""
     bare, cache = make_dataset(tmp_path, placed=False), tmp_path / "cache"

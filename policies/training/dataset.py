@@ -18,7 +18,7 @@ from policies.files.made_once import made_once
 from policies.nano.config import CameraConfig
 from policies.nano.policy import prepare_image, proprioception
 from policies.nano.vocabulary import Vocabulary
-from policies.training.recordings import BASE, Recording, fingerprint
+from policies.training.recordings import BASE, Recording, fingerprint, seen_from
 from policies.training.wordings import paraphrase
 from policies.types import ActionSpace, VegaError
 
@@ -256,7 +256,7 @@ def _numbers(
     numbers = {
         "actions": flat[chunk],
         "proprio": proprioception(position, quaternion, fingers),
-        "target": told("teacher.point", 3, np.nan) - base[:, :3],
+        "target": seen_from(base, told("teacher.point", 3, np.nan)),
         "progress": progress,
         "before": np.nan_to_num(progress[last]),  # as one that has just begun, or has forgotten
     }

@@ -229,9 +229,8 @@ class Recording:
         base: as `base` gives it.  Raises VegaError as `state` does.
         """
         state = self.state()
-        inverse = base[:, 3:] * [-1, -1, -1, 1]
-        position = rotate(inverse, state[:, :3] - base[:, :3])
-        quaternion = multiply(inverse, from_rotation_vector(state[:, 3:6]))
+        position = seen_from(base, state[:, :3])
+        quaternion = multiply(conjugate(base[:, 3:]), from_rotation_vector(state[:, 3:6]))
         return position, quaternion, np.abs(state[:, 6:8])
 
     def videos(self, camera: str) -> list[tuple[Path, float]]:
@@ -344,6 +343,16 @@ def from_rotation_vector(vector: FloatArray) -> FloatArray:
     angle = np.linalg.norm(vector, axis=1, keepdims=True)
     half = np.sinc(angle / (2 * np.pi)) / 2  # sin(angle / 2) / angle
     return np.concatenate([vector * half, np.cos(angle / 2)], axis=1)
+
+
+def seen_from(base: FloatArray, point: FloatArray) -> FloatArray:
+    """Points (n, 3) of the world in base frames (n, 7), position and quaternion xyzw."""
+    return rotate(conjugate(base[:, 3:]), point - base[:, :3])
+
+
+def conjugate(quaternion: FloatArray) -> FloatArray:
+    """The opposite turn, (n, 4) xyzw."""
+    return quaternion * [-1, -1, -1, 1]
 
 
 def multiply(one: FloatArray, other: FloatArray) -> FloatArray:
