@@ -120,6 +120,7 @@ def test_a_fused_policy_starts_from_a_plain_one(plain: Path, fused: Path, demos:
         Demonstrations([demos], CAMERAS, plain),
         before,
         LatentWorldSimulator.from_pretrained(simulator, dtype=torch.float32),
+        np.arange(FRAMES),
     )
     known = before.state_dict()
     state = fresh.state_dict()
@@ -145,7 +146,8 @@ def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
         for parameter in before.world.fusion.parameters():
             parameter += 1.0
     data = Demonstrations([demos], CAMERAS, tmp_path)
-    again = building.build_policy(SimpleNamespace(name="x", fusion="token_gate", tokens="wan"), data, before, None)  # type: ignore[arg-type]
+    args = SimpleNamespace(name="x", fusion="token_gate", tokens="wan")
+    again = building.build_policy(args, data, before, None, np.arange(FRAMES))  # type: ignore[arg-type]
     assert again.world is not None and again.config.name == "x"
     assert again.state_dict().keys() == before.state_dict().keys()
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in again.state_dict().items())
@@ -271,6 +273,22 @@ def test_a_policy_that_nobody_told_of_progress_believes_that_nothing_is_done(tmp
     for seed in range(3):
         policy.act(observation(seed))
         assert policy._believed < 0.02
+
+
+def test_what_is_normalised_by_is_what_is_learned(demos: Path, tmp_path: Path) -> None:
+    """A held-out episode tells nothing; words are known of all, so that held-out sentences can be said."""
+    shown = Demonstrations([demos], CAMERAS, tmp_path)
+    rows, _ = shown.split(3)
+    found = {how: load_vega_policy(train(demos, tmp_path / how, 1, "--hold-out", "3", "--normalise", how)).config
+             for how in ("learned", "all")}  # fmt: skip
+    for how, part in (("learned", shown.data["proprio"][rows]), ("all", shown.data["proprio"])):
+        np.testing.assert_allclose(found[how].proprio_mean, part.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(found[how].proprio_std, part.std(axis=0).clip(0.01), atol=1e-6)
+    assert found["learned"].proprio_mean != found["all"].proprio_mean
+    assert found["learned"].words == found["all"].words
+    train(demos, tmp_path / "all", 2, "--hold-out", "3")  # as trainings from before go on, without the option
+    assert torch.load(tmp_path / "all" / "training_state.pt", weights_only=True)["step"] == 2
+    assert load_vega_policy(tmp_path / "all").config.proprio_mean == found["all"].proprio_mean
 
 
 def test_a_sentence_means_the_same_with_more_padding_and_not_the_same_in_another_order(plain: Path) -> None:

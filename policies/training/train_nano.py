@@ -96,7 +96,10 @@ class Training:
         with self.accelerator.main_process_first():
             self.demos = Demonstrations(args.data, cameras, args.cache or args.output, base=args.base)
         self.rows, self.held_out = self.demos.split(args.hold_out)
-        policy = build_policy(args, self.demos, known, chosen_source(args))
+        if not len(self.rows):
+            raise VegaError("There is nothing to learn from: give more --data, or hold out less.")
+        before = VegaConfig.load(args.output) if (args.output / STATE_FILE).exists() else None
+        policy = build_policy(args, self.demos, known, chosen_source(args), self.rows, before)
         names = ["hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher"]
         names += ["progress_loss"] if policy.config.remembers else []
         names += ["base"] if self.demos.told_base else []
@@ -298,6 +301,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--mask-patches", type=float, default=0.0, metavar="P", help="hide each patch from it with this probability"
     )
+    parser.add_argument(
+        "--normalise", default="learned", choices=("learned", "all"),
+        help="a new policy's proprioception, by mean and deviation of the rows that are learned; all is as policies "
+        "before 2026-12, by episodes that are held out or failed too",
+    )  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="learn nothing from every N-th episode")
     return parser.parse_args(argv)

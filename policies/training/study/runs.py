@@ -27,8 +27,9 @@ from policies.training.study.arms import arm_named, simulator_of
 from policies.types import VegaError
 
 OPTIONS_FILE, RUN_FILE = "options.json", "run.json"
-# The study whose numbers are published learned so, and more runs of it are to be comparable: no arm remembers anything.
-PROGRESS = ("--progress-loss", "l1")
+# The study whose numbers are published learned so, and more runs of it are to be comparable: no arm remembers anything,
+# and held-out episodes are among those by which proprioception is normalised.
+AS_PUBLISHED = ("--progress-loss", "l1", "--normalise", "all")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Run:
         return [
             "--data", *data, "--output", str(output or self.folder), "--name", self.name,
             "--world-simulator", str(simulator), "--tokens", arm_named(self.arm).tokens, "--cache", str(cache),
-            "--seed", str(self.seed), "--threads", str(study.threads), *PROGRESS, *study.words,
+            "--seed", str(self.seed), "--threads", str(study.threads), *AS_PUBLISHED, *study.words,
         ]  # fmt: skip
 
     def train(self, ahead: float, label: str) -> None:
