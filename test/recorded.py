@@ -50,15 +50,19 @@ class Scene:
     def labels(self) -> dict[str, Any]:
         pixel = np.array([100.0 + self.now, 60.0]) if self.now < 12 else np.full(2, -1.0)
         return {
-            "robot.base": np.concatenate([BASE, self.base_quaternion]),
             "teacher.point": BASE + np.array([0.5, 0.0, 0.1]),
             "teacher.progress": np.array([float(self.now >= 8)]),
             **{f"teacher.pixel.{camera}": pixel for camera in CAMERAS},
         }
 
 
-def make_dataset(folder: Path, episodes: int = 3, steps: int = 22, labelled: bool = True, every: int = EVERY) -> Path:
-    """The dataset in `folder`: rows of `every` control steps, the last of an episode filled up."""
+def make_dataset(
+    folder: Path, episodes: int = 3, steps: int = 22, labelled: bool = True, every: int = EVERY, placed: bool = True
+) -> Path:
+    """The dataset in `folder`: rows of `every` control steps, the last of an episode filled up.
+
+    labelled: with what the teacher knows.  placed: with the base's place, as nobody but this package records it.
+    """
     paths = []
     for episode in range(episodes):
         scene = Scene(episode)
@@ -70,5 +74,14 @@ def make_dataset(folder: Path, episodes: int = 3, steps: int = 22, labelled: boo
             tape.step(scene.action(), {}, scene.labels() if labelled and tape.begins_row else {})
         paths.append(tape_path(folder / "tapes", 0, episode))
         tape.keep(paths[-1], success=True)
+        if not placed:
+            take_place_away(paths[-1])
     write_dataset(paths, folder / "set")
     return folder / "set"
+
+
+def take_place_away(tape: Path) -> None:
+    """Make a tape as `run_libero --record` wrote it before 2026-12: nothing says where the base stands."""
+    with np.load(tape) as whole:
+        kept = {key: value for key, value in whole.items() if not key.endswith("robot.base")}
+    np.savez(tape, **kept)

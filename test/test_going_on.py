@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,6 +89,31 @@ def test_a_small_policy_goes_on_with_what_it_began_with(
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 2
 
 
+def test_a_fusion_that_cannot_be_of_several_grids_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, offered in (("cross_attention", False), ("token_gate_residual", True)):
+        words = ["--data", "nowhere", "--fusion", name]
+        if offered:
+            assert train_nano.arguments(words).fusion == name
+            continue
+        with pytest.raises(SystemExit):
+            train_nano.arguments(words)
+        assert "invalid choice: 'cross_attention'" in capsys.readouterr().err
+
+
+def test_a_small_policy_goes_on_with_the_tokens_that_it_began_with(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What several trainings share has shifts and colours of its own."""
+    output, cache = tmp_path / "out", ["--cache", str(tmp_path / "cache")]
+    words = [*nano(demos, output, 2), "--world-simulator", str(SHIPPED)]
+    assert train_nano.main([*words, "--until", "1"]) == 0
+    refused(train_nano.main, words, output, STATE, {"another --cache (seed of its tokens) (7, now 0)": cache}, capsys)
+    state = torch.load(output / STATE, weights_only=True)
+    state["decides"] = {name: value for name, value in state["decides"].items() if "--cache" not in name}
+    torch.save(state, output / STATE)  # as before that was kept
+    assert train_nano.main([*words, *cache]) == 0
+
+
 def test_a_state_that_does_not_say_what_decided_it_goes_on_to_the_same_weights(
     demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +143,37 @@ def test_a_state_from_before_failed_episodes_were_left_out_has_learned_from_all(
         going_on(tmp_path / STATE, decides={LEFT_OUT: 1}),
     ):
         pass
+
+
+def test_where_the_base_stands_is_part_of_what_is_learned(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was begun before --base existed has learned such datasets in the world's coordinates: base 0 0 0."""
+    bare, output = make_dataset(tmp_path, placed=False), tmp_path / "out"
+    assert train_nano.main(nano(bare, output, 1)) == 2
+    told = capsys.readouterr().err.strip()
+    assert "does not say where the arm's base stands" in told and "--base X Y Z" in told and "\n" not in told
+    for wrong in ("nan", "inf", "far"):
+        assert train_nano.main([*nano(bare, output, 1), "--base", "0", wrong, "0"]) == 2
+        assert f"--base {wrong} is no finite number" in capsys.readouterr().err
+    base = ["--base", "-0.5", "0.1", "0.9"]
+    assert train_nano.main([*nano(bare, output, 1), *base]) == 0
+    changes = {"another --base ([-0.5, 0.1, 0.9], now [0.0, 0.0, 0.0])": ["--base", "0", "0", "0"]}
+    refused(train_nano.main, nano(bare, output, 2), output, STATE, changes, capsys)
+    assert train_nano.main([*nano(bare, output, 2), *base]) == 0
+    assert train_nano.main(nano(demos, tmp_path / "told", 1)) == 0
+    assert train_nano.main([*nano(demos, tmp_path / "told", 2), *base]) == 0  # nothing there needs it
+    torch.save({"step": 1, "decides": {}}, tmp_path / STATE)
+    with going_on(tmp_path / STATE, decides={"--base": [0.0, 0.0, 0.0]}) as found:
+        assert found["step"] == 1
+    with pytest.raises(VegaError, match="another --base"), going_on(tmp_path / STATE, decides={"--base": [1.0, 0, 0]}):
+        pass
+
+
+def test_a_distillation_looks_at_pictures_and_needs_no_base(tmp_path: Path) -> None:
+    bare = make_dataset(tmp_path, placed=False)
+    words = ["--policy", "vega-nano", "--data", str(bare), "--output", str(tmp_path / "out"), "--width", "32"]
+    assert distil.main([*words, "--steps", "1"]) == 0
 
 
 def test_a_distillation_goes_on_with_what_it_began_with(
@@ -173,12 +230,17 @@ def test_a_world_simulator_goes_on_with_what_it_began_with(
     other = shutil.copytree(SHIPPED, tmp_path / "other")
     config = other / "world_simulator.json"
     config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    of_another_vae = shutil.copytree(SHIPPED, tmp_path / "of_another_vae")
+    config = of_another_vae / "vae" / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps(told | {"latents_mean": [value + 0.5 for value in told["latents_mean"]]}))
     changes = {
         "another --seed (7, now 99)": ["--seed", "99"],
         "another --lr (0.001, now 0.1)": ["--lr", "0.1"],
         "another --batch (1, now 2)": ["--batch", "2"],
         "another --data": ["--data", str(others)],
         "another --unet-beside": ["--unet-beside", str(other)],
+        "another --unet-beside (": ["--unet-beside", str(of_another_vae)],
     }
     refused(train_world_simulator.main, [*unet, "2"], tmp_path, "unet.pt", changes, capsys)
     as_before(tmp_path / "unet.pt")

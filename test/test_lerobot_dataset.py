@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from recorded import take_place_away
 
 from policies.types import RobotState, VegaError
 from sim.demonstrations import collect_skills
@@ -33,7 +34,7 @@ class Scene:
 
     suite, task, max_steps, control_period_s = "s", 0, 9, 0.05
     cameras = CAMERAS
-    base_position, base_quaternion = np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0])
+    base_position, base_quaternion = np.array([-0.5, 0.1, 0.0]), np.array([0.0, 0.0, 0.6, 0.8])
 
     def __init__(self, instruction: str) -> None:
         self.instruction, self.now, self.drawn = instruction, 0, 0
@@ -83,6 +84,7 @@ def test_rows_say_what_was_seen_and_done(dataset: Path) -> None:
     np.testing.assert_allclose(np.array(rows["observation.state"])[:, 2], np.array(steps) / 10, atol=1e-6)
     assert [i for i, done in enumerate(rows["next.done"]) if done] == [6, 10, 15]
     assert [i for i, won in enumerate(rows["next.success"]) if won] == [6, 15]
+    np.testing.assert_allclose(rows["robot.base"], np.tile([-0.5, 0.1, 0.0, 0.0, 0.0, 0.6, 0.8], (16, 1)), atol=1e-6)
     assert str(table.schema.field("action").type) == "fixed_size_list<element: float>[7]"
 
 
@@ -180,6 +182,16 @@ def test_skills_of_other_tasks_do_not_take_the_place_of_those_collected(
         assert "holds episodes that it would not hold any more" in capsys.readouterr().err
     assert json.loads((tmp_path / "dataset" / "meta/info.json").read_text())["total_episodes"] == 3
     assert collect_skills.main([*words, "0", "1", "3", "--episodes", "5"]) == 0
+
+
+def test_a_run_that_began_before_tapes_told_where_the_base_stands_goes_on_to_a_dataset(tmp_path: Path) -> None:
+    """Then no row tells it: half a column is none."""
+    tapes = record(tmp_path / "tapes")
+    take_place_away(tapes[1])
+    assert write_dataset(tapes, tmp_path / "set") == 3
+    columns = pq.read_schema(tmp_path / "set/data/chunk-000/file-000.parquet").names
+    told = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
+    assert "action" in columns and "robot.base" not in {*columns, *told}
 
 
 @pytest.mark.parametrize("folder", ["/proc", "file"])

@@ -227,6 +227,8 @@ def test_a_run_that_comes_out_otherwise_is_found(
         program = (
             "import json, sys; at = sys.argv.index('--output') + 1; assert sys.argv[-2:] == ['--until', '2'];"
             f"assert sys.argv[2] == '/data/d' and sys.argv[4] == {cache!r};"
+            "older = {'--progress-loss': 'l1', '--normalise': 'all'};"
+            "assert all(sys.argv[sys.argv.index(option) + 1] == value for option, value in older.items());"
             f"line = {line!r}; line['seconds'] = 9; line['held_out']['action'] *= {factor!r};"
             "open(sys.argv[at] + '/log.jsonl', 'w').write(json.dumps(line) + chr(10))"
         )

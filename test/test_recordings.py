@@ -42,7 +42,8 @@ def demos(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Demonstrati
 
 
 def test_the_arm_is_read_back_in_its_base_frame(folder: Path) -> None:
-    position, quaternion, fingers = Recording(folder).arm()
+    recording = Recording(folder)
+    position, quaternion, fingers = recording.arm(recording.base())
     scene, row = Scene(1), ROWS + 2
     scene.now = 2 * EVERY
     state = scene.state()
@@ -98,11 +99,35 @@ def test_shifted_pictures_take_their_points_along(demos: Demonstrations) -> None
 
 
 def test_a_dataset_of_others_has_no_labels_and_one_step_a_row(tmp_path: Path) -> None:
-    plain = Demonstrations([make_dataset(tmp_path, 1, 9, labelled=False, every=1)], training.CAMERAS, tmp_path / "c")
+    data = make_dataset(tmp_path, 1, 9, labelled=False, every=1)
+    plain = Demonstrations([data], training.CAMERAS, tmp_path / "c")
     assert len(plain) == 9 and np.isnan(plain.data["target"]).all() and np.isnan(plain.data["pixel.wrist"]).all()
+    assert np.isnan(plain.data["progress"]).all() and not plain.data["before"].any()
     scene = Scene(0)
-    # The base frame is then the world's.
-    np.testing.assert_allclose(plain.data["proprio"][0][:3], BASE + scene.state().eef_position, atol=1e-6)
+    np.testing.assert_allclose(plain.data["proprio"][0][:3], scene.state().eef_position, atol=1e-6)
+
+
+def test_what_the_teacher_heads_for_turns_with_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a metre along the world's x lies on the right of a base that is turned to the left."""
+    monkeypatch.setattr(Scene, "base_quaternion", np.array([0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)]))
+    turned = Demonstrations([make_dataset(tmp_path, 1)], training.CAMERAS, tmp_path / "cache")
+    np.testing.assert_allclose(turned.data["target"], np.tile([0.0, -0.5, 0.1], (len(turned), 1)), atol=1e-6)
+
+
+def test_where_the_base_stands_is_known_or_has_to_be_said(folder: Path, tmp_path: Path) -> None:
+    """At run time a policy is told of its arm in the base frame: what it learned in the world's means another pose."""
+    bare, cache = make_dataset(tmp_path, placed=False), tmp_path / "cache"
+    with pytest.raises(VegaError, match=r"does not say where .* base stands.*--base X Y Z"):
+        Demonstrations([folder, bare], training.CAMERAS, cache)
+    assert not cache.exists(), "it took its time with the pictures first"
+    both = Demonstrations([folder, bare], training.CAMERAS, cache, base=tuple(BASE))
+    assert both.told_base
+    for name in ("proprio", "target"):
+        own, given = np.split(both.data[name], 2)
+        np.testing.assert_allclose(own, given, atol=1e-6)
+    elsewhere = Demonstrations([folder], training.CAMERAS, cache, base=(9.0, 9.0, 9.0))
+    assert not elsewhere.told_base  # what a dataset says itself holds
+    np.testing.assert_array_equal(elsewhere.data["proprio"], both.data["proprio"][: len(elsewhere)])
 
 
 def telling_of(*cameras: str) -> Callable[[dict[str, Any]], Any]:
@@ -254,7 +279,7 @@ def test_what_other_versions_of_lerobot_write_is_read(folder: Path, tmp_path: Pa
     ours, theirs = Recording(folder), Recording(altered(folder, tmp_path, names, tasks=unnamed, data=double))
     assert theirs.instructions() == ours.instructions()
     np.testing.assert_array_equal(theirs.actions(7, 20.0), ours.actions(7, 20.0))
-    np.testing.assert_array_equal(theirs.arm()[0], ours.arm()[0])
+    np.testing.assert_array_equal(theirs.arm(theirs.base())[0], ours.arm(ours.base())[0])
 
 
 def in_one_file(folder: Path, target: Path, order: Sequence[int]) -> Path:

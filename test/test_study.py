@@ -134,6 +134,18 @@ def test_what_an_arm_lacks_is_said_before_any_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+def test_where_nobody_says_where_the_base_stands_no_study_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, output = make_dataset(tmp_path, placed=False), tmp_path / "study"
+    asked = [*words(bare, output), "--arms", "semantic", "--seeds", "0", "--steps", "1"]
+    assert study.main(asked) == 2
+    assert "--base X Y Z" in capsys.readouterr().err and not list(output.iterdir())
+    assert study.main([*asked, "--base", "-0.5", "-0.00001", "0.9"]) == 0
+    told = json.loads((output / "study.json").read_text())["runs"][0]["words"]
+    assert told[told.index("--base") :][:4] == ["--base", "-0.5", "-0.00001", "0.9"]
+
+
 def test_other_options_are_another_study(demos: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert study.main([*words(demos, whole), "--steps", "5"]) == 2
     assert "another words" in capsys.readouterr().err

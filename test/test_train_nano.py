@@ -120,6 +120,7 @@ def test_a_fused_policy_starts_from_a_plain_one(plain: Path, fused: Path, demos:
         Demonstrations([demos], CAMERAS, plain),
         before,
         LatentWorldSimulator.from_pretrained(simulator, dtype=torch.float32),
+        np.arange(FRAMES),
     )
     known = before.state_dict()
     state = fresh.state_dict()
@@ -145,7 +146,8 @@ def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
         for parameter in before.world.fusion.parameters():
             parameter += 1.0
     data = Demonstrations([demos], CAMERAS, tmp_path)
-    again = building.build_policy(SimpleNamespace(name="x", fusion="token_gate", tokens="wan"), data, before, None)  # type: ignore[arg-type]
+    args = SimpleNamespace(name="x", fusion="token_gate", tokens="wan")
+    again = building.build_policy(args, data, before, None, np.arange(FRAMES))  # type: ignore[arg-type]
     assert again.world is not None and again.config.name == "x"
     assert again.state_dict().keys() == before.state_dict().keys()
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in again.state_dict().items())
@@ -236,6 +238,57 @@ def test_what_it_believes_is_the_share_of_what_looks_the_same(demos: Path, plain
         believed[loss] = float(found.sigmoid())
     assert 0.15 < believed["bce"] < 0.35
     assert believed["l1"] < 0.05
+
+
+def test_labels_that_a_dataset_lacks_cost_nothing(demos: Path, plain: Path, tmp_path: Path) -> None:
+    """Taken for 0 they would teach that nothing is ever done, and that what is headed for is in no picture."""
+    bare = make_dataset(tmp_path, labelled=False)
+    both = Demonstrations([demos, bare], CAMERAS, tmp_path / "cache")
+    own, lacking = np.arange(4), np.arange(4) + FRAMES
+    learner = Learner(load_vega_policy(plain).requires_grad_(True))
+
+    def gradients(rows: np.ndarray) -> list[torch.Tensor]:
+        """Of what is believed, and of each camera's presence."""
+        learner.zero_grad()
+        batch = both.batch(rows, learner.policy.vocabulary, np.random.default_rng(0), augment=False)
+        learner(batch)[0].backward()
+        assert learner.policy.progress is not None
+        seen = {camera: {"map": torch.zeros(len(rows), h * w), "point": torch.zeros(len(rows), 2),
+                         "presence": torch.zeros(len(rows), requires_grad=True)}
+                for camera, (h, w) in GRIDS.items()}  # fmt: skip
+        learner._grounding(seen, batch.points, batch.pointed)["point"].backward()
+        presence = [found["presence"].grad for found in seen.values()]
+        return [learner.policy.progress.bias.grad.clone(), *(grad for grad in presence if grad is not None)]
+
+    nothing, alone, beside = map(gradients, (lacking, own, np.concatenate([own, lacking])))
+    assert len(nothing) == 3 and all(gradient.abs().sum() == 0 for gradient in nothing)
+    for mine, ours in zip(alone, beside, strict=True):
+        assert mine.abs().sum() > 0 and not ours[len(mine) :].any()
+        torch.testing.assert_close(mine, ours[: len(mine)], atol=1e-5, rtol=1e-4)
+
+
+def test_a_policy_that_nobody_told_of_progress_believes_that_nothing_is_done(tmp_path: Path) -> None:
+    """As it is told in all that it learns from; what an untrained layer believes would be news to it."""
+    policy = load_vega_policy(train(make_dataset(tmp_path, labelled=False), tmp_path / "out", 2))
+    for seed in range(3):
+        policy.act(observation(seed))
+        assert policy._believed < 0.02
+
+
+def test_what_is_normalised_by_is_what_is_learned(demos: Path, tmp_path: Path) -> None:
+    """A held-out episode tells nothing; words are known of all, so that held-out sentences can be said."""
+    shown = Demonstrations([demos], CAMERAS, tmp_path)
+    rows, _ = shown.split(3)
+    found = {how: load_vega_policy(train(demos, tmp_path / how, 1, "--hold-out", "3", "--normalise", how)).config
+             for how in ("learned", "all")}  # fmt: skip
+    for how, part in (("learned", shown.data["proprio"][rows]), ("all", shown.data["proprio"])):
+        np.testing.assert_allclose(found[how].proprio_mean, part.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(found[how].proprio_std, part.std(axis=0).clip(0.01), atol=1e-6)
+    assert found["learned"].proprio_mean != found["all"].proprio_mean
+    assert found["learned"].words == found["all"].words
+    train(demos, tmp_path / "all", 2, "--hold-out", "3")  # as trainings from before go on, without the option
+    assert torch.load(tmp_path / "all" / "training_state.pt", weights_only=True)["step"] == 2
+    assert load_vega_policy(tmp_path / "all").config.proprio_mean == found["all"].proprio_mean
 
 
 def test_a_sentence_means_the_same_with_more_padding_and_not_the_same_in_another_order(plain: Path) -> None:

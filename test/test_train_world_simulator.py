@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -52,11 +53,10 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     training.main(arguments(demos, tmp_path / "a", 1, 1))
     before = torch.load(tmp_path / "a" / "vae.pt", weights_only=True)
     assert before["step"] == 1
-    training.main([*arguments(demos, tmp_path / "a", 2, 2), "--held-out", str(demos)])
+    training.main([*arguments(demos, tmp_path / "a", 1, 2), "--held-out", str(demos)])
     assert "held out, wrist: reconstruction" in capsys.readouterr().out
     told = json.loads((tmp_path / "a" / "held_out.json").read_text())["psnr_db"]["agentview"]
     assert told.keys() == {"reconstruction", "prediction", "repetition"} and all(0 < db < 100 for db in told.values())
-    assert torch.load(tmp_path / "a" / "vae.pt", weights_only=True)["step"] == 2
     assert torch.load(tmp_path / "a" / "transformer.pt", weights_only=True)["step"] == 2
     for name in ("reconstructions.png", "samples.png", "held_out.png"):
         assert (tmp_path / "a" / name).stat().st_size > 1000
@@ -66,6 +66,49 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     assert tokens.shape == (1, 256, 128)
     assert torch.isfinite(tokens).all()
     assert torch.equal(tokens, simulator(frames))
+
+
+def test_a_transformer_stays_with_the_vae_whose_latents_it_learned(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another one's latents mean something else, and nothing that is written would tell."""
+    output, words = tmp_path / "o", arguments(demos, tmp_path / "o", 1, 1)
+    assert training.main(words) == 0
+    vae = (output / "vae.pt").read_bytes()
+
+    def refused(*more: str) -> None:
+        kept = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        assert training.main([*words, *more]) == 2
+        told = capsys.readouterr().err.strip()
+        assert "began with another --vae-steps (the VAE itself)" in told and "\n" not in told
+        assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == kept
+
+    refused("--vae-steps", "2")
+    (output / "vae.pt").unlink()
+    refused()
+    state = torch.load(io.BytesIO(vae), weights_only=True)
+    next(iter(state["module"].values())).add_(1e-3)  # as one that was trained elsewhere
+    torch.save(state, output / "vae.pt")
+    refused()
+    (output / "vae.pt").write_bytes(vae)
+    kept = torch.load(output / "transformer.pt", weights_only=True)
+    config = output / "world_simulator" / "vae" / "config.json"
+    learned = json.loads(config.read_text())
+    kept["latents"]["latents_mean"] = [value + 0.25 for value in learned["latents_mean"]]  # as another machine finds it
+    torch.save(kept, output / "transformer.pt")
+    assert training.main([*words, "--transformer-steps", "2"]) == 0
+    after = json.loads(config.read_text())
+    assert after["latents_mean"] == kept["latents"]["latents_mean"] and after["latents_std"] == learned["latents_std"]
+
+
+def test_a_transformer_from_before_it_knew_its_vae_goes_on(demos: Path, tmp_path: Path) -> None:
+    assert training.main(arguments(demos, tmp_path, 1, 1)) == 0
+    state = torch.load(tmp_path / "transformer.pt", weights_only=True)
+    decides = {name: value for name, value in state["decides"].items() if "VAE" not in name}
+    older = {name: value for name, value in state.items() if name != "latents"} | {"decides": decides}
+    torch.save(older, tmp_path / "transformer.pt")
+    assert training.main(arguments(demos, tmp_path, 2, 2)) == 0
+    assert torch.load(tmp_path / "transformer.pt", weights_only=True)["step"] == 2
 
 
 def test_a_training_that_diverges_keeps_the_state_that_was_good(

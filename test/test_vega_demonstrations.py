@@ -123,7 +123,7 @@ def lerobot(folder: Path, every: int = 1, **names: Sequence[str]) -> Path:
         for key, value in names.items():
             info["features"]["observation.state" if key == "state" else key]["names"] = list(value)
 
-    return relabelled(make_dataset(folder, episodes=3, steps=12, labelled=False, every=every), change)
+    return relabelled(make_dataset(folder, episodes=3, steps=12, labelled=False, every=every, placed=False), change)
 
 
 def test_numbers_that_are_said_to_be_others_are_not_learned(tmp_path: Path) -> None:

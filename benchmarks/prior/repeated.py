@@ -15,6 +15,7 @@ from policies.training.curves import LOG, read_log
 
 DEADLINE_S = 3600.0  # of some hundred steps, on a machine that does much else
 TRAINING = ["-m", "policies.training.train_nano"]
+OLDER = {"--progress-loss": "l1", "--normalise": "all"}  # of runs from before there was a choice
 NAME = "losses_repeated_from_the_seed"
 
 
@@ -45,8 +46,8 @@ def repeat(rows: Rows, trained: Sequence[Trained], arm: str, run: bool) -> None:
         return
     before = first_line(chosen.folder)
     words = at_home(chosen.record["words"], chosen.folder)
-    if "--progress-loss" not in words:  # a run from before there was a choice
-        words += ["--progress-loss", "l1"]
+    for option, value in OLDER.items():
+        words += [option, value] if option not in words else []
     with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
         words[words.index("--output") + 1] = folder
         program = [sys.executable, *TRAINING, *words, "--until", str(before["step"])]

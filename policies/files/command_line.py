@@ -67,14 +67,22 @@ def whole(option: str, least: int, most: int) -> Callable[[str], int]:
 
 def positive(option: str) -> Callable[[str], float]:
     """The argparse type of a finite number above 0, such as a learning rate."""
+    return _number(option, "finite number above 0", lambda value: 0 < value < math.inf)
 
+
+def finite(option: str) -> Callable[[str], float]:
+    """The argparse type of a finite number, such as a coordinate."""
+    return _number(option, "finite number", math.isfinite)
+
+
+def _number(option: str, what: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 < value < math.inf:
-            raise VegaError(f"{option} {text} is no finite number above 0: give one.")
+        if not fits(value):
+            raise VegaError(f"{option} {text} is no {what}: give one.")
         return value
 
     return read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from policies.files.made_once import made_once
 from policies.nano.config import CameraConfig
 from policies.nano.policy import prepare_image, proprioception
 from policies.nano.vocabulary import Vocabulary
-from policies.training.recordings import Recording, fingerprint
+from policies.training.recordings import BASE, Recording, fingerprint, seen_from
 from policies.training.wordings import paraphrase
 from policies.types import ActionSpace, VegaError
 
@@ -40,9 +40,10 @@ class Batch:
     """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11); actions (B, chunk, 7).
 
     points: camera -> (B, 2) row and column of what the teacher headed for in encoder pixels, target: (B, 3) the same in
-    the base frame, m, NaN where that is outside or not recorded.  before, progress: (B,) share of the task that was
-    done at the last decision and is now.  meaning: (B, n) of the sentence, as a teacher of language has it, if any.
-    f_gen: camera -> (B, N, G), the world simulator's tokens, where there is one.
+    the base frame, m, NaN where that is outside or not recorded.  pointed: camera -> (B,) whether it is recorded, as
+    outside or not.  before, progress: (B,) share of the task that was done at the last decision, 0 where that is not
+    recorded, and is now, then NaN.  meaning: (B, n) of the sentence, as a teacher of language has it, if any.  f_gen:
+    camera -> (B, N, G), the world simulator's tokens, where there is one.
     """
 
     images: dict[str, Tensor]
@@ -50,6 +51,7 @@ class Batch:
     proprio: Tensor
     actions: Tensor
     points: dict[str, Tensor]
+    pointed: dict[str, Tensor]
     target: Tensor
     before: Tensor
     progress: Tensor
@@ -98,13 +100,15 @@ class Demonstrations:
 
     cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  steps_per_row: control
     steps from one row's pictures to the next's, of each dataset.  fingerprint: tells them from others.  left_out:
-    episodes that did not end in success, from which nothing is learned.
-    Raises VegaError for a dataset without these cameras, with another robot's numbers, or of failures alone.
+    episodes that did not end in success, from which nothing is learned.  base: position of the arm's base in the world,
+    m, for datasets that do not say it; told_base: whether there are such.
+    Raises VegaError for a dataset without these cameras, with another robot's numbers, or of failures alone, and for
+    one of which nobody says where the base stands.
     """
 
     def __init__(
         self, folders: Sequence[Path], cameras: Mapping[str, CameraConfig], cache: Path,
-        space: ActionSpace = SPACE, chunk_length: int = 8,
+        space: ActionSpace = SPACE, chunk_length: int = 8, base: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         if not folders:
             raise VegaError("There are no demonstrations: give LeRobot v3 datasets as --data.")
@@ -112,7 +116,8 @@ class Demonstrations:
         self.meanings: NDArray[np.float32] | None = None
         self.world_tokens: WorldTokens | None = None
         recordings = [Recording(folder) for folder in folders]
-        parts = [_numbers(recording, self.cameras, space, chunk_length) for recording in recordings]
+        self.told_base = not all(recording.has(BASE) for recording in recordings)
+        parts = [_numbers(recording, self.cameras, space, chunk_length, base) for recording in recordings]
         self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "episode"}
         firsts = np.cumsum([0, *(len(recording.episodes) for recording in recordings)])
         self.episode = np.concatenate([part["episode"] + first for part, first in zip(parts, firsts, strict=False)])
@@ -186,11 +191,12 @@ class Demonstrations:
         self, index: NDArray[np.int64], vocabulary: Vocabulary, rng: np.random.Generator, *, augment: bool
     ) -> Batch:
         """Rows `index`; with `augment` shifted, recoloured, in another wording, and unsure of what was believed."""
-        images, points = {}, {}
+        images, points, pointed = {}, {}, {}
         for camera in self.cameras:
             views, at = self.frames(camera, index, rng, augment=augment)
             images[camera] = recolour(torch.from_numpy(views), rng, augment)
             points[camera] = torch.from_numpy(at.astype(np.float32))
+            pointed[camera] = torch.from_numpy(self.data[f"pointed.{camera}"][index])
         options = [self.wordings.of[self.sentences[row]] for row in index]
         said = np.array([own[int(rng.integers(len(own)))] if augment else own[0] for own in options])
         ids = [self._words(self.wordings.texts[text], vocabulary, rng, augment) for text in said]
@@ -206,6 +212,7 @@ class Demonstrations:
             proprio=torch.from_numpy(proprio),
             actions=torch.from_numpy(self.data["actions"][index]),
             points=points,
+            pointed=pointed,
             target=torch.from_numpy(self.data["target"][index]),
             before=torch.from_numpy(before.astype(np.float32)),
             progress=torch.from_numpy(self.data["progress"][index]),
@@ -220,9 +227,13 @@ class Demonstrations:
 
 
 def _numbers(
-    recording: Recording, cameras: Iterable[str], space: ActionSpace, chunk_length: int
-) -> dict[str, NDArray[np.generic]]:
-    """What is learned from each row, pictures apart; of the policy's cameras, whatever others a dataset has."""
+    recording: Recording, cameras: Collection[str], space: ActionSpace, chunk_length: int,
+    base_position: Sequence[float] | None,
+) -> dict[str, NDArray[np.generic]]:  # fmt: skip
+    """What is learned from each row, pictures apart; of the policy's cameras, whatever others a dataset has.
+
+    base_position: see `Demonstrations`.
+    """
     steps = recording.actions(space.dim, space.rate_hz)
     count, per_row = steps.shape[:2]
     flat = steps.reshape(count * per_row, -1)
@@ -232,26 +243,28 @@ def _numbers(
         begins[rows], ends[rows], episode[rows] = span.begin, span.end, number
     at = np.arange(count)
     chunk = np.minimum(at[:, None] * per_row + np.arange(chunk_length), ends[:, None] * per_row - 1)
-    position, quaternion, fingers = recording.arm()
+    base = recording.base(base_position)
+    position, quaternion, fingers = recording.arm(base)
 
     def told(name: str, width: int, otherwise: float) -> NDArray[np.float64]:
         """(rows, width) of a column that others' datasets lack."""
         found = recording.column(name).reshape(count, -1) if recording.has(name) else np.full((count, width), otherwise)
         return found[:, :width]
 
-    base, progress = told("robot.base", 3, 0.0), told("teacher.progress", 1, 0.0)[:, 0]
+    progress = told("teacher.progress", 1, np.nan)[:, 0]
     last = np.maximum(at - max(chunk_length // per_row, 1), begins)
     numbers = {
         "actions": flat[chunk],
         "proprio": proprioception(position, quaternion, fingers),
-        "target": told("teacher.point", 3, np.nan) - base,
+        "target": seen_from(base, told("teacher.point", 3, np.nan)),
         "progress": progress,
-        "before": progress[last],
+        "before": np.nan_to_num(progress[last]),  # as one that has just begun, or has forgotten
     }
     for camera in cameras:
         pixel = told(f"teacher.pixel.{camera}", 2, np.nan)
         numbers[f"pixel.{camera}"] = np.where(pixel < 0, np.nan, pixel)
-    return {key: value.astype(np.float32) for key, value in numbers.items()} | {"episode": episode}
+    recorded = {f"pointed.{c}": np.full(count, recording.has(f"teacher.pixel.{c}")) for c in cameras}
+    return {key: value.astype(np.float32) for key, value in numbers.items()} | recorded | {"episode": episode}
 
 
 def _decoded(recording: Recording, name: str, camera: CameraConfig, cache: Path) -> NDArray[np.uint8]:

@@ -22,7 +22,8 @@ from policies.types import VegaError
 DECIDES = "decides"  # where a state keeps what decided it
 OLDER = {"--progress-loss": "l1"}  # what states from before they said it have all learned with
 LEFT_OUT = "--data (episodes that failed)"
-SINCE = {LEFT_OUT: 0}  # what each option is where a state says nothing of it; others are taken for the same
+# What each option is where a state says nothing of it; others are taken for the same.
+SINCE: dict[str, Any] = {LEFT_OUT: 0, "--base": [0.0, 0.0, 0.0]}
 
 
 def begin(seed: int, threads: int, output: Path) -> None:

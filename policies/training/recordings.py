@@ -24,6 +24,7 @@ VERSION = "v3.0"
 STATE = ("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")
 ACTION = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
 SUCCESS = "next.success"
+BASE = "robot.base"
 VIDEO = "observation.images."
 TASK_TEXTS = ("task", "__index_level_0__")
 END = 2**16  # bytes of a video
@@ -201,17 +202,35 @@ class Recording:
             raise VegaError(f"The state in {self.folder} is {told}: give {', '.join(STATE)}{remedy}.")
         return state
 
-    def arm(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def base(self, otherwise: Sequence[float] | None = None) -> FloatArray:
+        """(rows, 7): the base frame in the world frame, position m and quaternion xyzw.
+
+        otherwise: its position where the dataset does not say it, the frame then being unturned.  Raises VegaError
+        without either: a policy is told of its arm in the base frame, and in the world's it would learn another pose.
+        """
+        if not self.has(BASE):
+            if otherwise is None:
+                raise VegaError(
+                    f"The dataset in {self.folder} does not say where the arm's base stands (it has no column '{BASE}'"
+                    "): give its position in the world as --base X Y Z in m, or record the dataset again."
+                )
+            return np.tile([*otherwise, 0, 0, 0, 1.0], (len(self), 1))
+        found = self.column(BASE).reshape(len(self), -1)
+        if found.shape[1] != 7:
+            raise VegaError(
+                f"The dataset in {self.folder} has {found.shape[1]} numbers in '{BASE}': give it a position and a "
+                "quaternion xyzw."
+            )
+        return found
+
+    def arm(self, base: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """In every row: TCP (n, 3) m and quaternion (n, 4) xyzw in the base frame, openings of the fingers (n, 2) m.
 
-        Raises VegaError as `state` does.  Without a column `robot.base` the base frame is the world's.
+        base: as `base` gives it.  Raises VegaError as `state` does.
         """
         state = self.state()
-        world = np.tile([0, 0, 0, 0, 0, 0, 1.0], (len(state), 1))
-        base = self.column("robot.base") if self.has("robot.base") else world
-        inverse = base[:, 3:] * [-1, -1, -1, 1]
-        position = rotate(inverse, state[:, :3] - base[:, :3])
-        quaternion = multiply(inverse, from_rotation_vector(state[:, 3:6]))
+        position = seen_from(base, state[:, :3])
+        quaternion = multiply(conjugate(base[:, 3:]), from_rotation_vector(state[:, 3:6]))
         return position, quaternion, np.abs(state[:, 6:8])
 
     def videos(self, camera: str) -> list[tuple[Path, float]]:
@@ -255,7 +274,6 @@ class Recording:
         finally:
             if film is not None:
                 film.close()
-
 
     def tell(self, digest: Any, camera: str) -> None:
         """Into a hash (of hashlib): all rows, and which videos of this camera they have.
@@ -325,6 +343,16 @@ def from_rotation_vector(vector: FloatArray) -> FloatArray:
     angle = np.linalg.norm(vector, axis=1, keepdims=True)
     half = np.sinc(angle / (2 * np.pi)) / 2  # sin(angle / 2) / angle
     return np.concatenate([vector * half, np.cos(angle / 2)], axis=1)
+
+
+def seen_from(base: FloatArray, point: FloatArray) -> FloatArray:
+    """Points (n, 3) of the world in base frames (n, 7), position and quaternion xyzw."""
+    return rotate(conjugate(base[:, 3:]), point - base[:, :3])
+
+
+def conjugate(quaternion: FloatArray) -> FloatArray:
+    """The opposite turn, (n, 4) xyzw."""
+    return quaternion * [-1, -1, -1, 1]
 
 
 def multiply(one: FloatArray, other: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
+from policies.files.command_line import add_seed, add_threads, command, command_parser, finite, positive
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig
@@ -50,6 +50,9 @@ from policies.types import VegaError
 
 STATE_FILE = "training_state.pt"
 TOLD_EVERY = 50  # steps
+# Cross-attention has positions of one grid, of 16 x 16 unless told, and a small policy's cameras share one fusion:
+# theirs are 20 x 20 and 12 x 12.
+FUSIONS = [name for name in fusion_names() if name != "cross_attention"]
 
 
 def evaluate(
@@ -91,11 +94,15 @@ class Training:
             known = load_vega_policy(args.init)
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
-            self.demos = Demonstrations(args.data, cameras, args.cache or args.output)
+            self.demos = Demonstrations(args.data, cameras, args.cache or args.output, base=args.base)
         self.rows, self.held_out = self.demos.split(args.hold_out)
-        policy = build_policy(args, self.demos, known, chosen_source(args))
+        if not len(self.rows):
+            raise VegaError("There is nothing to learn from: give more --data, or hold out less.")
+        before = VegaConfig.load(args.output) if (args.output / STATE_FILE).exists() else None
+        policy = build_policy(args, self.demos, known, chosen_source(args), self.rows, before)
         names = ["hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher"]
         names += ["progress_loss"] if policy.config.remembers else []
+        names += ["base"] if self.demos.told_base else []
         self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint, LEFT_OUT: self.demos.left_out}
         check_sentences(policy, self.demos)
         if args.language_teacher:
@@ -103,6 +110,7 @@ class Training:
         if policy.world is not None:
             # What several trainings share does not depend on the seed of one.
             seed = args.seed if args.cache is None else 0
+            self.decides["--cache (seed of its tokens)"] = seed
             self.demos.world_tokens = CachedWorldTokens(
                 policy.world, self.demos, args.cache or args.output, seed, policy.spec.stride, blank
             )  # fmt: skip
@@ -243,9 +251,17 @@ def open_training(args: argparse.Namespace, blank: bool = False) -> Training:
     return Training(args, blank)
 
 
+def add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", type=finite("--base"), nargs=3, metavar=("X", "Y", "Z"),
+        help="where the arm's base stands in the world, m, unturned, in datasets that do not say it",
+    )  # fmt: skip
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser("python -m policies.training.train_nano", __doc__, paragraphs=2)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of LeRobot v3 datasets")
+    add_base(parser)
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")
     parser.add_argument("--name", default="vega-nano", help="of the policy")
     parser.add_argument("--init", type=Path, help="checkpoint folder to start from, with its world simulator if any")
@@ -270,7 +286,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="what is fused in: the world simulator's tokens, what stands in their place (policies/fusion/sources.py), "
         "or nothing, with the trunk of a new policy widened to as many parameters",
     )  # fmt: skip
-    parser.add_argument("--fusion", default="token_gate", choices=fusion_names(), help="how tokens meet")
+    parser.add_argument("--fusion", default="token_gate", choices=FUSIONS, help="how tokens meet")
     parser.add_argument("--steps", type=int, default=5000, help="optimisation steps in all")
     parser.add_argument("--until", type=int, metavar="STEP", help="stop there, as if killed (default: at the end)")
     parser.add_argument("--batch", type=int, default=128, help="rows per step")
@@ -285,6 +301,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--mask-patches", type=float, default=0.0, metavar="P", help="hide each patch from it with this probability"
     )
+    parser.add_argument(
+        "--normalise", default="learned", choices=("learned", "all"),
+        help="a new policy's proprioception, by mean and deviation of the rows that are learned; all is as policies "
+        "before 2026-12, by episodes that are held out or failed too",
+    )  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="learn nothing from every N-th episode")
     return parser.parse_args(argv)

@@ -1,6 +1,5 @@
 """What a dataset of demonstrations says besides of each row: the teacher's view, for losses that help a policy to see.
 
-robot.base: the base frame in the world frame, which turns the recorded state into the arm's own coordinates.
 teacher.point: what the hand is heading for, world frame, m; teacher.pixel.CAMERA: its (row, column) in that camera's
 picture, px, the centre of the first pixel being (0, 0), -1 where outside.  teacher.progress: share of the steps towards
 the goal that are done.
@@ -18,7 +17,6 @@ from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
 
 OUTSIDE = np.full(2, -1.0)
 COLUMNS = {
-    "robot.base": ("x", "y", "z", "qx", "qy", "qz", "qw"),
     "teacher.point": ("x", "y", "z"),
     "teacher.progress": ("done",),
     **{f"teacher.pixel.{camera}": ("row", "column") for camera in CAMERAS},
@@ -32,8 +30,7 @@ def labels(environment: LiberoEnvironment, expert: SkillExpert) -> dict[str, Flo
         f"teacher.pixel.{camera}": project(environment.env.sim, name, point, environment.image_size)
         for camera, name in CAMERAS.items()
     }
-    base = np.concatenate([environment.base_position, environment.base_quaternion])
-    return {"robot.base": base, "teacher.point": point, "teacher.progress": np.array([expert.progress]), **seen}
+    return {"teacher.point": point, "teacher.progress": np.array([expert.progress]), **seen}
 
 
 def project(sim: Any, camera: str, point: FloatArray, size: int) -> FloatArray:

@@ -37,6 +37,8 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 COLUMN, NAMES = "column/", "names/"  # in a tape, before the name of a further column
+# The base frame in the world frame: the state is in the world's, and who learns in the arm's own needs both.
+BASE, BASE_NAMES = "robot.base", ("x", "y", "z", "qx", "qy", "qz", "qw")
 
 
 def tape_path(folder: Path, task: int, trial: int) -> Path:
@@ -49,7 +51,9 @@ def camera_path(tape: Path, camera: str) -> Path:
 
 
 class EpisodeTape:
-    """Everything of one episode: pictures, states and actions.  Draws what the policy did not look at.
+    """Everything of one episode: pictures, states, the base's place and actions.
+
+    Draws what the policy did not look at.
 
     every: control steps in a row of the dataset: its pictures and state are those of the first of them, its action is
         theirs, one after the other (the last row's is filled up with the last action).
@@ -65,8 +69,8 @@ class EpisodeTape:
         self._frames: dict[str, list[Image]] = {camera: [] for camera in environment.cameras}
         self._states: list[FloatArray] = []
         self._actions: list[FloatArray] = []
-        self._column_names = {name: tuple(parts) for name, parts in columns.items()}
-        self._columns: dict[str, list[FloatArray]] = {name: [] for name in columns}
+        self._column_names = {BASE: BASE_NAMES} | {name: tuple(parts) for name, parts in columns.items()}
+        self._columns: dict[str, list[FloatArray]] = {name: [] for name in self._column_names}
         if every < 1 or round(1 / environment.control_period_s) % every:
             raise VegaError(
                 f"Rows of {every} control steps have no whole rate at {1 / environment.control_period_s:.0f} Hz: give "
@@ -91,9 +95,10 @@ class EpisodeTape:
         self._actions.append(np.array(action, dtype=float))
         if not begins_row:
             return
-        for name, values in self._columns.items():
-            values.append(np.array(columns[name], dtype=float))
         environment = self._environment
+        base = np.concatenate([environment.base_position, environment.base_quaternion])
+        for name, values in self._columns.items():
+            values.append(np.array(base if name == BASE else columns[name], dtype=float))
         for camera, frames in self._frames.items():
             frames.append(drawn[camera] if camera in drawn else environment.render(camera))
         state = environment.state()
@@ -171,6 +176,8 @@ def _write(tapes: Sequence[Path], folder: Path) -> None:
     import pyarrow.parquet as pq
 
     loaded = [_loaded(tape) for tape in tapes]
+    if not all(COLUMN + BASE in tape for tape in loaded):  # a run that began before 2026-12 and has gone on
+        loaded = [{key: value for key, value in tape.items() if not key.endswith(f"/{BASE}")} for tape in loaded]
     first = loaded[0]
     for path, tape in zip(tapes, loaded, strict=True):
         other = [key for key in _kind(first) | _kind(tape) if _kind(first).get(key) != _kind(tape).get(key)]

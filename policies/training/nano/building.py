@@ -10,7 +10,10 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from policies.fusion.sources import TokenSource, open_source
 from policies.nano.config import VegaConfig, WorldViewConfig
@@ -22,6 +25,7 @@ from policies.types import VegaError
 
 SOURCE = "world_simulator"  # folder of a checkpoint
 NO_TOKENS = "none"
+NOTHING = -5.0  # logit of a share of 0.7 %
 KINDS = (NO_TOKENS, "wan", "vae", "noise", "imagenet")
 
 
@@ -37,11 +41,13 @@ def chosen_source(args: argparse.Namespace) -> TokenSource | None:
 
 
 def build_policy(
-    args: argparse.Namespace, demos: Demonstrations, known: VegaPolicy | None, source: TokenSource | None
-) -> VegaPolicy:
+    args: argparse.Namespace, demos: Demonstrations, known: VegaPolicy | None, source: TokenSource | None,
+    rows: NDArray[np.int64], before: VegaConfig | None = None,
+) -> VegaPolicy:  # fmt: skip
     """A new policy; all weights that it shares with `known` are taken from there.
 
-    Without a `source`, that of `known` stays, and its fusion with it.
+    Without a `source`, that of `known` stays, and its fusion with it.  rows: which are learned.  before: of the policy
+    that a training goes on with.
     """
     world = None
     if source is not None:
@@ -61,26 +67,48 @@ def build_policy(
         shared = {key: value for key, value in known.state_dict().items() if not key.startswith("world.")}
         policy.load_state_dict(shared | {k: v for k, v in policy.state_dict().items() if k.startswith("world.")})
         return policy
-    config = new_config(args, demos, world)
+    config = new_config(args, demos, world, normalisation(args, demos, rows, before))
     if args.tokens == NO_TOKENS:
         config, source = as_large_without(config, source), None
     policy = VegaPolicy(config, source)
     if args.warm_start is not None:
         take_what_fits(policy, load_vega_policy(args.warm_start))
+    if policy.progress is not None and np.isnan(demos.data["progress"]).all():
+        believe_nothing(policy.progress)
     return policy
 
 
-def new_config(args: argparse.Namespace, demos: Demonstrations, world: WorldViewConfig | None) -> VegaConfig:
-    """Of a policy that begins with these demonstrations."""
+def normalisation(
+    args: argparse.Namespace, demos: Demonstrations, rows: NDArray[np.int64], before: VegaConfig | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of proprioception: over the rows that are learned, or over all with --normalise all.
+
+    A training from before the first was done goes on as it began.
+    """
+
+    def over(proprio: NDArray[np.generic]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        mean, std = proprio.mean(axis=0), proprio.std(axis=0)
+        return tuple(round(float(v), 6) for v in mean), tuple(round(float(max(v, 0.01)), 6) for v in std)
+
+    whole = over(demos.data["proprio"])
+    as_before = before is not None and (before.proprio_mean, before.proprio_std) == whole
+    return whole if args.normalise == "all" or as_before else over(demos.data["proprio"][rows])
+
+
+def new_config(
+    args: argparse.Namespace, demos: Demonstrations, world: WorldViewConfig | None,
+    proprio: tuple[tuple[float, ...], tuple[float, ...]],
+) -> VegaConfig:  # fmt: skip
+    """Of a policy that begins with these demonstrations.  proprio: its mean and deviation."""
+    # Of what is held out too, on purpose: a policy that could not be told it could not be judged by it.
     words, things = vocabulary([*demos.wordings.of, *further_sentences(args.sentences)])
-    mean, std = demos.data["proprio"].mean(axis=0), demos.data["proprio"].std(axis=0)
     return VegaConfig(
         name=args.name,
         cameras=CAMERAS,
         words=words,
         things=things,
-        proprio_mean=tuple(round(float(v), 6) for v in mean),
-        proprio_std=tuple(round(float(max(v, 0.01)), 6) for v in std),
+        proprio_mean=proprio[0],
+        proprio_std=proprio[1],
         text_encoder=args.text_encoder,
         remembers=args.remember,
         encoder_blocks=args.encoder_blocks,
@@ -97,6 +125,12 @@ def check_sentences(policy: VegaPolicy, demos: Demonstrations) -> None:
                 "English ones into meta/tasks.parquet."
             )
         policy.vocabulary.encode(sentence)
+
+
+def believe_nothing(progress: nn.Linear) -> None:
+    """Where no dataset tells of progress none is learned, and all rows say that nothing was believed before."""
+    nn.init.zeros_(progress.weight)
+    nn.init.constant_(progress.bias, NOTHING)
 
 
 def as_large_without(config: VegaConfig, source: TokenSource | None) -> VegaConfig:

@@ -57,7 +57,10 @@ class Distillation:
         self.world = _teacher(self.policy, args.policy)
         if args.output.resolve() == folder.resolve():
             raise VegaError(f"The policy in {folder} would be overwritten: give another --output.")
-        self.demos = Demonstrations(args.data, self.policy.config.cameras, args.cache or args.output)
+        # Pictures alone are learned from: where the base stands does not matter.
+        self.demos = Demonstrations(
+            args.data, self.policy.config.cameras, args.cache or args.output, base=(0.0, 0.0, 0.0)
+        )  # fmt: skip
         decides = {"--data": self.demos.fingerprint, LEFT_OUT: self.demos.left_out}
         self.decides = decisive(args, "hold_out", "seed", "lr") | decides
         learned, held_out = self.demos.split(args.hold_out)

@@ -48,12 +48,13 @@ class Learner(nn.Module):
         parts = {
             "action": F.l1_loss(decision.actions.float(), batch.actions),
             "target_m": _known_l1(self.target(decision.hidden.float()), batch.target),
-            **self._grounding(decision.grounding, batch.points),
+            **self._grounding(decision.grounding, batch.points, batch.pointed),
         }
         total = parts["action"] + TARGET_WEIGHT * parts["target_m"]
         total = total + MAP_WEIGHT * parts["map"] + POINT_WEIGHT * parts["point"]
         if decision.progress is not None:
-            parts["progress"] = self._progress_loss(decision.progress, batch.progress)
+            told = torch.isfinite(batch.progress)
+            parts["progress"] = _of_known(self._progress_loss, decision.progress, batch.progress, told)
             total = total + PROGRESS_WEIGHT * parts["progress"]
         if batch.meaning is not None:
             meant = self.meaning(self.policy.text(batch.ids).float())
@@ -62,9 +63,9 @@ class Learner(nn.Module):
         return total, {key: value.detach() for key, value in parts.items()}
 
     def _grounding(
-        self, grounding: Mapping[str, Mapping[str, Tensor]], wanted: Mapping[str, Tensor]
+        self, grounding: Mapping[str, Mapping[str, Tensor]], wanted: Mapping[str, Tensor], told: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """How well each camera's map, point and presence say where the teacher headed for."""
+        """How well each camera's map, point and presence say where the teacher headed for, where that is told."""
         maps, points = [], []
         for camera, seen in grounding.items():
             size = self.policy.config.cameras[camera].output_size
@@ -74,7 +75,8 @@ class Learner(nn.Module):
             cell = (wanted[camera].nan_to_num() + 0.5) / SemanticEncoder.stride - 0.5
             goal = cell / (torch.tensor(size, device=cell.device) / SemanticEncoder.stride - 1) * 2 - 1
             points.append(((seen["point"] - goal).abs().sum(-1) * valid).sum() / valid.sum().clamp(min=1))
-            points.append(0.1 * F.binary_cross_entropy_with_logits(seen["presence"].float(), valid))
+            presence = seen["presence"].float()
+            points.append(0.1 * _of_known(F.binary_cross_entropy_with_logits, presence, valid, told[camera]))
         return {"map": torch.stack(maps).sum(), "point": torch.stack(points).sum()}
 
 
@@ -82,6 +84,13 @@ def _known_l1(found: Tensor, wanted: Tensor) -> Tensor:
     """Mean distance of what is not NaN."""
     known = torch.isfinite(wanted)
     return ((found - wanted.nan_to_num()).abs() * known).sum() / known.sum().clamp(min=1)
+
+
+def _of_known(
+    loss: Callable[[Tensor, Tensor], Tensor], found: Tensor, wanted: Tensor, known: Tensor
+) -> Tensor:  # fmt: skip
+    """A mean loss over those of a batch (B,) that are known; 0, with no gradient but 0, where none is."""
+    return loss(found[known], wanted[known]) if bool(known.any()) else 0.0 * found.float().sum()
 
 
 def token_targets(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

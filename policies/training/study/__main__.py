@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from policies.files.command_line import (
     MOST_SEED,
     add_threads,
@@ -22,6 +24,7 @@ from policies.files.command_line import (
     whole,
 )
 from policies.files.processes import each_in_its_process
+from policies.training import train_nano
 from policies.training.study import page
 from policies.training.study.arms import SEVEN, WINDOW
 from policies.training.study.planning import plan
@@ -47,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--drop-semantic", type=float, default=0.2, metavar="P", help="see train_nano")
     parser.add_argument("--mask-patches", type=float, default=0.2, metavar="P", help="see train_nano")
     parser.add_argument("--language-teacher", action="store_true", help="see train_nano")
+    train_nano.add_base(parser)
     parser.add_argument("--window", type=int, default=WINDOW, help="frames of the arm of that name, 1 + 4 n")
     parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at the same time")
     add_threads(parser, "torch threads of each")
@@ -79,6 +83,8 @@ def study_of(args: argparse.Namespace) -> Study:
         args.hold_out, "--drop-semantic", args.drop_semantic, "--mask-patches", args.mask_patches,
     ]  # fmt: skip
     words += ["--language-teacher"] if args.language_teacher else []
+    # Without exponents, whose minus sign argparse takes for an option's.
+    words += ["--base", *(np.format_float_positional(value, trim="0") for value in args.base)] if args.base else []
     return Study(
         args.output, tuple(args.data), args.world_simulator, tuple(dict.fromkeys(args.arms)), tuple(args.seeds),
         tuple(map(str, words)), args.window, args.threads,

@@ -22,12 +22,14 @@ from policies.files.made_once import write_whole
 from policies.fusion.imagenet import ImageNetEncoder
 from policies.training import train_nano
 from policies.training.curves import LOG, read_log
+from policies.training.recordings import Recording
 from policies.training.study.arms import arm_named, simulator_of
 from policies.types import VegaError
 
 OPTIONS_FILE, RUN_FILE = "options.json", "run.json"
-# The study whose numbers are published learned so, and more runs of it are to be comparable: no arm remembers anything.
-PROGRESS = ("--progress-loss", "l1")
+# The study whose numbers are published learned so, and more runs of it are to be comparable: no arm remembers anything,
+# and held-out episodes are among those by which proprioception is normalised.
+AS_PUBLISHED = ("--progress-loss", "l1", "--normalise", "all")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,11 @@ class Study:
                     f"The study in {self.output} has another {other[0]} ({before.get(other[0])}, now "
                     f"{self.options[other[0]]}): go on with the same, or give another --output."
                 )
-        for run in self.runs:
-            train_nano.check(train_nano.arguments(run.told()))
+        told = [train_nano.arguments(run.told()) for run in self.runs]
+        for args in told:
+            train_nano.check(args)
+        for folder in self.data if told else ():
+            Recording(folder).base(told[0].base)
         if keep and not path.is_file():
             write_whole(path, json.dumps(self.options, indent=1) + "\n")
 
@@ -116,7 +121,7 @@ class Run:
         return [
             "--data", *data, "--output", str(output or self.folder), "--name", self.name,
             "--world-simulator", str(simulator), "--tokens", arm_named(self.arm).tokens, "--cache", str(cache),
-            "--seed", str(self.seed), "--threads", str(study.threads), *PROGRESS, *study.words,
+            "--seed", str(self.seed), "--threads", str(study.threads), *AS_PUBLISHED, *study.words,
         ]  # fmt: skip
 
     def train(self, ahead: float, label: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +34,20 @@ from policies.world_simulator.unet import save_unet, small_unet
 from policies.world_simulator.vae import WanEncoder, load_encoder
 
 FOLDER = "world_simulator"  # below the output
+VAE_STATE, TRANSFORMER_STATE = "vae", "transformer"  # files' stems
+VAE = "--vae-steps (the VAE itself)"  # among what decides a transformer: its weights are about that one's latents
+LATENTS = "latents"  # in its state: by what they are normalised, as the VAE's config has it
 # Convolutions know no place: squares teach the VAE as much as whole pictures, and more of them fit into a step.
 VAE_SIDE, SINGLE = 64, 0.75  # px; share of steps
 
 
 def optimise(
     name: str, module: nn.Module, loss: Callable[[np.random.Generator], Tensor], args: argparse.Namespace, steps: int,
-    data: Mapping[str, str], bf16: bool = True,
+    data: Mapping[str, str], bf16: bool = True, kept: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Adam with a warm-up and a cosine; goes on from <output>/<name>.pt, which it writes every --save-every steps.
 
-    data: option -> fingerprint of what is learned from.
+    data: option -> fingerprint of what is learned from.  kept: what else its state holds.
     """
     path, decides = args.output / f"{name}.pt", decisive(args, "seed", "batch", "lr") | dict(data)
     optimizer = torch.optim.AdamW(module.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -69,7 +75,7 @@ def optimise(
             print(f"{name} {done}/{steps} loss {mean:.4f}, {left / 60:.1f} min left", flush=True)
         if done % args.save_every == 0 or done == steps:
             parts = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-            save_state(path, parts, decides)
+            save_state(path, {**parts, **kept}, decides)
 
 
 @torch.no_grad()
@@ -90,14 +96,41 @@ def note_latents(vae: AutoencoderKLWan, clips: Clips) -> None:
 def train(args: argparse.Namespace) -> None:
     begin(args.seed, args.threads, args.output)
     if args.unet_beside is None:
-        train_wan(Clips(args.data), args)
+        latents = latents_of_before(args)
+        train_wan(Clips(args.data), args, latents)
     else:
         encoder = load_encoder(args.unet_beside / "vae", torch.device("cpu"), torch.float32)  # before reading videos
         train_unet(encoder, Clips(args.data), args)
 
 
-def train_wan(clips: Clips, args: argparse.Namespace) -> None:
-    """Both stages of a world simulator."""
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """Tells a module's weights (its `state_dict`) from others of the same shapes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def latents_of_before(args: argparse.Namespace) -> dict[str, list[float]] | None:
+    """By what a transformer that goes on had its latents normalised; None for a new one, and where it does not say.
+
+    They are not found anew: another machine's sums end in other bits.  Raises VegaError, before the VAE learns on and
+    replaces what is there, where it would be another than the transformer's.
+    """
+    path, vae = (args.output / f"{name}.pt" for name in (TRANSFORMER_STATE, VAE_STATE))
+    if not path.exists():
+        return None
+    now = f"one of {args.vae_steps} steps"
+    if vae.exists():
+        with going_on(vae, "module") as state:
+            if state["step"] >= args.vae_steps:
+                now = fingerprint_of(state["module"])
+    with going_on(path, decides={VAE: now}) as state:
+        return state.get(LATENTS)
+
+
+def train_wan(clips: Clips, args: argparse.Namespace, latents: Mapping[str, list[float]] | None) -> None:
+    """Both stages of a world simulator.  latents: as `latents_of_before` gives them."""
     vae, transformer = small_vae(), small_transformer()
     generator, blocks = Generator(transformer), len(transformer.blocks)
     if not 0 <= args.tap < blocks:
@@ -105,6 +138,13 @@ def train_wan(clips: Clips, args: argparse.Namespace) -> None:
     held_out = Clips(args.held_out) if args.held_out else None  # before hours of training
     print(f"{len(clips)} videos, VAE {_millions(vae)}, transformer {_millions(generator)}", flush=True)
     train_vae(vae, clips, args)
+    if latents is None:
+        note_latents(vae, clips)
+    else:
+        vae.register_to_config(**latents)
+    shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1), "agentview")
+    with torch.no_grad():
+        picture(args.output / "reconstructions.png", shown, vae.decode(vae.encode(shown).latent_dist.mode()).sample)
     mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
 
     def encode(video: Tensor) -> Tensor:
@@ -115,7 +155,9 @@ def train_wan(clips: Clips, args: argparse.Namespace) -> None:
         video: Tensor = vae.decode(latents * std + mean).sample
         return video
 
-    train_generator("transformer", generator, encode, clips, args, {"--data": clips.fingerprint})
+    data = {"--data": clips.fingerprint, VAE: fingerprint_of(vae.state_dict())}
+    kept = {LATENTS: {name: list(vae.config[name]) for name in ("latents_mean", "latents_std")}}
+    train_generator(TRANSFORMER_STATE, generator, encode, clips, args, data, kept=kept)
     rows, columns = CANVAS["agentview"]
     shape = (4, LATENT_CHANNELS, 2, rows // 8, columns // 8)
     with torch.no_grad():
@@ -142,9 +184,9 @@ def train_unet(encoder: WanEncoder, clips: Clips, args: argparse.Namespace) -> N
 
 def train_generator(
     name: str, generator: Generator, encode: Callable[[Tensor], Tensor], clips: Clips, args: argparse.Namespace,
-    data: Mapping[str, str], bf16: bool = True,
+    data: Mapping[str, str], bf16: bool = True, kept: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """The second stage.  encode: videos (B, 3, T, H, W) in [-1, 1] -> normalised latents."""
+    """The second stage.  encode: videos (B, 3, T, H, W) in [-1, 1] -> normalised latents.  Else as `optimise`."""
 
     def loss(rng: np.random.Generator) -> Tensor:
         frames = 1 if rng.random() < 0.5 else CLIP_FRAMES
@@ -152,12 +194,12 @@ def train_generator(
             latents = encode(clips.batch(args.batch * 4, frames, rng))
         return generator.loss(latents)
 
-    optimise(name, generator, loss, args, args.transformer_steps, data, bf16)
+    optimise(name, generator, loss, args, args.transformer_steps, data, bf16, kept)
     generator.eval().requires_grad_(False)
 
 
 def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> None:
-    """The first stage; the latents' mean and deviation go into the VAE's configuration."""
+    """The first stage."""
 
     def reconstruct(rng: np.random.Generator) -> Tensor:
         # Most of the steps on single frames, which is what `per_frame` gives it.
@@ -165,12 +207,8 @@ def train_vae(vae: AutoencoderKLWan, clips: Clips, args: argparse.Namespace) -> 
         count, frames = (6 * args.batch, 1) if single else (2 * args.batch, CLIP_FRAMES)
         return vae_loss(vae, clips.batch(count, frames, rng, side=VAE_SIDE))
 
-    optimise("vae", vae, reconstruct, args, args.vae_steps, {"--data": clips.fingerprint})
+    optimise(VAE_STATE, vae, reconstruct, args, args.vae_steps, {"--data": clips.fingerprint})
     vae.eval().requires_grad_(False)
-    note_latents(vae, clips)
-    shown = clips.batch(2, CLIP_FRAMES, np.random.default_rng(1), "agentview")
-    with torch.no_grad():
-        picture(args.output / "reconstructions.png", shown, vae.decode(vae.encode(shown).latent_dist.mode()).sample)
 
 
 def _millions(module: nn.Module) -> str:
