@@ -35,7 +35,7 @@ from policies.training.optimisation import (
     set_learning_rate,
     smoothed,
 )
-from policies.training.spatial.films import Films, WorldTokens, categories, film_files, read_films
+from policies.training.spatial.films import Films, WorldTokens, categories, film_files, films_sha256, read_films
 from policies.training.spatial.learner import Batch, SpatialLearner, labels
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -80,6 +80,7 @@ class Training:
         files, held_out = chosen_films(args)
         self.decides = decisive(args, "held_out", "without_prior", "seed", "batch", "lr") | {
             "--data": hashlib.sha256(json.dumps([read_json(p) for p in (*files, *held_out)]).encode()).hexdigest()[:12],
+            "--data (its films)": films_sha256((*files, *held_out))[:12],  # apart: older states do not have it
             "--world-simulator": checkpoint_sha256(str(args.world_simulator))[:12],
         }
         check_decided(args.output / STATE_FILE, self.decides)  # before tokens of all frames
