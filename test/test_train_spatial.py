@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import replace
@@ -17,7 +18,7 @@ from policies.spatial.models import GroundingModel, load_spatial_model
 from policies.spatial.nano.config import SpatialConfig
 from policies.training import train_spatial
 from policies.training.spatial.films import WorldTokens, film_files, read_films
-from policies.training.spatial.training import Training
+from policies.training.spatial.training import Training, chosen_films
 from policies.types import SceneModel, SceneView, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 from sim.results.video import write_video
@@ -173,6 +174,23 @@ def test_films_made_anew_are_no_films_to_go_on_with(tmp_path: Path, capsys: pyte
     options = ["--data", str(films), "--output", str(output), "--steps", "6", "--batch", "2", *words]
     assert train_spatial.main(options) == 2
     assert "began with another --data (its films)" in capsys.readouterr().err
+
+
+def test_another_split_is_not_held_out_unheard(tmp_path: Path) -> None:
+    write_film(tmp_path / "films", "train_0000_000", 0)
+    for split in ("layouts", "nouns"):
+        write_film(tmp_path / "films", f"{split}_0000_000", 1)
+    for output, first in ((tmp_path / "some", "layouts"), (tmp_path / "none", "")):
+        output.mkdir()
+        args = argparse.Namespace(output=output, data=[tmp_path / "films"], held_out=first)
+        begun = chosen_films(args)
+        lists = json.loads((output / "films.json").read_text())
+        for named in (lists, {part: lists[part] for part in ("train", "held_out")}):  # older ones do not name it
+            (output / "films.json").write_text(json.dumps(named))
+            assert chosen_films(args) == begun
+            for other in {"layouts", "nouns", ""} - {first}:
+                with pytest.raises(VegaError, match=f"began with --held-out '{first}': give the same again"):
+                    chosen_films(argparse.Namespace(**(vars(args) | {"held_out": other})))
 
 
 def test_both_arms_have_as_many_parameters_and_one_is_blind_to_the_prior(data: Path, tmp_path: Path) -> None:
