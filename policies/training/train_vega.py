@@ -24,12 +24,23 @@ from policies.types import VegaError
 
 def plan(options: argparse.Namespace) -> int:
     """Print what the run would cost at full size."""
+    import torch
+
     from policies.training.vega.plan import NOT_COUNTED, make_plan
 
-    made = make_plan(options.lora_rank, options.micro, options.checkpointing)
-    print(f"learning, counted: {made.learning / 1e6:.0f} M parameters")
-    print(f"weights, counted: {made.weights / 1e9:.1f} GB on each GPU")
-    print(f"gradients and AdamW, counted: {made.gradients_and_optimizer / 1e9:.1f} GB")
+    if options.shard and options.gpus < 2:
+        raise VegaError("One GPU has nobody to share weights with: leave --shard out, or give more --gpus.")
+    among = options.gpus if options.shard else 1
+    made = make_plan(
+        options.lora_rank, options.micro, options.checkpointing,
+        dtype=getattr(torch, options.dtype), among=among,
+    )  # fmt: skip
+    print(f"learning, counted: {made.learning / 1e6:.0f} M parameters, computed in {options.dtype}")
+    whose, spread = (", the policy's", f" spread over {among}") if options.shard else ("", "")
+    print(f"weights, counted: {made.weights / 1e9:.1f} GB on each GPU{whose}{spread}")
+    if options.shard:
+        print(f"weights that each GPU has whole at a time, counted: {made.gathered / 1e9:.1f} GB")
+    print(f"gradients and AdamW, counted: {made.gradients_and_optimizer / 1e9:.1f} GB on each GPU{spread}")
     print(f"activations of {options.micro} samples, counted: {made.activations / 1e9:.1f} GB")
     print(f"in all: {made.gigabytes:.1f} GB on each GPU")
     step = made.operations_per_sample * options.batch
