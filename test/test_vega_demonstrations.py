@@ -232,6 +232,25 @@ def test_all_data_sets_of_an_rlds_folder_are_read(rlds: Path) -> None:
     assert len(read_demonstrations(rlds / "suite_2", CAMERAS, told)) == 1
 
 
+def test_pictures_of_rlds_that_do_not_fit_into_memory_are_one_sentence(
+    rlds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many there are, nobody says before they are read: those of the first that is too much are the last read."""
+    told, read = Told(), []
+    demos = read_demonstrations(rlds, CAMERAS, told)
+    size = sum(demo.picture(camera, i).nbytes for demo in demos for camera in CAMERAS for i in range(len(demo.actions)))
+    assert any(f"{size / 1e9:.3g} GB of memory in every process" in text for text in told)
+    one = readers._rlds_episode
+    monkeypatch.setattr(readers, "_rlds_episode", lambda *given: read.append(given) or one(*given))
+    monkeypatch.setattr(readers, "available_bytes", lambda device: size)
+    assert len(read_demonstrations(rlds, CAMERAS, told)) == len(read) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each holds them
+    read.clear()
+    with pytest.raises(VegaError, match=r"take more than .* \(2 here\) .* are free: give fewer episodes"):
+        read_demonstrations(rlds, CAMERAS, told)
+    assert len(read) == 2
+
+
 def test_two_versions_of_an_rlds_data_set_are_not_learned_twice(rlds: Path) -> None:
     newer = rlds / "suite_2" / "1.0.1"
     newer.mkdir()
