@@ -21,7 +21,7 @@ from policies.measuring.counted import on_meta
 from policies.openvla import policy as openvla_policy
 from policies.openvla.policy import VegaOpenVLA
 from policies.training.train_vega import main
-from policies.training.vega import plan, publishing, tokens
+from policies.training.vega import demonstrations, plan, publishing, tokens
 from policies.training.vega.demonstrations import Samples
 from policies.training.vega.learner import VegaLearner
 from policies.training.vega.plan import make_plan
@@ -313,6 +313,27 @@ def test_the_warm_up_is_openvla_ofts():
     course = Course(100, 1, 1, 1.0, 50, 10, 1, 1)
     assert [course.rate_at(step) for step in (0, 4, 9, 10)] == pytest.approx([0.19, 0.55, 1.0, 1.0])
     assert course.rate_at(50) == pytest.approx(0.1) and Course(100, 1, 1, 1.0, 50, 0, 1, 1).rate_at(0) == 1.0
+
+
+def test_a_run_goes_on_with_the_episodes_that_it_has_held_out(room, tmp_path, monkeypatch):
+    """A share of 0.4 was once every second; a state from then does not say so."""
+    asked = ("--holdout", "0.4", "--decay-step", "2")
+    split, rule, kept = demonstrations.held_out, "--holdout (which episodes)", []
+    watched = lambda *given: kept.append(split(*given)[1]) or split(*given)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(demonstrations, "held_out", lambda given, share, *_: watched(given, share, demonstrations.EVERY))
+        assert main(words(room, room / "policy", tmp_path, 1, *asked)) == 0
+    state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+    del state["decides"][rule]
+    torch.save(state, tmp_path / "training_state.pt")
+    monkeypatch.setattr(demonstrations, "held_out", watched)
+    for steps in (2, 3):  # what it writes now is gone on with alike
+        assert main(words(room, room / "policy", tmp_path, steps, *asked)) == 0
+        state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+        assert state["step"] == steps and state["decides"][rule] == demonstrations.EVERY
+    assert main(words(room, room / "policy", tmp_path / "new", 1, *asked)) == 0
+    numbers = [[float(demo.actions[0, 0]) for demo in aside] for aside in kept]
+    assert numbers[0] == numbers[1] == numbers[2] != numbers[3] and [*map(len, numbers)] == [1] * 4
 
 
 SMALL = replace(REDUCED, dinov2=(64, 3, 128), siglip=(80, 3, 128), llama=(64, 2, 128, 4), tap=1)

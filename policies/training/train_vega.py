@@ -61,9 +61,9 @@ def train(options: argparse.Namespace) -> int:
 
     from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla, split_name
     from policies.openvla.config import part_files, read_policy_config
-    from policies.training.optimisation import check_decided, decisive
+    from policies.training.optimisation import check_decided, decided, decisive
     from policies.training.vega.batches import Batches
-    from policies.training.vega.demonstrations import Samples, fingerprint, held_out
+    from policies.training.vega.demonstrations import EVENLY, EVERY, Samples, fingerprint, held_out
     from policies.training.vega.engine import device_of, open_engine
     from policies.training.vega.learner import VegaLearner
     from policies.training.vega.opening import asked_data_set, data_set_of, open_policy
@@ -96,7 +96,11 @@ def train(options: argparse.Namespace) -> int:
     policy, whose = open_policy(folder, config, key, demonstrations, device_of(engine), options.dtype)
     if engine.is_main_process:
         print(f"pictures of {', '.join(config.cameras)}; by the statistics '{key}' {whose}", flush=True)
-    learned, kept = held_out(demonstrations, options.holdout)
+    before, which = decided(options.output / STATE_FILE), "--holdout (which episodes)"
+    # One that goes on keeps aside what it has not learned from; older states do not say how that was chosen.
+    rule = EVENLY if before is None else str(before.get(which, EVERY))
+    learned, kept = held_out(demonstrations, options.holdout, rule)
+    decides[which] = rule
     chunk = policy.model.info.chunk_length
     parts = [Samples(part, chunk) for part in (learned, kept) if part]
     # Apart from --data, by which states from before 2026-12 know of first pictures alone.
