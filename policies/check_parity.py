@@ -2,7 +2,7 @@
 
 DIR is a folder of golden vectors, of one of three kinds: a Wan (`transformer/`, `cases.npz`, and perhaps `vae/` with
 `world_cases.npz`, and `fusions.npz`), an OpenVLA-OFT checkpoint (`config.json`, ..., with `cases.npz`,
-`libero_observation.npz` and/or `prompts.json`), or spatial reasoning (see `policies/spatial/parity.py`).  Prints a line
+`libero_observation.npz` and/or `prompts.json`), or spatial reasoning (see `policies/parity/spatial.py`).  Prints a line
 `quantity max_error tolerance ok|FAIL` for each and exits 1 if one fails.
 """
 

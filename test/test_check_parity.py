@@ -125,6 +125,47 @@ def test_bad_folders_are_named(tmp_path, capsys):
     assert "num_layers" in capsys.readouterr().err
 
 
+def _empty(path, **arrays):
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    "file, write, sentence",
+    [
+        ("preprocess.npz", _empty, "preprocess.npz' holds no case"),
+        ("fusion_variants.npz", _empty, "fusion_variants.npz' holds no case"),
+        ("scene3d.npz", _empty, "lack 'depth_mm'"),
+        ("qwen_vega_tiny", lambda path: path.mkdir() or np.savez(path / "cases.npz"), "cases.npz' holds no case"),
+        ("qwen_vega_tiny", lambda path: path.write_text("a file"), "holds no case"),
+        ("preprocess.npz", lambda path: path.write_bytes(b"PK\x03\x04aaaa"), "preprocess.npz' is no readable .npz"),
+        ("preprocess.npz", lambda path: path.write_bytes(b""), "preprocess.npz' is no readable .npz"),
+        ("scene3d.npz", lambda path: np.save(path.open("wb"), np.zeros(3)), "scene3d.npz' is no readable .npz"),
+        ("vsi_scores.json", lambda path: path.write_text("[]"), "vsi_scores.json' holds no JSON object"),
+        ("scene3d_metrics.json", lambda path: path.write_text("{"), "scene3d_metrics.json' is not readable JSON"),
+        ("vsi_scores.json", lambda path: path.write_text('{"questions": []}'), "nothing under 'questions'"),
+        ("vsi_scores.json", lambda path: path.write_text('{"questions": 3}'), "do not fit"),
+        ("scene3d_metrics.json", lambda path: path.write_text('{"scanrefer": {"items": []}}'), "'scanrefer.items'"),
+    ],
+)
+def test_a_file_without_a_case_or_damaged_is_one_sentence(file, write, sentence, tmp_path, capsys):
+    write(tmp_path / file)
+    assert main([str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and told.strip().count("\n") == 0
+
+
+def test_fusions_and_prompts_without_a_case_are_no_agreement(tmp_path, capsys):
+    copy = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan", ignore=shutil.ignore_patterns("world_cases.npz"))
+    np.savez(copy / "fusions.npz")
+    assert main([str(copy)]) == 2 and "fusions.npz' holds no case" in capsys.readouterr().err
+    (copy / "fusions.npz").write_bytes((GOLDEN / "wan_tiny" / "fusions.npz").read_bytes()[:-100])
+    assert main([str(copy)]) == 2 and "fusions.npz' is no readable .npz" in capsys.readouterr().err
+    aside = shutil.ignore_patterns("cases.npz", "libero_observation.npz")
+    copy = shutil.copytree(GOLDEN / "openvla_oft_tiny", tmp_path / "openvla", ignore=aside)
+    (copy / "prompts.json").write_text("{}")
+    assert main([str(copy)]) == 2 and "prompts.json' holds no case" in capsys.readouterr().err
+
+
 def test_inputs_that_do_not_fit_are_named(tmp_path, capsys):
     copy = shutil.copytree(GOLDEN / "wan_tiny", tmp_path / "wan")
     with np.load(copy / "cases.npz") as arrays:

@@ -13,7 +13,7 @@ import torch
 from benchmarks.training import farthest
 from benchmarks.wire_judge.controller import Controller, Limits, Point, Verdict
 from policies.measuring import speed
-from policies.spatial import parity
+from policies.parity import spatial as parity
 from policies.spatial.scores import boxes, vsi
 
 GOLDEN = Path(__file__).parent / "golden" / "spatial"

@@ -92,6 +92,34 @@ def test_with_a_perfect_map_every_question_of_the_benchmark_is_answered_right(se
         assert 0.0 <= sure <= 1.0
 
 
+ROUTE = ("red mug", "plate", "basket", "milk carton", "stove")
+CORNERS = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))  # left, right, left
+
+
+def route(stops: int, *options: str) -> tuple[str, float]:
+    """What is answered about the first stops of a staircase seen from above, and the confidence."""
+    boxes = [Box(np.array([*at, 0.05]), np.full(3, 0.1), 0.0) for at in CORNERS]
+    things = tuple(found(i, THINGS.index(said), box) for i, (said, box) in enumerate(zip(ROUTE, boxes, strict=True)))
+    made = SceneMap(things, np.zeros((1, 5)), 1e-8 * np.eye(10), np.ones(1))
+    steps = [f"Go forward until the {said}. [please fill in]." for said in ROUTE[1:stops]]
+    text = f"You are a robot beginning at the {ROUTE[0]} facing the {ROUTE[1]}. You want to go on. {' '.join(steps)}"
+    lettered = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
+    return Answerer(made, NOUNS, 0.25).answer(read("\n".join([text, *(["Options:", *lettered] if options else [])])))
+
+
+def test_a_route_has_as_many_turns_as_it_has_corners() -> None:
+    right = ["Turn Left", "Turn Right", "Turn Left"]
+    for stops in (3, 4, 5):
+        turns = ", ".join(right[: stops - 2])
+        assert route(stops) == (turns, pytest.approx(0.9))
+        others = [", ".join(["Turn Back", *right[1 : stops - 2]]), ", ".join(["Turn Right"] * (stops - 2))]
+        assert route(stops, others[0], turns, others[1]) == ("B", pytest.approx(0.9))
+    assert route(5, "Turn Left, Turn Right", "Turn Left")[1] == 0.0, "sure of an option with other turns"
+    long = "beginning at the stove facing the basket. " + "Go forward until the basket. " * 18
+    with pytest.raises(VegaError, match="A route of 17 turns is too long: ask about 8"):
+        Answerer(scene(0)[1], NOUNS, 0.25).answer(read(long))
+
+
 @settings(max_examples=30, deadline=None)
 @given(SEEDS)
 def test_the_gap_of_two_footprints_is_that_of_their_closest_points(seed: int) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from policies.checkpoints import load_scene_model
+from policies.checkpoints import HERE, load_scene_model
 from policies.spatial.models import GroundingModel, load_spatial_model
+from policies.spatial.nano.config import SpatialConfig
 from policies.training import train_spatial
-from policies.training.spatial.films import film_files, read_films
-from policies.training.spatial.training import Training
+from policies.training.spatial.films import WorldTokens, film_files, read_films
+from policies.training.spatial.training import Training, chosen_films
 from policies.types import SceneModel, SceneView, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 from sim.results.video import write_video
@@ -121,6 +125,74 @@ def test_tokens_that_float16_does_not_hold_are_refused(
     assert not list(tmp_path.glob("world_tokens*.npy"))
 
 
+def test_what_is_kept_of_films_is_of_these_films_and_of_this_simulator(tmp_path: Path) -> None:
+    """Other weights where the simulator was, other pictures where a film was, another camera: nothing old is taken."""
+    films, shown = tmp_path / "films", [0]
+    write_film(films, "train_0000_000", 0)
+    files = film_files([films], "train")
+    config = SpatialConfig("made", ("milk carton", "red mug"))
+    folder = shutil.copytree(HERE / "vega_nano" / "world_simulator", tmp_path / "simulator")
+
+    def kept(config: SpatialConfig) -> tuple[np.ndarray, torch.Tensor]:
+        simulator = LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32).looking(
+            canvas=config.canvas, grid=config.grid, view=(0.0, 0.0, 1.0, 1.0)
+        )
+        read = read_films(files, config, tmp_path)
+        tokens = WorldTokens(simulator, read, tmp_path).batch(np.array(shown), np.array([False]))
+        frames = torch.from_numpy(np.array(read.pictures[shown]))
+        assert torch.allclose(tokens, simulator(frames[:, None]), atol=0.02), "tokens of another simulator or picture"
+        return np.array(read.pictures), tokens
+
+    pictures, tokens = kept(config)
+    written = sorted(path.name for path in tmp_path.glob("*.npy"))
+    again = kept(config)
+    assert np.array_equal(again[0], pictures) and torch.equal(again[1], tokens)
+    assert sorted(path.name for path in tmp_path.glob("*.npy")) == written, "computed twice"
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 1.3 * value for name, value in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    assert not torch.allclose(kept(config)[1], tokens, atol=0.02)
+    assert not np.array_equal(kept(replace(config, fovy_deg=40.0))[0], pictures)
+    content = json.loads(files[0].read_text())
+    content["intrinsics"][0][0] *= 1.2
+    files[0].write_text(json.dumps(content))
+    assert not np.array_equal(kept(config)[0], pictures)
+    write_film(films, "train_0000_000", 77)
+    assert not np.array_equal(kept(config)[0], pictures)
+
+
+def test_films_made_anew_are_no_films_to_go_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    films, output = tmp_path / "films", tmp_path / "output"
+    write_film(films, "train_0000_000", 0)
+    words = ("--held-out", "", "--without-prior")
+    run(films, output, 2, *words)
+    state = torch.load(output / "training_state.pt", weights_only=True)
+    del state["decides"]["--data (its films)"]  # as one that was written before
+    torch.save(state, output / "training_state.pt")
+    run(films, output, 4, *words)
+    assert "from step 2 of 4" in capsys.readouterr().out
+    write_film(films, "train_0000_000", 77)
+    options = ["--data", str(films), "--output", str(output), "--steps", "6", "--batch", "2", *words]
+    assert train_spatial.main(options) == 2
+    assert "began with another --data (its films)" in capsys.readouterr().err
+
+
+def test_another_split_is_not_held_out_unheard(tmp_path: Path) -> None:
+    write_film(tmp_path / "films", "train_0000_000", 0)
+    for split in ("layouts", "nouns"):
+        write_film(tmp_path / "films", f"{split}_0000_000", 1)
+    for output, first in ((tmp_path / "some", "layouts"), (tmp_path / "none", "")):
+        output.mkdir()
+        args = argparse.Namespace(output=output, data=[tmp_path / "films"], held_out=first)
+        begun = chosen_films(args)
+        lists = json.loads((output / "films.json").read_text())
+        for named in (lists, {part: lists[part] for part in ("train", "held_out")}):  # older ones do not name it
+            (output / "films.json").write_text(json.dumps(named))
+            assert chosen_films(args) == begun
+            for other in {"layouts", "nouns", ""} - {first}:
+                with pytest.raises(VegaError, match=f"began with --held-out '{first}': give the same again"):
+                    chosen_films(argparse.Namespace(**(vars(args) | {"held_out": other})))
+
+
 def test_both_arms_have_as_many_parameters_and_one_is_blind_to_the_prior(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "with", 2, "--held-out", "")
     run(data, tmp_path / "without", 2, "--held-out", "", "--without-prior")
@@ -138,7 +210,6 @@ def test_both_arms_have_as_many_parameters_and_one_is_blind_to_the_prior(data: P
 
 def test_a_mirrored_frame_is_a_true_one(data: Path, tmp_path: Path) -> None:
     """Seen in a mirror: every centre at the mirrored pixel, as far away, the camera's heading and side reversed."""
-    from policies.spatial.nano.config import SpatialConfig
     from policies.training.spatial.learner import labels
 
     config = SpatialConfig("made", ("milk carton", "red mug"))

@@ -351,7 +351,11 @@ def test_a_plan_counts_what_a_run_holds():
     """Of a small policy: what follows from sizes alone, and that checkpointing trades memory for operations."""
     small = replace(REDUCED, dinov2=(64, 3, 128), siglip=(80, 3, 128), llama=(64, 2, 128, 4), tap=1)
     plain, spare = make_plan(4, 2, False, small), make_plan(4, 2, True, small)
-    assert plain.learning == spare.learning and plain.gradients_and_optimizer == 12 * plain.learning
+    whole = make_plan(0, 2, False, small)
+    assert plain.learning == spare.learning and whole.gradients_and_optimizer == 12 * whole.learning
+    # Adapters are kept as the layers beside them are, in bf16.
+    more = plain.gradients_and_optimizer - whole.gradients_and_optimizer
+    assert more == 6 * (plain.learning - whole.learning) > 0
     assert spare.activations < 0.7 * plain.activations
     assert spare.operations_per_sample > 1.05 * plain.operations_per_sample
     side, width = small.canvas // 16, small.wan_heads * small.wan_head_dim

@@ -21,8 +21,9 @@ from policies.measuring.counted import on_meta
 from policies.openvla import policy as openvla_policy
 from policies.openvla.policy import VegaOpenVLA
 from policies.training.train_vega import main
-from policies.training.vega import publishing, tokens
+from policies.training.vega import demonstrations, plan, publishing, tokens
 from policies.training.vega.demonstrations import Samples
+from policies.training.vega.learner import VegaLearner
 from policies.training.vega.plan import make_plan
 from policies.training.vega.readers import read_demonstrations
 from policies.training.vega.run import Course, Run
@@ -314,10 +315,75 @@ def test_the_warm_up_is_openvla_ofts():
     assert course.rate_at(50) == pytest.approx(0.1) and Course(100, 1, 1, 1.0, 50, 0, 1, 1).rate_at(0) == 1.0
 
 
+def test_a_run_goes_on_with_the_episodes_that_it_has_held_out(room, tmp_path, monkeypatch):
+    """A share of 0.4 was once every second; a state from then does not say so."""
+    asked = ("--holdout", "0.4", "--decay-step", "2")
+    split, rule, kept = demonstrations.held_out, "--holdout (which episodes)", []
+    watched = lambda *given: kept.append(split(*given)[1]) or split(*given)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(demonstrations, "held_out", lambda given, share, *_: watched(given, share, demonstrations.EVERY))
+        assert main(words(room, room / "policy", tmp_path, 1, *asked)) == 0
+    state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+    del state["decides"][rule]
+    torch.save(state, tmp_path / "training_state.pt")
+    monkeypatch.setattr(demonstrations, "held_out", watched)
+    for steps in (2, 3):  # what it writes now is gone on with alike
+        assert main(words(room, room / "policy", tmp_path, steps, *asked)) == 0
+        state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+        assert state["step"] == steps and state["decides"][rule] == demonstrations.EVERY
+    assert main(words(room, room / "policy", tmp_path / "new", 1, *asked)) == 0
+    numbers = [[float(demo.actions[0, 0]) for demo in aside] for aside in kept]
+    assert numbers[0] == numbers[1] == numbers[2] != numbers[3] and [*map(len, numbers)] == [1] * 4
+
+
+SMALL = replace(REDUCED, dinov2=(64, 3, 128), siglip=(80, 3, 128), llama=(64, 2, 128, 4), tap=1)
+
+
 def test_a_plan_counts_the_weights_of_all_that_is_on_the_device():
     """The world simulator's too, which never learns; what learns takes four bytes a number, all else two."""
-    small = replace(REDUCED, dinov2=(64, 3, 128), siglip=(80, 3, 128), llama=(64, 2, 128, 4), tap=1)
-    query, counted = on_meta(small), make_plan(0, 2, False, small)
+    query, counted = on_meta(SMALL), make_plan(0, 2, False, SMALL)
     world = query.world.simulator
     parts = (*query.policy.parameters(), *query.world.fusion.parameters(), *world.parameters(), *world.buffers())
-    assert counted.weights == 2 * sum(part.numel() for part in parts) + 2 * counted.learning
+    assert counted.weights == sum(part.nbytes for part in parts) + 2 * counted.learning and not counted.gathered
+
+
+def test_a_plan_counts_what_is_left_for_backward_once_and_no_weights(monkeypatch):
+    """Views of a weight are the weight, and views of one result are one result."""
+    one, two = (make_plan(4, micro, False, SMALL) for micro in (1, 2))
+    assert 0 <= 2 * one.activations - two.activations < 0.01 * one.weights, "what does not grow with the samples"
+    weight = []
+
+    def forward(learner, batch):
+        weight.append(next(parameter for _, parameter in learner.learning() if parameter.ndim == 2))
+        result = (torch.empty(3, weight[0].shape[1]).to(weight[0]) @ weight[0].t()).exp()
+        return (result.flatten() * result[:, :].flatten()).sum()
+
+    monkeypatch.setattr(VegaLearner, "forward", forward)
+    assert make_plan(0, 2, False, SMALL).activations == 2 * 3 * sum(weight[0].shape)  # what goes in and what comes out
+
+
+def test_a_plan_takes_float32_and_spread_weights_for_what_they_are(monkeypatch, capsys):
+    plain, single, spread = (
+        make_plan(4, 2, False, SMALL, **how) for how in ({}, {"dtype": torch.float32}, {"among": 3})
+    )
+    query = on_meta(SMALL, torch.float32)
+    world, own = query.world.simulator, (*query.policy.parameters(), *query.world.fusion.parameters())
+    beside = [*world.parameters(), *world.buffers()]
+    assert make_plan(0, 2, False, SMALL, torch.float32).weights == sum(part.nbytes for part in (*own, *beside))
+    assert single.gradients_and_optimizer == 12 * single.learning and single.activations > 1.1 * plain.activations
+    world = on_meta(SMALL).world.simulator
+    half = sum(part.nbytes for part in (*world.parameters(), *world.buffers()))
+    assert (plain.weights - half) / 3 <= spread.weights - half < 0.4 * (plain.weights - half), "the simulator is whole"
+    assert plain.gradients_and_optimizer / 3 <= spread.gradients_and_optimizer < 0.4 * plain.gradients_and_optimizer
+    assert spread.gathered < plain.weights - half and spread.activations == plain.activations
+    numbers = (spread.weights, spread.gathered, spread.gradients_and_optimizer, spread.activations)
+    assert spread.gigabytes == pytest.approx(sum(numbers) / 1e9)
+
+    asked = ["--plan", "--shard", "--micro", "2", "--lora-rank", "4"]
+    assert main([*asked, "--gpus", "1"]) == 2 and "leave --shard out, or give more --gpus" in capsys.readouterr().err
+    given = []
+    monkeypatch.setattr(plan, "make_plan", lambda *a, **k: given.append((a, k)) or spread)
+    assert main([*asked, "--gpus", "3", "--dtype", "float32"]) == 0
+    assert given == [((4, 2, False), {"dtype": torch.float32, "among": 3})]
+    said = capsys.readouterr().out
+    assert "the policy's spread over 3" in said and "has whole at a time" in said and "in float32" in said

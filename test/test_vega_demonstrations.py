@@ -23,7 +23,7 @@ from policies.training.recordings import Recording
 from policies.training.vega import readers
 from policies.training.vega import tokens as caches
 from policies.training.vega.batches import Batches
-from policies.training.vega.demonstrations import Demonstration, Samples
+from policies.training.vega.demonstrations import EVERY, Demonstration, Samples, held_out
 from policies.training.vega.readers import read_demonstrations
 from policies.training.vega.tokens import TokenCache, native_tokens, pooled
 from policies.types import VegaError
@@ -232,6 +232,25 @@ def test_all_data_sets_of_an_rlds_folder_are_read(rlds: Path) -> None:
     assert len(read_demonstrations(rlds / "suite_2", CAMERAS, told)) == 1
 
 
+def test_pictures_of_rlds_that_do_not_fit_into_memory_are_one_sentence(
+    rlds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many there are, nobody says before they are read: those of the first that is too much are the last read."""
+    told, read = Told(), []
+    demos = read_demonstrations(rlds, CAMERAS, told)
+    size = sum(demo.picture(camera, i).nbytes for demo in demos for camera in CAMERAS for i in range(len(demo.actions)))
+    assert any(f"{size / 1e9:.3g} GB of memory in every process" in text for text in told)
+    one = readers._rlds_episode
+    monkeypatch.setattr(readers, "_rlds_episode", lambda *given: read.append(given) or one(*given))
+    monkeypatch.setattr(readers, "available_bytes", lambda device: size)
+    assert len(read_demonstrations(rlds, CAMERAS, told)) == len(read) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each holds them
+    read.clear()
+    with pytest.raises(VegaError, match=r"take more than .* \(2 here\) .* are free: give fewer episodes"):
+        read_demonstrations(rlds, CAMERAS, told)
+    assert len(read) == 2
+
+
 def test_two_versions_of_an_rlds_data_set_are_not_learned_twice(rlds: Path) -> None:
     newer = rlds / "suite_2" / "1.0.1"
     newer.mkdir()
@@ -280,6 +299,18 @@ def shapes(episodes: int = 3, steps: int = 10, jpeg: bool = False, flip_from: in
         Demonstration("fold", numbers[episode, :, :7], numbers[episode], picture(episode), jpeg)
         for episode in range(episodes)
     ]
+
+
+def test_as_many_episodes_are_held_out_as_are_asked_for() -> None:
+    """And the same as before wherever the share was kept then: a half, a third, ..., a hundredth."""
+    for share in (0.0, 0.005, 0.05, 0.1, 0.3, 0.33, 0.34, 0.4, 0.45, 0.49):
+        for count in (1, 2, 19, 20, 500):
+            learned, kept = held_out(list(range(count)), share)  # type: ignore[arg-type]
+            assert len(kept) == int(count * share + 1e-9) and sorted([*learned, *kept]) == list(range(count))
+    for every in range(2, 101):
+        numbers = list(range(5000))
+        kept = held_out(numbers, 1 / every)[1]  # type: ignore[arg-type]
+        assert kept == numbers[every - 1 :: every] == held_out(numbers, 1 / every, EVERY)[1]  # type: ignore[arg-type]
 
 
 def test_pictures_that_were_jpeg_files_are_not_made_so_again(policy: Any) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from policies.parity import openvla
-from policies.parity.golden import Line
+from policies.parity import openvla, spatial
+from policies.parity.golden import Line, some
 from policies.parity.wan import check_wan
 from policies.parity.world import FUSIONS_FILE, WORLD_FILE, check_fusions, check_world
-from policies.spatial import parity as spatial
 from policies.types import VegaError
 
 
@@ -26,7 +25,7 @@ def check(folder: Path) -> Iterator[Line]:
         if (folder / WORLD_FILE).is_file():
             yield from check_world(folder)
         if (folder / FUSIONS_FILE).is_file():
-            yield from check_fusions(folder / FUSIONS_FILE)
+            yield from some(check_fusions(folder / FUSIONS_FILE), folder / FUSIONS_FILE)
         return
     present = [file for file in openvla.FILES if (folder / file).is_file()]
     if not (folder / "config.json").is_file() or not present:
@@ -35,16 +34,16 @@ def check(folder: Path) -> Iterator[Line]:
             "with 'cases.npz', 'libero_observation.npz' or 'prompts.json'."
         )
     for file in present:
-        yield from openvla.FILES[file](folder)
+        yield from some(openvla.FILES[file](folder), folder / file)
 
 
 def checked(folder: Path) -> Iterator[Line]:
     """`check`, with VegaError for whatever is wrong with the folder."""
     try:
-        yield from check(folder)
+        yield from some(check(folder), folder)
     except KeyError as error:
         raise VegaError(f"The golden vectors in '{folder}' lack {error}: copy the folder again.") from None
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
         reason = str(error).split("\n")[0]
         raise VegaError(
             f"The golden vectors in '{folder}' do not fit their model ({reason}): copy the folder again."

@@ -100,6 +100,11 @@ def check_decided(path: Path, decides: Mapping[str, Any]) -> None:
         _check_same(_read(path, (), mmap=True), decides, path)
 
 
+def decided(path: Path) -> dict[str, Any] | None:
+    """What decided the state there, None where there is none.  Raises VegaError for a damaged one."""
+    return dict(_read(path, (), mmap=True).get(DECIDES, OLDER)) if path.is_file() else None
+
+
 @contextlib.contextmanager
 def going_on(
     path: Path, *names: str, decides: Mapping[str, Any] | None = None, device: torch.device | str = "cpu"

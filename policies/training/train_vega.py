@@ -24,12 +24,23 @@ from policies.types import VegaError
 
 def plan(options: argparse.Namespace) -> int:
     """Print what the run would cost at full size."""
+    import torch
+
     from policies.training.vega.plan import NOT_COUNTED, make_plan
 
-    made = make_plan(options.lora_rank, options.micro, options.checkpointing)
-    print(f"learning, counted: {made.learning / 1e6:.0f} M parameters")
-    print(f"weights, counted: {made.weights / 1e9:.1f} GB on each GPU")
-    print(f"gradients and AdamW, counted: {made.gradients_and_optimizer / 1e9:.1f} GB")
+    if options.shard and options.gpus < 2:
+        raise VegaError("One GPU has nobody to share weights with: leave --shard out, or give more --gpus.")
+    among = options.gpus if options.shard else 1
+    made = make_plan(
+        options.lora_rank, options.micro, options.checkpointing,
+        dtype=getattr(torch, options.dtype), among=among,
+    )  # fmt: skip
+    print(f"learning, counted: {made.learning / 1e6:.0f} M parameters, computed in {options.dtype}")
+    whose, spread = (", the policy's", f" spread over {among}") if options.shard else ("", "")
+    print(f"weights, counted: {made.weights / 1e9:.1f} GB on each GPU{whose}{spread}")
+    if options.shard:
+        print(f"weights that each GPU has whole at a time, counted: {made.gathered / 1e9:.1f} GB")
+    print(f"gradients and AdamW, counted: {made.gradients_and_optimizer / 1e9:.1f} GB on each GPU{spread}")
     print(f"activations of {options.micro} samples, counted: {made.activations / 1e9:.1f} GB")
     print(f"in all: {made.gigabytes:.1f} GB on each GPU")
     step = made.operations_per_sample * options.batch
@@ -50,9 +61,9 @@ def train(options: argparse.Namespace) -> int:
 
     from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla, split_name
     from policies.openvla.config import part_files, read_policy_config
-    from policies.training.optimisation import check_decided, decisive
+    from policies.training.optimisation import check_decided, decided, decisive
     from policies.training.vega.batches import Batches
-    from policies.training.vega.demonstrations import Samples, fingerprint, held_out
+    from policies.training.vega.demonstrations import EVENLY, EVERY, Samples, fingerprint, held_out
     from policies.training.vega.engine import device_of, open_engine
     from policies.training.vega.learner import VegaLearner
     from policies.training.vega.opening import asked_data_set, data_set_of, open_policy
@@ -85,7 +96,11 @@ def train(options: argparse.Namespace) -> int:
     policy, whose = open_policy(folder, config, key, demonstrations, device_of(engine), options.dtype)
     if engine.is_main_process:
         print(f"pictures of {', '.join(config.cameras)}; by the statistics '{key}' {whose}", flush=True)
-    learned, kept = held_out(demonstrations, options.holdout)
+    before, which = decided(options.output / STATE_FILE), "--holdout (which episodes)"
+    # One that goes on keeps aside what it has not learned from; older states do not say how that was chosen.
+    rule = EVENLY if before is None else str(before.get(which, EVERY))
+    learned, kept = held_out(demonstrations, options.holdout, rule)
+    decides[which] = rule
     chunk = policy.model.info.chunk_length
     parts = [Samples(part, chunk) for part in (learned, kept) if part]
     # Apart from --data, by which states from before 2026-12 know of first pictures alone.

@@ -8,7 +8,7 @@ the share of frames that agree so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from policies.types import FloatArray, VegaError
 
 SAMPLES, AGREES = 64, 0.25
 TURNS = ("Turn Left", "Turn Right", "Turn Back")
+MOST_TURNS = 8  # of a route: every way to turn is a name
 BESIDE_M = 0.02  # a thing is left of another if its centre is by so much
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -113,15 +114,17 @@ class Answerer:
             raise VegaError(
                 "A route needs three things or more: say where it begins, what it passes and where it ends."
             )
-        names = [f"{a}, {b}" for a in TURNS for b in TURNS] if len(stops) > 3 else list(TURNS)
+        if len(stops) > MOST_TURNS + 2:
+            raise VegaError(f"A route of {len(stops) - 2} turns is too long: ask about {MOST_TURNS} of them or fewer.")
+        names = [", ".join(turns) for turns in product(TURNS, repeat=len(stops) - 2)]
 
         def choose(places: FloatArray) -> FloatArray:
-            turns = []
+            number: FloatArray = np.zeros(places.shape[:-2])  # in the order of the names
             for a, b, c in zip(stops, stops[1:], stops[2:], strict=False):
                 come, here, goal = (places[..., thing.number, :] for thing in (a, b, c))
                 angle = _bearing(here, 2 * here - come, goal)
-                turns.append(np.where(np.abs(angle) > 135, 2, np.where(angle > 0, 0, 1)))
-            return turns[0] * 3 + turns[1] if len(stops) > 3 else turns[0]
+                number = number * len(TURNS) + np.where(np.abs(angle) > 135, 2, np.where(angle > 0, 0, 1))
+            return number
 
         return self._choice(choose, stops, names, asked.options)
 

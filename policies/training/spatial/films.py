@@ -7,6 +7,7 @@ as many are learned from.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from policies.checkpoints import checkpoint_sha256
 from policies.files.json_config import read_json
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.pictures import fitted
@@ -36,7 +38,7 @@ class Films:
     pictures: (F, H, W, 3) uint8, as the encoder gets them.  film: (F,) which film.  camera_to_world: (F, 4, 4).
     centre, height, longest, widths, angles, kind, share: of the things in a frame, (F, MOST_THINGS, ...), m and rad;
     kind -1 where there is none.  widths: along `angles`, directions in the world.  table: (F,) m^2, NaN where there is
-    none.  names: of the films.
+    none.  names: of the films.  key: tells these pictures from all others.
     """
 
     pictures: NDArray[np.uint8]
@@ -51,6 +53,7 @@ class Films:
     share: FloatArray
     table: FloatArray
     names: tuple[str, ...]
+    key: str
 
     @cached_property
     def chances(self) -> FloatArray:
@@ -73,12 +76,25 @@ def categories(files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted({thing["category"] for path in files for thing in read_json(path)["things"]}))
 
 
+def films_sha256(files: Sequence[Path]) -> str:
+    """Of all that their videos hold; files: the JSON files beside them.  Raises VegaError for one that is not there."""
+    digest = hashlib.sha256()
+    for path in (file.with_suffix(".mp4") for file in files):
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except OSError as error:
+            raise VegaError(f"Film '{path}' cannot be read ({error.strerror}): collect it again.") from error
+    return digest.hexdigest()
+
+
 def read_films(files: Sequence[Path], config: SpatialConfig, cache: Path) -> Films:
     """Things that the config does not name are left out.  cache: folder in which pictures are kept."""
     scenes = [read_json(path) for path in files]
     counts = [len(scene["camera_to_world"]) for scene in scenes]
     shape = (sum(counts), *config.image_size, 3)
-    key = hashlib.sha256("\n".join(map(str, [*files, shape])).encode()).hexdigest()[:12]
+    # All that `fitted` makes the pictures of: films that were made anew have the old ones' names.
+    made_of = [films_sha256(files), counts, [scene["intrinsics"] for scene in scenes], config.image_size, config.focal]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
     path = cache / f"pictures_{key}.npy"
     if not path.exists():
         partial = path.with_suffix(".partial")
@@ -102,6 +118,7 @@ def read_films(files: Sequence[Path], config: SpatialConfig, cache: Path) -> Fil
         share=np.concatenate([row["seen"].T for row in rows]),
         table=np.repeat([scene["table_area_m2"] or np.nan for scene in scenes], counts),
         names=tuple(f"{file.parent.parent.name}/{file.parent.name}/{file.stem}" for file in files),
+        key=key,
         **each,
     )
 
@@ -142,7 +159,9 @@ class WorldTokens:
     def __init__(self, simulator: LatentWorldSimulator, films: Films, cache: Path) -> None:
         self._simulator = simulator
         self._frame = films.pictures.shape[1:3]
-        key = f"{simulator.folder} {simulator.config} {films.names} {films.pictures.shape}"
+        if simulator.folder is None:
+            raise VegaError("This world simulator was not loaded from a folder, so its tokens cannot be kept.")
+        key = f"{checkpoint_sha256(str(simulator.folder))} {simulator.config} {films.key}"
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         self._kept = []
         for mirrored in (False, True):

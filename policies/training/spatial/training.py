@@ -35,7 +35,7 @@ from policies.training.optimisation import (
     set_learning_rate,
     smoothed,
 )
-from policies.training.spatial.films import Films, WorldTokens, categories, film_files, read_films
+from policies.training.spatial.films import Films, WorldTokens, categories, film_files, films_sha256, read_films
 from policies.training.spatial.learner import Batch, SpatialLearner, labels
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -48,16 +48,21 @@ EVALUATED = 256  # frames held out, at most
 def chosen_films(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     """Those to learn from and those held out: what there was when this training began, whatever came since.
 
-    Raises VegaError where --data names other folders.
+    Raises VegaError where --data names other folders, or --held-out another split.
     """
     path = args.output / FILMS_FILE
     if not path.exists():
         train = film_files(args.data, "train")
         held_out = film_files(args.data, args.held_out) if args.held_out else []
-        lists = {"train": list(map(str, train)), "held_out": list(map(str, held_out))}
+        lists = {"train": list(map(str, train)), "held_out": list(map(str, held_out)), "split": args.held_out}
         path.write_text(json.dumps(lists, indent=1) + "\n")
     chosen = read_json(path)
     train, held_out = ([Path(name) for name in chosen[part]] for part in ("train", "held_out"))
+    split = chosen.get("split", _split(held_out, args.held_out))
+    if split != args.held_out:
+        raise VegaError(
+            f"The training in {args.output} began with --held-out '{split}': give the same again, or another --output."
+        )
     before, now = _folders(train), _folders(film_files(args.data, "train"))
     if before != now:
         raise VegaError(
@@ -65,6 +70,13 @@ def chosen_films(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
             "--data, or another --output."
         )
     return train, held_out
+
+
+def _split(files: Sequence[Path], asked: str) -> str:
+    """Of which split these films are: `asked`, if they may be; for lists from before they named it."""
+    if all(path.name.startswith(f"{asked}_") for path in files) and bool(files) == bool(asked):
+        return asked
+    return files[0].name.rsplit("_", 2)[0] if files else ""
 
 
 def _folders(files: Sequence[Path]) -> set[Path]:
@@ -80,6 +92,7 @@ class Training:
         files, held_out = chosen_films(args)
         self.decides = decisive(args, "held_out", "without_prior", "seed", "batch", "lr") | {
             "--data": hashlib.sha256(json.dumps([read_json(p) for p in (*files, *held_out)]).encode()).hexdigest()[:12],
+            "--data (its films)": films_sha256((*files, *held_out))[:12],  # apart: older states do not have it
             "--world-simulator": checkpoint_sha256(str(args.world_simulator))[:12],
         }
         check_decided(args.output / STATE_FILE, self.decides)  # before tokens of all frames

@@ -7,6 +7,7 @@ gripper is 1 open and 0 closed there.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from policies.types import FloatArray, Image, VegaError
 
+EVENLY, EVERY = "evenly", "every so-manieth"  # how episodes are chosen that are held out
 SHOWN = 5  # pictures of an episode by which it is told from another
 
 
@@ -169,12 +171,23 @@ def libero_data_set_actions(actions: FloatArray) -> FloatArray:
     return changed
 
 
-def held_out(demonstrations: Sequence[Demonstration], share: float) -> tuple[list[Demonstration], list[Demonstration]]:
-    """(to learn from, to validate with): every so-manieth episode is kept aside, none where share is 0."""
+def held_out(
+    demonstrations: Sequence[Demonstration], share: float, rule: str = EVENLY
+) -> tuple[list[Demonstration], list[Demonstration]]:
+    """(to learn from, to validate with): a share of the episodes is kept aside, none where it is 0.
+
+    rule: EVENLY, or EVERY so-manieth, which is another share where 1 / share is no whole number: that of older states.
+    """
     if not share:
         return list(demonstrations), []
     every = max(round(1 / share), 2)
     parts: tuple[list[Demonstration], list[Demonstration]] = [], []
     for number, demo in enumerate(demonstrations):
-        parts[number % every == every - 1].append(demo)
+        evenly = _whole(share * (number + 1)) > _whole(share * number)
+        parts[evenly if rule == EVENLY else number % every == every - 1].append(demo)
     return parts
+
+
+def _whole(episodes: float) -> int:
+    """Whole episodes, where rounding may have taken a little of the last."""
+    return math.floor(episodes + 1e-9)

@@ -185,15 +185,8 @@ def _decoded(recording: Recording, cameras: tuple[str, ...], say: Say) -> dict[s
     features = recording.info["features"]
     shapes = {camera: features.get(f"{VIDEO}{camera}", {}).get("shape") or [0] for camera in cameras}
     size = len(recording) * sum(int(np.prod(shape)) for shape in shapes.values())
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine, as torchrun says
     say(f"pictures of {len(recording)} rows: {size / 1e9:.3g} GB of memory in every process")
-    free = available_bytes(torch.device("cpu"))
-    if free is not None and size * processes > free:
-        raise VegaError(
-            f"The pictures in {recording.folder} take {size / 1e9:.3g} GB of memory in every process ({processes} "
-            f"here) and {free / 1e9:.3g} GB are free: give fewer episodes, or LIBERO's *_demo.hdf5, which are read as "
-            "needed."
-        )
+    _check_room(recording.folder, size, available_bytes(torch.device("cpu")))
     found = dict[str, np.ndarray]()
     for camera in cameras:
         for row, picture in recording.pictures(camera):
@@ -201,6 +194,16 @@ def _decoded(recording: Recording, cameras: tuple[str, ...], say: Say) -> dict[s
                 found[camera] = np.empty((len(recording), *picture.shape), np.uint8)
             found[camera][row] = picture
     return found
+
+
+def _check_room(source: Path, size: int, free: int | None, more: str = "") -> None:
+    """Raise VegaError where so many bytes of pictures in every process are more than this machine had free."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine, as torchrun says
+    if free is not None and size * processes > free:
+        raise VegaError(
+            f"The pictures in {source} take {more}{size / 1e9:.3g} GB of memory in every process ({processes} here) "
+            f"and {free / 1e9:.3g} GB are free: give fewer episodes, or LIBERO's *_demo.hdf5, which are read as needed."
+        )
 
 
 def _episode(
@@ -231,26 +234,34 @@ def _rlds(source: Path, exports: list[Path], cameras: tuple[str, ...], say: Say)
             )
     if len(exports) > 1:
         say(f"data sets of '{source}': {', '.join(str(export.relative_to(source)) for export in exports)}")
-    return [
-        _rlds_episode(episode, cameras, export)
-        for export in exports
-        for episode in tfds.builder_from_directory(export).as_dataset("train")
-    ]
+    free, size, found = available_bytes(torch.device("cpu")), 0, list[Demonstration]()
+    for export in exports:
+        for episode in tfds.builder_from_directory(export).as_dataset("train"):
+            demonstration, taken = _rlds_episode(episode, cameras, export)
+            size += taken
+            _check_room(source, size, free, "more than ")  # how many pictures there are, only reading them tells
+            found.append(demonstration)
+    say(f"pictures of {sum(len(one.actions) for one in found)} steps: {size / 1e9:.3g} GB of memory in every process")
+    return found
 
 
-def _rlds_episode(episode: Any, cameras: tuple[str, ...], export: Path) -> Demonstration:
+def _rlds_episode(episode: Any, cameras: tuple[str, ...], export: Path) -> tuple[Demonstration, int]:
+    """It, and how many bytes its pictures, which are kept as they are, take."""
     try:
         steps = list(episode["steps"].as_numpy_iterator())
         actions = np.stack([step["action"] for step in steps])
         states = np.stack([step["observation"]["state"] for step in steps]).astype(np.float64)
         sentence = steps[0]["language_instruction"].decode()
-        streams = {camera: [step["observation"][_RLDS_CAMERAS[camera]] for step in steps] for camera in cameras}
+        streams = {
+            camera: [np.asarray(step["observation"][_RLDS_CAMERAS[camera]]) for step in steps] for camera in cameras
+        }
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise VegaError(
             f"The RLDS export '{export}' holds no demonstrations of LIBERO ({error}): give --data of that layout."
         ) from error
 
     def picture(camera: str, step: int) -> Image:
-        return np.asarray(streams[camera][step])
+        return streams[camera][step]
 
-    return Demonstration(sentence, libero_data_set_actions(actions), states, picture, jpeg=True)
+    size = sum(shown.nbytes for stream in streams.values() for shown in stream)
+    return Demonstration(sentence, libero_data_set_actions(actions), states, picture, jpeg=True), size

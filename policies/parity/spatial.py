@@ -1,4 +1,4 @@
-"""What the reference computed for spatial reasoning and 3D scenes, against this room: rows for `policies.check_parity`.
+"""What the reference computed for spatial reasoning and 3D scenes, against `policies.spatial`.
 
 A folder of golden vectors may hold any of: a tiny checkpoint (`qwen_vega_tiny/`), `fusion_variants.npz`,
 `preprocess.npz`, `scene3d.npz`, `vsi_scores.json`, `scene3d_metrics.json`.  Errors of networks are relative to the
@@ -7,7 +7,6 @@ largest golden value; the golden fusions have 4 heads and 2 blocks where they at
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from policies.files.json_config import read_json
+from policies.parity.golden import Line, read_arrays, some
 from policies.spatial import frames, scene
 from policies.spatial.fusing import GenerativeMerger, build_branch_fusion, fusion_state
 from policies.spatial.grounding import GroundingHead, grounding_loss
@@ -25,7 +26,6 @@ from policies.spatial.reasoner import FrameTokens, SpatialReasoner, load_reasone
 from policies.spatial.scores import answers, boxes, vsi
 from policies.types import VegaError
 
-Line = tuple[str, float, float]
 MODULE, TOKENS, LOGITS, SCORE, EXACT = 1e-5, 1e-4, 1e-4, 1e-6, 0.0
 LEVEL, NORMALISED_LEVEL = 0.0042, 0.015
 CHECKPOINT = "qwen_vega_tiny"
@@ -52,7 +52,7 @@ def _largest(errors: Sequence[float]) -> float:
 
 
 def is_golden(folder: Path) -> bool:
-    """Whether a folder holds vectors of this room."""
+    """Whether a folder holds vectors of spatial reasoning."""
     return any((folder / name).exists() for name in (CHECKPOINT, *FILES))
 
 
@@ -60,17 +60,18 @@ def check(folder: Path) -> Iterator[Line]:
     """(quantity, error, tolerance) of everything in the folder."""
     for name, rows in FILES.items():
         if (folder / name).is_file():
-            yield from rows(folder / name)
+            yield from some(rows(folder / name), folder / name)
     if (folder / CHECKPOINT).is_dir():
-        yield from check_checkpoint(folder / CHECKPOINT)
+        yield from some(check_checkpoint(folder / CHECKPOINT), folder / CHECKPOINT)
 
 
-def _arrays(path: Path) -> dict[str, NDArray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError) as error:
-        raise VegaError(f"File '{path}' is no readable .npz ({error}): copy the golden folder again.") from None
+def _cases(golden: Any, *names: str) -> Any:
+    """What lies under these names, a list or object that holds something; VegaError where it is empty."""
+    for name in names:
+        golden = golden[name]
+    if not golden:
+        raise VegaError(f"The golden scores have nothing under '{'.'.join(names)}': copy the golden folder again.")
+    return golden
 
 
 def _tensor(array: NDArray) -> torch.Tensor:
@@ -80,7 +81,7 @@ def _tensor(array: NDArray) -> torch.Tensor:
 @torch.no_grad()
 def check_fusions(path: Path) -> Iterator[Line]:
     """Every fusion and both mergers."""
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     for name in sorted({key.partition("/")[0] for key in arrays}):
         prefix = f"{name}/weights/"
         state = {key.removeprefix(prefix): _tensor(v) for key, v in arrays.items() if key.startswith(prefix)}
@@ -101,7 +102,7 @@ def check_fusions(path: Path) -> Iterator[Line]:
 
 def check_preprocessing(path: Path) -> Iterator[Line]:
     """Frames of four shapes, drawn by formula."""
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     for name in sorted({key.partition("_")[0] for key in arrays}):
         width, height = (int(side) for side in arrays[f"{name}_size_wh"])
         x, y, c = np.arange(width)[None, :, None], np.arange(height)[:, None, None], np.arange(3)[None, None, :]
@@ -121,7 +122,7 @@ def check_preprocessing(path: Path) -> Iterator[Line]:
 @torch.no_grad()
 def check_scene(path: Path) -> Iterator[Line]:
     """World coordinates, voxels, position embedding, pooling and the grounding head."""
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     depth, intrinsics, poses = (_tensor(arrays[n]) for n in ("depth_mm", "depth_intrinsics", "poses_cam_to_world"))
     world = scene.world_coordinates(depth, intrinsics, poses, mask_holes=False)
     yield "scene/world_coordinates", relative(world, arrays["world_coords"]), MODULE
@@ -156,9 +157,9 @@ def check_scene(path: Path) -> Iterator[Line]:
 
 def check_vsi(path: Path) -> Iterator[Line]:
     """VSI-Bench: prompts, scores of every answer, and the means."""
-    golden = json.loads(path.read_text(encoding="utf-8"))
+    golden = read_json(path)
     scored, prompts, off = [], 0, []
-    for row in golden["questions"]:
+    for row in _cases(golden, "questions"):
         question = vsi.question_of(row)
         value = vsi.score(question, row["prediction"])
         scored.append((question.kind, value))
@@ -167,32 +168,32 @@ def check_vsi(path: Path) -> Iterator[Line]:
     yield "vsi/prompts_and_answers_read_otherwise", float(prompts), EXACT
     yield "vsi/score_of_an_answer", _largest(off), 1e-9
     means = vsi.aggregate(scored)
-    for task, value in golden["expected"]["per_task"].items():
+    for task, value in _cases(golden, "expected", "per_task").items():
         yield f"vsi/{task}", abs(means.get(task, float("inf")) - value), 1e-9
 
 
 def check_metrics(path: Path) -> Iterator[Line]:
     """Boxes, short answers and captions."""
-    golden = json.loads(path.read_text(encoding="utf-8"))
-    items = golden["scanrefer"]["items"]
+    golden = read_json(path)
+    items = _cases(golden, "scanrefer", "items")
     yield "scanrefer/iou", _largest([abs(boxes.overlap(i["pred"], i["gt"]) - i["iou"]) for i in items]), SCORE
     pairs = [(i["pred"], i["gt"]) for i in items]
     for level in ("25", "50"):
         off = abs(boxes.accuracy(pairs, int(level) / 100) - golden["scanrefer"][f"acc{level}"])
         yield f"scanrefer/acc{level}", off, SCORE
-    items = golden["multi3drefer"]["items"]
+    items = _cases(golden, "multi3drefer", "items")
     chosen = [[i["objects"][k] for k in boxes.choose(i["scores"])] for i in items]
     missed = sum(len(c) != i["n_selected"] for c, i in zip(chosen, items, strict=True))
     yield "multi3drefer/boxes_chosen_otherwise", float(missed), EXACT
     for level in ("25", "50"):
         ours = [boxes.f1(c, i["gt"], int(level) / 100) for c, i in zip(chosen, items, strict=True)]
         yield f"multi3drefer/f1_{level}", abs(100 * float(np.mean(ours)) - golden["multi3drefer"][f"f1_{level}"]), SCORE
-    items = golden["sqa3d"]["items"]
+    items = _cases(golden, "sqa3d", "items")
     cleaned = sum(answers.clean(i[k]) != i[f"clean_{k}"] for i in items for k in ("pred", "gt"))
     yield "sqa3d/answers_cleaned_otherwise", float(cleaned), EXACT
     em = 100 * float(np.mean([answers.sqa3d_match(i["pred"], i["gt"]) for i in items]))
     yield "sqa3d/em", abs(em - golden["sqa3d"]["em"]), SCORE
-    by_key = golden["scanqa"]["items"]
+    by_key = _cases(golden, "scanqa", "items")
     em = float(np.mean([answers.scanqa_match(i["pred"], i["answers"]) for i in by_key.values()]))
     yield "scanqa/em", abs(em - golden["scanqa"]["em"]), SCORE
     yield from _captions("scanqa", golden["scanqa"], answers.scanqa_text, lambda text: text, "answers")
@@ -206,7 +207,7 @@ def _captions(
     reference: Callable[[str], str],
     references: str,
 ) -> Iterator[Line]:
-    items = golden["items"]
+    items = _cases(golden, "items")
     scores = answers.caption_scores(
         {key: predicted(item["pred"]) for key, item in items.items()},
         {key: [reference(text) for text in item[references]] for key, item in items.items()},
@@ -218,8 +219,10 @@ def _captions(
 @torch.no_grad()
 def check_checkpoint(folder: Path) -> Iterator[Line]:
     """Every stage of spatial reasoning, for each fusion that the golden checkpoint comes with."""
-    cases = _arrays(folder / "cases.npz")
+    cases = read_arrays(folder / "cases.npz")
     names = sorted({key.removesuffix("_input_ids") for key in cases if key.endswith("_input_ids")})
+    if not names:  # before anything is loaded
+        raise VegaError(f"'{folder / 'cases.npz'}' holds no case: copy the golden folder again.")
     methods = {"token_gated_residual": folder} | {
         path.parent.name: path.parent for path in sorted(folder.glob("*/config.json")) if path.parent.name != "wan"
     }
