@@ -353,9 +353,7 @@ def test_a_plan_counts_what_a_run_holds():
     plain, spare = make_plan(4, 2, False, small), make_plan(4, 2, True, small)
     whole = make_plan(0, 2, False, small)
     assert plain.learning == spare.learning and whole.gradients_and_optimizer == 12 * whole.learning
-    # Adapters are kept as the layers beside them are, in bf16.
-    more = plain.gradients_and_optimizer - whole.gradients_and_optimizer
-    assert more == 6 * (plain.learning - whole.learning) > 0
+    assert plain.gradients_and_optimizer == 12 * plain.learning > whole.gradients_and_optimizer, "adapters in float32"
     assert spare.activations < 0.7 * plain.activations
     assert spare.operations_per_sample > 1.05 * plain.operations_per_sample
     side, width = small.canvas // 16, small.wan_heads * small.wan_head_dim

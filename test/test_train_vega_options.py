@@ -173,6 +173,15 @@ def test_a_policy_learns_in_plain_weights_however_it_acts(setting, room, tmp_pat
     assert learned[1] == pytest.approx(losses(logged(tmp_path / "plain"))[1], abs=0.02)  # tokens are of bf16 parts
 
 
+def test_adapters_of_a_policy_in_bfloat16_learn_in_float32(room, tmp_path):
+    """Small steps would be rounded off."""
+    policy = changed(room, tmp_path / "policy", dtype="bfloat16")
+    assert main(words(room, policy, tmp_path / "out", 1, "--dtype", "bfloat16")) == 0
+    state = torch.load(tmp_path / "out" / "training_state.pt", weights_only=True)
+    adapters = {name: value.dtype for name, value in state["learning"].items() if "lora_" in name}
+    assert adapters and set(adapters.values()) == {torch.float32}
+
+
 def test_the_terminal_names_the_cameras(room, tmp_path, started, capsys):
     assert main(words(room, room / "policy", tmp_path / "out", 1)) == 0
     assert "pictures of agentview, wrist" in capsys.readouterr().out

@@ -55,6 +55,11 @@ class VegaLearner(nn.Module):
                 r=rank, lora_alpha=min(rank, 16), lora_dropout=0.0, init_lora_weights="gaussian", target_modules=names
             )
             inject_adapter_in_model(config, part, ADAPTER)
+            for layer in part.modules():
+                if isinstance(layer, LoraLinear):
+                    # peft gives them the layer's dtype here; in bfloat16 most of what a step changes would be rounded off.
+                    layer.lora_A[ADAPTER].float()
+                    layer.lora_B[ADAPTER].float()
 
     def blocks(self) -> Iterator[nn.Module]:
         """The repeated blocks of the language model and the towers."""
