@@ -203,7 +203,7 @@ def test_a_spatial_model_goes_on_with_what_it_began_with(
     config = simulator / "world_simulator.json"
     config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
     changes = {
-        "another --held-out (layouts, now )": ["--held-out", ""],
+        "began with --held-out 'layouts': give the same again": ["--held-out", ""],
         "another --seed (7, now 99)": ["--seed", "99"],
         "another --lr (0.0015, now 0.1)": ["--lr", "0.1"],
         "another --batch (2, now 4)": ["--batch", "4"],

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from test_action_writer import Goals
 from test_position_stream import LIMITS, ONE, SAMPLE, Clockwork, Graph, clock, parameters  # noqa: F401
+from test_robot_parameters import file_with, read_by_a_node
 
+from policies.types import VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.motion import resting
 from vega3d_ros.topics import action_writer
@@ -110,3 +112,16 @@ def test_a_gripper_in_the_arms_message_keeps_its_order_from_one_episode_to_the_n
     bench.outputs.note("release", elsewhere=True, held=None)
     bench.outputs.reset()
     assert abs(bench.send(0.0, lead=True)[0] - HELD) < 0.01
+
+
+def test_a_gripper_that_a_stream_of_the_arms_positions_cannot_move_is_refused_unless_it_is_told_nothing(tmp_path):
+    path = file_with(tmp_path, "      controller: gripper_controller\n", "")
+    forward = tmp_path / "forward.yaml"
+    forward.write_text(
+        "/**:\n  ros__parameters:\n    command_interface: forward_position\n    forward_position.jerk: [100.0]\n"
+    )
+    given = "--params-file", str(path), "--params-file", str(forward)
+    with pytest.raises(VegaError, match=r"'gripper.controller' is empty, and with command_interface forward_position"):
+        read_by_a_node(*given)
+    assert not read_by_a_node(*given, "-p", "gripper.command_joint:=''").gripper_command_joint
+    assert read_by_a_node(*given, "-p", "gripper.controller:=hand").gripper_command_joint == "finger_joint"

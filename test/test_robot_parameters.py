@@ -146,19 +146,6 @@ def test_a_gripper_whose_position_nothing_tells_is_refused_by_a_node_wherever_it
     assert read.gripper_joints == ("finger_joint",)
 
 
-def test_a_gripper_that_a_stream_of_the_arms_positions_cannot_move_is_refused_unless_it_is_told_nothing(tmp_path):
-    path = file_with(tmp_path, "      controller: gripper_controller\n", "")
-    forward = tmp_path / "forward.yaml"
-    forward.write_text(
-        "/**:\n  ros__parameters:\n    command_interface: forward_position\n    forward_position.jerk: [100.0]\n"
-    )
-    given = "--params-file", str(path), "--params-file", str(forward)
-    with pytest.raises(VegaError, match=r"'gripper.controller' is empty, and with command_interface forward_position"):
-        read_by_a_node(*given)
-    assert not read_by_a_node(*given, "-p", "gripper.command_joint:=''").gripper_command_joint
-    assert read_by_a_node(*given, "-p", "gripper.controller:=hand").gripper_command_joint == "finger_joint"
-
-
 def test_whole_numbers_among_others_reach_ros_as_floats(tmp_path):
     text = UR5E.replace(HOME_LINE, "home: [0, -1.5, 1.5, -1.5, -1.5, 0]").replace("open: 0.0", "open: 0")
     path = tmp_path / "arm.yaml"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,19 +10,14 @@ import numpy as np
 import pytest
 import torch
 from recorded import make_dataset
-from safetensors import SafetensorError
 
 from policies.checkpoints import checkpoint_sha256, find_checkpoint, load_policy
-from policies.files import weight_files
-from policies.files.weight_files import write_tensors
 from policies.nano.policy import VegaPolicy, load_vega_policy
-from policies.nano.vocabulary import Vocabulary
-from policies.training import curves, train_nano, train_world_simulator
-from policies.training.curves import LOG, add_line, cut_log, read_log
-from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations, Wordings
+from policies.training import train_nano
+from policies.training.curves import read_log
+from policies.training.dataset import CAMERAS, CANVAS, IMAGE_SIZE, Demonstrations
 from policies.training.nano import building
 from policies.training.nano.learner import Learner
-from policies.training.optimisation import going_on, save_state
 from policies.training.study.arms import made_with, make_untrained
 from policies.training.wan import networks
 from policies.types import Observation, RobotState, VegaError
@@ -181,25 +174,6 @@ def test_it_goes_on_where_it_stopped(demos: Path, simulator: Path, plain: Path, 
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("world_tokens_*.npy")} == files
 
 
-def full_disk(path: Path, *_: object, **__: object) -> int:
-    """As `Path.write_text` there: the file is empty before anything is refused."""
-    path.open("w").close()
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training that goes on cuts its log; what was logged until its checkpoint is nowhere else."""
-    log = tmp_path / "log.jsonl"
-    log.write_text('{"step": 1}\n{"step": 2}\n')
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full_disk)
-        with pytest.raises(VegaError, match="No space left on device"):
-            cut_log(log, 1)
-    assert len(read_log(log)) == 2 and list(tmp_path.iterdir()) == [log]
-    cut_log(log, 1)
-    assert read_log(log) == [{"step": 1}]
-
-
 def test_what_it_believed_goes_into_the_next_decision_until_another_task(plain: Path) -> None:
     policy = load_vega_policy(plain)
     with torch.no_grad():
@@ -350,94 +324,3 @@ def test_a_world_simulator_that_is_not_there_is_named(fused: Path, tmp_path: Pat
     (tmp_path / "world_simulator" / "transformer" / "config.json").unlink()
     with pytest.raises(VegaError, match="transformer"):
         load_vega_policy(tmp_path)
-
-
-def test_what_cannot_be_written_or_read_is_said_in_one_sentence(
-    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    pairs = ((demos, tmp_path / "file", "--output"), (tmp_path, tmp_path, "collect_skills"))
-    for demonstrations, output, text in pairs:
-        for main in (train_nano.main, train_world_simulator.main):
-            assert main(["--data", str(demonstrations), "--output", str(output)]) == 2
-            assert text in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize("state", [b"", b"no archive", {"step": 1}, [1], {"a": np.zeros(1)}])
-def test_a_state_that_is_damaged_or_another_programs_is_one_sentence(tmp_path: Path, state: object) -> None:
-    path = tmp_path / "training_state.pt"
-    if isinstance(state, bytes):
-        path.write_bytes(state)
-    else:
-        torch.save(state, path)
-    with pytest.raises(VegaError, match=r"\.pt .*give another --output\.$") as told, going_on(path, "module"):
-        pass
-    assert "\n" not in str(told.value)
-
-
-def test_a_state_of_other_sizes_is_one_sentence(tmp_path: Path) -> None:
-    module, path = torch.nn.Linear(2, 3), tmp_path / "vae.pt"
-    save_state(path, {"module": torch.nn.Linear(3, 3).state_dict(), "step": 1})
-    with pytest.raises(VegaError, match="of other sizes"), going_on(path, "module") as state:
-        module.load_state_dict(state["module"])
-    save_state(path, {"module": module.state_dict(), "step": 4})
-    with going_on(path, "module") as state:
-        assert state["step"] == 4
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '{"steps": 1}', "3"])
-def test_a_log_with_a_line_of_something_else_is_one_sentence(line: str, tmp_path: Path) -> None:
-    (tmp_path / LOG).write_text(f'{{"step": 1}}\n{line}\n')
-    with pytest.raises(VegaError, match="holds a line that is none"):
-        cut_log(tmp_path / LOG, 5)
-    (tmp_path / LOG).write_text('{"step": 1, "l1": 0.5}\n')  # as train_vega writes it
-    assert curves.main([str(tmp_path)]) == 2
-
-
-@pytest.mark.parametrize(
-    ("things", "sentence", "part"),
-    [
-        (("milk",), "pick up the banana", "names 'banana'"),
-        (("milk",), "go there", "names nothing that this policy knows"),
-        ((), "prends le café", "No sentence of --data names a thing"),
-        ((), "打开抽屉", "No sentence of --data names a thing"),
-    ],
-)
-def test_sentences_that_no_policy_can_be_told_end_a_training_before_it_begins(
-    things: tuple[str, ...], sentence: str, part: str
-) -> None:
-    known = Vocabulary(["milk", "pick", "up", "the"], things)
-    policy = SimpleNamespace(vocabulary=known, config=SimpleNamespace(things=things))
-    demos = SimpleNamespace(wordings=Wordings.make([sentence]))
-    with pytest.raises(VegaError, match=part):
-        building.check_sentences(policy, demos)  # type: ignore[arg-type]
-
-
-def test_a_training_that_diverges_keeps_the_state_that_was_good(demos: Path, tmp_path: Path, capsys) -> None:
-    train(demos, tmp_path, 9, "--lr", "1e25")
-    assert "is no number any more" in capsys.readouterr().err
-    with going_on(tmp_path / "training_state.pt", "learner") as state:
-        assert state["step"] < 9 and all(bool(torch.isfinite(value).all()) for value in state["learner"].values())
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("PytorchStreamWriter failed")])
-def test_a_full_disk_keeps_the_weights_and_the_state_that_were_there(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: object, path: Path, **__: object) -> None:
-        path.write_bytes(b"half")
-        raise SafetensorError(str(error)) if "safetensors" in path.name else error
-
-    weights, state = tmp_path / "model.safetensors", tmp_path / "training_state.pt"
-    write_tensors({"a": torch.ones(2)}, weights)
-    save_state(state, {"step": 1})
-    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(weight_files, "save_file", full)
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(VegaError, match="make room"):
-        write_tensors({"a": torch.zeros(2)}, weights)
-    with pytest.raises(VegaError, match="make room"):
-        save_state(state, {"step": 2})
-    with pytest.raises(VegaError, match="make room"):
-        add_line(Path("/dev/full"), {"step": 2})
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept

@@ -57,7 +57,7 @@ class VegaLearner(nn.Module):
             inject_adapter_in_model(config, part, ADAPTER)
             for layer in part.modules():
                 if isinstance(layer, LoraLinear):
-                    # peft gives them the layer's dtype here; in bfloat16 most of what a step changes would be rounded off.
+                    # peft gives them the layer's dtype here; in bfloat16 what a step changes would be rounded off.
                     layer.lora_A[ADAPTER].float()
                     layer.lora_B[ADAPTER].float()
 
