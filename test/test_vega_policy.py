@@ -77,7 +77,7 @@ def test_saving_and_loading_changes_nothing(nano: VegaPolicy, tmp_path: Path) ->
     assert again.act(observation()).actions.tobytes() == nano.act(observation()).actions.tobytes()
 
 
-SHIPPED = ["vega-nano", "vega-nano-plain", "vega-nano-suites"]
+SHIPPED = ["vega-nano", "vega-nano-plain", "vega-nano-prior", "vega-nano-suites"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
