@@ -14,7 +14,7 @@ from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.command_writers import RECORDERS, command_actions, command_topics
 from vega3d_ros.topics.node_outputs import Outputs
-from vega3d_ros.topics.rivals import SAME_NAME, UNNAMED, Rivals
+from vega3d_ros.topics.rivals import Rivals, may_be_listed_late
 
 # A node that did not look for longer may have missed who came, moved the arm and went; its own waits are shorter.
 LONGEST_LOOK_S = 5.0
@@ -61,6 +61,6 @@ class StillWatch:
         """While this node is not active: whether the controller is there and nobody commands it."""
         infos = self._node.get_subscriptions_info_by_topic(self._topic)
         rivals = self._rivals.find(0, 0)
-        if self._looked_s - self._active_s < LISTED_S and (SAME_NAME in rivals or UNNAMED in rivals):
+        if self._looked_s - self._active_s < LISTED_S and may_be_listed_late(rivals):
             rivals = ""
         return not rivals and any(info.node_name not in RECORDERS for info in infos)

@@ -19,7 +19,7 @@ from vega3d_ros.ros import conversions
 from vega3d_ros.ros.dds import DISCOVERY_S
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.command_writers import LATEST, Writer, command_actions, command_topics, make_writer
-from vega3d_ros.topics.rivals import SAME_NAME, UNNAMED, Rivals
+from vega3d_ros.topics.rivals import Rivals, may_be_listed_late
 
 LOOK_S = 0.5
 # Latched deep enough that a recorder that connects late misses nothing of a start.
@@ -75,7 +75,7 @@ class Outputs:
         while True:
             rivals, over = self.rivals(), time.monotonic() >= deadline
             # A publisher of our own that has just been destroyed is listed for a moment more.
-            if rivals and (over or (UNNAMED not in rivals and SAME_NAME not in rivals)):
+            if rivals and (over or not may_be_listed_late(rivals)):
                 raise VegaError(rivals)
             if over:
                 break

@@ -69,6 +69,11 @@ class Rivals:
         )
 
 
+def may_be_listed_late(rivals: str) -> bool:
+    """Whether what `find` says may be an endpoint of one's own that has just been destroyed, or one yet unnamed."""
+    return SAME_NAME in rivals or UNNAMED in rivals
+
+
 def _name(namespace: str, name: str) -> str:
     # An endpoint may be known a moment before the name of its node is.
     return UNNAMED if _HIDDEN in name else f"{namespace.rstrip('/')}/{name}"

@@ -86,9 +86,7 @@ def _known_l1(found: Tensor, wanted: Tensor) -> Tensor:
     return ((found - wanted.nan_to_num()).abs() * known).sum() / known.sum().clamp(min=1)
 
 
-def _of_known(
-    loss: Callable[[Tensor, Tensor], Tensor], found: Tensor, wanted: Tensor, known: Tensor
-) -> Tensor:  # fmt: skip
+def _of_known(loss: Callable[[Tensor, Tensor], Tensor], found: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
     """A mean loss over those of a batch (B,) that are known; 0, with no gradient but 0, where none is."""
     return loss(found[known], wanted[known]) if bool(known.any()) else 0.0 * found.float().sum()
 

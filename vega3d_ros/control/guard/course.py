@@ -41,6 +41,10 @@ class Course:
         """The one that is followed then; the oldest that is remembered where that began later."""
         return next((motion for motion in reversed(self._motions) if motion.start_ns <= time_ns), self._motions[0])
 
+    def at(self, time_ns: int) -> tuple[FloatArray, FloatArray]:
+        """Positions (n,) rad and velocities (n,) rad/s then."""
+        return self.motion_at(time_ns).at(time_ns)
+
     def along(self, times_ns: IntArray) -> FloatArray:
         """Positions (k, n) rad at times (k,), which grow."""
         starts_ns = np.array([motion.start_ns for motion in self._motions])

@@ -141,9 +141,7 @@ class SafetyGuard:
                     )
                 origin = end if far is None else measured
             self._check_inside(origin)
-            distance = np.maximum(
-                2.0 * self._tolerance, 1.1 * away
-            )  # that may lie before it
+            distance = np.maximum(2.0 * self._tolerance, 1.1 * away)  # as far as its controller may have to go
             self._lead_s = max(self._period, slow_s(distance, self.limits.velocity, self.limits.acceleration))
         else:
             assert self._motion is not None
@@ -171,9 +169,10 @@ class SafetyGuard:
             self._from = (measured.copy(), rate.copy())
             return self._from
         here = self._path_at(self._motion, time_ns)
+        told = here
         if self._course is not None:
             self._course.forget_before(time_ns - late_ns)
-        told = self._course.motion_at(time_ns - late_ns).at(time_ns - late_ns) if late_ns and self._course else here
+            told = self._course.at(time_ns - late_ns) if late_ns else here
         off = np.abs(measured - told[0])
         far = _first(~(off <= self._tolerance))
         if far is not None:

@@ -103,7 +103,7 @@ class PathStream:
         advance_ns = self._next_advance(time_ns - self._time_ns - self._period_ns)
         self._time_ns += advance_ns
         if advance_ns == self._period_ns:
-            self._append(self._course.motion_at(self._time_ns).at(self._time_ns)[0])
+            self._append(self._course.at(self._time_ns)[0])
         else:
             self._recent = self._window(self._time_ns)
         sent = np.asarray(self._recent.mean(axis=0))
