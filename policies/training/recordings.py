@@ -141,7 +141,7 @@ class Recording:
     def actions(self, dim: int, rate_hz: float | None) -> FloatArray:
         """(rows, steps, dim): the control steps of every row, at any rate where `rate_hz` is None.
 
-        Raises VegaError where they are others, or are said to be.
+        Raises VegaError where they are others, or are said to be, and where the gripper's are in other units.
         """
         action = self.column("action").reshape(len(self), -1)
         steps = action.shape[1] // dim
@@ -158,6 +158,8 @@ class Recording:
                 f"The actions in {self.folder} are {', '.join(names)}: give {', '.join(ACTION)}, in LIBERO's units, or "
                 "correct their names in meta/info.json where they are that."
             )
+        if dim == len(ACTION):
+            check_gripper(action.reshape(-1, dim), str(self.folder))
         return action.reshape(len(action), steps, dim)
 
     def solved(self) -> NDArray[np.bool_]:
@@ -336,6 +338,19 @@ def _names(feature: Any) -> tuple[str, ...]:
     names = feature.get("names") if isinstance(feature, dict) else None
     groups = names.values() if isinstance(names, dict) else [names]
     return tuple(str(name) for group in groups if isinstance(group, list) for name in group)
+
+
+def check_gripper(actions: FloatArray, where: str) -> None:
+    """Raise VegaError where the gripper's commands, the last of actions (n, 7), are from 0 to 1 as in many data sets.
+
+    Some have 1 for open and others 0, which nothing tells, and LIBERO's are neither.
+    """
+    commands = actions[:, -1]
+    if len(commands) and 0 <= commands.min() < commands.max():
+        raise VegaError(
+            f"The gripper's commands in {where} lie from 0 to 1 and LIBERO's are -1 (open) and 1 (closed): write "
+            "1 - 2 x in place of x where 1 is open there, and 2 x - 1 where it is closed."
+        )
 
 
 def from_rotation_vector(vector: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ import torch
 
 from policies.files.weight_files import available_bytes
 from policies.openvla.preprocessing import mirror, rotate_180
-from policies.training.recordings import VIDEO, Recording
+from policies.training.recordings import VIDEO, Recording, check_gripper
 from policies.training.vega.demonstrations import Demonstration, libero_data_set_actions, without_idling
 from policies.types import FloatArray, Image, VegaError
 
@@ -101,6 +101,7 @@ def _hdf5(file: Path, cameras: tuple[str, ...]) -> tuple[list[Demonstration], bo
                 raise VegaError(f"The actions of {name} in '{file}' are not all finite: leave that file out.")
             if late:  # nobody saw on what the first was chosen, and nothing was chosen on what was seen last
                 actions = actions[1:]
+            check_gripper(actions, f"'{file}'")
             seen = given["obs"]
             states = np.concatenate([seen["ee_states"][()], seen["gripper_states"][()]], axis=1).astype(np.float64)
             streams = {camera: seen[_CAMERAS[camera]] for camera in cameras}
@@ -263,5 +264,6 @@ def _rlds_episode(episode: Any, cameras: tuple[str, ...], export: Path) -> tuple
     def picture(camera: str, step: int) -> Image:
         return streams[camera][step]
 
+    check_gripper(actions, f"'{export}'")
     size = sum(shown.nbytes for stream in streams.values() for shown in stream)
     return Demonstration(sentence, libero_data_set_actions(actions), states, picture, jpeg=True), size
