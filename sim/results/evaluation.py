@@ -112,6 +112,11 @@ class ResultWriter(ResultFiles[EpisodeRecord]):
         return EpisodeRecord(**{**fields, "latency_ms": tuple(fields.get("latency_ms", ()))})
 
     def header_now(self, found: dict[str, Any]) -> dict[str, Any]:
+        found = super().header_now(found)
+        now, then = self.header.get("dimensions"), found.get("dimensions")
+        if isinstance(now, dict) and isinstance(then, dict):  # of the tasks that are asked for: others may be, too
+            joined = {name: sorted({*then.get(name, ()), *now.get(name, ())}) for name in {**then, **now}}
+            self.header, found = ({**fields, "dimensions": joined} for fields in (self.header, found))
         views = views_of(found)
         return found if views is None else {**found, "views": views}
 

@@ -15,6 +15,7 @@ from policies.files.made_once import replacing
 from policies.types import VegaError
 
 SUMMARY_FILE = "summary.json"
+LONGEST_TOLD = 100  # characters of a value in a sentence
 
 
 class Record(Protocol):
@@ -92,8 +93,14 @@ class ResultFiles(ABC, Generic[R]):
         """A line of the records' file.  Raises TypeError or ValueError for one that is none."""
 
     def header_now(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The summary of an earlier run in today's words, where an older version wrote others."""
-        return found
+        """The summary of an earlier run in today's words, where an older version wrote others.
+
+        May change `header` where what is asked for now comes to what was asked for then.
+        """
+        now, then = self.header.get("versions"), found.get("versions")
+        if not isinstance(now, dict) or not isinstance(then, dict):
+            return found
+        return {**found, "versions": {**now, **then}}  # of packages that were not told of then
 
     @classmethod
     def remove(cls, folder: Path) -> None:
@@ -141,14 +148,15 @@ class ResultFiles(ABC, Generic[R]):
             # A line without its end was cut off by the kill: that one is repeated.
             records = [self.read_record(json.loads(line)) for line in lines if line.endswith("\n")]
             self._earlier_s = float(found.get("wall_s", 0.0))
+            found = self.header_now(found)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
-        found = self.header_now(found)
         for name, value in self.header.items():
             if found.get(name, value) != value:
+                then, now = _differing(found[name], value)
                 raise VegaError(
-                    f"The run in {self.folder} has {name} {found.get(name)}, this one {value}: "
-                    "give another --output, or the options of that run."
+                    f"The run in {self.folder} has {name} {then}, this one {now}: give another --output, or the "
+                    "options of that run."
                 )
         self.records = list({r.key: r for r in records if not r.error}.values())
 
@@ -169,6 +177,15 @@ class ResultFiles(ABC, Generic[R]):
             f"Results cannot be written to {self.folder} ({error.strerror}): make room there; "
             f"the {max(len(self.records) - 1, 0)} {self.unit}s before are kept."
         )
+
+
+def _differing(*values: Any) -> list[str]:
+    """Values as a sentence tells them: of objects what differs alone, and of what is long the beginning."""
+    if all(isinstance(value, dict) for value in values):
+        names = [name for name in values[0] | values[1] if values[0].get(name) != values[1].get(name)]
+        values = tuple({name: value[name] for name in names if name in value} for value in values)
+    texts = [str(value) for value in values]
+    return [text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}..." for text in texts]
 
 
 def _claim(folder: Path) -> int:

@@ -58,7 +58,7 @@ class AnswerWriter(ResultFiles[AnswerRecord]):
         return AnswerRecord(**{**fields, "boxes": tuple(map(tuple, fields.get("boxes", ())))})
 
     def header_now(self, found: dict[str, Any]) -> dict[str, Any]:
-        return header_now(found)
+        return header_now(super().header_now(found))
 
     def finish(self) -> None:
         """Write what needs all answers: captions' scores, intervals."""
