@@ -25,7 +25,7 @@ from sim.evaluation.running import Progress, add_run_options, carry_out, check_r
 from sim.evaluation.spatial.asking import SpatialSettings, model_sha256
 from sim.evaluation.spatial.benchmarks import BENCHMARKS, has_training, read_items
 from sim.evaluation.workers import Shard, run_here, run_in_workers
-from sim.results.evaluation import package_versions
+from sim.results.evaluation import package_versions, wilson_95
 from sim.results.result_files import SUMMARY_FILE
 from sim.results.spatial.answers import AnswerRecord, AnswerWriter
 from sim.results.spatial.blind import baselines
@@ -42,10 +42,10 @@ class AnswerProgress(Progress[AnswerRecord]):
         values = [next(iter(r.scores.values())) for r in self.writer.records if r.scores and not r.error]
         said = f"error: {record.error}" if record.error else repr(record.answer[:40]) if record.answer else "boxes"
         mean = float(np.mean(values)) if values else 0.0
-        half = 1.96 * float(np.std(values)) / len(values) ** 0.5 if values else 0.5
+        low, high = wilson_95(sum(values), len(values))  # of scores from 0 to 1 it is never too narrow
         return (
-            f"{record.kind}: {said} | {100 * mean:.1f} % over {len(values)}, 95 % interval "
-            f"{100 * max(mean - half, 0):.1f} to {100 * min(mean + half, 1):.1f}"
+            f"{record.kind}: {said} | {100 * mean:.1f} % over {len(values)}, 95 % interval {100 * low:.1f} to "
+            f"{100 * high:.1f}"
         )
 
 

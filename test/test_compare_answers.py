@@ -65,6 +65,15 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path: Path) -> None:
     assert differences(first, first)[KIND].interval_95 == (0.0, 0.0)
 
 
+def test_of_one_film_nothing_is_known_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drawn again it is always the same: an interval without any width, far from zero."""
+    first, second = run(tmp_path / "a", np.zeros((1, QUESTIONS))), run(tmp_path / "b", np.full((1, QUESTIONS), 0.5))
+    found = differences([first], [second])
+    assert {(each.difference, each.interval_95) for each in found.values()} == {(50.0, (-100.0, 100.0))}
+    assert main(["--first", str(first), "--second", str(second)]) == 0
+    assert "-100.0 to +100.0" in capsys.readouterr().out
+
+
 def test_runs_of_other_questions_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flat = np.full((FILMS, QUESTIONS), 0.5)
     first = run(tmp_path / "a", flat)

@@ -18,11 +18,11 @@ from tiny_reasoner import write_tiny_reasoner
 
 from policies.spatial.scores import vsi
 from sim.evaluation.spatial.benchmarks import read_items
-from sim.results.spatial.answers import AnswerRecord, figures, intervals
+from sim.results.spatial.answers import AnswerRecord, AnswerWriter, figures, intervals
 from sim.results.spatial.blind import baselines
 from sim.results.spatial.frames import read_frames
 from sim.results.spatial.page import table_rows
-from sim.run_spatial import main
+from sim.run_spatial import AnswerProgress, main
 
 HERE = Path(__file__).parent
 SEEING, POINTING = "spatial_models:Seeing", "spatial_models:Pointing"
@@ -298,6 +298,29 @@ def test_intervals_are_over_scenes(data: Path) -> None:
     low, high = intervals(records, "scores")["overall"]
     # Four scenes, two all right and two all wrong: as wide as four coins, whatever the number of questions.
     assert (low, high) == (0.0, 100.0) and intervals(records, "corrected")["overall"] == (100.0, 100.0)
+
+
+def test_of_one_scene_nothing_is_known_of_others(data: Path, tmp_path: Path) -> None:
+    """Drawn again it is always the same: an interval without any width."""
+    kinds = ("object_counting", "room_size_estimation")
+    asked = [(0, 0, kinds[0], 1.0), (0, 1, kinds[1], 0.2), (1, 0, kinds[1], 0.6)]
+    records = [AnswerRecord(task, trial, kind, "", scores={"score": value}) for task, trial, kind, value in asked]
+    assert intervals(records[:2], "scores") == {}
+    found = intervals(records, "scores")
+    assert set(found) == {kinds[1]} and found[kinds[1]] == (20.0, 60.0)
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--limit", "1"]
+    assert main([*run, "--output", str(tmp_path / "o")]) == 0
+    assert summary_of(tmp_path / "o")["interval_95"] == {}
+
+
+def test_the_first_right_answer_does_not_make_all_right(data: Path, tmp_path: Path) -> None:
+    items = read_items("vsi_bench", data)
+    writer = AnswerWriter(tmp_path, {}, items, {}, resume=False)
+    progress, record = AnswerProgress(writer, 2, 0), AnswerRecord(0, 0, items[0].kind, "A", scores={"score": 1.0})
+    writer.add(record)
+    assert "100.0 % over 1, 95 % interval 20.7 to 100.0" in progress.describe(record)
+    progress.close()
+    writer.close()
 
 
 def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:

@@ -44,8 +44,11 @@ class EpisodeRecord:
         return self.task, self.trial
 
 
-def wilson_95(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson score interval (Wilson 1927) at 95 %, as rates; (0, 1) without trials."""
+def wilson_95(successes: float, trials: int) -> tuple[float, float]:
+    """Wilson score interval (Wilson 1927) at 95 %, as rates; (0, 1) without trials.
+
+    Successes may be in part: scores from 0 to 1 spread no more than successes and failures of the same mean.
+    """
     if trials == 0:
         return 0.0, 1.0
     z = 1.959963984540054

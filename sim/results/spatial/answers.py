@@ -101,12 +101,22 @@ def figures(items: Mapping[tuple[int, int], Item], records: Sequence[AnswerRecor
 
 
 def intervals(records: Sequence[AnswerRecord], which: str) -> dict[str, tuple[float, float]]:
-    """95 % by name, per cent: percentiles over scenes drawn again with replacement, whose answers go together."""
+    """95 % by name, per cent: percentiles over scenes drawn again with replacement, whose answers go together.
+
+    None of what one scene alone tells.
+    """
     sums, counts, names = by_scene(records, which)
     if not names:
         return {}
-    draws = drawn_again(np.random.default_rng(0), len(sums))
-    return {name: percentiles(values) for name, values in tasks(draws @ sums, draws @ counts, names).items()}
+    draws, told = drawn_again(np.random.default_rng(0), len(sums)), of_several(counts, names)
+    found = tasks(draws @ sums, draws @ counts, names)
+    return {name: percentiles(values) for name, values in found.items() if name in told}
+
+
+def of_several(counts: FloatArray, names: Sequence[tuple[str, str]]) -> set[str]:
+    """Of what `tasks` gives, that which no scene of counts (scenes, names) alone tells: it has a spread over scenes."""
+    without = counts.sum(axis=0) - counts
+    return {name for name, values in tasks(without, without, names).items() if np.isfinite(values).all()}
 
 
 def by_scene(records: Sequence[AnswerRecord], which: str) -> tuple[FloatArray, FloatArray, list[tuple[str, str]]]:

@@ -13,7 +13,7 @@ from policies.files.json_config import read_json
 from policies.types import FloatArray, VegaError
 from sim.results.paired import drawn_again, percentiles
 from sim.results.result_files import SUMMARY_FILE
-from sim.results.spatial.answers import AnswerRecord, by_scene, tasks
+from sim.results.spatial.answers import AnswerRecord, by_scene, of_several, tasks
 from sim.results.spatial.items import header_now
 
 # What runs must have alike, and what is said where they do not; what an older version did not write is not compared.
@@ -92,7 +92,7 @@ def compare(first: Sequence[Path], second: Sequence[Path], which: str = "scores"
     """first, second: folders of runs, in the order of their seeds.  Raises VegaError for unlike runs.
 
     The interval: percentiles over films and seeds, both drawn again with replacement; an arm's answers to a film, and
-    the arms of a seed, go together.
+    the arms of a seed, go together.  Of what one film alone tells nothing is known of others: -100 to 100.
     """
     if len(first) != len(second) or not first:
         raise VegaError(f"There are {len(first)} runs of one arm and {len(second)} of the other: give as many of each.")
@@ -115,11 +115,12 @@ def compare(first: Sequence[Path], second: Sequence[Path], which: str = "scores"
 
     samples = [tasks(drawn(sums, arm), drawn(counts, arm), names) for arm in (0, 1)]
     means = [tasks(sums[arm].sum(axis=(0, 1))[None], counts[arm].sum(axis=(0, 1))[None], names) for arm in (0, 1)]
+    told = of_several(counts[0].sum(axis=0), names)
     each = [tasks(sums[arm].sum(axis=1), counts[arm].sum(axis=1), names) for arm in (0, 1)]
     gains = {
         name: Difference(
             100 * float(means[0][name][0]), 100 * float(means[1][name][0]),
-            percentiles(samples[1][name] - samples[0][name]),
+            percentiles(samples[1][name] - samples[0][name]) if name in told else (-100.0, 100.0),
             tuple(100 * float(value) for value in each[1][name] - each[0][name]),
         )
         for name in means[0]
