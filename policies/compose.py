@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from policies.files.command_line import add_seed, command, command_parser, results_folder
+from policies.files.command_line import add_seed, command, command_parser, given, refuse_idle, results_folder
 from policies.files.json_config import read_counts
 from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 from policies.fusion.fused_policy import write_policy
@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.refresh_every < 1:
         raise VegaError(f"--refresh-every {options.refresh_every} is none: give a number from 1 on.")
+    if options.world_simulator is None:
+        why = "is about a world simulator: give one as --world-simulator, or leave it out."
+        refuse_idle(given(parser, arguments), ("fusion", "refresh_every", "seed"), why)
     cameras = None if options.cameras is None else tuple(name.strip() for name in options.cameras.split(","))
     if cameras is not None and "" in cameras:
         raise VegaError(f"--cameras '{options.cameras}' has a camera without a name: give names with a comma between.")

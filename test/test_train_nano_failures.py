@@ -17,12 +17,14 @@ from test_train_nano import train
 from policies.files import weight_files
 from policies.files.weight_files import write_tensors
 from policies.nano.vocabulary import Vocabulary
-from policies.training import curves, train_nano, train_world_simulator
+from policies.training import curves, train_nano, train_spatial, train_vega, train_world_simulator
 from policies.training.curves import LOG, add_line, cut_log, read_log
 from policies.training.dataset import Wordings
 from policies.training.nano import building
 from policies.training.optimisation import going_on, save_state
 from policies.types import VegaError
+
+VEGA_NANO = Path(train_nano.__file__).parents[1] / "vega_nano"
 
 
 def full_disk(path: Path, *_: object, **__: object) -> int:
@@ -53,6 +55,39 @@ def test_what_cannot_be_written_or_read_is_said_in_one_sentence(
         for main in (train_nano.main, train_world_simulator.main):
             assert main(["--data", str(demonstrations), "--output", str(output)]) == 2
             assert text in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--warm-start", "nowhere"], ["--sentences", "nowhere.txt"], ["--text-encoder", "bag"],
+        ["--encoder-blocks", "3"], ["--no-remember"], ["--remember"], ["--normalise", "all"],
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_new_policy_is_not_passed_over_where_one_goes_on(
+    options: list[str], demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(demos), "--init", str(VEGA_NANO), "--output", str(tmp_path / "o"), "--steps", "1"]
+    assert train_nano.main([*words, *options]) == 2
+    name = "--remember" if "remember" in options[0] else options[0]
+    assert f"{name} is about a new policy, and --init names one that exists" in capsys.readouterr().err
+
+
+def test_other_options_without_an_effect_are_refused(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, somewhere = ["--data", str(demos), "--output", str(tmp_path / "o")], str(tmp_path)
+    for main, options, said in (
+        (train_nano.main, ["--fusion", "add", "--steps", "1"], "--fusion is about tokens that are fused in"),
+        (train_world_simulator.main, ["--unet-beside", somewhere, "--vae-steps", "9"], "--vae-steps changes nothing"),
+        (train_world_simulator.main, ["--unet-beside", somewhere, "--tap", "1"], "--tap changes nothing"),
+        (train_spatial.main, ["--from-scratch", "--warm-start", somewhere], "--warm-start changes nothing"),
+        (train_vega.main, ["--policy", somewhere, "--gpus", "2"], "--gpus is of --plan alone: processes are started"),
+        (train_vega.main, ["--policy", somewhere, "--gpu-tflops", "9"], "--gpu-tflops is of --plan alone"),
+    ):
+        assert main([*data, *options]) == 2  # type: ignore[operator]
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("state", [b"", b"no archive", {"step": 1}, [1], {"a": np.zeros(1)}])

@@ -201,6 +201,9 @@ def test_composing_says_what_is_wrong(openvla, wan, tmp_path, capsys):
         (["--openvla", str(tmp_path / "no"), "--output", "out"], "no checkpoint folder"),
         ([*base, "--world-simulator", str(tmp_path / "no")], "no checkpoint folder"),
         ([*base, "--statistics", "bridge"], "libero_spatial_no_noops"),
+        ([*base, "--fusion", "token_gate"], "--fusion is about a world simulator: give one as --world-simulator"),
+        ([*base, "--refresh-every", "4"], "--refresh-every is about a world simulator"),
+        ([*base, "--seed", "3"], "--seed is about a world simulator"),
         (["--openvla", str(openvla), "--output", str(tmp_path / "full")], "not empty"),
     ):
         assert compose(arguments) == 2

@@ -8,7 +8,7 @@ import math
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TextIO
 
@@ -43,6 +43,23 @@ def command_parser(program: str, doc: str | None, paragraphs: int = 1, **options
     """
     described = "\n\n".join((doc or "").split("\n\n")[:paragraphs])
     return argparse.ArgumentParser(prog=program, description=described, formatter_class=Help, **options)
+
+
+def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """Of the options of a command line that `parser` takes, those that stand there: attributes of what it gives."""
+    names, nothing = vars(parser.parse_args(argv)), object()
+    seen = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, nothing))))
+    return {name for name in names if seen[name] is not nothing}
+
+
+def refuse_idle(named: Collection[str], without_effect: Iterable[str], why: str) -> None:
+    """Raise VegaError for an option without an effect, where it is among those `given`.
+
+    why: what goes on behind the option's name.
+    """
+    for name in without_effect:
+        if name in named:
+            raise VegaError(f"--{name.replace('_', '-')} {why}")
 
 
 def add_threads(parser: argparse.ArgumentParser, described: str = "torch threads", default: int = 1) -> None:

@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policies.checkpoints import is_openvla
-from policies.files.command_line import add_seed, add_threads, command, command_parser, finite, positive
+from policies.files.command_line import (
+    add_seed,
+    add_threads,
+    command,
+    command_parser,
+    finite,
+    given,
+    positive,
+    refuse_idle,
+)
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig
@@ -50,6 +59,8 @@ from policies.types import VegaError
 
 STATE_FILE = "training_state.pt"
 TOLD_EVERY = 50  # steps
+# Options that change nothing about a policy that exists.
+OF_NEW = ("warm_start", "sentences", "text_encoder", "encoder_blocks", "remember", "normalise")
 # Cross-attention has positions of one grid, of 16 x 16 unless told, and a small policy's cameras share one fusion:
 # theirs are 20 x 20 and 12 x 12.
 FUSIONS = [name for name in fusion_names() if name != "cross_attention"]
@@ -233,7 +244,13 @@ class Training:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise VegaError for numbers that make no sense."""
+    """Raise VegaError for numbers that make no sense, and for options that would change nothing."""
+    if args.init is not None:
+        why = "is about a new policy, and --init names one that exists: leave one of them out."
+        refuse_idle(args.given, OF_NEW, why)
+    if args.world_simulator is None and args.tokens != "imagenet":
+        why = "is about tokens that are fused in anew: give --world-simulator, or leave it out."
+        refuse_idle(args.given, ("fusion",), why)
     if min(args.steps, args.batch, args.save_every) < 1 or args.hold_out < 0:
         raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
     if (args.until is not None and args.until < 1) or args.encoder_blocks < 0:
@@ -308,7 +325,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="learn nothing from every N-th episode")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.given = given(parser, argv)
+    return args
 
 
 @command

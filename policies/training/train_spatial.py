@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.checkpoints import HERE
-from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
+from policies.files.command_line import add_seed, add_threads, command, command_parser, given, positive, refuse_idle
 from policies.types import VegaError
 
 
@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_threads(parser)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args(argv)
+    if args.from_scratch:
+        why = "changes nothing beside --from-scratch: leave one of them out."
+        refuse_idle(given(parser, argv), ("warm_start",), why)
     if min(args.steps, args.batch, args.save_every) < 1:
         raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
     from policies.training.optimisation import begin  # torch, which --help does without

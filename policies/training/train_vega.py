@@ -18,7 +18,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, positive, results_folder
+from policies.files.command_line import (
+    add_seed,
+    add_threads,
+    command,
+    command_parser,
+    given,
+    positive,
+    refuse_idle,
+    results_folder,
+)
 from policies.types import VegaError
 
 
@@ -182,6 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise VegaError("Steps, batches and GPUs count from above 0, and holdout is below 0.5: change them.")
     if options.plan:
         return plan(options)
+    why = "is of --plan alone: processes are started by accelerate or torchrun, see docs/training.md."
+    refuse_idle(given(parser, argv), ("gpus", "gpu_tflops"), why)
     if options.policy is None or options.data is None:
         raise VegaError("A training needs a policy and demonstrations: give --policy and --data.")
     return train(options)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
+from policies.files.command_line import add_seed, add_threads, command, command_parser, given, positive, refuse_idle
 from policies.types import VegaError
 
 
@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args(argv)
+    if args.unet_beside is not None:
+        why = "changes nothing beside --unet-beside: leave it out."
+        refuse_idle(given(parser, argv), ("vae_steps", "tap"), why)
     counts = [args.transformer_steps, args.batch, args.save_every]
     if args.unet_beside is None:
         counts.append(args.vae_steps)
