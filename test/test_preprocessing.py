@@ -23,6 +23,9 @@ def test_actions_come_back_from_normalisation(numbers, data):
     back = pre.normalize_proprio(actions, {"proprio": bounds}, kind)
     np.testing.assert_allclose(back[mask], unit[mask], atol=1e-5)
     assert np.abs(back).max() <= 1
+    # As the reference: what the state's own mask leaves out is clipped alone.
+    as_they_are = pre.normalize_proprio(actions, {"proprio": bounds | {"mask": mask}}, kind)
+    np.testing.assert_array_equal(as_they_are, np.where(mask, back, np.clip(actions, -1, 1)))
 
 
 @given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1 and q[3] > 1e-3))
@@ -95,6 +98,9 @@ def test_bad_statistics_are_named():
     bounds = {"q01": [0.0] * 7, "q99": [1.0] * 7}
     with pytest.raises(VegaError, match="8 numbers"):
         pre.normalize_proprio(np.zeros(8), {"proprio": bounds})
+    for what, use in (("action", pre.unnormalize_actions), ("proprio", pre.normalize_proprio)):
+        with pytest.raises(VegaError, match=rf"The {what} statistics have a mask \[1, 0\]: give 7 times true or false"):
+            use(np.zeros(7), {what: bounds | {"mask": [1, 0]}})
     with pytest.raises(VegaError, match="'min'"):
         pre.unnormalize_actions(np.zeros(7), {"action": bounds}, "bounds")
     with pytest.raises(VegaError, match="'q01' above 'q99' in number 2"):

@@ -196,19 +196,26 @@ def _bounds(statistics: Mapping[str, Any], kind: str, size: int, what: str) -> t
     return low, high
 
 
+def _mask(statistics: Mapping[str, Any], what: str, size: int) -> NDArray[np.bool_]:
+    """Which of `size` numbers are scaled: all where nothing says it."""
+    mask = np.asarray(statistics[what].get("mask", np.ones(size, bool)))
+    if mask.shape != (size,) or mask.dtype != bool:
+        raise VegaError(f"The {what} statistics have a mask {mask.tolist()}: give {size} times true or false.")
+    return mask
+
+
 def normalize_proprio(state: FloatArray, statistics: Mapping[str, Any], kind: str = "bounds_q99") -> FloatArray:
-    """Map a state (n,) to [-1, 1] (clipped) by the bounds in `statistics["proprio"]`."""
+    """Map a state (n,) to [-1, 1] by the bounds in `statistics["proprio"]`; what their mask leaves out is clipped."""
     low, high = _bounds(statistics, kind, len(state), "proprio")
-    return np.clip(2.0 * (state - low) / (high - low + 1e-8) - 1.0, -1.0, 1.0)
+    scaled = 2.0 * (state - low) / (high - low + 1e-8) - 1.0
+    return np.clip(np.where(_mask(statistics, "proprio", low.size), scaled, state), -1.0, 1.0)
 
 
 def unnormalize_actions(actions: FloatArray, statistics: Mapping[str, Any], kind: str = "bounds_q99") -> FloatArray:
     """Map (..., n) from [-1, 1] to the units of the training data; dimensions masked out stay as they are."""
     actions = np.asarray(actions, dtype=np.float64)
     low, high = _bounds(statistics, kind, actions.shape[-1], "action")
-    mask = np.asarray(statistics["action"].get("mask", np.ones(low.shape, bool)))
-    if mask.shape != low.shape or mask.dtype != bool:
-        raise VegaError(f"The action statistics have a mask {mask.tolist()}: give {low.size} times true or false.")
+    mask = _mask(statistics, "action", low.size)
     return np.where(mask, 0.5 * (actions + 1.0) * (high - low + 1e-8) + low, actions)
 
 
