@@ -1,7 +1,9 @@
 """What OpenVLA-OFT sees in training: the path of `openvla/preprocessing.py` with a random crop, and other colours.
 
 Order and ranges are those of its training (prismatic/vla/datasets, through dlimp): a crop of 0.9 of the area,
-brightness +-0.2, contrast and saturation 0.8 to 1.2, hue +-0.05; every camera by itself.
+brightness +-0.2, contrast and saturation 0.8 to 1.2, hue +-0.05; every camera by itself.  Here each of them is drawn
+by itself, too.  There one seed serves all of an image, so that one number between 0 and 1 decides where on the diagonal
+the crop lies and, at once, how bright, rich in contrast, saturated and turned in hue it is.
 """
 
 from __future__ import annotations
