@@ -78,3 +78,18 @@ def test_a_scene_model_is_saved_inside_the_folder_that_is_named(tmp_path: Path) 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
     again = load_network(tmp_path / "out" / "model")
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_what_others_read_in_a_trained_checkpoint_is_what_it_holds(tmp_path: Path) -> None:
+    """OpenVLA's own loader takes config.json's statistics, and transformers its way of storing weights."""
+    source = tiny.openvla_folder(tmp_path / "openvla")
+    config = json.loads((source / "config.json").read_text())
+    own = json.loads((source / "dataset_statistics.json").read_text())
+    config |= {"quantization_config": {"load_in_8bit": True}, "norm_stats": {"bridge_orig": next(iter(own.values()))}}
+    (source / "config.json").write_text(json.dumps(config))
+    policy = load_policy(str(source))
+    publish(policy, policy.model.state_dict(), None, 7, tmp_path / "policy")
+    written = json.loads((tmp_path / "policy" / "openvla" / "config.json").read_text())
+    assert written == {**{k: v for k, v in config.items() if k != "quantization_config"}, "norm_stats": own}
+    trained = load_policy(str(tmp_path / "policy"))
+    assert np.array_equal(trained.act(observation()).actions, policy.act(observation()).actions)

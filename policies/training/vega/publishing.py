@@ -8,12 +8,15 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from torch import Tensor
 
+from policies.files.json_config import read_json
+from policies.fusion.fused_policy import CONFIG_FILE
 from policies.openvla.checkpoint import open_checkpoint
 from policies.openvla.loading import TOWER_PREFIXES
 from policies.openvla.policy import VegaOpenVLA
@@ -96,6 +99,7 @@ def _write(
             if ".safetensors.index" not in file.name and not file.name.startswith("adapter_"):
                 shutil.copy(file, target / file.name)
     (target / "dataset_statistics.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    _tell(target / CONFIG_FILE, entries)
     stored = _stored(policy, state)
     save_torch_state_dict({k: v.cpu().contiguous() for k, v in stored.items()}, str(target), max_shard_size=SHARD)
     for part, prefix, stem in (
@@ -107,6 +111,17 @@ def _write(
             _save(tensors, target / f"{stem}--{step}_checkpoint.pt")
     config = replace(policy.config, openvla=CHECKPOINT, name=name, statistics_key=policy.statistics_key)
     policy.write(folder, config, fusion)
+
+
+def _tell(path: Path, entries: Mapping[str, Any]) -> None:
+    """Let a copied config.json say what is here: weights that are no codes any more, and these statistics alone.
+
+    OpenVLA's own loader takes those of the config, where nobody gives it the file.
+    """
+    config = {name: value for name, value in read_json(path).items() if name != "quantization_config"}
+    if "norm_stats" in config:
+        config["norm_stats"] = dict(entries)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
