@@ -60,7 +60,10 @@ def test_a_dataset_of_the_skills_is_made_once_and_tells_its_success(
     assert "0 of 0 episodes kept" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("other", [["--every", "2"], ["--policy", "vega-nano-suites"], ["--as-scored"]])
+MADE_OTHERWISE = [["--every", "2"], ["--policy", "vega-nano-suites"], ["--as-scored"], ["--layouts", "suite"]]
+
+
+@pytest.mark.parametrize("other", MADE_OTHERWISE)
 def test_episodes_that_were_made_otherwise_are_not_taken_for_those_asked_for(
     other: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +73,23 @@ def test_episodes_that_were_made_otherwise_are_not_taken_for_those_asked_for(
     assert collect_skills.main([*arguments, *other]) == 2
     assert "give the same again, or another --output" in capsys.readouterr().err
     assert collect_skills.main([*arguments, *other, "--seed", "1"]) == 0  # in a folder of its own
+
+
+class LaidOut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("layouts", ["suite", ""])
+def test_layouts_are_of_the_kind_that_is_asked_for(
+    layouts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def laid_out(environment: LiberoEnvironment, rng: np.random.Generator, kind: str) -> None:
+        assert kind == layouts
+        raise LaidOut
+
+    monkeypatch.setattr(collect_skills, "lay_out", laid_out)
+    with pytest.raises(LaidOut):
+        collect_skills.collect_task("libero_goal", 7, 1, 1, 4, tmp_path, layouts=layouts)
 
 
 def test_a_policy_drives_first_and_what_is_recorded_begins_where_the_skills_take_over(

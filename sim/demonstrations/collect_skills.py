@@ -47,18 +47,19 @@ from sim.worlds.suites import list_tasks
 AFTER_SUCCESS = 8
 MOST_TRIES = 4
 TAPES, SETTINGS = "tapes", "settings.json"
+DRAWN = "drawn"  # the kinds of layouts, if none is named
 DRIVEN = 0.6  # of an episode's steps, the most that a policy drives before the skills take over
 
 
 def collect_episode(
     environment: LiberoEnvironment, views: Views, rng: np.random.Generator, tape_at: Path, every: int = 1,
-    policy: Policy | None = None,
+    policy: Policy | None = None, layouts: str = "",
 ) -> bool:  # fmt: skip
     """One demonstration, kept if the task's own success test accepts it.  Deterministic in `rng`.
 
-    policy: acts first, for a while; what is recorded is how the skills go on from there.
+    policy: acts first, for a while; what is recorded is how the skills go on from there.  layouts: see `lay_out`.
     """
-    lay_out(environment, rng)
+    lay_out(environment, rng, layouts)
     views.draw([kind for kind in VIEW_KINDS if rng.random() < 0.7], rng)
     text = paraphrase(environment.instruction, rng)
     driven = int(rng.integers(round(DRIVEN * environment.max_steps)))
@@ -86,7 +87,7 @@ def drive(environment: LiberoEnvironment, policy: Policy, text: str, steps: int)
 
 def collect_task(
     suite: str, task: int, episodes: int, seed: int, every: int, tapes: Path, name: str | None = None,
-    as_scored: bool = False,
+    as_scored: bool = False, layouts: str = "",
 ) -> tuple[int, int, int]:  # fmt: skip
     """Make what is missing of one task; (task, episodes made, episodes tried)."""
     missing = [i for i in range(episodes) if not tape_path(tapes, task, i).is_file()]
@@ -102,7 +103,8 @@ def collect_task(
             for attempt in range(MOST_TRIES):
                 tried += 1
                 rng = np.random.default_rng([seed, task, episode, attempt])
-                if collect_episode(environment, views, rng, tape_path(tapes, task, episode), every, policy):
+                tape_at = tape_path(tapes, task, episode)
+                if collect_episode(environment, views, rng, tape_at, every, policy, layouts):
                     made += 1
                     break
         environment.close()
@@ -131,8 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     results_folder(tapes)
     by = None if args.policy is None else checkpoint_sha256(args.policy)
     settings = {"every": args.every, "as_scored": args.as_scored, "policy_sha256": by, "views": VIEWS}
-    made_with(tapes / SETTINGS, settings, older={"views": 1})
-    rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored)
+    settings |= {"layouts": args.layouts or DRAWN}
+    made_with(tapes / SETTINGS, settings, older={"views": 1, "layouts": DRAWN})
+    rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored, args.layouts)
     jobs = [(args.suite, task, *rest) for task in tasks]
     start = time.monotonic()
 

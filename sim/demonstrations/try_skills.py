@@ -63,6 +63,10 @@ def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processe
     parser.add_argument("--episodes", type=int, default=20, help="per task")
     add_seed(parser, seed, "of the layouts")
     parser.add_argument("--processes", type=int, default=processes, help="tasks at once")
+    parser.add_argument(
+        "--layouts", default="", choices=["", *KINDS],
+        help="of this kind alone (suite: the suite's own random resets; default: drawn)",
+    )  # fmt: skip
 
 
 def chosen_tasks(args: argparse.Namespace) -> list[int]:
@@ -80,10 +84,6 @@ def chosen_tasks(args: argparse.Namespace) -> list[int]:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.try_skills", __doc__)
     add_options(parser, "libero_object", 2001, 1)
-    parser.add_argument(
-        "--layouts", default="", choices=["", *KINDS],
-        help="of this kind alone (suite: the suite's own random resets; default: drawn)",
-    )  # fmt: skip
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
     jobs = [(args.suite, task, args.episodes, args.seed, args.layouts) for task in tasks]
