@@ -84,6 +84,8 @@ class Bench:
         self.stream_problem = self.unheard = self.behind = ""
         self.late_ns = 0
         self.held = None
+        self._lost: bool | None = None
+        self.forgotten = 0  # how often the gripper's orders were
         self.silent: dict[str, str] = {}
         loop = ControlLoop(self.asked, arm, HOME, guard(**limits))
         frames: Any = Frames()
@@ -105,6 +107,18 @@ class Bench:
 
     def rivals(self) -> str:
         return ""
+
+    @property
+    def lost(self) -> bool:
+        """The arm's controller, unless it was said that it is another's that does not hear."""
+        return bool(self.unheard) if self._lost is None else self._lost
+
+    @lost.setter
+    def lost(self, lost: bool) -> None:
+        self._lost = lost
+
+    def forget_gripper(self) -> None:
+        self.forgotten += 1
 
     def show(self, chunk: ActionChunk) -> None:
         """Nobody looks."""
