@@ -100,7 +100,9 @@ class Commander:
             # sags below our path.
             lost = self._outputs.lost
             if self._committed and (lost or inputs.stale(self._now_ns(), only=JOINTS)):
-                runner.release(lost, self._outputs.held)
+                news = runner.release(lost, self._outputs.held)
+                if news and not runner.told:
+                    inputs.forget_turns()
             if not lost and self._outputs.unheard:
                 self._outputs.forget_gripper()
             return

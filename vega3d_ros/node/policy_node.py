@@ -207,7 +207,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._condition.running = self._condition.moving = False
         self._vigilance.reset()
         self._condition.refused_in_a_row = self._condition.late_in_a_row = 0
-        self._inputs.clear(None if self._lockstep else self._now_ns())
+        self._inputs.clear(None if self._lockstep else self._now_ns(), self._runner.told)
         try:
             self._runner.reset()
         except VegaError as error:
