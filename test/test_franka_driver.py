@@ -205,6 +205,20 @@ def test_the_hand_of_a_robot_that_has_stopped_obeys_nobody_until_it_is_recovered
     assert orders == [0.0, "nothing", 0.0]
 
 
+def test_a_robot_that_stops_as_the_driver_ends_is_told_in_one_sentence(driver, monkeypatch):
+    """Between two looks at whether it runs; the motion has to be ended all the same, and the hand left as it is."""
+    ended: list[str] = []
+
+    def refuses(targets: np.ndarray) -> None:
+        raise VegaError("The robot takes no targets (user stop): call ~/recover.")
+
+    driver._arm.follow, driver._arm.end = refuses, lambda: ended.append("arm") or "user stop"
+    driver._hand = SimpleNamespace(end=lambda: ended.append("hand"))
+    monkeypatch.setattr(franka_driver.Node, "destroy_node", lambda node: ended.append("node"))
+    driver.destroy_node()
+    assert ended == ["arm", "hand", "node"] and driver.said == ["The robot stopped (user stop)."]
+
+
 def test_the_first_point_may_be_where_the_arm_is(driver):
     assert not driver.send({"t": 0.0, "q": 0.0, **REST})  # to hold is no motion
     # As MoveIt begins: at time 0, where the arm is measured, a little off where it is commanded to be.

@@ -10,6 +10,7 @@ launcher's end the arm slows down along the path that it is on; if this process 
 from __future__ import annotations
 
 import array
+import contextlib
 import time
 from typing import Any
 
@@ -243,7 +244,8 @@ class FrankaDriver(Node):
 
     def destroy_node(self) -> None:
         if self._arm.running:
-            self._slow_down()
+            with contextlib.suppress(VegaError):  # it has stopped just now; why, its end tells
+                self._slow_down()
         why = self._arm.end()
         if why and not self._problem:
             self.get_logger().error(f"The robot stopped ({why}).")
