@@ -185,7 +185,7 @@ class PolicyNode(CarefulLifecycleNode):
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
             response.success = self._condition.running
-            problem = self._condition.not_connected or self._inputs.problem()
+            problem = self._condition.not_connected or self._inputs.problem() or self._outputs.missing
             response.message = f"Started, and waiting: {problem}" if problem else "Started."
             if not response.success:
                 response.message = self._condition.fault

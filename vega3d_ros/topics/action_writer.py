@@ -58,6 +58,9 @@ class ActionWriter:
     def unheard(self) -> str:
         if self._problems:
             return next(iter(self._problems.values()))
+        return self.missing()
+
+    def missing(self) -> str:
         for index, (client, name) in enumerate(zip(self._clients, self._names, strict=True)):
             if not client.server_is_ready():
                 if index:

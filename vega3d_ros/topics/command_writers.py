@@ -76,9 +76,10 @@ class Writer(Protocol):
     """What every command interface can do.
 
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
-    would be lost, '' if it would not.  lost: whether the arm's controller may have left our path, since it does not
-    listen or gave up; the gripper's alone does not lose it.  confirmed: whether all who listen have the last lead that
-    was sent.  stop: no command follows; alone: nobody else commands the arm and it is not lost.
+    would be lost, '' if it would not; missing: the same, of who does not listen alone.  lost: whether the arm's
+    controller may have left our path, since it does not listen or gave up; the gripper's alone does not lose it.
+    confirmed: whether all who listen have the last lead that was sent.  stop: no command follows; alone: nobody else
+    commands the arm and it is not lost.
     held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  late_ns: so
     long ago the path was where the controller has been told to be by now; behind: a sentence where that is too long.
     reset: an episode begins.  destroy: where the controller holds the arm if its path could not be ended.
@@ -97,6 +98,8 @@ class Writer(Protocol):
     def late_ns(self) -> int: ...
 
     def unheard(self) -> str: ...
+
+    def missing(self) -> str: ...
 
     def lost(self) -> bool: ...
 
@@ -193,6 +196,9 @@ class TrajectoryWriter:
         self._told: list[set[bytes]] = []
 
     def unheard(self) -> str:
+        return self.missing()
+
+    def missing(self) -> str:
         return self._audience.missing()
 
     def lost(self) -> bool:
@@ -258,7 +264,7 @@ class ForwardWriter:
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def unheard(self) -> str:
-        lost, missing = self.lost(), self._audience.missing()
+        lost, missing = self.lost(), self.missing()
         if self._held_up_s:
             return (
                 f"The stream of positions was held up for {self._held_up_s:.2f} s: see what stopped this process or "
@@ -267,6 +273,9 @@ class ForwardWriter:
         if missing and not lost:
             self._gripper_sent = None  # a controller that comes up has been told nothing
         return missing
+
+    def missing(self) -> str:
+        return self._audience.missing()
 
     def lost(self) -> bool:
         self._notice_delay()

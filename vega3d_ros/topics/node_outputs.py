@@ -96,6 +96,11 @@ class Outputs:
         return "" if self._writer is None or self._parameters.dry_run else self._writer.unheard()
 
     @property
+    def missing(self) -> str:
+        """Who does not listen, one sentence, '' where all do; what a start mends does not count."""
+        return "" if self._writer is None or self._parameters.dry_run else self._writer.missing()
+
+    @property
     def lost(self) -> bool:
         """Whether the arm's controller may have left our path; in a dry run there is none."""
         return self._writer is not None and not self._parameters.dry_run and self._writer.lost()
