@@ -195,17 +195,15 @@ class Goals:
     def server_is_ready(self) -> bool:
         return True
 
-    def end(self, **result) -> None:
-        """Give up the last goal."""
-        answer = SimpleNamespace(status=GoalStatus.STATUS_ABORTED, result=SimpleNamespace(**result))
-        self._ends[-1](SimpleNamespace(result=lambda: answer))
+    def end(self, which: int = -1, status: int = GoalStatus.STATUS_ABORTED, **result) -> None:
+        """Give up the last goal, or end another otherwise."""
+        answer = SimpleNamespace(status=status, result=SimpleNamespace(**result))
+        self._ends[which](SimpleNamespace(result=lambda: answer))
 
 
-@pytest.mark.parametrize(
-    ("opens", "stalled", "said"),
-    [(False, True, ""), (False, False, "gripper_cmd gave up a goal"), (True, True, "gripper_cmd gave up a goal")],
-)
-def test_a_gripper_that_stalls_as_it_closes_holds_something(monkeypatch, opens, stalled, said):
+def action_writer_of(monkeypatch):
+    """A writer for an arm and a gripper, and their stand-ins."""
+
     class Action:
         def Goal(self, **fields):
             return SimpleNamespace(command=SimpleNamespace(), **fields)
@@ -217,10 +215,43 @@ def test_a_gripper_that_stalls_as_it_closes_holds_something(monkeypatch, opens, 
         gripper_command_joint=FINGERS[0], gripper_open=0.04, gripper_closed=0.0, joint_names=JOINTS, committed=False,
         command_ahead_s=0.0,
     )  # fmt: skip
-    writer = action_writer.ActionWriter(SimpleNamespace(create_client=lambda *_: None), parameters)
-    arm, gripper = writer._clients
-    command = JointCommand(0, np.zeros(7), np.zeros(7), 0.0, 0.05)
-    writer.write(command, 0.04 if opens else 0.0, None)
+    cancel = SimpleNamespace(call_async=lambda request: None)
+    writer = action_writer.ActionWriter(SimpleNamespace(create_client=lambda *_: cancel), parameters)
+    return writer, *writer._clients
+
+
+COMMAND = JointCommand(0, np.zeros(7), np.zeros(7), 0.0, 0.05)
+
+
+@pytest.mark.parametrize("whose", ["arm", "hand"])
+def test_the_last_goal_alone_is_cancelled_by_nobody_but_others(monkeypatch, whose):
+    writer, *clients = action_writer_of(monkeypatch)
+    cancelled = {"status": GoalStatus.STATUS_CANCELED, "reached_goal": False}
+    client = clients[whose == "hand"]
+    for gripper in (0.04, 0.0):
+        writer.write(COMMAND, gripper, None)
+    client.end(0, **cancelled)
+    assert not writer.unheard(), "the second took the place of the first"
+    if whose == "hand":
+        writer.stop()
+        client.end(1, **cancelled)
+        assert not writer.unheard(), "the stop itself"
+        writer.write(COMMAND, 0.04, None)
+    client.end(-1, **cancelled)
+    assert f"A goal of {whose}/" in writer.unheard()
+    # Of the gripper it says nothing about where the arm is.
+    assert writer.lost() == (whose == "arm")
+    writer.reset()
+    assert not writer.unheard() and not writer.lost()
+
+
+@pytest.mark.parametrize(
+    ("opens", "stalled", "said"),
+    [(False, True, ""), (False, False, "gripper_cmd gave up a goal"), (True, True, "gripper_cmd gave up a goal")],
+)
+def test_a_gripper_that_stalls_as_it_closes_holds_something(monkeypatch, opens, stalled, said):
+    writer, arm, gripper = action_writer_of(monkeypatch)
+    writer.write(COMMAND, 0.04 if opens else 0.0, None)
     assert len(arm.goals) == len(gripper.goals) == 1 and writer.unheard() == ""
     gripper.end(stalled=stalled, reached_goal=False)
     assert said in writer.unheard() and bool(writer.unheard()) == bool(said)

@@ -84,6 +84,9 @@ class Bench:
         self.stream_problem = self.unheard = self.behind = ""
         self.late_ns = 0
         self.held = None
+        self._lost: bool | None = None
+        self.forgotten = 0  # how often the gripper's orders were
+        self.turns_forgotten = 0
         self.silent: dict[str, str] = {}
         loop = ControlLoop(self.asked, arm, HOME, guard(**limits))
         frames: Any = Frames()
@@ -105,6 +108,21 @@ class Bench:
 
     def rivals(self) -> str:
         return ""
+
+    @property
+    def lost(self) -> bool:
+        """The arm's controller, unless it was said that it is another's that does not hear."""
+        return bool(self.unheard) if self._lost is None else self._lost
+
+    @lost.setter
+    def lost(self, lost: bool) -> None:
+        self._lost = lost
+
+    def forget_gripper(self) -> None:
+        self.forgotten += 1
+
+    def forget_turns(self) -> None:
+        self.turns_forgotten += 1
 
     def show(self, chunk: ActionChunk) -> None:
         """Nobody looks."""
@@ -172,6 +190,8 @@ def test_a_restarted_controller_that_obeys_at_once_is_told_where_it_is(why) -> N
     lead = bench.moves()[0]
     assert lead.lead
     np.testing.assert_allclose(lead.positions, measured if why == DEAF else end, atol=1e-9)
+    # Where it is told what joint_states say, they say it as their driver counts.
+    assert bench.turns_forgotten == (1 if why == DEAF else 0)
 
 
 def test_after_a_gap_of_a_camera_the_arm_goes_on_from_its_path() -> None:

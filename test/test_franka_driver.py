@@ -183,6 +183,42 @@ def test_fingers_whose_place_is_unknown_are_left_out_of_joint_states(driver, ope
     assert np.allclose(driver._controller.at(driver.now_s)[0][:7], np.arange(7.0))
 
 
+def test_the_hand_of_a_robot_that_has_stopped_obeys_nobody_until_it_is_recovered(driver):
+    """Somebody's fingers may be what it has stopped for."""
+    orders: list[float | str] = []
+    driver._own = replace(driver._own, hand=True, gripper_command_joint="finger", gripper_controller="hand")
+    driver._own = replace(driver._own, gripper_closed=0.0, gripper_open=0.04)
+    driver._hand = SimpleNamespace(opening=0.04, command=orders.append, begin_nothing=lambda: orders.append("nothing"))
+    driver._arm.state = lambda: ArmState(np.zeros(7), np.zeros(7))
+    driver._arm.end = lambda: "user stop"
+    driver._states = SimpleNamespace(publish=lambda message: None)
+    point = JointTrajectoryPoint(positions=[0.0], time_from_start=duration_message(0.05))
+    close = JointTrajectory(joint_names=["finger"], points=[point])
+    driver._on_hand(close)
+    driver._arm.running = False
+    driver._on_hand(close)  # before the driver has looked whether the robot still runs
+    driver._publish()
+    driver._on_hand(close)
+    assert orders == [0.0, "nothing"] and any("The hand is not moved" in sentence for sentence in driver.said)
+    driver._arm.running, driver._problem = True, ""
+    driver._on_hand(close)
+    assert orders == [0.0, "nothing", 0.0]
+
+
+def test_a_robot_that_stops_as_the_driver_ends_is_told_in_one_sentence(driver, monkeypatch):
+    """Between two looks at whether it runs; the motion has to be ended all the same, and the hand left as it is."""
+    ended: list[str] = []
+
+    def refuses(targets: np.ndarray) -> None:
+        raise VegaError("The robot takes no targets (user stop): call ~/recover.")
+
+    driver._arm.follow, driver._arm.end = refuses, lambda: ended.append("arm") or "user stop"
+    driver._hand = SimpleNamespace(end=lambda: ended.append("hand"))
+    monkeypatch.setattr(franka_driver.Node, "destroy_node", lambda node: ended.append("node"))
+    driver.destroy_node()
+    assert ended == ["arm", "hand", "node"] and driver.said == ["The robot stopped (user stop)."]
+
+
 def test_the_first_point_may_be_where_the_arm_is(driver):
     assert not driver.send({"t": 0.0, "q": 0.0, **REST})  # to hold is no motion
     # As MoveIt begins: at time 0, where the arm is measured, a little off where it is commanded to be.

@@ -28,6 +28,8 @@ class Gripper:
         self.width, self.reads_fail, self.orders_fail = 0.08, 0, 0
         self.reads: list[float] = []
         self.orders: list[str] = []
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self.error: Exception = HandError("UDP receive: Timeout")
 
     def read_once(self) -> SimpleNamespace:
@@ -45,6 +47,7 @@ class Gripper:
 
     def _obey(self, order: str, width: float) -> bool:
         self.orders.append(order)
+        assert self.goes_on.wait(DEADLINE_S)
         if self.orders_fail:
             self.orders_fail -= 1
             raise self.error
@@ -145,3 +148,25 @@ def test_what_fails_on_and_off_is_no_flood(hand, said):
         hand._hand.reads_fail = 1
         until(lambda: not hand._hand.reads_fail and hand.opening is not None and len(hand._hand.reads) > begun + 1)  # noqa: B023
     assert len(said) == 1
+
+
+def test_an_order_that_waited_for_another_is_not_begun_once_the_robot_has_stopped(hand):
+    gripper = hand._hand
+    gripper.goes_on.clear()
+    hand.command(0.0)
+    until(lambda: gripper.orders == ["grasp"])
+    hand.command(0.04)
+    hand.begin_nothing()
+    gripper.goes_on.set()
+    until(lambda: gripper.width == 0.0)
+    begun = len(gripper.reads)
+    until(lambda: len(gripper.reads) > begun + 20)
+    assert gripper.orders == ["grasp"]
+    hand.command(0.04)
+    until(lambda: gripper.orders == ["grasp", "move"])
+
+
+def test_a_hand_that_was_told_nothing_yet_and_is_to_begin_nothing_obeys_later(hand):
+    hand.begin_nothing()
+    hand.command(0.0)
+    until(lambda: hand._hand.orders == ["grasp"])

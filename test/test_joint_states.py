@@ -98,6 +98,26 @@ def test_joints_that_turn_without_end_do_not_jump():
     assert reader.read(states(9.0, a=16.0 - 6 * np.pi, b=0.0), 9.0).positions[0] == pytest.approx(16.0)
 
 
+def test_a_driver_that_counts_turns_itself_is_believed_whatever_was_turned_unseen():
+    """To fold what it says would send a controller that obeys it by whole turns."""
+    reader = JointReader(["a"], [], continuous={"a"})
+    assert reader.read(states(1.0, a=0.5), 1.0).positions[0] == 0.5
+    reader.clear()
+    assert reader.read(states(9.0, a=0.5 + 2 * np.pi + 0.2), 9.0).positions[0] == 0.5 + 2 * np.pi + 0.2
+    # It began anew, and so did its controller.
+    reader.clear()
+    assert reader.read(states(19.0, a=0.7), 19.0).positions[0] == 0.7
+
+
+def test_turns_are_forgotten_where_nobody_knows_where_the_controller_holds_the_arm():
+    reader = JointReader(["a", "b"], [], continuous={"a"})
+    for step, angle in enumerate((3.0, 3.1, -3.1)):
+        sample = reader.read(states(1 + 0.1 * step, a=angle, b=0.0), 0.1 * step)
+    assert sample.positions[0] == pytest.approx(2 * np.pi - 3.1)
+    reader.forget_turns()
+    assert reader.read(states(2.0, a=-3.1, b=0.0), 1.0).positions[0] == -3.1
+
+
 @pytest.mark.parametrize("driver", ["none", "nan", "zeros"])
 def test_velocities_come_from_filtered_differences_where_the_file_allows_it(driver):
     rng = np.random.default_rng(0)

@@ -95,3 +95,51 @@ def test_full_scale_deltas_pass_untouched_with_the_limits_of_the_simulated_arm(c
         np.testing.assert_array_equal(decision.velocities, velocity)
         q, qd = target, velocity
     assert set(checker.counts) == set(RULES) and checker.checked == 200
+
+
+class OneJoint:
+    """As much of an arm as the guard looks at."""
+
+    joint_names = ("slide",)
+    lower, upper, velocity_limits = -9.0 * np.ones(1), 9.0 * np.ones(1), 2.0 * np.ones(1)
+    n = 1
+
+    def tip_pose(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([q[0], 0.0, 0.0]), np.eye(3)
+
+
+class Post:
+    """Stands somewhere on the way, once it is put there."""
+
+    rule = "body"
+
+    def __init__(self) -> None:
+        self.near, self.far = np.inf, np.inf
+
+    def allows(self, configurations: np.ndarray) -> bool:
+        return not np.any((configurations > self.near) & (configurations < self.far))
+
+
+def test_a_post_on_a_long_way_of_braking_is_seen_wherever_it_stands() -> None:
+    """The way is looked at as closely where the arm is fast: there two looks may be on either side of the post."""
+    limits = combine_limits(OneJoint(), {"acceleration": 1.0})
+    way = 2.0**2 / 2.0  # rad, in 2 s
+    for share in np.linspace(0.0, 1.0, 60):
+        post = Post()
+        guard = SafetyGuard(OneJoint(), limits, PERIOD, "reject", True, [post])
+        lead, _ = guard.take_over(np.zeros(1), np.zeros(1), 0)
+        assert lead is not None
+        time_ns = 10**10
+        assert guard.take_over(np.zeros(1), np.zeros(1), time_ns) == (None, "")
+        here, speed = np.zeros(1), np.zeros(1)
+        while speed[0] < 1.99:
+            faster = np.minimum(speed + PERIOD, 2.0)
+            guard.start(here, speed, time_ns)
+            here = here + 0.5 * PERIOD * (speed + faster)
+            assert not guard.check(here, faster, 0.0, time_ns).rejected
+            speed, time_ns = faster, time_ns + PERIOD_NS
+        guard.start(here, speed, time_ns)
+        there = here + PERIOD * speed
+        post.near = there[0] + share * (way - 0.13)
+        post.far = post.near + 0.13
+        assert guard.check(there, speed, 0.0, time_ns).rules == ("body",), share

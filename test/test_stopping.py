@@ -139,3 +139,16 @@ def test_a_start_by_itself_does_not_go_with_a_switch_that_somebody_has_to_hold(r
     monkeypatch.setattr(arm.node, "get_logger", lambda: SimpleNamespace(error=said.append))
     assert arm.node.trigger_activate() != SUCCESS
     assert len(said) == 1 and said[0].endswith("set autostart to false, or enable.topic to nothing.")
+
+
+def test_turns_are_counted_on_at_a_start_only_where_the_controller_was_told_them_last(robot, monkeypatch):
+    """Else the arm is taken over where joint_states say, in the turn in which their driver says it."""
+    arm, forgotten = robot(**REAL), []
+    arm.bring_up()
+    runner = arm.node._runner
+    monkeypatch.setattr(arm.node._inputs._reader, "forget_turns", lambda: forgotten.append(1))
+    assert arm.start().success and len(forgotten) == 1, "it was told nothing yet"
+    runner._told = True  # as after the first command
+    assert arm.start().success and len(forgotten) == 1
+    assert runner.release(True)
+    assert arm.start().success and len(forgotten) == 2

@@ -10,6 +10,7 @@ launcher's end the arm slows down along the path that it is on; if this process 
 from __future__ import annotations
 
 import array
+import contextlib
 import time
 from typing import Any
 
@@ -84,6 +85,8 @@ class FrankaDriver(Node):
         if not self._problem and not self._arm.running:
             self._problem = self._arm.end() or "the motion ended by itself"
             self.get_logger().error(f"The robot stopped ({self._problem}): find out why, then call ~/recover.")
+            if self._hand is not None:
+                self._hand.begin_nothing()
         if self._problem:
             return
         state = self._arm.state()
@@ -204,6 +207,12 @@ class FrankaDriver(Node):
     # The hand
 
     def _on_hand(self, message: JointTrajectory) -> None:
+        # Somebody's fingers may be what the robot has stopped for.
+        if self._problem or not self._arm.running:
+            why = self._problem or "it is being found out why"
+            sentence = f"The hand is not moved, as the robot has stopped ({why}): call ~/recover."
+            self.get_logger().error(sentence, throttle_duration_sec=1.0)
+            return
         self._command_hand(message)
 
     def _command_hand(self, message: JointTrajectory) -> None:
@@ -235,7 +244,8 @@ class FrankaDriver(Node):
 
     def destroy_node(self) -> None:
         if self._arm.running:
-            self._slow_down()
+            with contextlib.suppress(VegaError):  # it has stopped just now; why, its end tells
+                self._slow_down()
         why = self._arm.end()
         if why and not self._problem:
             self.get_logger().error(f"The robot stopped ({why}).")

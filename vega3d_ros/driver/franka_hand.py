@@ -40,6 +40,7 @@ class FrankaHand:
             ) from error
         self._wanted: float | None = None
         self._failed_s: float | None = None  # when what is wanted was tried in vain
+        self._dropped = False  # what is wanted, if it has not begun
         self._news = threading.Condition()
         self._ended = False
         for work in (self._read, self._move):
@@ -56,9 +57,14 @@ class FrankaHand:
             if stays and self._wanted is None and 0.0 < opening <= self._closed_below:
                 return  # nobody has ordered anything: to grasp would be to close fingers that shall stay
             again = self._failed_s is not None and time.monotonic() - self._failed_s > RETRY_S
-            if opening != self._wanted or again:
-                self._wanted, self._failed_s = opening, None
+            if opening != self._wanted or again or self._dropped:
+                self._wanted, self._failed_s, self._dropped = opening, None, False
                 self._news.notify_all()
+
+    def begin_nothing(self) -> None:
+        """Until the next order: one that waits for another, which is under way, is dropped."""
+        with self._news:
+            self._dropped = True
 
     def end(self) -> None:
         """The fingers stay as they are: what they hold must not fall."""
@@ -88,7 +94,8 @@ class FrankaHand:
         while True:
             with self._news:
                 self._news.wait_for(
-                    lambda: self._ended or (self._wanted != done and self._failed_s is None)  # noqa: B023
+                    lambda: self._ended
+                    or (self._wanted != done and self._failed_s is None and not self._dropped)  # noqa: B023
                 )
                 if self._ended or self._wanted is None:
                     return

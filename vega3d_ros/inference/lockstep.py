@@ -23,6 +23,8 @@ class Lockstep:
     decision sees the first frame repeated, as `sim.worlds.frames.FrameWindow` has it.
     """
 
+    told = True  # see `Realtime`; the world itself knows where the arm is
+
     def __init__(self, loop: ControlLoop, buffer: FrameBuffer, period_ns: int) -> None:
         self.loop = loop
         self.pending: JointSample | None = None

@@ -152,10 +152,15 @@ class Realtime:
         self._leading = False
         self._unconfirmed = False
         self._led = False  # since the last reset or release
-        self._told = False  # whether the guard knows a place at which the controller may hold the arm
+        self._told = False
         self._held: FloatArray | None = None  # the place that it was given by the last release
         self._lead_began_ns: int | None = None  # stamp of the joint state, until the lead is over
         self._moves = ""  # why the arm could not be taken over when an action waited last
+
+    @property
+    def told(self) -> bool:
+        """Whether a place is known at which the controller may hold the arm, since it was told so."""
+        return self._told
 
     def reset(self) -> None:
         """Begin an episode: nothing queued, what is being computed will not count."""

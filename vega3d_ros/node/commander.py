@@ -98,9 +98,13 @@ class Commander:
                 raise VegaError(problem)
             # Whatever else is wrong, too: a controller that was restarted holds the arm where it is measured, which
             # sags below our path.
-            unheard = bool(self._outputs.unheard)
-            if self._committed and (unheard or inputs.stale(self._now_ns(), only=JOINTS)):
-                runner.release(unheard, self._outputs.held)
+            lost = self._outputs.lost
+            if self._committed and (lost or inputs.stale(self._now_ns(), only=JOINTS)):
+                news = runner.release(lost, self._outputs.held)
+                if news and not runner.told:
+                    inputs.forget_turns()
+            if not lost and self._outputs.unheard:
+                self._outputs.forget_gripper()
             return
         assert inputs.sample is not None
         command = runner.tick(inputs.sample, inputs.instruction or "", *self._now(), self._late_ns)
@@ -121,14 +125,14 @@ class Commander:
     def brake(self) -> None:
         """Commanding ends while the arm may move: it leaves its path for the quickest braking.
 
-        Not where somebody else commands it too, or nobody listens: then its controller may not be on our path; nor on a
+        Not where somebody else commands it too, or it is lost: then its controller may not be on our path; nor on a
         simulated clock, which may be what is wrong.  The path under way ends at rest by itself.
         """
         runner, sample = self._runner, self._last_sample
         timed = self._committed and self._latency_clock
         if not (timed and self._condition.moving and isinstance(runner, Realtime) and sample is not None):
             return
-        if self._outputs.unheard or self._outputs.rivals():
+        if self._outputs.lost or self._outputs.rivals():
             return
         time_ns, begin_ns = self._now()
         assert time_ns is not None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from vega3d_ros.ros import priority
 
 
 class ControlTimer:
-    """Calls `tick` every `period_s` of the node's clock, from its creation to `destroy`.
+    """Calls `tick` every `period_s`, of the simulated clock where there is one, from its creation to `destroy`.
 
     wanted: SCHED_FIFO priority to take where the system allows it, 0 for none.
     """
@@ -18,7 +19,9 @@ class ControlTimer:
     def __init__(self, node: Node, period_s: float, wanted: int, tick: Callable[[], None]) -> None:
         self._node, self._tick = node, tick
         self._wanted, self._has_priority = wanted, False
-        self._timer = node.create_timer(period_s, self._run)
+        # One of the system's clock would stand for as long as that is set back, and nobody would say why.
+        clock = None if node.get_parameter("use_sim_time").value else Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(period_s, self._run, clock=clock)
 
     def destroy(self) -> None:
         if self._has_priority:

@@ -107,7 +107,7 @@ def _judge(
     if outputs is None:
         return Level.OK, "Not active: activate policy_node, then call ~/start."
     if not condition.running:
-        problem = condition.not_connected or _failing(runner, inputs, now_ns)
+        problem = condition.not_connected or _failing(runner, inputs, now_ns) or outputs.missing
         told = f"Active and still, and after ~/start it would wait: {problem}"
         return (Level.WARN, told) if problem else (Level.OK, "Active and still: call ~/start to command.")
     problem = condition.not_connected or inputs.problem()

@@ -185,7 +185,7 @@ class PolicyNode(CarefulLifecycleNode):
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
             response.success = self._condition.running
-            problem = self._condition.not_connected or self._inputs.problem()
+            problem = self._condition.not_connected or self._inputs.problem() or self._outputs.missing
             response.message = f"Started, and waiting: {problem}" if problem else "Started."
             if not response.success:
                 response.message = self._condition.fault
@@ -207,7 +207,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._condition.running = self._condition.moving = False
         self._vigilance.reset()
         self._condition.refused_in_a_row = self._condition.late_in_a_row = 0
-        self._inputs.clear(None if self._lockstep else self._now_ns())
+        self._inputs.clear(None if self._lockstep else self._now_ns(), self._runner.told)
         try:
             self._runner.reset()
         except VegaError as error:

@@ -60,7 +60,7 @@ class Vigilance:
         must end."""
         gap = ""
         if is_period:
-            # The timer runs on the node's clock; that of the system may be set, a simulated one has a pace of its own.
+            # The timer runs on a steady clock, as that of the system may be set; a simulated one has a pace of its own.
             now_s = self._node.get_clock().now().nanoseconds / 1e9 if self._simulated else time.monotonic()
             gap = self._gap.tick(now_s)
         sentence = self.problem(moving) or (gap if moving else "")

@@ -22,6 +22,7 @@ from vega3d_ros.ros.node_parameters import NodeParameters
 FINGERS_AGE_S = 1.0  # grippers report at 5 Hz and more
 RESTART_S = 0.5  # a difference over a longer gap is no velocity
 TURN = 2.0 * np.pi
+COUNTS_RAD = 0.1  # a driver that reports angles further apart than a turn and this counts turns itself
 # Beyond these shares of the way from closed to open the file and the joint are in different units.
 SHARES = (-2.0, 3.0)
 
@@ -102,7 +103,7 @@ class _Joint:
     """One joint's last report.
 
     limit_s: after so long it is missed.  endless: it turns without end.  position: unwrapped; derived: the velocity
-    from differences, NaN if there is none.  arrival_s: -inf before the first.
+    from differences, NaN if there is none.  arrival_s: -inf before the first.  lowest, highest: as the driver said.
     """
 
     name: str
@@ -114,10 +115,15 @@ class _Joint:
     stamp_ns: int = 0
     arrival_s: float = -math.inf
     turned: float = math.nan
+    lowest: float = math.inf
+    highest: float = -math.inf
 
     def take(self, position: float, velocity: float, stamp_ns: int, now_s: float, filter_s: float) -> None:
         if self.endless:
-            if not math.isnan(self.turned):
+            self.lowest, self.highest = min(self.lowest, position), max(self.highest, position)
+            # One that counts turns itself is believed, also about those that nobody saw: its controller counts so, too.
+            within_a_turn = self.highest - self.lowest <= TURN + COUNTS_RAD
+            if within_a_turn and not math.isnan(self.turned):
                 position += TURN * round((self.turned - position) / TURN)
             self.turned = position
         if filter_s:
@@ -168,6 +174,12 @@ class JointReader:
         for joint in self._joints:
             joint.arrival_s = -math.inf
         self._fresh.clear()
+
+    def forget_turns(self) -> None:
+        """The next report counts in the turn in which the driver tells it."""
+        self.clear()
+        for joint in self._joints:
+            joint.turned = math.nan
 
     def concerns(self, message: JointState) -> bool:
         """Whether the message names any joint of this robot."""

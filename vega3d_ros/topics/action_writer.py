@@ -52,15 +52,24 @@ class ActionWriter:
         self._cancels = [node.create_client(CancelGoal, f"{name}/_action/cancel_goal") for name in names[1:]]
         self._gripper_sent: float | None = None
         self._last_lead: Any = None  # the future of what the server says to it
-        self._problem = ""
+        self._problems: dict[int, str] = {}  # by client, the first of each
+        self._newest = [0 for _ in names]  # number of the last goal of each; of one that is done with, another's
 
     def unheard(self) -> str:
-        if self._problem:
-            return self._problem
-        for client, name in zip(self._clients, self._names, strict=True):
+        if self._problems:
+            return next(iter(self._problems.values()))
+        return self.missing()
+
+    def missing(self) -> str:
+        for index, (client, name) in enumerate(zip(self._clients, self._names, strict=True)):
             if not client.server_is_ready():
+                if index:
+                    self._gripper_sent = None  # a controller that comes up has been told nothing
                 return f"No action server offers {name}: start the controller or correct its name."
         return ""
+
+    def lost(self) -> bool:
+        return 0 in self._problems or not self._clients[0].server_is_ready()
 
     def behind(self) -> str:
         return ""
@@ -87,12 +96,13 @@ class ActionWriter:
         """End the gripper's goal.  The arm's ends at rest by itself: a controller that is told to cancel one holds the
         position it has at once, at whatever speed."""
         if self._gripper_sent is not None:
+            self._newest[1:] = [number + 1 for number in self._newest[1:]]
             for cancel in self._cancels:
                 cancel.call_async(CancelGoal.Request())
         self._gripper_sent = None
 
     def reset(self) -> None:
-        self._problem = ""
+        self._problems.clear()
         self._gripper_sent = None
 
     def destroy(self) -> None:
@@ -105,26 +115,34 @@ class ActionWriter:
 
     def _send(self, index: int, goal: Any, holds: bool = False) -> Any:
         """holds: what the goal may end at before it is reached, since it is there to be held."""
+        self._newest[index] += 1
         answer = self._clients[index].send_goal_async(goal)
-        answer.add_done_callback(partial(self._answered, index, holds))
+        answer.add_done_callback(partial(self._answered, index, self._newest[index], holds))
         return answer
 
-    def _answered(self, index: int, holds: bool, future: Any) -> None:
+    def _answered(self, index: int, number: int, holds: bool, future: Any) -> None:
         handle = future.result()
         if handle is None or not handle.accepted:
-            self._say(f"{self._names[index]} refused a goal: see the controller's log, then call ~/start again.")
+            self._say(index, f"{self._names[index]} refused a goal: see the controller's log, then call ~/start again.")
             return
-        handle.get_result_async().add_done_callback(partial(self._ended, index, holds))
+        handle.get_result_async().add_done_callback(partial(self._ended, index, number, holds))
 
-    def _ended(self, index: int, holds: bool, future: Any) -> None:
+    def _ended(self, index: int, number: int, holds: bool, future: Any) -> None:
         answer = future.result()
         # With allow_stalling at its default a gripper controller gives up wherever there is something to hold.
-        if holds and answer is not None and getattr(answer.result, "stalled", False):
+        if answer is None or (holds and getattr(answer.result, "stalled", False)):
             return
-        # A goal that was replaced or cancelled ends as cancelled, which is as it should be.
-        if answer is not None and answer.status == GoalStatus.STATUS_ABORTED:
+        if answer.status == GoalStatus.STATUS_ABORTED:
             why = str(getattr(answer.result, "error_string", "")).strip().rstrip(".") or "no reason given"
-            self._say(f"{self._names[index]} gave up a goal ({why}): mend the cause, then call ~/start again.")
+            self._say(index, f"{self._names[index]} gave up a goal ({why}): mend the cause, then call ~/start again.")
+        # One that was replaced ends as cancelled, as it should; the last one nobody here has cancelled, and from then
+        # on its controller holds the arm beside our path.
+        elif answer.status == GoalStatus.STATUS_CANCELED and number == self._newest[index]:
+            self._say(
+                index,
+                f"A goal of {self._names[index]} was cancelled by somebody else, or with its controller: find out by "
+                "whom, then call ~/start again.",
+            )
 
-    def _say(self, sentence: str) -> None:
-        self._problem = self._problem or sentence
+    def _say(self, index: int, sentence: str) -> None:
+        self._problems.setdefault(index, sentence)

@@ -39,6 +39,7 @@ HEARD, NOW = Duration(seconds=0.1), Duration(nanoseconds=0)
 DRY_RUN = "~/dry_run/"
 # Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
 RECORDERS = ("recorder", "rosbag2_recorder")
+CONTROLLERS = (("arm", "controller"), ("gripper", "gripper.controller"))  # in the order of the topics
 LOOK_AGAIN_S = 0.2
 CLOCK_STEP_NS = 20_000_000
 LAST_WORDS = 5
@@ -75,8 +76,10 @@ class Writer(Protocol):
     """What every command interface can do.
 
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
-    would be lost, '' if it would not.  confirmed: whether all who listen have the last lead that was sent.  stop: no
-    command follows; alone: nobody else commands the arm and its controller listens, so that it is on our path.
+    would be lost, '' if it would not; missing: the same, of who does not listen alone.  lost: whether the arm's
+    controller may have left our path, since it does not listen or gave up; the gripper's alone does not lose it.
+    confirmed: whether all who listen have the last lead that was sent.  stop: no command follows; alone: nobody else
+    commands the arm and it is not lost.
     held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  late_ns: so
     long ago the path was where the controller has been told to be by now; behind: a sentence where that is too long.
     reset: an episode begins.  destroy: where the controller holds the arm if its path could not be ended.
@@ -96,6 +99,10 @@ class Writer(Protocol):
 
     def unheard(self) -> str: ...
 
+    def missing(self) -> str: ...
+
+    def lost(self) -> bool: ...
+
     def behind(self) -> str: ...
 
     def confirmed(self) -> bool: ...
@@ -110,20 +117,26 @@ class Writer(Protocol):
 
 
 class Audience:
-    """Whether somebody who could move an arm listens to each of `publishers`."""
+    """Whether somebody who could move an arm listens to each of `publishers`: the arm's, then the gripper's."""
 
     def __init__(self, node: Node, publishers: Sequence[Any]) -> None:
         self._node, self._publishers = node, publishers
         self._counts: list[int] = []
         self._looked_s = 0.0
-        self._listens = False
+        self._listens = [False for _ in publishers]
 
     def missing(self) -> str:
         """A sentence where nobody does."""
-        if self._listen():
-            return ""
-        topic = self._publishers[0].topic_name
-        return f"Nobody listens to {topic}: start the arm's controller or correct 'controller'."
+        for publisher, listens, (whose, parameter) in zip(self._publishers, self._listen(), CONTROLLERS, strict=False):
+            if not listens:
+                topic = publisher.topic_name
+                return f"Nobody listens to {topic}: start the {whose}'s controller or correct '{parameter}'."
+        return ""
+
+    @property
+    def arm(self) -> bool:
+        """Whether somebody listens to the arm's."""
+        return self._listen()[0]
 
     def listeners(self) -> list[set[bytes]]:
         """Who listens to each, by the number that DDS gives a reader."""
@@ -135,7 +148,7 @@ class Audience:
         if time.monotonic() - self._looked_s > LOOK_AGAIN_S / 2:
             self._look(self._counted())
 
-    def _listen(self) -> bool:
+    def _listen(self) -> list[bool]:
         counts = self._counted()
         # Counting is cheap; asking for names at every command would not be.
         if counts != self._counts or time.monotonic() - self._looked_s > LOOK_AGAIN_S:
@@ -147,7 +160,8 @@ class Audience:
 
     def _look(self, counts: list[int]) -> None:
         self._counts, self._looked_s = counts, time.monotonic()
-        self._listens = all(counts) and all(map(self._drives, self._publishers))
+        told = zip(self._publishers, counts, strict=True)
+        self._listens = [count > 0 and self._drives(publisher) for publisher, count in told]
 
     def _drives(self, publisher: Any) -> bool:
         infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
@@ -182,7 +196,13 @@ class TrajectoryWriter:
         self._told: list[set[bytes]] = []
 
     def unheard(self) -> str:
+        return self.missing()
+
+    def missing(self) -> str:
         return self._audience.missing()
+
+    def lost(self) -> bool:
+        return not self._audience.arm
 
     def behind(self) -> str:
         """Controllers keep the time of trajectories themselves."""
@@ -244,13 +264,25 @@ class ForwardWriter:
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def unheard(self) -> str:
-        self._notice_delay()
+        lost, missing = self.lost(), self.missing()
         if self._held_up_s:
             return (
                 f"The stream of positions was held up for {self._held_up_s:.2f} s: see what stopped this process or "
                 "keeps the machine busy, then call ~/start again."
             )
+        if missing and not lost:
+            self._gripper_sent = None  # a controller that comes up has been told nothing
+        return missing
+
+    def missing(self) -> str:
         return self._audience.missing()
+
+    def lost(self) -> bool:
+        self._notice_delay()
+        if not self._audience.arm:
+            self._stream = None  # whoever listens next holds the arm where it is, which may be beside our path
+            return True
+        return bool(self._held_up_s)
 
     @property
     def late_ns(self) -> int:
@@ -268,7 +300,7 @@ class ForwardWriter:
 
     @property
     def held(self) -> FloatArray | None:
-        known = self._held_up_s and self._sent and not self._audience.missing()
+        known = self._held_up_s and self._sent and self._audience.arm
         return np.array(self._sent) if known else None
 
     def confirmed(self) -> bool:

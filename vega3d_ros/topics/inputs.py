@@ -67,15 +67,27 @@ class Inputs(CameraInputs):
             self.base = (parameters.base_position, parameters.base_quaternion)
         self._not_before_ns: int | None = None
 
-    def clear(self, not_before_ns: int | None = None) -> None:
-        """Forget frames and joint states, and refuse those stamped before `not_before_ns`."""
+    def clear(self, not_before_ns: int | None = None, keep_turns: bool = True) -> None:
+        """Forget frames and joint states, and refuse those stamped before `not_before_ns`.
+
+        keep_turns: false as `forget_turns` says.
+        """
         super().clear(not_before_ns)
         self._not_before_ns = not_before_ns
         self._changes_s.clear()
-        self.sample = None
         self._reader.clear()
+        if not keep_turns:
+            self._reader.forget_turns()
+        self.sample = None
         self.belief.reset()
         self.streams[JOINTS].problem = ""
+
+    def forget_turns(self) -> None:
+        """Nobody knows where the controller holds the arm: what joint_states say next counts as it is said, also which
+        turn a joint without end is in."""
+        self._reader.forget_turns()
+        self.belief.reset()
+        self.sample = None
 
     def on_joint_state(
         self, message: JointState, now_ns: int, number: int | None = None

@@ -96,6 +96,16 @@ class Outputs:
         return "" if self._writer is None or self._parameters.dry_run else self._writer.unheard()
 
     @property
+    def missing(self) -> str:
+        """Who does not listen, one sentence, '' where all do; what a start mends does not count."""
+        return "" if self._writer is None or self._parameters.dry_run else self._writer.missing()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the arm's controller may have left our path; in a dry run there is none."""
+        return self._writer is not None and not self._parameters.dry_run and self._writer.lost()
+
+    @property
     def late_ns(self) -> int:
         """So long ago the commanded path was where the controller has been told to be by now."""
         return 0 if self._writer is None else self._writer.late_ns
@@ -141,7 +151,7 @@ class Outputs:
         watched: false where others may have commanded the arm unseen.
         """
         # After the end of ROS nothing can be said, nor asked.
-        alone = watched and self._node.context.ok() and not self.unheard and not self.rivals()
+        alone = watched and self._node.context.ok() and not self.lost and not self.rivals()
         if self._writer is not None:
             self._writer.stop(alone)
         return alone
@@ -152,6 +162,10 @@ class Outputs:
         or nobody knows."""
         known = self._writer is not None and self._node.context.ok() and not self.rivals()
         return self._writer.held if known and self._writer is not None else None
+
+    def forget_gripper(self) -> None:
+        """Its controller is away: one that comes up holds the gripper where it is, until the next order."""
+        self.gripper.forget()
 
     def reset(self) -> None:
         """An episode begins."""

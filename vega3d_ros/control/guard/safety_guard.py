@@ -250,7 +250,7 @@ class SafetyGuard:
         rest, seconds = braking(q, v, self.limits.acceleration, self._shortest_s)
         out = np.any(rest < self.limits.lower - EPSILON) or np.any(rest > self.limits.upper + EPSILON)
         still = np.zeros_like(rest)
-        seen = look_along(Cubic(q, v, rest, still, seconds))
+        seen = look_along(braking=Cubic(q, v, rest, still, seconds))
         if out or not all(zone.allows(seen) for zone in self._zones):
             return None
         self._before = (self._motion, self._last_ns)
@@ -341,7 +341,7 @@ class SafetyGuard:
         # Far away, where a body is need not be looked at.
         if self._zones and not broken & {"position", "velocity"}:
             way = Cubic(*self._from, position, velocity, self._period)
-            seen = look_along(way, Cubic(position, velocity, rest, np.zeros_like(rest), seconds))
+            seen = look_along(way, braking=Cubic(position, velocity, rest, np.zeros_like(rest), seconds))
             broken |= {zone.rule for zone in self._zones if not zone.allows(seen)}
         return tuple(rule for rule in self.counts if rule in broken)
 

@@ -53,9 +53,12 @@ class Workspace:
         return True
 
 
-def look_along(*cubics: Cubic) -> FloatArray:
-    """(m, n) rad: where they lead, looked at as closely as a zone needs."""
-    return np.concatenate([cubic.along(_looks(cubic.seconds)) for cubic in cubics])
+def look_along(*cubics: Cubic, braking: Cubic) -> FloatArray:
+    """(m, n) rad: where they lead, and an even braking to rest at last, looked at as closely as a zone needs."""
+    # A long braking after equal ways: after equal times it would be looked at least where the arm is fastest.
+    slower = braking.seconds * (1.0 - np.sqrt(1.0 - _looks(braking.seconds) / braking.seconds))
+    ways = [cubic.along(_looks(cubic.seconds)) for cubic in cubics]
+    return np.concatenate([*ways, braking.along(slower)])
 
 
 def _looks(seconds: float) -> FloatArray:
