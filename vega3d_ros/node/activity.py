@@ -9,7 +9,6 @@ from typing import Any
 from rclpy.clock import Clock
 from rclpy.node import Node
 
-from vega3d_ros.control.journal import no_journal
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.node.commander import Commander
@@ -20,6 +19,7 @@ from vega3d_ros.node.supervision import Heartbeat
 from vega3d_ros.node.vigilance import Vigilance
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.node_outputs import Outputs
+from vega3d_ros.topics.notes import Notes
 
 SILENCE_PERIOD_S = 0.005
 
@@ -27,7 +27,8 @@ SILENCE_PERIOD_S = 0.005
 class Activity:
     """Made at the activation, in which it may take seconds to see who else commands the arm, and destroyed at the end.
 
-    joined_s, check: as for `Outputs`.  now_ns: the node's clock.  Raises what `Outputs` raises; nothing is left then.
+    joined_s, check, notes: as for `Outputs`.  now_ns: the node's clock.  Raises what `Outputs` raises, and leaves
+    nothing then.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Activity:
         condition: Condition,
         joined_s: float,
         check: Callable[[], None],
+        notes: Notes,
         now_ns: Callable[[], int],
     ) -> None:
         self._node, self._runner = node, parts.runner
@@ -46,9 +48,8 @@ class Activity:
         guard = parts.guard
         own_clock = not node.get_parameter("use_sim_time").value
         with ExitStack() as made:
-            self.outputs = Outputs(node, parameters, guard.limits, condition.qos_problems, joined_s, check)
+            self.outputs = Outputs(node, parameters, guard.limits, condition.qos_problems, joined_s, check, notes)
             made.callback(self._end_outputs)
-            self._runner.journal = self.outputs.note
             if isinstance(self._runner, Realtime):
                 self._runner.confirmed = self.outputs.confirmed
             guard.ahead_ns = ahead_ns(node, parameters)
@@ -85,4 +86,3 @@ class Activity:
         if held is not None and isinstance(self._runner, Realtime):
             self._runner.release(True, held)
         self.outputs.destroy()
-        self._runner.journal = no_journal

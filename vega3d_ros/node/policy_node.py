@@ -44,6 +44,8 @@ from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameter
 from vega3d_ros.ros.diagnostics import Level, is_news, say  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
+from vega3d_ros.topics.node_outputs import gripper_memory  # noqa: E402
+from vega3d_ros.topics.notes import Notes  # noqa: E402
 from vega3d_ros.topics.reporter import Reporter  # noqa: E402
 from vega3d_ros.topics.subscriptions import subscribe  # noqa: E402
 
@@ -90,6 +92,7 @@ class PolicyNode(CarefulLifecycleNode):
         self._inputs = parts.inputs
         self._runner = parts.runner
         self._lockstep = isinstance(parts.runner, Lockstep)
+        self._notes = parts.runner.journal = Notes(gripper_memory(parameters))
         self._condition.strict = self._is_strict
         self._still = StillWatch(self, parameters, parts.runner)
         self._set_base()
@@ -105,8 +108,9 @@ class PolicyNode(CarefulLifecycleNode):
         self._condition.fault = ""
         assert self._parts is not None
         self._active = Activity(
-            self, parameters, self._parts, self._condition, self._joined_s, self._emergency.check, self._now_ns
-        )
+            self, parameters, self._parts, self._condition, self._joined_s, self._emergency.check, self._notes,
+            self._now_ns,
+        )  # fmt: skip
         self._reporter = Reporter(self, parameters.hardware_id, self._parts.inputs.topics, self._on_diagnostics)
         self._active.begin(self._on_control_timer, self._on_silence if self._is_strict else None, self._steady)
         gc.freeze()  # what is there stays; to look through it again and again would hold commands up

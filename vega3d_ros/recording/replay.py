@@ -115,7 +115,10 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
     for decided, frames in bag.queries():
         event = decided.event
         if event["n"] == 0:
-            memory.forget()  # an activation begins, whose node remembers nothing of the one before
+            memory.forget()  # an activation begins, and says what its node remembers
+        if event["event"] == "gripper":
+            memory.recall(event["position"], event["off"])
+            continue
         if event["event"] == "start":
             memory.reset()
         elif event["event"] == "release" and event["elsewhere"]:
