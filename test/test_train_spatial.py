@@ -115,15 +115,21 @@ def test_a_training_that_diverges_keeps_the_state_that_was_good(
     assert state["step"] < 9 and all(bool(torch.isfinite(value).all()) for value in state["learner"].values())
 
 
-def test_tokens_that_float16_does_not_hold_are_refused(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("factor", [1e6, float("inf")])
+def test_tokens_that_float16_does_not_hold_are_kept_as_they_are_if_they_are_numbers(
+    factor: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokens = LatentWorldSimulator.tokens
-    monkeypatch.setattr(LatentWorldSimulator, "tokens", lambda *given: 1e6 * tokens(*given))
+    monkeypatch.setattr(LatentWorldSimulator, "tokens", lambda *given: factor * tokens(*given))
     words = ["--data", str(data), "--output", str(tmp_path), "--steps", "1", "--batch", "2"]
-    assert train_spatial.main(words) == 2
-    assert "which float16 does not hold" in capsys.readouterr().err
-    assert not list(tmp_path.glob("world_tokens*.npy"))
+    status = train_spatial.main(words)
+    kept = [np.load(path) for path in tmp_path.glob("world_tokens*.npy")]
+    if factor == 1e6:
+        assert status == 0 and len(kept) == 4
+        assert all(file.dtype == np.float32 and 65504 < np.abs(file).max() < np.inf for file in kept)
+    else:
+        assert status == 2 and not kept
+        assert "tokens are not all finite: give another one" in capsys.readouterr().err
 
 
 def test_what_is_kept_of_films_is_of_these_films_and_of_this_simulator(tmp_path: Path) -> None:

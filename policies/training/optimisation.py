@@ -7,11 +7,9 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -60,17 +58,6 @@ def check_finite(step: int, *values: float) -> None:
             f"The loss or its gradient of step {step} is no number any more, and what was kept before stays as it is: "
             "begin anew with a lower --lr in another --output, or look for such numbers in --data and in cached tokens."
         )
-
-
-def as_float16(tokens: Tensor) -> NDArray[np.float16]:
-    """Tokens as they are kept on disk.  Raises VegaError where float16 does not hold them: one learns infinity."""
-    kept = tokens.half()
-    if not bool(torch.isfinite(kept).all()):
-        raise VegaError(
-            f"The world simulator gives tokens of {float(tokens.abs().max()):.3g}, which float16 does not hold: give "
-            "another one."
-        )
-    return cast("NDArray[np.float16]", kept.cpu().numpy())
 
 
 def decisive(args: argparse.Namespace, *names: str) -> dict[str, Any]:

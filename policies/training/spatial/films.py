@@ -23,7 +23,7 @@ from policies.checkpoints import checkpoint_sha256
 from policies.files.json_config import read_json
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.pictures import fitted
-from policies.training.optimisation import as_float16
+from policies.training.kept_tokens import KeptFile, as_kept, keep
 from policies.types import FloatArray, Image, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
@@ -162,7 +162,7 @@ def _frames(path: Path, count: int) -> list[Image]:
 
 
 class WorldTokens:
-    """The frozen world simulator's tokens of all frames, before pooling, as they are and mirrored; float16 on disk."""
+    """The frozen world simulator's tokens of all frames before pooling, as they are and mirrored, on disk."""
 
     def __init__(self, simulator: LatentWorldSimulator, films: Films, cache: Path) -> None:
         self._simulator = simulator
@@ -179,18 +179,17 @@ class WorldTokens:
             self._kept.append(np.load(path, mmap_mode="r"))
 
     def _compute(self, pictures: NDArray[np.uint8], mirrored: bool, path: Path) -> None:
-        partial, kept = path.with_suffix(".partial"), None
+        partial = path.with_suffix(".partial")
+        kept: KeptFile | None = None
         for first in range(0, len(pictures), BLOCK):
             block = pictures[first : first + BLOCK]
             frames = torch.from_numpy(np.array(block[:, :, ::-1] if mirrored else block))
             tokens = self._simulator.tokens(self._simulator.latents(frames[:, None]))[:, 0]
-            if kept is None:
-                kept = np.lib.format.open_memmap(partial, "w+", np.float16, (len(pictures), *tokens.shape[1:]))
-            kept[first : first + len(block)] = as_float16(tokens)
+            kept = keep(partial, kept, len(pictures), first, as_kept(tokens))
             if first // BLOCK % 20 == 0:
                 print(f"world tokens{' of mirrored frames' * mirrored}: {first}/{len(pictures)}", flush=True)
         assert kept is not None
-        kept.flush()  # type: ignore[attr-defined]
+        kept.flush()
         partial.rename(path)
 
     def batch(self, index: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> torch.Tensor:
