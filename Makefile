@@ -26,8 +26,10 @@ ask: export ASKED = $(QUESTION)
 ask: venv
 	@$(RUN) -m sim.ask --question "$$ASKED" $(ARGS)
 
+# A process that is lost (killed for its memory, say) is not replaced: pytest-xdist 3.8 would wait for ever for the files
+# that it gives to the new one (its issues 1323 and 1327), or run the test that kills it again and again.
 test: venv
-	@$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 lint: venv
 	@$(RUN) -m ruff check .

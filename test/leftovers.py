@@ -2,12 +2,14 @@
 
 A process of its own waits for the end of the run (of a pipe, which the kernel closes even where the run is killed) and
 then kills every process whose environment bears the run's mark: all descendants inherit it, workers of workers too.
+What killed processes left in shared memory goes with them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from pathlib import Path
 
 NAME = "VEGA3D_TEST_RUN"
 AGAIN_S = 0.05
+# Run by its path, without the packages around it.
+SEGMENTS = Path(__file__).resolve().parent.parent / "vega3d_ros" / "ros" / "dead_segments.py"
 
 
 def watch() -> subprocess.Popen[bytes]:
@@ -47,3 +51,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.buffer.read()
     end(sys.argv[1])
+    runpy.run_path(str(SEGMENTS))["remove"]()

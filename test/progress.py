@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,13 @@ class Progress:
     """Says every `period_s` seconds how many tests are done, and which ones run for how long.
 
     What fails is told when it fails: a run that is ended from outside prints no summary.  Where pytest-xdist hands the
-    tests to processes of their own, this belongs to the one that hands them out.
+    tests to processes of their own, this belongs to the one that hands them out; one that is lost, whatever it did,
+    makes the run a failure.
     """
 
     def __init__(self, config: pytest.Config, period_s: float = PERIOD_S) -> None:
         self._count = self._done = self._failed = 0
+        self._lost = False
         self._since_s: dict[str, float] = {}  # of each test that runs
         self._period_s, self._ended = period_s, threading.Event()
         capture = config.pluginmanager.getplugin("capturemanager")
@@ -49,6 +52,17 @@ class Progress:
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self._done += 1
         self._since_s.pop(nodeid, None)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        if error:
+            self._lost = True
+            self._write(f"\nLOST {node.gateway.id}: {error}\n")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._lost:  # else a process that was lost between two tests would leave a run that passed
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_unconfigure(self) -> None:
         self._ended.set()

@@ -86,6 +86,7 @@ def test_a_gripper_s_controller_that_comes_up_is_told_the_next_order_and_none_fr
     graph.away.add(GRIPPER)
     assert made.unheard
     made.forget_gripper()
+    assert '"forget"' in made.notes.take()[-1]  # so that a replay forgets it, too
     graph.away.clear()
     assert not made.unheard
     made.publish(order(clock, 0.0), SAMPLED)

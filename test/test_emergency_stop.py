@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import rclpy
 from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -128,6 +129,38 @@ def test_a_button_is_not_silent_because_the_node_did_not_listen(stopping):
     stop.now_s += 0.05
     stop.stop._watch()
     assert "silence" in stop.stop.latch.reason
+
+
+@pytest.mark.parametrize("received_s", [5.0, 0.0, None])
+def test_what_a_button_said_counts_from_when_it_came_not_from_when_it_was_taken(stopping, received_s):
+    """It may have fallen silent while a policy was loaded."""
+    stop = stopping(e_stop__heartbeat_s=0.3)
+    info = {"received_timestamp": 0 if received_s is None else time.time_ns() - round(received_s * SECOND_NS)}
+    stop.stop._on_topic(Bool(data=False), info)
+    if received_s:
+        with pytest.raises(VegaError, match="silence on the topic e_stop"):
+            stop.stop.check()
+    else:
+        stop.stop.check()
+
+
+def test_a_button_whose_words_wait_to_be_taken_is_not_silent(stopping):
+    """After a pause of the executor the oldest come first."""
+    stop = stopping(e_stop__heartbeat_s=0.3)
+    node = stop.stop._node
+    publisher = node.create_publisher(Bool, "e_stop", 1)
+    began_s = time.monotonic()
+    while publisher.get_subscription_count() < 2:
+        assert time.monotonic() - began_s < 60.0
+        time.sleep(0.01)
+    stop.button(False, 0.0)
+    stop.now_s += 5.0
+    stop.stop._watch()
+    publisher.publish(Bool(data=False))
+    assert publisher.wait_for_all_acked(Duration(seconds=60.0))
+    stop.now_s += 0.05
+    stop.stop._watch()
+    assert not stop.stop.latch.reason
 
 
 @pytest.mark.parametrize("period_s", [0.05, 0.11, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,13 +54,24 @@ class Bench:
         given.gripper_controller, given.gripper_action, given.gripper_max_effort = "hand" * apart, "grip", 50.0
         given.gripper_command_joint, given.gripper_joints = "finger", ("finger",)
         given.gripper_open, given.gripper_closed, given.controller = OPEN, CLOSED, "forward"
+        self._given, self.where, self._clock = given, HELD, clock
         self.outputs = Outputs(self.graph, given, LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
-        self._clock, self._noise, self._interface = clock, np.random.default_rng(0), interface
+        self._noise, self._interface = np.random.default_rng(0), interface
         self._seen = 0
+
+    def deactivate(self) -> None:
+        self.outputs.end()
+        self.outputs.destroy()
+
+    def activate(self) -> None:
+        """What has been sent before is no matter of what follows."""
+        self._seen = 0
+        made = self._given, LIMITS, {}, self._clock.monotonic()
+        self.outputs = Outputs(self.graph, *made, notes=self.outputs.notes)  # type: ignore[arg-type]
 
     def send(self, order: float, rejected: bool = False, lead: bool = False) -> list[float]:
         """One command; what the gripper's joint was told by it."""
-        where = HELD + self._noise.normal(0.0, 2e-4)
+        where = self.where + self._noise.normal(0.0, 2e-4)
         motion = resting(0.0 * ONE, self._clock.now_ns)
         rules = ("acceleration",) if rejected else ()
         command = JointCommand(
@@ -109,9 +121,37 @@ def test_a_gripper_in_the_arms_message_keeps_its_order_from_one_episode_to_the_n
     bench.outputs.reset()
     assert set(bench.send(0.0, lead=True)) == {CLOSED} == set(bench.send(0.0))
     # What others did with it meanwhile is not undone.
-    bench.outputs.note("release", elsewhere=True, held=None)
+    bench.outputs.notes("release", elsewhere=True, held=None)
     bench.outputs.reset()
     assert abs(bench.send(0.0, lead=True)[0] - HELD) < 0.01
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "others", "opened by hand", "taken out"])
+def test_what_a_gripper_holds_is_held_on_through_a_deactivation(clock, monkeypatch, meanwhile):  # noqa: F811
+    """To be told where it is measured would take its force away."""
+    bench = Bench(clock, monkeypatch, "joint_trajectory", apart=False)
+    bench.outputs.reset()
+    assert set(bench.send(1.0)) == {CLOSED}
+    bench.outputs.stop()
+    bench.deactivate()
+    if meanwhile == "others":
+        bench.outputs.notes("release", elsewhere=True, held=None)
+    elif meanwhile == "opened by hand":
+        bench.where = 0.1
+    elif meanwhile == "taken out":
+        bench.where = CLOSED
+    bench.activate()
+    bench.outputs.reset()
+    told = bench.send(0.0, lead=True)
+    if meanwhile in ("nothing", "taken out"):
+        assert set(told) == {CLOSED} == set(bench.send(0.0))
+        bench.where = 0.1
+        assert set(bench.send(0.0)) == {CLOSED}, "under way it is told what it was"
+    else:
+        assert abs(told[0] - bench.where) < 0.01
+    texts = [json.loads(text) for text in bench.outputs.notes.take()]
+    assert [event["n"] for event in texts] == list(range(len(texts))) == [0]
+    assert texts[0]["event"] == ("release" if meanwhile == "others" else "gripper")
 
 
 def test_a_gripper_that_a_stream_of_the_arms_positions_cannot_move_is_refused_unless_it_is_told_nothing(tmp_path):

@@ -152,6 +152,8 @@ def test_many_short_stalls_are_a_fault_that_names_the_machine(clock, writer) -> 
         said.append(writer.behind())
     assert not any(said[:15]) and not writer.unheard()
     assert all("s behind the path: see what keeps the machine busy" in text for text in said[-20:])
+    # It goes on by itself once it has caught up; where it is a fault, the node says what to call.
+    assert not any("~/start" in text for text in said)
 
 
 def test_one_pause_that_is_no_fault_by_itself_is_none_afterwards(clock, writer) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 from ros_harness import REAL, Arm, FakeRobot, Pace, policy_node, start
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
+
+from vega3d_ros.topics.node_outputs import DECISIONS
 
 COMMANDS = "forward/commands"
 FORWARD = {
@@ -54,8 +58,13 @@ def rests(robot: FakeRobot, heard: list[np.ndarray]) -> None:
 def test_an_arm_that_another_commanded_meanwhile_is_taken_over_where_it_is(when) -> None:
     """However near: the first command would be a step back to where this node left it."""
     with streaming(0.0 * SAG) as (robot, heard):
+        decided: list[dict[str, Any]] = []
+        robot.node.create_subscription(
+            String, "policy_node/decisions", lambda message: decided.append(json.loads(message.data)), DECISIONS
+        )
         robot.client.trigger("policy_node/stop")
         rests(robot, heard)
+        assert robot.until(lambda: decided and decided[-1]["event"] in ("discard", "tick"))
         if when == "not started yet":
             assert robot.change("deactivate") and robot.change("activate"), robot.log_text()
         elif when == "inactive":
@@ -78,6 +87,11 @@ def test_an_arm_that_another_commanded_meanwhile_is_taken_over_where_it_is(when)
 
         assert robot.until(streams), robot.sentence()
         np.testing.assert_allclose(heard[0], place, atol=1e-9)
+        # Without it a recording would not lead to the same commands again.
+        assert robot.until(lambda: decided and decided[-1]["event"] == "tick")
+        released = next(i for i, event in enumerate(decided) if event["event"] == "release")
+        assert decided[released]["elsewhere"] and decided[released]["held"] is None
+        assert any(event["event"] == "start" for event in decided[released:])
 
 
 def test_an_arm_that_nobody_else_commanded_sags_no_further_however_often_the_node_is_activated() -> None:

@@ -22,6 +22,7 @@ from vega3d_ros.parameters.robot_file import read_robot_file
 from vega3d_ros.recording.recording import BagWriter, Topic
 from vega3d_ros.recording.replay import replay
 from vega3d_ros.recording.replay_bag import Bag, used_sample
+from vega3d_ros.recording.replay_run import Difference
 from vega3d_ros.ros.conversions import stamp_ns
 from vega3d_ros.ros.joint_states import JointReader
 
@@ -125,6 +126,21 @@ def test_a_parameter_that_this_version_does_not_take_is_told(
     with pytest.raises(VegaError, match=f"The bag {folder} was recorded with parameters") as refused:
         list(replay(folder))
     assert said in str(refused.value)
+
+
+def test_a_gripper_that_a_stream_of_positions_could_not_move_was_told_nothing_and_is_no_reason(tmp_path: Path) -> None:
+    """policy_node refuses such a robot's file since; what was recorded with one moves nothing."""
+    forward = {
+        **VALUES, "clock_mode": "realtime", "committed": True, "command_interface": "forward_position",
+        "forward_position.jerk": [5000.0],
+    }  # fmt: skip
+    assert forward["gripper.command_joint"] and not forward.get("gripper.controller")
+    folder = bag_of(tmp_path / "bag", {**TICK, "command": None}, TICK, parameters=forward)
+    said = replay(folder)
+    assert "recorded: policy" in next(said)
+    assert "gripper had no controller" in next(said)
+    with pytest.raises(Difference, match="there is no command now, unlike then"):
+        next(said)
 
 
 def heard(velocity_filter_s: float, velocities: bool, since: int) -> dict[int, dict[str, list[float]]]:

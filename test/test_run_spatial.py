@@ -181,6 +181,28 @@ def test_a_run_of_an_older_version_goes_on(data: Path, tmp_path: Path) -> None:
     assert main([*run, "--resume", "--split", "val"]) == 2
 
 
+@pytest.mark.parametrize(
+    "changed", [{"task": 77}, {"trial": 77}, {"kind": "object_size_estimation"}, {"task": "0"}, {"kind": None}]
+)
+def test_answers_to_other_questions_of_an_older_version_are_one_sentence(
+    changed: dict[str, object], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose summary does not say what was asked."""
+    run = ["--benchmark", "vsi_bench", "--data", str(data), "--model", SEEING, "--output", str(tmp_path / "o")]
+    assert main(run) == 0
+    summary, answers = tmp_path / "o" / "summary.json", tmp_path / "o" / "answers.jsonl"
+    older = json.loads(summary.read_text())
+    del older["questions_sha256"]
+    summary.write_text(json.dumps(older))
+    first, *rest = answers.read_text().splitlines(keepends=True)
+    kept = json.dumps({name: v for name, v in {**json.loads(first), **changed}.items() if v is not None}) + "\n"
+    answers.write_text(kept + "".join(rest))
+    assert main([*run, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: The run in") and error.count("\n") == 1 and "give another --output" in error
+    assert answers.read_text().startswith(kept), "it is left as it was"
+
+
 def test_a_checkpoint_is_asked_about_the_frames(data: Path, tmp_path: Path) -> None:
     """Qwen2.5-VL with the world simulator's tokens, tiny: the same answers again."""
     folder = write_tiny_reasoner(tmp_path / "checkpoint")

@@ -40,7 +40,7 @@ class Robot:
         assert node.trigger_configure() == SUCCESS
         assert node.trigger_activate() == SUCCESS
         assert self.client.until(lambda: self.client.node.count_publishers(COMMANDS) == 1, 30.0)
-        assert self.client.until(lambda: node._outputs.heard(), 30.0)
+        assert self.client.until(lambda: node._active.outputs.heard(), 30.0)
         pose = PoseStamped()
         pose.header.frame_id, pose.pose.orientation.w = "world", 1.0
         node._on_base_pose(pose)
@@ -87,7 +87,7 @@ def robot(monkeypatch) -> Iterator[Callable[..., Robot]]:
 def test_a_repeated_answer_needs_the_enabling_switch_too(robot):
     arm = robot(enable__topic="enable")
     arm.bring_up()
-    switch = arm.node._vigilance._on_switch
+    switch = arm.node._active.vigilance._on_switch
     switch(Bool(data=True))
     assert arm.start().success
     arm.show(1)
@@ -109,7 +109,7 @@ def test_a_stop_stops_though_the_braking_fails(robot, monkeypatch, how):
     arm.bring_up()
     node = arm.node
     assert arm.start().success
-    monkeypatch.setattr(node._commander, "brake", breaks)
+    monkeypatch.setattr(node._active.commander, "brake", breaks)
     if how == "stop":
         assert node._on_stop(Trigger.Request(), Trigger.Response()).success
     elif how == "e_stop":
@@ -117,7 +117,7 @@ def test_a_stop_stops_though_the_braking_fails(robot, monkeypatch, how):
     else:
         assert node.trigger_deactivate() == SUCCESS
     assert not node._condition.running
-    assert (node._outputs is None) == (how != "stop")
+    assert (node._active is None) == (how != "stop")
 
 
 def test_a_node_that_cannot_deactivate_does_not_start_while_the_stop_is_set(robot, monkeypatch):
@@ -125,9 +125,9 @@ def test_a_node_that_cannot_deactivate_does_not_start_while_the_stop_is_set(robo
     arm.bring_up()
     node = arm.node
     with monkeypatch.context() as patch:
-        patch.setattr(node._control_timer, "destroy", breaks)
+        patch.setattr(node._active._control_timer, "destroy", breaks)
         node._emergency._on_topic(Bool(data=True))
-        assert node._outputs is not None
+        assert node._active is not None
         answer = arm.start()
     assert not answer.success and "emergency stop was set by the topic e_stop" in answer.message
     assert not node._condition.running

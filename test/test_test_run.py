@@ -1,4 +1,4 @@
-"""The test run itself: it tells where it is, and however it ends it leaves no process."""
+"""The test run itself: it tells where it is, it ends whatever happens, and however it ends it leaves no process."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def test_long():
         print(orphan.pid, file=file)
     orphan.wait()
 """
+# A process of pytest-xdist that is gone from one moment to the next, as one killed for its memory is.
+DIES = "if 'PYTEST_XDIST_WORKER' in os.environ: os.kill(os.getpid(), 9)\n"
+LOST = {
+    "while it runs a test": {"test_dies.py": f"import os\ndef test_it():\n    {DIES}"},
+    "while it collects": {"test_dies.py": f"import os\n{DIES}"},
+    "after its last test": {"conftest.py": f"import os\ndef pytest_sessionfinish():\n    {DIES}"},
+}
+
 
 
 def alive(pid: int) -> bool:
@@ -80,3 +88,17 @@ def test_it_tells_its_progress_and_when_it_is_killed_nothing_is_left(
         while alive(orphan):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+@pytest.mark.parametrize("when", LOST)
+def test_as_make_runs_it_a_process_that_is_lost_ends_it_as_a_failure(tmp_path: Path, when: str) -> None:
+    files = {"conftest.py": "", "test_before.py": "def test_it():\n    pass\n"} | LOST[when]
+    files["conftest.py"] = CONFTEST + files["conftest.py"]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (line,) = re.findall(r"-m pytest (.*) \$\(ARGS\)", (TESTS.parent / "Makefile").read_text())
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *line.replace("$(JOBS)", "1").split()]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    with ChildProcess("pytest", command, environment=environment, folder=tmp_path, on_line=None) as run:
+        assert run.wait(DEADLINE_S) == 1
+        assert "LOST gw0: Not properly terminated" in run.tail(50)

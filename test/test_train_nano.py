@@ -241,6 +241,16 @@ def test_labels_that_a_dataset_lacks_cost_nothing(demos: Path, plain: Path, tmp_
         torch.testing.assert_close(mine, ours[: len(mine)], atol=1e-5, rtol=1e-4)
 
 
+def test_the_loss_waits_for_no_number(demos: Path, plain: Path, tmp_path: Path) -> None:
+    """Which labels are known decides what is computed, and a GPU that is asked for it waits: no tensor here has any."""
+    bare = make_dataset(tmp_path, labelled=False)
+    both = Demonstrations([demos, bare], CAMERAS, tmp_path / "cache")
+    learner = Learner(load_vega_policy(plain).requires_grad_(True))
+    for rows in (np.arange(4), np.arange(4) + FRAMES, np.arange(8) + FRAMES - 4):
+        batch = both.batch(rows, learner.policy.vocabulary, np.random.default_rng(0), augment=False)
+        learner.to("meta")(batch.to(torch.device("meta")))[0].backward()
+
+
 def test_a_policy_that_nobody_told_of_progress_believes_that_nothing_is_done(tmp_path: Path) -> None:
     """As it is told in all that it learns from; what an untrained layer believes would be news to it."""
     policy = load_vega_policy(train(make_dataset(tmp_path, labelled=False), tmp_path / "out", 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from policies.checkpoints import HERE, load_scene_model
 from policies.spatial.models import GroundingModel, load_spatial_model
 from policies.spatial.nano.config import SpatialConfig
 from policies.training import train_spatial
-from policies.training.spatial.films import WorldTokens, film_files, read_films
+from policies.training.spatial.films import WorldTokens, film_files, read_films, video_digests
 from policies.training.spatial.training import Training, chosen_films
 from policies.types import SceneModel, SceneView, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -114,15 +115,21 @@ def test_a_training_that_diverges_keeps_the_state_that_was_good(
     assert state["step"] < 9 and all(bool(torch.isfinite(value).all()) for value in state["learner"].values())
 
 
-def test_tokens_that_float16_does_not_hold_are_refused(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("factor", [1e6, float("inf")])
+def test_tokens_that_float16_does_not_hold_are_kept_as_they_are_if_they_are_numbers(
+    factor: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokens = LatentWorldSimulator.tokens
-    monkeypatch.setattr(LatentWorldSimulator, "tokens", lambda *given: 1e6 * tokens(*given))
+    monkeypatch.setattr(LatentWorldSimulator, "tokens", lambda *given: factor * tokens(*given))
     words = ["--data", str(data), "--output", str(tmp_path), "--steps", "1", "--batch", "2"]
-    assert train_spatial.main(words) == 2
-    assert "which float16 does not hold" in capsys.readouterr().err
-    assert not list(tmp_path.glob("world_tokens*.npy"))
+    status = train_spatial.main(words)
+    kept = [np.load(path) for path in tmp_path.glob("world_tokens*.npy")]
+    if factor == 1e6:
+        assert status == 0 and len(kept) == 4
+        assert all(file.dtype == np.float32 and 65504 < np.abs(file).max() < np.inf for file in kept)
+    else:
+        assert status == 2 and not kept
+        assert "tokens are not all finite: give another one" in capsys.readouterr().err
 
 
 def test_what_is_kept_of_films_is_of_these_films_and_of_this_simulator(tmp_path: Path) -> None:
@@ -137,7 +144,7 @@ def test_what_is_kept_of_films_is_of_these_films_and_of_this_simulator(tmp_path:
         simulator = LatentWorldSimulator.from_pretrained(folder, dtype=torch.float32).looking(
             canvas=config.canvas, grid=config.grid, view=(0.0, 0.0, 1.0, 1.0)
         )
-        read = read_films(files, config, tmp_path)
+        read = read_films(files, config, tmp_path, video_digests(files))
         tokens = WorldTokens(simulator, read, tmp_path).batch(np.array(shown), np.array([False]))
         frames = torch.from_numpy(np.array(read.pictures[shown]))
         assert torch.allclose(tokens, simulator(frames[:, None]), atol=0.02), "tokens of another simulator or picture"
@@ -158,6 +165,21 @@ def test_what_is_kept_of_films_is_of_these_films_and_of_this_simulator(tmp_path:
     assert not np.array_equal(kept(config)[0], pictures)
     write_film(films, "train_0000_000", 77)
     assert not np.array_equal(kept(config)[0], pictures)
+
+
+def test_videos_are_read_once_however_much_they_decide(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, honest = Counter[str](), Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read[path.name] += path.suffix == ".mp4"
+        return honest(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    run(data, tmp_path, 1, "--without-prior")
+    films = [path.name for path in data.glob("*/*.mp4")]
+    assert len(films) > 2 and {name: read[name] for name in films} == dict.fromkeys(films, 1)
 
 
 def test_films_made_anew_are_no_films_to_go_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +235,8 @@ def test_a_mirrored_frame_is_a_true_one(data: Path, tmp_path: Path) -> None:
     from policies.training.spatial.learner import labels
 
     config = SpatialConfig("made", ("milk carton", "red mug"))
-    films = read_films(film_files([data], "train"), config, tmp_path)
+    files = film_files([data], "train")
+    films = read_films(files, config, tmp_path, video_digests(files))
     index = np.arange(len(films.film))
     plain, mirrored = (labels(films, index, np.full(len(index), m), config.focal) for m in (False, True))
     there = plain["kind"] >= 0

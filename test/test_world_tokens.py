@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from recorded import make_dataset
+from torch import Tensor
 
 from policies.checkpoints import find_checkpoint
 from policies.files.made_once import all_made_once
@@ -57,12 +58,41 @@ def make(policy: VegaPolicy, demos: Demonstrations, folder: Path) -> dict[str, b
     return {path.name: path.read_bytes() for path in folder.glob("world_tokens*")}
 
 
-def test_tokens_that_float16_does_not_hold_are_refused(
+@pytest.mark.parametrize("large", [0, 3])
+def test_tokens_that_float16_does_not_hold_are_kept_as_they_are(
+    large: int, policy: VegaPolicy, demos: Demonstrations, tmp_path: Path, blocks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """From whichever block on they are too large, and whatever a kill has left."""
+    plain = make(policy, demos, tmp_path / "plain")
+    seen = CachedWorldTokens._seen
+
+    def grown(self: CachedWorldTokens, camera: str, variant: int, block: int) -> Tensor:
+        if dies and block == 4:
+            raise Killed
+        return seen(self, camera, variant, block) * (1e6 if block >= large else 1.0)
+
+    monkeypatch.setattr(CachedWorldTokens, "_seen", grown)
+    dies = True
+    with pytest.raises(Killed):
+        make(policy, demos, tmp_path / "large")
+    dies = False
+    make(policy, demos, tmp_path / "large")
+    for name in plain:
+        small, kept = np.load(tmp_path / "plain" / name), np.load(tmp_path / "large" / name)
+        assert kept.dtype == np.float32 and np.abs(kept).max() > 65504
+        rows = 2 * large
+        np.testing.assert_array_equal(kept[:rows], small[:rows])
+        np.testing.assert_allclose(kept[rows:], 1e6 * small[rows:].astype(np.float32), rtol=2e-3, atol=1e2)
+    assert not list((tmp_path / "large").glob("*.wider"))
+
+
+def test_tokens_that_are_no_numbers_are_refused(
     policy: VegaPolicy, demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = CachedWorldTokens._seen
-    monkeypatch.setattr(CachedWorldTokens, "_seen", lambda *given: 1e6 * seen(*given))
-    with pytest.raises(VegaError, match="which float16 does not hold"):
+    monkeypatch.setattr(CachedWorldTokens, "_seen", lambda *given: float("inf") * seen(*given))
+    with pytest.raises(VegaError, match=r"tokens of camera '.*' are not all finite: give another one"):
         make(policy, demos, tmp_path)
     assert not list(tmp_path.glob("world_tokens*.npy"))
 

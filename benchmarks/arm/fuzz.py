@@ -88,7 +88,7 @@ class Target:
         for step in ("trigger_configure", "trigger_activate"):
             getattr(self.node, step)()
         deadline = time.monotonic() + DEADLINE_S
-        while self.node._outputs is None or not self.node._outputs.heard():
+        while self.node._active is None or not self.node._active.outputs.heard():
             if time.monotonic() > deadline:
                 raise VegaError("policy_node does not become active in this process: read its output.")
             time.sleep(0.01)

@@ -25,8 +25,8 @@ from benchmarks.franka.simulator import VARIABLE, Simulator
 from benchmarks.rows import Rows
 from policies.types import VegaError
 from vega3d_ros.control.resources import share_folder
+from vega3d_ros.node import priority
 from vega3d_ros.parameters.robot_file import read_robot_file
-from vega3d_ros.ros import priority
 
 POLICY = "benchmarks.franka.row:RoundAndBackPolicy"
 FILE = "franka_fr3"

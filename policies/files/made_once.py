@@ -67,17 +67,26 @@ def write_whole(path: Path, text: str) -> None:
         ) from error
 
 
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], older: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The settings of now that were others before, by their names, and what they were.
+
+    older: what they were where a file of before says nothing of them; of others nobody knows, and they are taken for
+    the same.
+    """
+    began = {name: before.get(name, older.get(name, value)) for name, value in now.items()}
+    return [(name, value) for name, value in began.items() if value != now[name]]
+
+
 def made_with(path: Path, settings: Mapping[str, Any], older: Mapping[str, Any] | None = None) -> None:
     """Note in `path`, a JSON file, what decides the files beside it, which are made in several goes.
 
     older: what decided where a file of before says nothing of it.  Raises VegaError where something else decided those
     that are there, which would be taken for what is asked now.
     """
-    before = {**(older or {}), **read_json(path)} if path.is_file() else {}
-    for name, value in settings.items():
-        if before.get(name, value) != value:
-            raise VegaError(
-                f"What is in {path.parent} was made with {name} {before[name]}, not {value}: give the same again, or "
-                "another --output."
-            )
+    before = read_json(path) if path.is_file() else dict(settings)
+    for name, began in differing(before, settings, older or {}):
+        raise VegaError(
+            f"What is in {path.parent} was made with {name} {began}, not {settings[name]}: give the same again, or "
+            "another --output."
+        )
     write_whole(path, json.dumps(before | dict(settings), indent=1) + "\n")

@@ -40,10 +40,11 @@ class Batch:
     """images: camera -> (B, 3, H, W) in [-1, 1]; ids (B, L); proprio (B, 11); actions (B, chunk, 7).
 
     points: camera -> (B, 2) row and column of what the teacher headed for in encoder pixels, target: (B, 3) the same in
-    the base frame, m, NaN where that is outside or not recorded.  pointed: camera -> (B,) whether it is recorded, as
-    outside or not.  before, progress: (B,) share of the task that was done at the last decision, 0 where that is not
-    recorded, and is now, then NaN.  meaning: (B, n) of the sentence, as a teacher of language has it, if any.  f_gen:
-    camera -> (B, N, G), the world simulator's tokens, where there is one.
+    the base frame, m, NaN where that is outside or not recorded.  pointed: camera -> (K,) positions in the batch of
+    which it is recorded, as outside or not.  before, progress: (B,) share of the task that was done at the last
+    decision, 0 where that is not recorded, and is now, then NaN.  told: (K,) positions of which it is.  (Positions, not
+    a mask: a GPU would have to be asked how many there are.)  meaning: (B, n) of the sentence, as a teacher of language
+    has it, if any.  f_gen: camera -> (B, N, G), the world simulator's tokens, where there is one.
     """
 
     images: dict[str, Tensor]
@@ -55,6 +56,7 @@ class Batch:
     target: Tensor
     before: Tensor
     progress: Tensor
+    told: Tensor
     meaning: Tensor | None = None
     f_gen: dict[str, Tensor] | None = None
 
@@ -196,12 +198,12 @@ class Demonstrations:
             views, at = self.frames(camera, index, rng, augment=augment)
             images[camera] = recolour(torch.from_numpy(views), rng, augment)
             points[camera] = torch.from_numpy(at.astype(np.float32))
-            pointed[camera] = torch.from_numpy(self.data[f"pointed.{camera}"][index])
+            pointed[camera] = torch.from_numpy(np.flatnonzero(self.data[f"pointed.{camera}"][index]))
         options = [self.wordings.of[self.sentences[row]] for row in index]
         said = np.array([own[int(rng.integers(len(own)))] if augment else own[0] for own in options])
         ids = [self._words(self.wordings.texts[text], vocabulary, rng, augment) for text in said]
         longest = max(map(len, ids))
-        proprio, before = self.data["proprio"][index], self.data["before"][index]
+        proprio, before, progress = (self.data[name][index] for name in ("proprio", "before", "progress"))
         if augment:
             proprio = proprio + rng.normal(0, 1, proprio.shape).astype(np.float32) * PROPRIO_NOISE
             before = np.clip(before + rng.normal(0, PROGRESS_NOISE, before.shape), 0, 1)
@@ -215,7 +217,8 @@ class Demonstrations:
             pointed=pointed,
             target=torch.from_numpy(self.data["target"][index]),
             before=torch.from_numpy(before.astype(np.float32)),
-            progress=torch.from_numpy(self.data["progress"][index]),
+            progress=torch.from_numpy(progress),
+            told=torch.from_numpy(np.flatnonzero(np.isfinite(progress))),
             meaning=None if self.meanings is None else torch.from_numpy(self.meanings[said]),
             f_gen=self.world_tokens.batch(index, rng, augment=augment) if self.world_tokens else None,
         )

@@ -7,23 +7,20 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from policies.files.command_line import results_folder
-from policies.files.made_once import replacing
+from policies.files.made_once import differing, replacing
 from policies.types import VegaError
 
 DECIDES = "decides"  # where a state keeps what decided it
-OLDER = {"--progress-loss": "l1"}  # what states from before they said it have all learned with
 LEFT_OUT = "--data (episodes that failed)"
-# What each option is where a state says nothing of it; others are taken for the same.
-SINCE: dict[str, Any] = {LEFT_OUT: 0, "--base": [0.0, 0.0, 0.0]}
+# What states have learned with that were written before they said it.
+OLDER: dict[str, Any] = {"--progress-loss": "l1", LEFT_OUT: 0, "--base": [0.0, 0.0, 0.0]}
 
 
 def begin(seed: int, threads: int, output: Path) -> None:
@@ -63,17 +60,6 @@ def check_finite(step: int, *values: float) -> None:
         )
 
 
-def as_float16(tokens: Tensor) -> NDArray[np.float16]:
-    """Tokens as they are kept on disk.  Raises VegaError where float16 does not hold them: one learns infinity."""
-    kept = tokens.half()
-    if not bool(torch.isfinite(kept).all()):
-        raise VegaError(
-            f"The world simulator gives tokens of {float(tokens.abs().max()):.3g}, which float16 does not hold: give "
-            "another one."
-        )
-    return cast("NDArray[np.float16]", kept.cpu().numpy())
-
-
 def decisive(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Option -> value, of those that decide what is learned."""
     return {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
@@ -102,7 +88,7 @@ def check_decided(path: Path, decides: Mapping[str, Any]) -> None:
 
 def decided(path: Path) -> dict[str, Any] | None:
     """What decided the state there, None where there is none.  Raises VegaError for a damaged one."""
-    return dict(_read(path, (), mmap=True).get(DECIDES, OLDER)) if path.is_file() else None
+    return dict(_read(path, (), mmap=True).get(DECIDES, {})) if path.is_file() else None
 
 
 @contextlib.contextmanager
@@ -141,11 +127,8 @@ def _read(path: Path, names: Sequence[str], **how: Any) -> dict[str, Any]:
 
 
 def _check_same(state: Mapping[str, Any], decides: Mapping[str, Any], path: Path) -> None:
-    before = state.get(DECIDES, OLDER)
-    for option, value in decides.items():
-        began = before.get(option, SINCE.get(option, value))
-        if began != value:
-            raise VegaError(
-                f"The training in {path.parent} began with another {option} ({began}, now {value}): give the "
-                "same again, or another --output."
-            )
+    for option, began in differing(state.get(DECIDES, {}), decides, OLDER):
+        raise VegaError(
+            f"The training in {path.parent} began with another {option} ({began}, now {decides[option]}): give the "
+            "same again, or another --output."
+        )

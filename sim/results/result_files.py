@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from policies.files.made_once import replacing
+from policies.files.made_once import differing, replacing
 from policies.types import VegaError
 
 SUMMARY_FILE = "summary.json"
@@ -151,13 +151,12 @@ class ResultFiles(ABC, Generic[R]):
             found = self.header_now(found)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
-        for name, value in self.header.items():
-            if found.get(name, value) != value:
-                then, now = _differing(found[name], value)
-                raise VegaError(
-                    f"The run in {self.folder} has {name} {then}, this one {now}: give another --output, or the "
-                    "options of that run."
-                )
+        for name, began in differing(found, self.header, {}):
+            then, now = _differing(began, self.header[name])
+            raise VegaError(
+                f"The run in {self.folder} has {name} {then}, this one {now}: give another --output, or the "
+                "options of that run."
+            )
         self.records = list({r.key: r for r in records if not r.error}.values())
 
     def write_summary(self) -> None:

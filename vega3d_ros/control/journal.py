@@ -9,6 +9,9 @@ An event is a name and fields; times are stamps in ns, arrays are SI as in `cont
     tick     sample_ns, time_ns, begin_ns, late_ns, sample, command or null               one control period
     unheard                                               not all heard what leads the arm: the next tick says it anew
     release  elsewhere, held (n,) or null                 the arm is to be taken over anew before the next action
+    gripper  position, off                                an activation begins with an order from before: where its
+                                                          joint was told to be, how far from there it was then
+    forget                                                the gripper's controller is away: its last order is void
     withdraw                                              the command of the last tick came too late to be sent
     brake    time_ns, begin_ns, late_ns                   the path is left for the quickest braking
     sample: positions, velocities, gripper_positions of the joint state

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from vega3d_ros.ros import priority
+from vega3d_ros.node import priority
 
 
 class ControlTimer:

@@ -29,28 +29,27 @@ from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from policies.types import Policy, VegaError  # noqa: E402
-from vega3d_ros.control.journal import no_journal  # noqa: E402
 from vega3d_ros.inference.failures import policy_failed  # noqa: E402
 from vega3d_ros.inference.lockstep import Lockstep  # noqa: E402
 from vega3d_ros.inference.realtime import Realtime  # noqa: E402
 from vega3d_ros.inference.separate_policy import SeparatePolicy  # noqa: E402
+from vega3d_ros.node.activity import Activity  # noqa: E402
 from vega3d_ros.node.commander import Commander  # noqa: E402
-from vega3d_ros.node.control_timer import ControlTimer  # noqa: E402
 from vega3d_ros.node.node_report import Condition, is_waiting, report  # noqa: E402
-from vega3d_ros.node.node_setup import ahead_ns, build, check_autostart, open_policy  # noqa: E402
+from vega3d_ros.node.node_setup import Parts, build, check_autostart, open_policy  # noqa: E402
 from vega3d_ros.node.still_watch import StillWatch  # noqa: E402
-from vega3d_ros.node.supervision import EmergencyStop, Heartbeat  # noqa: E402
-from vega3d_ros.node.vigilance import Vigilance  # noqa: E402
+from vega3d_ros.node.supervision import EmergencyStop  # noqa: E402
 from vega3d_ros.ros import node_parameters  # noqa: E402
 from vega3d_ros.ros.careful_lifecycle import CarefulLifecycleNode, fix_parameters_while  # noqa: E402
 from vega3d_ros.ros.diagnostics import Level, is_news, say  # noqa: E402
 from vega3d_ros.ros.node_process import may_end_at_once, run_from_words  # noqa: E402
 from vega3d_ros.topics.inputs import Inputs  # noqa: E402
-from vega3d_ros.topics.node_outputs import Outputs  # noqa: E402
+from vega3d_ros.topics.node_outputs import gripper_memory  # noqa: E402
+from vega3d_ros.topics.notes import Notes  # noqa: E402
 from vega3d_ros.topics.reporter import Reporter  # noqa: E402
 from vega3d_ros.topics.subscriptions import subscribe  # noqa: E402
 
-WATCH_PERIOD_S, SILENCE_PERIOD_S = 0.1, 0.005
+WATCH_PERIOD_S = 0.1
 CLOSE_S = 2.0
 
 
@@ -61,19 +60,19 @@ class PolicyNode(CarefulLifecycleNode):
         super().__init__("policy_node", **options)
         node_parameters.declare(self)
         node_parameters.refuse_unknown(self)
-        self._inputs: Inputs | None = None
+        self._joined_s = time.monotonic()
+        # From the configuration to the cleanup:
         self._policy: Policy | None = None
+        self._parts: Parts | None = None
+        self._inputs: Inputs | None = None
         self._runner: Lockstep | Realtime | None = None
-        self._outputs: Outputs | None = None
-        self._listeners: list[Any] = []
-        self._watches: list[Any] = []
-        self._condition, self._said, self._joined_s = Condition(), "", time.monotonic()
-        self._reporter: Reporter | None = None
-        self._heartbeat: Heartbeat | None = None
-        self._commander: Commander | None = None
-        self._vigilance: Vigilance | None = None
-        self._control_timer: ControlTimer | None = None
         self._still: StillWatch | None = None
+        self._listeners: list[Any] = []
+        # From the activation to the deactivation; after a fault the reporter stays until the next of either.
+        self._active: Activity | None = None
+        self._reporter: Reporter | None = None
+        self._condition = Condition()
+        self._said = ""
         # A simulated clock that stands still must not silence the supervision.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=self._steady)
@@ -81,7 +80,7 @@ class PolicyNode(CarefulLifecycleNode):
         self.create_service(Trigger, "~/stop", self._on_stop)
         self._emergency = EmergencyStop(self, self._on_emergency, self._on_emergency_cleared)
         # With use_sim_time the control timer, and so the supervision, would change under way.
-        fix_parameters_while(self, lambda: self._outputs is not None)
+        fix_parameters_while(self, lambda: self._active is not None)
 
     # Lifecycle
 
@@ -89,15 +88,16 @@ class PolicyNode(CarefulLifecycleNode):
         parameters = self._parameters_read = node_parameters.read(self)
         with may_end_at_once(), self._emergency.listening():
             self._policy = open_policy(parameters)
-        parts = build(self, parameters, self._policy)
+        self._parts = parts = build(self, parameters, self._policy)
+        self._inputs = parts.inputs
+        self._runner = parts.runner
         self._lockstep = isinstance(parts.runner, Lockstep)
+        self._notes = parts.runner.journal = Notes(gripper_memory(parameters))
         self._condition.strict = self._is_strict
-        self._inputs, self._runner, self._guard, cameras = parts.inputs, parts.runner, parts.guard, parts.cameras
-        spec = parts.runner.loop.policy.spec
-        self._period_s = 1.0 / spec.action_space.rate_hz
         self._still = StillWatch(self, parameters, parts.runner)
         self._set_base()
-        self._listeners = subscribe(self, self, parameters, cameras, self._condition.qos_problems)
+        self._listeners = subscribe(self, self, parameters, parts.cameras, self._condition.qos_problems)
+        spec = parts.runner.loop.policy.spec
         self.get_logger().info(f"Policy {spec.name} is loaded; it looks at {', '.join(spec.cameras)}.")
 
     def _activate(self) -> None:
@@ -106,50 +106,22 @@ class PolicyNode(CarefulLifecycleNode):
         check_autostart(self, parameters)
         self._drop_report()
         self._condition.fault = ""
-        given = parameters, self._guard.limits, self._condition.qos_problems, self._joined_s
-        self._outputs = Outputs(self, *given, self._emergency.check)
-        assert self._runner is not None and self._inputs is not None
-        self._runner.journal = self._outputs.note
-        if isinstance(self._runner, Realtime):
-            self._runner.confirmed = self._outputs.confirmed
-        own_clock = not self.get_parameter("use_sim_time").value
-        self._guard.ahead_ns = ahead_ns(self, parameters)
-        self._commander = Commander(
-            self._condition, self._inputs, self._runner, self._outputs, self._is_strict, self._now_ns, own_clock,
-            committed=self._guard.committed, ahead_ns=self._guard.ahead_ns,
+        assert self._parts is not None
+        self._active = Activity(
+            self, parameters, self._parts, self._condition, self._joined_s, self._emergency.check, self._notes,
+            self._now_ns,
         )  # fmt: skip
-        self._reporter = Reporter(self, parameters.hardware_id, self._inputs.topics, self._on_diagnostics)
-        self._heartbeat = Heartbeat(self, lambda: self._condition.running)
-        self._vigilance = Vigilance(self, parameters, self._period_s)
-        if self._is_strict:
-            self._watches = [self.create_timer(SILENCE_PERIOD_S, self._on_silence, clock=self._steady)]
-        if not self._lockstep:
-            tick, priority = self._on_control_timer, parameters.control_priority
-            self._control_timer = ControlTimer(self, self._period_s, priority, tick)
+        self._reporter = Reporter(self, parameters.hardware_id, self._parts.inputs.topics, self._on_diagnostics)
+        self._active.begin(self._on_control_timer, self._on_silence if self._is_strict else None, self._steady)
         gc.freeze()  # what is there stays; to look through it again and again would hold commands up
         if self.get_parameter("autostart").value:  # it may have been changed since the configuration
             self._start()
 
     def _deactivate(self) -> None:
         self._stop()
-        if self._control_timer is not None:
-            self._control_timer.destroy()
-        while self._watches:
-            self.destroy_timer(self._watches.pop())
-        if self._vigilance is not None:
-            self._vigilance.destroy()
-        self._control_timer = self._vigilance = None
-        if self._outputs is not None:
-            held = self._outputs.end()
-            if held is not None and isinstance(self._runner, Realtime):
-                self._runner.release(True, held)
-            self._outputs.destroy()
-        if self._runner is not None:
-            self._runner.journal = no_journal
-        self._outputs = self._commander = None
-        if self._heartbeat is not None:
-            self._heartbeat.destroy()
-        self._heartbeat = None
+        if self._active is not None:
+            self._active.destroy()
+        self._active = None
         # After a fault somebody must be able to read what happened.
         if not self._condition.fault:
             self._drop_report()
@@ -168,7 +140,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._policy.close()  # whatever it computes; its thread then ends
         if isinstance(self._runner, Realtime):
             self._runner.close(CLOSE_S)
-        self._runner = self._inputs = self._policy = self._still = None
+        self._runner = self._inputs = self._parts = self._policy = self._still = None
         self._condition.qos_problems.clear()
 
     def destroy_node(self) -> None:
@@ -181,11 +153,11 @@ class PolicyNode(CarefulLifecycleNode):
     def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             self._emergency.check()
-            if self._outputs is None or self._inputs is None:
+            if self._active is None or self._inputs is None:
                 raise VegaError("policy_node is not active: activate it first.")
             self._start()
             response.success = self._condition.running
-            problem = self._condition.not_connected or self._inputs.problem() or self._outputs.missing
+            problem = self._condition.not_connected or self._inputs.problem() or self._active.outputs.missing
             response.message = f"Started, and waiting: {problem}" if problem else "Started."
             if not response.success:
                 response.message = self._condition.fault
@@ -202,46 +174,46 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _start(self) -> None:
         """Begin an episode: nothing from before counts.  A policy that cannot is a fault."""
-        assert self._inputs is not None and self._runner is not None
-        assert self._outputs is not None and self._vigilance is not None
-        self._condition.running = self._condition.moving = False
-        self._vigilance.reset()
-        self._condition.refused_in_a_row = self._condition.late_in_a_row = 0
+        assert self._inputs is not None and self._runner is not None and self._active is not None
+        self._condition.running = False
+        self._condition.moving = False
+        self._active.vigilance.reset()
+        self._condition.refused_in_a_row = 0
+        self._condition.late_in_a_row = 0
         self._inputs.clear(None if self._lockstep else self._now_ns(), self._runner.told)
         try:
             self._runner.reset()
         except VegaError as error:
             self._fail(str(error))
             return
-        self._outputs.reset()
-        if self._commander is not None:
-            self._commander.forget()
+        self._active.outputs.reset()
+        self._active.commander.forget()
         self._condition.fault = ""
         self._condition.started_s = time.monotonic()
         self._condition.counts["episodes"] += 1
         self._condition.running = True
 
     def _stop(self) -> None:
-        if self._condition.running and self._commander is not None and self.context.ok():
+        if self._condition.running and self._active is not None and self.context.ok():
             try:
-                self._commander.brake()
+                self._active.commander.brake()
             except Exception:  # whatever it was, what follows has to; the path under way ends at rest by itself
                 self.get_logger().error(traceback.format_exc())
         self._condition.running = False
         self._drop_queue()
-        if self._outputs is not None and not self._outputs.stop() and isinstance(self._runner, Realtime):
-            self._runner.release(True, self._outputs.held)
+        if self._active is not None and not self._active.outputs.stop() and isinstance(self._runner, Realtime):
+            self._runner.release(True, self._active.outputs.held)
 
     def _drop_queue(self) -> None:
-        if self._commander is not None:
-            self._commander.forget()
+        if self._active is not None:
+            self._active.commander.forget()
         if isinstance(self._runner, Lockstep):
             self._runner.pending = None
         if self._runner is not None:
             self._runner.discard()
 
     def _on_emergency(self, sentence: str) -> None:
-        if self._outputs is not None:
+        if self._active is not None:
             self._fail(sentence, deactivate=True)
         else:
             self.get_logger().error(sentence)
@@ -272,11 +244,11 @@ class PolicyNode(CarefulLifecycleNode):
     # Inputs
 
     def _on_image(self, camera: str, message: ImageMessage | CompressedImage) -> None:
-        if self._inputs is not None and self._outputs is not None:
+        if self._inputs is not None and self._active is not None:
             self._after_input(self._inputs.on_image(camera, message, self._now_ns()))
 
     def _on_joint_state(self, message: JointState, info: Mapping[str, Any] | None = None) -> None:
-        if self._inputs is None or self._outputs is None:
+        if self._inputs is None or self._active is None:
             return
         number = None if info is None else info.get("publication_sequence_number")  # from ROS 2 Iron on
         sample, jump = self._inputs.on_joint_state(message, self._now_ns(), number)
@@ -284,15 +256,14 @@ class PolicyNode(CarefulLifecycleNode):
             self._fail(self._inputs.belief.problem)
             return
         if isinstance(self._runner, Lockstep) and self._condition.running and sample is not None and not jump:
-            if self._is_done(sample.stamp_ns):
+            if self._is_done(self._active.commander, sample.stamp_ns):
                 return
             self._runner.offer(sample)
         self._after_input(jump)
 
-    def _is_done(self, stamp_ns: int) -> bool:
+    def _is_done(self, commander: Commander, stamp_ns: int) -> bool:
         """lockstep: whether this joint state needs no decision: it had one, now told again, or commanding ended."""
-        commander, done = self._commander, [True]
-        assert commander is not None
+        done = [True]
         self._guarded(lambda: done.append(commander.repeat(stamp_ns)))
         return done[-1]
 
@@ -324,8 +295,8 @@ class PolicyNode(CarefulLifecycleNode):
     def _after_input(self, jump: str) -> None:
         if jump:
             self._on_jump(jump)
-        elif self._condition.running and self._lockstep and self._commander is not None:
-            self._guarded(self._commander.answer)
+        elif self._condition.running and self._lockstep and self._active is not None:
+            self._guarded(self._active.commander.answer)
 
     def _on_jump(self, sentence: str) -> None:
         """A clock was set back: what is held belongs to another time."""
@@ -338,8 +309,8 @@ class PolicyNode(CarefulLifecycleNode):
     # Commands
 
     def _on_control_timer(self) -> None:
-        if self._condition.running and self._commander is not None:
-            self._guarded(partial(self._tick, self._commander), is_period=True)
+        if self._condition.running and self._active is not None:
+            self._guarded(partial(self._tick, self._active.commander), is_period=True)
 
     def _tick(self, commander: Commander) -> None:
         if isinstance(self._policy, SeparatePolicy):
@@ -348,8 +319,8 @@ class PolicyNode(CarefulLifecycleNode):
 
     def _guarded(self, action: Callable[[], None], is_period: bool = False) -> None:
         try:
-            if self._vigilance is not None:
-                self._vigilance.check(self._condition.moving, is_period)
+            if self._active is not None:
+                self._active.vigilance.check(self._condition.moving, is_period)
             action()
         except VegaError as error:
             self._fail(str(error))
@@ -358,30 +329,32 @@ class PolicyNode(CarefulLifecycleNode):
                 return  # a signal came meanwhile, after which nothing can be published
             self.get_logger().error(traceback.format_exc())
             self._fail(str(policy_failed(error)))
-        if self._outputs is not None:
-            self._outputs.publish_decisions()
+        if self._active is not None:
+            self._active.outputs.publish_decisions()
 
     # Supervision
 
     def _on_watch(self) -> None:
+        active = self._active
         if self._still is not None:
-            self._still.look(self._outputs, self._condition.running)
-        if self._outputs is None or self._vigilance is None or not self._condition.running:
+            self._still.look(None if active is None else active.outputs, self._condition.running)
+        if active is None or not self._condition.running:
             return
-        problem = self._vigilance.problem(self._condition.moving) or self._outputs.rivals()
+        problem = active.vigilance.problem(self._condition.moving) or active.outputs.rivals()
         if problem:
             self._fail(problem)
 
     def _on_silence(self) -> None:
-        if self._condition.running and self._commander is not None:
-            silent = self._commander.silent()
+        if self._condition.running and self._active is not None:
+            silent = self._active.commander.silent()
             if silent:
                 self._fail(silent)
 
     def _on_diagnostics(self) -> None:
         if self._runner is None or self._inputs is None or self._reporter is None:
             return
-        level, sentence, statuses = report(self._condition, self._runner, self._inputs, self._outputs, self._now_ns())
+        outputs = None if self._active is None else self._active.outputs
+        level, sentence, statuses = report(self._condition, self._runner, self._inputs, outputs, self._now_ns())
         if is_news(sentence, self._said) and level > Level.OK:
             say(self.get_logger(), level, sentence, is_waiting(self._condition, self._inputs))
         self._said = sentence

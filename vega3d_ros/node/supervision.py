@@ -21,10 +21,11 @@ from std_srvs.srv import Trigger
 
 from policies.types import VegaError
 from vega3d_ros.control.stop_latch import StopLatch
-from vega3d_ros.node.watches import KEPT, LastValue
+from vega3d_ros.node.watches import KEPT, LastValue, came_s
 from vega3d_ros.ros.node_parameters import getter
 from vega3d_ros.ros.qos_events import SubscriptionEventCallbacks
 
+RECEIVED = "received_timestamp"
 HEARTBEAT_S = 0.1
 WATCH_S = 0.05
 LISTEN_S = 0.02
@@ -85,8 +86,7 @@ class EmergencyStop:
 
         What the button said while no callback ran counts, whatever the executor would have taken before it.
         """
-        for message, info in self._waiting():
-            self._on_topic(message, info)
+        self._take_waiting()
         if self.latch.reason:
             raise VegaError(self.sentence)
         silent = self._silent()
@@ -95,7 +95,7 @@ class EmergencyStop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While a callback may take so long that more comes than DDS keeps: it is kept, and counts at the end."""
+        """While a callback may take so long that more comes than DDS keeps: it is kept, and told at the end."""
         heard: list[tuple[Bool, Mapping[str, Any]]] = []
         over = threading.Event()
 
@@ -116,6 +116,10 @@ class EmergencyStop:
             for message, info in [*heard, *self._waiting()]:
                 self._on_topic(message, info)
 
+    def _take_waiting(self) -> None:
+        for message, info in self._waiting():
+            self._on_topic(message, info)
+
     def _waiting(self) -> list[tuple[Bool, Mapping[str, Any]]]:
         """What has come and no callback has taken, in the order in which it came; it is taken by this."""
         taken = []
@@ -123,7 +127,7 @@ class EmergencyStop:
             with subscription.handle:
                 while (came := subscription.handle.take_message(subscription.msg_type, False)) is not None:
                     taken.append(came)
-        return sorted(taken, key=lambda came: came[1].get("received_timestamp", 0))
+        return sorted(taken, key=lambda came: came[1].get(RECEIVED, 0))
 
     def _set(self, reason: str) -> None:
         if self.latch.set(reason, time.monotonic()):
@@ -133,7 +137,9 @@ class EmergencyStop:
             )
 
     def _on_topic(self, message: Bool, info: Mapping[str, Any] | None = None) -> None:
-        self._button.take(bool(message.data), (info or {}).get("source_timestamp", 0), time.monotonic())
+        told = info or {}
+        heard_s = came_s(told.get(RECEIVED, 0), time.monotonic())
+        self._button.take(bool(message.data), told.get("source_timestamp", 0), heard_s)
         if message.data:
             self._set("the topic e_stop")
 
@@ -147,13 +153,16 @@ class EmergencyStop:
             lost, self._known = self._known - present, present
             if lost:
                 self._set("the loss of a publisher of the topic e_stop")
-        # What came while nobody listened, as a policy was loaded or the node activated, may yet have to be taken.
+        # What was sent while this process stood may yet have to come.
         now_s = time.monotonic()
         self._just_back = now_s - self._watched_s > 2 * WATCH_S and not self._just_back
         self._watched_s = now_s
         # Before the first message there is nothing to lose; `check` waits for it.
-        if self._button.value is not None and self._silent() and not self._just_back:
-            self._set(self._silent())
+        if self._button.value is None or self._just_back or not self._silent():
+            return
+        self._take_waiting()  # what came while no callback ran, as the node was activated
+        if silent := self._silent():
+            self._set(silent)
 
     def _silent(self) -> str:
         """What is missing of the button where it has to speak, '' if nothing is."""

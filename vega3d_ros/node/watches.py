@@ -6,6 +6,8 @@ has to look for what does not arrive.
 
 from __future__ import annotations
 
+import time
+
 # A step of the system's clock against the steady one, s; a machine too busy to read two clocks in a row is no step.
 STEP_S = 0.5
 # A simulator may run so many times as fast as the world, and may skip so many s when it is reset.
@@ -31,7 +33,7 @@ class LastValue:
         self._sent_ns = 0
 
     def take(self, value: bool, sent_ns: int, now_s: float) -> None:
-        """sent_ns: when the publisher sent it, on its clock, which may be set; 0 if unknown."""
+        """sent_ns: when the publisher sent it, on its clock, which may be set; 0 if unknown.  now_s: when it came."""
         overtaken = bool(sent_ns) and 0 < self._sent_ns - sent_ns <= OVERTAKEN_S * 1e9
         if overtaken and value is not self._safe:
             return
@@ -42,6 +44,12 @@ class LastValue:
     def age_s(self, now_s: float) -> float:
         """Since it was said last; infinite before the first."""
         return now_s - self.heard_s
+
+
+def came_s(received_ns: int, now_s: float) -> float:
+    """When a message came that DDS received at received_ns of the system's clock (0 if unknown), and is taken now."""
+    waited_s = (time.time_ns() - received_ns) * 1e-9 if received_ns else 0.0
+    return now_s - max(0.0, waited_s)
 
 
 class Gap:

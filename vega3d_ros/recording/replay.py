@@ -53,8 +53,11 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
         # Nobody is to be found: nothing is heard or said.
         rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
         try:
-            node, parameters = _parameters(folder, values, context)
+            unmoved = _unmoved_gripper(values)
+            node, parameters = _parameters(folder, values | unmoved, context)
             yield from _headline(bag, values)
+            if unmoved:
+                yield "The gripper had no controller: it was told nothing."
             yield from _run(
                 bag,
                 parameters,
@@ -72,6 +75,14 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
             )
         finally:
             context.try_shutdown()
+
+
+def _unmoved_gripper(values: dict[str, Any]) -> dict[str, Any]:
+    """What lets a recording pass whose positions could not move its gripper; policy_node refuses that, but a replay
+    moves nothing, and its arm's commands are the same whoever the gripper's controller is."""
+    forward = values.get("command_interface") == "forward_position"
+    missing = forward and values.get("gripper.command_joint") and not values.get("gripper.controller")
+    return {"gripper.controller": "none"} if missing else {}
 
 
 def _parameters(folder: Path, values: dict[str, Any], context: Context) -> tuple[Node, node_parameters.NodeParameters]:
@@ -115,7 +126,13 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
     for decided, frames in bag.queries():
         event = decided.event
         if event["n"] == 0:
-            memory.forget()  # an activation begins, whose node remembers nothing of the one before
+            memory.forget()  # an activation begins, and says what its node remembers
+        if event["event"] == "gripper":
+            memory.recall(event["position"], event["off"])
+            continue
+        if event["event"] == "forget":
+            memory.forget()
+            continue
         if event["event"] == "start":
             memory.reset()
         elif event["event"] == "release" and event["elsewhere"]:

@@ -51,6 +51,8 @@ EVENTS: dict[str, dict[str, Check]] = {
     "tick": {"sample_ns": _of(int), "sample": _of(dict), "command": _of(dict, type(None))},
     "unheard": {},
     "release": {"elsewhere": _of(bool), "held": lambda value: value is None or _numbers(value)},
+    "gripper": {"position": _of(int, float), "off": _of(int, float)},
+    "forget": {},
     "withdraw": {},
     "brake": {"time_ns": _of(int), "begin_ns": _of(int)},
 }  # fmt: skip

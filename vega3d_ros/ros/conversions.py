@@ -214,23 +214,45 @@ def command_messages(
     return arm, trajectory_message(stamp, [gripper_joint], [gripper_position], [0.0], period_s)
 
 
+AWAY = 0.1  # of its stroke: a gripper that was moved by more from where it was told to be holds nothing any more
+
+
 class GripperMemory:
     """Turns > 0 close, < 0 open, 0 keep into a joint position (m), remembering the last order.
 
     apart: the gripper has a controller of its own, which need not be told anything before the first order.  keeps: an
-    order outlasts the beginning of an episode: what is held by the way still to go would be let go by any other.
+    order outlasts the beginning of an episode, and an activation, unless the gripper was moved away from it meanwhile:
+    what is held by the way still to go would be let go by any other.
     """
 
     def __init__(self, open_position: float, closed_position: float, apart: bool = False, keeps: bool = False) -> None:
         self._open, self._closed = open_position, closed_position
         self._apart, self._keeps = apart, keeps
-        self.forget()
+        self._away = AWAY * abs(open_position - closed_position)
+        self._last: float | None = None
+        self._found: float | None = None
+        self._off, self._begins = 0.0, True
+
+    @property
+    def kept(self) -> tuple[float, float] | None:
+        """The last order and how far from there the gripper was, as it was told last; None where none outlasts."""
+        return (self._last, self._off) if self._keeps and self._last is not None else None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is anything to forget."""
+        return self._last is not None or self._found is not None
+
+    def recall(self, position: float, off: float) -> None:
+        """Go on with what was `kept`."""
+        self._last, self._off = position, off
 
     def reset(self) -> None:
         """An episode begins."""
-        self._found: float | None = None
+        self._found = None
+        self._begins = True
         if not self._keeps:
-            self._last: float | None = None
+            self._last = None
 
     def forget(self) -> None:
         """Others may have commanded the gripper since."""
@@ -242,6 +264,11 @@ class GripperMemory:
             self._last = self._closed
         elif order < 0:
             self._last = self._open
+        elif self._begins and self._last is not None and abs(measured - self._last) > self._off + self._away:
+            self._last = None  # somebody has moved it: whatever it held is not there any more
+        self._begins = False
+        if self._last is not None:
+            self._off = abs(measured - self._last)
         if self._last is not None or self._apart:
             return self._last
         if self._found is None:

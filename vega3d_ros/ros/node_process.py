@@ -28,6 +28,7 @@ from policies.types import VegaError
 from vega3d_ros.control.resources import read_urdf
 from vega3d_ros.inference.process import LAUNCHER, end_seconds
 from vega3d_ros.parameters.robot_file import strict_arguments
+from vega3d_ros.ros import dead_segments
 from vega3d_ros.ros.node_help import answer_help
 
 SPIN_S = 0.1  # within it a signal is noticed by a node to which nothing happens
@@ -111,13 +112,14 @@ def start_ros(args: list[str] | None = None) -> None:
 
     ROS's own handlers would shut the context down from another thread, or raise KeyboardInterrupt, wherever the events
     executor happens to be, and there, as in its destructor, either may abort the process.  A process that is still
-    there `END_S` after the signal ends the hard way.  To be called in the main thread.  Raises VegaError, with one
-    sentence, on arguments (a parameter file, a remapping) it cannot use.
+    there `END_S` after the signal ends the hard way.  Shared memory that killed processes left goes.  To be called in
+    the main thread.  Raises VegaError, with one sentence, on arguments (a parameter file, a remapping) it cannot use.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     threading.Thread(target=_end_in_time, args=(end_seconds(os.environ),), name="end in time", daemon=True).start()
     _watch_launcher()
+    dead_segments.remove()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except (RCLError, RuntimeError) as error:

@@ -295,7 +295,7 @@ class ForwardWriter:
             return ""
         return (
             f"The positions that are sent are {late_s:.2f} s behind the path: see what keeps the machine busy, or "
-            "lower forward_position.rate_hz, then call ~/start again."
+            "lower forward_position.rate_hz."
         )
 
     @property

@@ -14,11 +14,11 @@ from std_msgs.msg import String
 from policies.types import ActionChunk, FloatArray, VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
-from vega3d_ros.control.journal import to_text
 from vega3d_ros.ros import conversions
 from vega3d_ros.ros.dds import DISCOVERY_S
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.command_writers import LATEST, Writer, command_actions, command_topics, make_writer
+from vega3d_ros.topics.notes import Notes
 from vega3d_ros.topics.rivals import Rivals, may_be_listed_late
 
 LOOK_S = 0.5
@@ -50,7 +50,8 @@ class Outputs:
     They exist only while it is active, so that a second node which is merely configured does not
     look like one that commands.  joined_s: time.monotonic() at which the
     process joined the domain.  check: raises VegaError where nothing may be commanded; called before the publishers
-    exist, after whatever time that took.  Raises VegaError if somebody else publishes commands already.
+    exist, after whatever time that took.  notes: the node's journal, which is told on ~/decisions; None: a new one.
+    Raises VegaError if somebody else publishes commands already.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class Outputs:
         qos_problems: dict[str, str],
         joined_s: float,
         check: Callable[[], None] = lambda: None,
+        notes: Notes | None = None,
     ) -> None:
-        self.gripper = gripper_memory(parameters)
+        self.notes = Notes(gripper_memory(parameters)) if notes is None else notes
         self._node = node
         self._parameters = parameters
         self.world_age = 0  # queries since the world simulator's tokens were computed
@@ -83,8 +85,7 @@ class Outputs:
         check()
         self._writer = make_writer(node, parameters, limits, qos_problems)
         self._decisions = node.create_publisher(String, "~/decisions", DECISIONS)
-        self._noted: list[tuple[int, str, dict[str, Any]]] = []
-        self._count = 0
+        self.notes.begin()
 
     def heard(self) -> bool:
         """Whether every command topic has a listener; a command nobody hears would be lost.  A dry run needs none."""
@@ -128,21 +129,14 @@ class Outputs:
     def publish(self, command: JointCommand, sample: JointSample) -> None:
         """Send one command; `sample` gives the measured joints and finger openings."""
         assert self._writer is not None
-        self._writer.write(command, gripper_position(self.gripper, self._parameters, command, sample), sample)
-
-    def note(self, event: str, **fields: Any) -> None:
-        """The journal of the control loop (`journal.py`); told by `publish_decisions`."""
-        if event == "release" and fields["elsewhere"]:
-            self.gripper.forget()
-        self._noted.append((self._count, event, fields))
-        self._count += 1
+        gripper = gripper_position(self.notes.gripper, self._parameters, command, sample)
+        self._writer.write(command, gripper, sample)
 
     def publish_decisions(self) -> None:
         """Tell `~/decisions` what was noted; to be called after the command has left, as nobody waits for it."""
-        noted, self._noted = self._noted, []
-        for number, event, fields in noted:
+        for text in self.notes.take():
             if self._node.context.ok():  # after a signal nothing can be published any more
-                self._decisions.publish(String(data=to_text(number, event, fields)))
+                self._decisions.publish(String(data=text))
 
     def stop(self, watched: bool = True) -> bool:
         """No command follows until `reset`.  Whether the arm's controller is on our path, as far as one can know; where
@@ -165,11 +159,12 @@ class Outputs:
 
     def forget_gripper(self) -> None:
         """Its controller is away: one that comes up holds the gripper where it is, until the next order."""
-        self.gripper.forget()
+        if self.notes.gripper.remembers:
+            self.notes("forget")
 
     def reset(self) -> None:
         """An episode begins."""
-        self.gripper.reset()
+        self.notes.gripper.reset()
         if self._writer is not None:
             self._writer.reset()
 
@@ -192,6 +187,7 @@ class Outputs:
         """Takes the publishers out of the graph.  After `end`."""
         if self._writer is not None:
             self.publish_decisions()
+            self.notes.end()
             self._node.destroy_publisher(self._decisions)
         for publisher in self._gates.values():
             self._node.destroy_publisher(publisher)

@@ -53,8 +53,7 @@ class Learner(nn.Module):
         total = parts["action"] + TARGET_WEIGHT * parts["target_m"]
         total = total + MAP_WEIGHT * parts["map"] + POINT_WEIGHT * parts["point"]
         if decision.progress is not None:
-            told = torch.isfinite(batch.progress)
-            parts["progress"] = _of_known(self._progress_loss, decision.progress, batch.progress, told)
+            parts["progress"] = _of_known(self._progress_loss, decision.progress, batch.progress, batch.told)
             total = total + PROGRESS_WEIGHT * parts["progress"]
         if batch.meaning is not None:
             meant = self.meaning(self.policy.text(batch.ids).float())
@@ -87,8 +86,8 @@ def _known_l1(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _of_known(loss: Callable[[Tensor, Tensor], Tensor], found: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-    """A mean loss over those of a batch (B,) that are known; 0, with no gradient but 0, where none is."""
-    return loss(found[known], wanted[known]) if bool(known.any()) else 0.0 * found.float().sum()
+    """A mean loss over those of a batch (B,) that are known (K,); 0, with no gradient but 0, where none is."""
+    return loss(found[known], wanted[known]) if len(known) else 0.0 * found.float().sum()
 
 
 def token_targets(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

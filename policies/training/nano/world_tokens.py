@@ -24,7 +24,7 @@ from policies.fusion.controls import noise_like, seeds_of
 from policies.fusion.sources import NoiseTokens, TokenSource
 from policies.fusion.world_view import WorldView
 from policies.training.dataset import Demonstrations, recolour
-from policies.training.optimisation import as_float16
+from policies.training.kept_tokens import KeptFile, as_kept, keep
 from policies.world_simulator.simulator import LatentWorldSimulator
 
 VARIANTS = 2
@@ -34,7 +34,7 @@ WINDOWS = 2  # at a time: what more of them leave in memory between two layers t
 
 
 class CachedWorldTokens:
-    """Tokens before pooling, float16, as memory maps of one file per camera and variant.
+    """Tokens before pooling, `as_kept`, as memory maps of one file per camera and variant.
 
     folder: of the files, which several trainings may share.  seed: of shifts and colours.  stride: of a window, in
     control steps.  blank: nothing is computed and all tokens are 0, to measure what training with them costs.
@@ -44,7 +44,7 @@ class CachedWorldTokens:
         self, world: WorldView, demos: Demonstrations, folder: Path, seed: int, stride: int = 1, blank: bool = False
     ) -> None:
         self._world, self._demos, self._seed, self._stride = world, demos, seed, stride
-        self._tokens: dict[str, list[NDArray[np.float16]]] = {}
+        self._tokens: dict[str, list[NDArray[np.floating[Any]]]] = {}
         self._seeds: dict[str, list[NDArray[np.int64]]] = {}
         if blank:
             for camera in world.cameras:
@@ -108,9 +108,7 @@ class CachedWorldTokens:
             tokens = self._seen(camera, variant, block)
             if result is None:
                 told.unlink(missing_ok=True)
-                shape = (len(self._demos), *tokens.shape[1:])
-                result = np.lib.format.open_memmap(target, "w+", np.float16, shape)
-            result[block * BLOCK : block * BLOCK + len(tokens)] = as_float16(tokens)
+            result = keep(target, result, len(self._demos), block * BLOCK, as_kept(tokens, camera))
             if block % TOLD_EVERY == 0:
                 result.flush()
                 told.write_text(str(block + 1))
@@ -148,7 +146,7 @@ class CachedWorldTokens:
         return pooled
 
 
-def _left(target: Path, told: Path) -> tuple[np.memmap[Any, np.dtype[np.float16]] | None, int]:
+def _left(target: Path, told: Path) -> tuple[KeptFile | None, int]:
     """The tokens that a kill has left, and of how many blocks they are."""
     try:
         blocks = int(told.read_text())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from policies.checkpoints import checkpoint_sha256
 from policies.files.json_config import read_json
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.pictures import fitted
-from policies.training.optimisation import as_float16
+from policies.training.kept_tokens import KeptFile, as_kept, keep
 from policies.types import FloatArray, Image, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 
@@ -76,24 +76,32 @@ def categories(files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted({thing["category"] for path in files for thing in read_json(path)["things"]}))
 
 
-def films_sha256(files: Sequence[Path]) -> str:
-    """Of all that their videos hold; files: the JSON files beside them.  Raises VegaError for one that is not there."""
-    digest = hashlib.sha256()
-    for path in (file.with_suffix(".mp4") for file in files):
+def video_digests(files: Sequence[Path]) -> dict[Path, bytes]:
+    """Of each film, named by its JSON file, a digest of its video.  Raises VegaError for one that is not there."""
+    found = {}
+    for file in files:
+        path = file.with_suffix(".mp4")
         try:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            found[file] = hashlib.sha256(path.read_bytes()).digest()
         except OSError as error:
             raise VegaError(f"Film '{path}' cannot be read ({error.strerror}): collect it again.") from error
-    return digest.hexdigest()
+    return found
 
 
-def read_films(files: Sequence[Path], config: SpatialConfig, cache: Path) -> Films:
-    """Things that the config does not name are left out.  cache: folder in which pictures are kept."""
+def films_sha256(digests: Iterable[bytes]) -> str:
+    """Of all that the videos of these digests hold."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def read_films(files: Sequence[Path], config: SpatialConfig, cache: Path, digests: Mapping[Path, bytes]) -> Films:
+    """Things that the config does not name are left out.  cache: folder in which pictures are kept.  digests: of at
+    least these films, from `video_digests`."""
     scenes = [read_json(path) for path in files]
     counts = [len(scene["camera_to_world"]) for scene in scenes]
     shape = (sum(counts), *config.image_size, 3)
     # All that `fitted` makes the pictures of: films that were made anew have the old ones' names.
-    made_of = [films_sha256(files), counts, [scene["intrinsics"] for scene in scenes], config.image_size, config.focal]
+    videos, intrinsics = films_sha256(digests[file] for file in files), [scene["intrinsics"] for scene in scenes]
+    made_of = [videos, counts, intrinsics, config.image_size, config.focal]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
     path = cache / f"pictures_{key}.npy"
     if not path.exists():
@@ -154,7 +162,7 @@ def _frames(path: Path, count: int) -> list[Image]:
 
 
 class WorldTokens:
-    """The frozen world simulator's tokens of all frames, before pooling, as they are and mirrored; float16 on disk."""
+    """The frozen world simulator's tokens of all frames before pooling, as they are and mirrored, on disk."""
 
     def __init__(self, simulator: LatentWorldSimulator, films: Films, cache: Path) -> None:
         self._simulator = simulator
@@ -171,18 +179,17 @@ class WorldTokens:
             self._kept.append(np.load(path, mmap_mode="r"))
 
     def _compute(self, pictures: NDArray[np.uint8], mirrored: bool, path: Path) -> None:
-        partial, kept = path.with_suffix(".partial"), None
+        partial = path.with_suffix(".partial")
+        kept: KeptFile | None = None
         for first in range(0, len(pictures), BLOCK):
             block = pictures[first : first + BLOCK]
             frames = torch.from_numpy(np.array(block[:, :, ::-1] if mirrored else block))
             tokens = self._simulator.tokens(self._simulator.latents(frames[:, None]))[:, 0]
-            if kept is None:
-                kept = np.lib.format.open_memmap(partial, "w+", np.float16, (len(pictures), *tokens.shape[1:]))
-            kept[first : first + len(block)] = as_float16(tokens)
+            kept = keep(partial, kept, len(pictures), first, as_kept(tokens))
             if first // BLOCK % 20 == 0:
                 print(f"world tokens{' of mirrored frames' * mirrored}: {first}/{len(pictures)}", flush=True)
         assert kept is not None
-        kept.flush()  # type: ignore[attr-defined]
+        kept.flush()
         partial.rename(path)
 
     def batch(self, index: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> torch.Tensor:

@@ -35,7 +35,15 @@ from policies.training.optimisation import (
     set_learning_rate,
     smoothed,
 )
-from policies.training.spatial.films import Films, WorldTokens, categories, film_files, films_sha256, read_films
+from policies.training.spatial.films import (
+    Films,
+    WorldTokens,
+    categories,
+    film_files,
+    films_sha256,
+    read_films,
+    video_digests,
+)
 from policies.training.spatial.learner import Batch, SpatialLearner, labels
 from policies.types import VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
@@ -90,9 +98,11 @@ class Training:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         files, held_out = chosen_films(args)
+        every = (*files, *held_out)
+        digests = video_digests(every)
         self.decides = decisive(args, "held_out", "without_prior", "seed", "batch", "lr") | {
-            "--data": hashlib.sha256(json.dumps([read_json(p) for p in (*files, *held_out)]).encode()).hexdigest()[:12],
-            "--data (its films)": films_sha256((*files, *held_out))[:12],  # apart: older states do not have it
+            "--data": hashlib.sha256(json.dumps([read_json(p) for p in every]).encode()).hexdigest()[:12],
+            "--data (its films)": films_sha256(digests[p] for p in every)[:12],  # apart: older states do not have it
             "--world-simulator": checkpoint_sha256(str(args.world_simulator))[:12],
         }
         check_decided(args.output / STATE_FILE, self.decides)  # before tokens of all frames
@@ -104,13 +114,13 @@ class Training:
             take_encoder(network, args.warm_start)
         if args.init is not None:
             take_known(network, load_network(args.init))
-        self.films = read_films(files, config, args.output)
-        self.held = read_films(held_out, config, args.output) if held_out else None
+        self.films = read_films(files, config, args.output, digests)
+        self.held = read_films(held_out, config, args.output, digests) if held_out else None
         self.tokens: dict[int, WorldTokens] = {}
         if not args.without_prior:
             own = network.world.simulator_of(CAMERA)
-            every = [films for films in (self.films, self.held) if films is not None]
-            self.tokens = {id(films): WorldTokens(own, films, args.output) for films in every}
+            both = [films for films in (self.films, self.held) if films is not None]
+            self.tokens = {id(films): WorldTokens(own, films, args.output) for films in both}
         self.learner = SpatialLearner(network, Nouns(config.things).ids())
         self.average = copy.deepcopy(self.learner)
         self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=args.lr, weight_decay=0.03, betas=(0.9, 0.98))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from policies.checkpoints import checkpoint_sha256
 from policies.fusion.world_view import WorldView
+from policies.training.kept_tokens import as_kept
 from policies.training.vega.demonstrations import Samples
 from policies.training.vega.pictures import View
 from policies.types import Image, VegaError
@@ -33,7 +34,7 @@ BATCH = 8  # frames at a time
 
 
 class TokenCache:
-    """float16 tokens (frames, rows, columns, G) of every camera, in files under `folder`/<hash>.
+    """Tokens (frames, rows, columns, G) `as_kept`, of every camera, in files under `folder`/<hash>.
 
     The hash is of the world simulator's weights and prompt, of block, noise, canvas and framing, and of the
     demonstrations.
@@ -89,7 +90,7 @@ class TokenCache:
         parts = []
         for begin in range(first, last, BATCH):
             pictures = [self._samples.picture(camera, i) for i in range(begin, min(begin + BATCH, last))]
-            parts.append(_kept(native_tokens(simulator, pictures), camera))
+            parts.append(as_kept(native_tokens(simulator, pictures), camera))
         partial = path.with_suffix(f".{os.getpid()}.partial")  # another run may write the same file
         with partial.open("wb") as file:
             np.save(file, np.concatenate(parts))
@@ -102,14 +103,6 @@ class TokenCache:
         stored: NDArray[np.floating] = np.load(self._path(camera, step - step % SHARD), mmap_mode="r")
         native = torch.from_numpy(np.array(stored[step % SHARD])).float()
         return pooled(self._world.simulator_of(camera), native[None], frame, view)[0]
-
-
-def _kept(native: Tensor, camera: str) -> NDArray[np.floating]:
-    """Tokens as float16, or as float32 where they are too large for it; VegaError where they are no numbers."""
-    if not bool(torch.isfinite(native).all()):
-        raise VegaError(f"The world simulator's tokens of camera '{camera}' are not all finite: give another policy.")
-    half = native.half()
-    return (half if bool(torch.isfinite(half).all()) else native.float()).cpu().numpy()
 
 
 def _own_prompt(folder: Path, prompt: Tensor) -> str:

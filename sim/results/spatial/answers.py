@@ -11,7 +11,7 @@ import numpy as np
 
 from policies.spatial.scores.answers import caption_scores, scan2cap_text, scanqa_text
 from policies.spatial.scores.vsi import DIRECTIONS
-from policies.types import FloatArray
+from policies.types import FloatArray, VegaError
 from sim.results.paired import drawn_again, percentiles
 from sim.results.result_files import ResultFiles
 from sim.results.spatial.items import Item, Scores, header_now, nothing
@@ -56,6 +56,16 @@ class AnswerWriter(ResultFiles[AnswerRecord]):
 
     def read_record(self, fields: dict[str, Any]) -> AnswerRecord:
         return AnswerRecord(**{**fields, "boxes": tuple(map(tuple, fields.get("boxes", ())))})
+
+    def _read_back(self) -> None:
+        super()._read_back()
+        for record in self.records:  # older summaries do not say what was asked
+            asked = self.items.get(record.key)
+            if asked is None or asked.kind != record.kind:
+                raise VegaError(
+                    f"The run in {self.folder} has an answer to question {record.trial} of scene {record.task} "
+                    f"({record.kind}), which is another or none now: give another --output, or the data of that run."
+                )
 
     def header_now(self, found: dict[str, Any]) -> dict[str, Any]:
         return header_now(super().header_now(found))
