@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_run_spatial import SEEING, data, models, scenes, summary_of, vsi_rows, write_vsi  # noqa: F401
+from test_run_spatial import POINTING, SEEING, data, models, scenes, summary_of, vsi_rows, write_vsi  # noqa: F401
 from tiny_reasoner import write_tiny_reasoner
 
 from sim.run_spatial import main
@@ -23,7 +23,7 @@ def test_workers_deaths_and_resuming_change_no_number(data: Path, tmp_path: Path
     (tmp_path / "two" / "answers.jsonl").write_text("".join(lines[:5]) + lines[5][:20])  # as a kill leaves it
     assert main([*run, "--output", str(tmp_path / "two"), "--resume"]) == 0
     assert summary_of(tmp_path / "two") == calm
-    assert main([*run[:-1], POINTING, "--output", str(tmp_path / "two"), "--resume"]) == 2  # noqa: F811
+    assert main([*run[:-1], POINTING, "--output", str(tmp_path / "two"), "--resume"]) == 2
 
 
 def test_a_run_goes_on_only_with_the_same_questions_truths_and_weights(
