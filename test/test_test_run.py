@@ -98,7 +98,9 @@ def test_as_make_runs_it_a_process_that_is_lost_ends_it_as_a_failure(tmp_path: P
         (tmp_path / name).write_text(text)
     (line,) = re.findall(r"-m pytest (.*) \$\(ARGS\)", (TESTS.parent / "Makefile").read_text())
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *line.replace("$(JOBS)", "1").split()]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    # Where the tests are shared by processes, this is one of them, and the run below is not.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = {**own, "PYTHONPATH": str(TESTS)}
     with ChildProcess("pytest", command, environment=environment, folder=tmp_path, on_line=None) as run:
         assert run.wait(DEADLINE_S) == 1
         assert "LOST gw0: Not properly terminated" in run.tail(50)

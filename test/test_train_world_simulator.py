@@ -171,8 +171,8 @@ def test_a_unet_learns_on_the_latents_of_a_world_simulator_and_is_scored_beside_
     demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = find_checkpoint("vega-nano") / "world_simulator"
-    words = arguments(demos, tmp_path, 0, 2)
-    training.main([*words, "--unet-beside", str(given)])
+    words = ["--data", str(demos), "--output", str(tmp_path), "--batch", "1", "--threads", "1", "--save-every", "1"]
+    training.main([*words, "--transformer-steps", "2", "--unet-beside", str(given)])
     assert torch.load(tmp_path / "unet.pt", weights_only=True)["step"] == 2
     assert checkpoint_files(tmp_path / "world_simulator") == checkpoint_files(given)  # the Wan is as it was
     look = encoders.Look(64, (4, 4))
