@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise VegaError(f"--refresh-every {options.refresh_every} is none: give a number from 1 on.")
     if options.world_simulator is None:
         why = "is about a world simulator: give one as --world-simulator, or leave it out."
-        refuse_idle(given(parser, arguments), ("fusion", "refresh_every", "seed"), why)
+        refuse_idle(given(parser, arguments, options), ("fusion", "refresh_every", "seed"), why)
     cameras = None if options.cameras is None else tuple(name.strip() for name in options.cameras.split(","))
     if cameras is not None and "" in cameras:
         raise VegaError(f"--cameras '{options.cameras}' has a camera without a name: give names with a comma between.")

@@ -45,9 +45,9 @@ def command_parser(program: str, doc: str | None, paragraphs: int = 1, **options
     return argparse.ArgumentParser(prog=program, description=described, formatter_class=Help, **options)
 
 
-def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
-    """Of the options of a command line that `parser` takes, those that stand there: attributes of what it gives."""
-    names, nothing = vars(parser.parse_args(argv)), object()
+def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None, args: argparse.Namespace) -> set[str]:
+    """Attributes of args, what `parser` makes of a command line, whose options stand there."""
+    names, nothing = vars(args), object()
     seen = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, nothing))))
     return {name for name in names if seen[name] is not nothing}
 

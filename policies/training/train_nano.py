@@ -326,7 +326,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     parser.add_argument("--hold-out", type=int, default=0, metavar="N", help="learn nothing from every N-th episode")
     args = parser.parse_args(argv)
-    args.given = given(parser, argv)
+    args.given = given(parser, argv, args)
     return args
 
 

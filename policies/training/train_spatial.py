@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.from_scratch:
         why = "changes nothing beside --from-scratch: leave one of them out."
-        refuse_idle(given(parser, argv), ("warm_start",), why)
+        refuse_idle(given(parser, argv, args), ("warm_start",), why)
     if min(args.steps, args.batch, args.save_every) < 1:
         raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
     from policies.training.optimisation import begin  # torch, which --help does without

@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.plan:
         return plan(options)
     why = "is of --plan alone: processes are started by accelerate or torchrun, see docs/training.md."
-    refuse_idle(given(parser, argv), ("gpus", "gpu_tflops"), why)
+    refuse_idle(given(parser, argv, options), ("gpus", "gpu_tflops"), why)
     if options.policy is None or options.data is None:
         raise VegaError("A training needs a policy and demonstrations: give --policy and --data.")
     return train(options)

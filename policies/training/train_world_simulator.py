@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.unet_beside is not None:
         why = "changes nothing beside --unet-beside: leave it out."
-        refuse_idle(given(parser, argv), ("vae_steps", "tap"), why)
+        refuse_idle(given(parser, argv, args), ("vae_steps", "tap"), why)
     counts = [args.transformer_steps, args.batch, args.save_every]
     if args.unet_beside is None:
         counts.append(args.vae_steps)

@@ -132,8 +132,10 @@ def main(argv: list[str] | None = None) -> int:
     check_target(dataset, recorded)
     results_folder(tapes)
     by = None if args.policy is None else checkpoint_sha256(args.policy)
-    settings = {"every": args.every, "as_scored": args.as_scored, "policy_sha256": by, "views": VIEWS}
-    settings |= {"layouts": args.layouts or DRAWN}
+    settings = {
+        "every": args.every, "as_scored": args.as_scored, "policy_sha256": by, "views": VIEWS,
+        "layouts": args.layouts or DRAWN,
+    }  # fmt: skip
     made_with(tapes / SETTINGS, settings, older={"views": 1, "layouts": DRAWN})
     rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored, args.layouts)
     jobs = [(args.suite, task, *rest) for task in tasks]

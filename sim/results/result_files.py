@@ -152,7 +152,7 @@ class ResultFiles(ABC, Generic[R]):
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise VegaError(f"The run in {self.folder} cannot be read ({error}): give another --output.") from error
         for name, began in differing(found, self.header, {}):
-            then, now = _differing(began, self.header[name])
+            then, now = _as_told(began, self.header[name])
             raise VegaError(
                 f"The run in {self.folder} has {name} {then}, this one {now}: give another --output, or the "
                 "options of that run."
@@ -178,7 +178,7 @@ class ResultFiles(ABC, Generic[R]):
         )
 
 
-def _differing(*values: Any) -> list[str]:
+def _as_told(*values: Any) -> list[str]:
     """Values as a sentence tells them: of objects what differs alone, and of what is long the beginning."""
     if all(isinstance(value, dict) for value in values):
         names = [name for name in values[0] | values[1] if values[0].get(name) != values[1].get(name)]

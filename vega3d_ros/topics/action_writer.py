@@ -58,13 +58,14 @@ class ActionWriter:
     def unheard(self) -> str:
         if self._problems:
             return next(iter(self._problems.values()))
-        return self.missing()
+        missing = self.missing()
+        if missing and not self.lost():
+            self._gripper_sent = None  # a controller that comes up has been told nothing
+        return missing
 
     def missing(self) -> str:
-        for index, (client, name) in enumerate(zip(self._clients, self._names, strict=True)):
+        for client, name in zip(self._clients, self._names, strict=True):
             if not client.server_is_ready():
-                if index:
-                    self._gripper_sent = None  # a controller that comes up has been told nothing
                 return f"No action server offers {name}: start the controller or correct its name."
         return ""
 

@@ -75,10 +75,11 @@ class Inputs(CameraInputs):
         super().clear(not_before_ns)
         self._not_before_ns = not_before_ns
         self._changes_s.clear()
-        self._reader.clear()
-        if not keep_turns:
-            self._reader.forget_turns()
         self.sample = None
+        if keep_turns:
+            self._reader.clear()
+        else:
+            self._reader.forget_turns()
         self.belief.reset()
         self.streams[JOINTS].problem = ""
 

@@ -15,8 +15,7 @@ class Notes:
     """Exists from the configuration to the cleanup; between `begin` and `end` the node is active.
 
     While it is not, nothing is told, and kept is only what changes how it begins the next time: that the arm is to be
-    taken over anew.  gripper: what it remembers of its orders, which others' orders
-    and its controller's end make void.
+    taken over anew.  gripper: what it remembers of its orders, which others' orders and its controller's end make void.
     """
 
     def __init__(self, gripper: GripperMemory) -> None:
