@@ -108,8 +108,9 @@ def test_near_copies_of_a_state_are_no_evidence() -> None:
 
 
 def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "a", 1))
+    run = read_run(make_run(tmp_path / "a", 1, renderer="osmesa"))
     text = page([run])
+    assert "<th>Renderer</th><td>osmesa</td>" in text
     won, count = run.tally()
     assert count == 100
     assert f"{won:.1f} %" in text and "98.4 %" in text and "99.4 %" in text

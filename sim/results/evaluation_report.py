@@ -297,6 +297,7 @@ def _facts(run: Run) -> str:
         "World simulator": summary.get("world_simulator", "on"),
         "Device": summary.get("device", ""),
         "Threads": summary.get("threads"),
+        "Renderer": summary.get("renderer"),
         "Decision": " · ".join(f"{name} {latency[name]:.1f} ms" for name in ("p50", "p95", "p99") if name in latency),
         "Wall time": f"{summary['wall_s'] / 60:.1f} min",
         **summary.get("versions", {}),

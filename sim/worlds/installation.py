@@ -14,6 +14,7 @@ from policies.types import VegaError
 MUJOCO_FIRST, MUJOCO_BEYOND, MUJOCO = (3, 0), (3, 3, 3), "3.3.2"
 ROBOSUITE_SERIES, ROBOSUITE = (1, 4), "1.4.0"
 EGL, CUDA = "MUJOCO_EGL_DEVICE_ID", "CUDA_VISIBLE_DEVICES"
+OTHER_RENDERERS = ("osmesa", "glx")
 
 
 def check_versions() -> None:
@@ -44,6 +45,12 @@ def _version(package: str, wanted: str) -> tuple[int, ...]:
             break
         numbers.append(int(digits))
     return tuple(numbers)
+
+
+def renderer() -> str:
+    """What draws the pictures, as robosuite reads MUJOCO_GL: with another one pixels differ."""
+    named = os.environ.get("MUJOCO_GL", "")
+    return named if named in OTHER_RENDERERS else "egl"  # of whatever else is said there it makes that itself
 
 
 @contextlib.contextmanager
