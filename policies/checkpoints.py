@@ -19,6 +19,7 @@ from policies.world_simulator.experts import INDEX_FILE, LOW
 
 HERE = Path(__file__).parent
 HASHED_NAMES = (
+    "Wan2.1_VAE.pth",
     "adapter_config.json",
     "config.json",
     "dataset_statistics.json",
@@ -245,8 +246,9 @@ def checkpoint_sha256(name_or_path: str) -> str:
     folder = find_checkpoint(name_or_path)
     digest = hashlib.sha256()
     for part in (folder, *_parts_elsewhere(folder)):
-        for path in [part] if part.is_file() else files_below(part):
-            if not (path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES):
+        named = part.is_file()
+        for path in [part] if named else files_below(part):
+            if not (named or _decides(path)):
                 continue
             if path.name == INDEX_FILE and not (path.parent / LOW).is_dir():
                 continue  # it chooses between two transformers, where there are two
@@ -262,6 +264,11 @@ def checkpoint_sha256(name_or_path: str) -> str:
     return digest.hexdigest()
 
 
+def _decides(path: Path) -> bool:
+    """Whether a file of this name decides what a checkpoint does."""
+    return path.name in HASHED_NAMES or path.suffix in HASHED_SUFFIXES
+
+
 def _parts_elsewhere(folder: Path) -> list[Path]:
     """Folders and files that a policy names instead of holding them."""
     config = _as_written(folder)
@@ -269,6 +276,11 @@ def _parts_elsewhere(folder: Path) -> list[Path]:
         from policies.openvla.config import part_files
 
         return part_files(folder)
+    if config.get("use_generative_encoder"):
+        from policies.spatial.branch import part_files as files_of_branch
+
+        own = {path.resolve() for path in files_below(folder) if _decides(path)}
+        return [path for path in files_of_branch(folder) if path.resolve() not in own]
     world = config.get("world_simulator")
     source = world.get("source") if isinstance(world, dict) and world.get("encoder") != "imagenet" else None
     if not isinstance(source, str):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny_checkpoints as tiny
+from tiny_reasoner import make_plain, write_tiny_reasoner
 
 from policies.checkpoints import (
     checkpoint_sha256,
@@ -176,6 +177,35 @@ def test_the_hash_of_a_small_policy_follows_a_world_simulator_elsewhere(
     before = checkpoint_sha256(policy)
     add_byte(next((prior / "vae").glob("*.safetensors")))
     assert checkpoint_sha256(policy) != before
+
+
+@pytest.mark.parametrize("way", ["wan", "../wan", "ABSOLUTE", "Wan-AI/tiny"])
+def test_the_hash_of_spatial_reasoning_follows_its_wan(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    folder = write_tiny_reasoner(tmp_path / "checkpoint")
+    wan = folder / "wan" if way == "wan" else (folder / "wan").rename(tmp_path / "wan")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(wan))
+    prompt = (wan / "wan_prompt_embedding.pt").rename(wan.parent / "prompt.any")
+    names = {"path": str(wan) if way == "ABSOLUTE" else way, "vision_tower_prompt_emb_path": str(prompt)}
+    path = folder / "config.json"
+    changes = {f"generative_{'encoder_' if name == 'path' else ''}{name}": value for name, value in names.items()}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    before = checkpoint_sha256(str(folder))
+    for part in (wan / "Wan2.1_VAE.pth", wan / "diffusion_pytorch_model.safetensors", wan / "config.json", prompt):
+        content = part.read_bytes()
+        part.write_bytes(content + b" ")
+        assert checkpoint_sha256(str(folder)) != before, part
+        part.write_bytes(content)
+    (wan / "models_t5_umt5-xxl-enc-bf16.pth").write_bytes(b"11 GB that nobody reads")
+    assert checkpoint_sha256(str(folder)) == before
+    make_plain(folder)
+    plain = checkpoint_sha256(str(folder))
+    if way != "wan":
+        add_byte(wan / "Wan2.1_VAE.pth")
+        assert checkpoint_sha256(str(folder)) == plain
 
 
 def test_the_hash_of_a_policy_counts_no_part_of_its_own_folder_twice(tmp_path: Path) -> None:

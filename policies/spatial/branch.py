@@ -19,7 +19,7 @@ from policies.files.adapters import ADAPTER_CONFIG
 from policies.files.paths import refuse_pointer
 from policies.files.tensor_sources import DictSource, TensorSource, shape_of
 from policies.files.weight_files import open_weights, read_as, resolve_folder
-from policies.spatial.config import BranchConfig
+from policies.spatial.config import BranchConfig, read_branch
 from policies.spatial.fusing import GenerativeMerger, build_branch_fusion, fusion_state
 from policies.types import VegaError
 from policies.world_simulator.canvas import place, pool_registered
@@ -144,6 +144,19 @@ def _wan_folder(folder: Path, path: str) -> Path:
     return wan
 
 
+def part_files(folder: Path) -> list[Path]:
+    """Files of the Wan that the checkpoint in `folder` names, and its prompt's embedding; none of a plain Qwen2.5-VL.
+
+    Raises VegaError for a part that is missing.
+    """
+    config = read_branch(folder)
+    if config is None:
+        return []
+    wan = _wan_folder(folder, config.path)
+    found = {path for pattern in ORIGINAL_PATTERNS for path in wan.glob(pattern) if path.is_file()}
+    return sorted(found if config.prompt is None else {*found, _prompt_file(folder, config.prompt)})
+
+
 def _tower(stored: TensorSource, wan: Path) -> tuple[TensorSource, str]:
     """The transformer's tensors, and a sentence on whose they are."""
     public = open_weights(wan) if any(wan.glob("*.safetensors")) else None
@@ -177,11 +190,7 @@ def _prompt(folder: Path, wan: Path, config: BranchConfig) -> torch.Tensor:
     """The prompt's embedding: the reference's .pt (weights only), or this package's own file in the Wan folder."""
     if config.prompt is None:
         return read_prompt(wan)
-    for path in (folder / config.prompt, Path(config.prompt).expanduser()):
-        if path.is_file():
-            break
-    else:
-        raise VegaError(f"File '{config.prompt}' with the prompt's embedding is missing: copy it to '{folder}'.")
+    path = _prompt_file(folder, config.prompt)
     try:
         embedding = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -193,6 +202,14 @@ def _prompt(folder: Path, wan: Path, config: BranchConfig) -> torch.Tensor:
     if not torch.isfinite(embedding).all():
         raise VegaError(f"File '{path}' holds a prompt embedding with NaN or infinity: export the prompt again.")
     return embedding.reshape(-1, embedding.shape[-1])
+
+
+def _prompt_file(folder: Path, prompt: str) -> Path:
+    """Where a prompt's embedding lies: in the checkpoint, or where the name says."""
+    for path in (folder / prompt, Path(prompt).expanduser()):
+        if path.is_file():
+            return path
+    raise VegaError(f"File '{prompt}' with the prompt's embedding is missing: copy it to '{folder}'.")
 
 
 def _part(stored: TensorSource, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
