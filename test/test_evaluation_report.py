@@ -143,6 +143,21 @@ def test_what_is_not_as_usual_is_told_and_not_put_beside_published_rates(
     assert f"libero_object p, eef, {name} (it): " in capsys.readouterr().out
 
 
+def test_a_run_of_a_part_of_a_suite_says_that_the_published_rates_are_of_all_of_it(tmp_path: Path) -> None:
+    whole, part = make_run(tmp_path / "whole", 1), make_run(tmp_path / "part", 2)
+    summary = json.loads((part / "summary.json").read_text())
+    summary["episodes"] = [episode for episode in summary["episodes"] if episode["task"] in (2, 5)]
+    (part / "summary.json").write_text(json.dumps(summary))
+    said = "Published rates are of all 10 tasks of a suite: &lt;b&gt;nano&lt;/b&gt;, eef (part) tried 2 of them. "
+    for runs in ([part], [whole, part]):
+        text = page([read_run(run) for run in runs])
+        assert "98.4 %" in text and said in text
+    assert "Published rates are of all" not in page([read_run(whole)])
+    summary["suite"] = "libero_object_swap"  # of which nothing is published
+    (part / "summary.json").write_text(json.dumps(summary))
+    assert "Published rates are of all" not in page([read_run(whole), read_run(part)])
+
+
 def test_compare_says_what_differs_and_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [make_run(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 2))]
     output = tmp_path / "compare.html"
