@@ -170,6 +170,32 @@ def test_only_a_dataset_of_the_run_that_goes_on_is_replaced(tmp_path: Path) -> N
     check_target(dataset, sorted((tmp_path / "moved").glob("*.npz")))
 
 
+@pytest.mark.parametrize("left", [MARK, "meta"])
+def test_a_kill_while_a_dataset_is_replaced_leaves_none_in_the_way(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def cut_off(folder: Path, ignore_errors: bool = False) -> None:
+        if (folder / left).is_dir():
+            remove(folder / left)
+            raise Killed
+        if (folder / left).is_file():
+            (folder / left).unlink()
+            raise Killed
+
+    tapes, dataset, remove = record(tmp_path / "tapes"), tmp_path / "set", shutil.rmtree
+    assert write_dataset(tapes[:2], dataset) == 2
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", cut_off)
+        write_dataset(tapes, dataset)
+    check_target(dataset, tapes)
+    assert write_dataset(tapes, dataset) == 3
+    assert json.loads((dataset / "meta/info.json").read_text())["total_episodes"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "tapes"]
+
+
 def test_skills_of_other_tasks_do_not_take_the_place_of_those_collected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

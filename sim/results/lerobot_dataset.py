@@ -158,13 +158,16 @@ def write_dataset(tapes: Sequence[Path], dataset: Path) -> int:
     if not whole:
         return 0
     check_replaceable(dataset, whole)
-    partial = dataset.with_name(f".{dataset.name}.partial")
+    partial, before = (dataset.with_name(f".{dataset.name}.{name}") for name in ("partial", "before"))
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in (partial, before):  # by a kill
+            shutil.rmtree(left, ignore_errors=True)
         _write(whole, partial)
         mark(partial, whole)
-        shutil.rmtree(dataset, ignore_errors=True)
+        if dataset.exists():  # half of it removed would be nobody's, and in the way of the run that goes on
+            dataset.rename(before)
         partial.rename(dataset)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise VegaError(f"The dataset {dataset} cannot be written ({error.strerror}): make room there.") from error
