@@ -185,6 +185,20 @@ def test_it_goes_on_with_the_data_and_the_options_that_it_began_with(
     assert "--lr" in torch.load(output / "training_state.pt", weights_only=True)["decides"]
 
 
+def test_it_goes_on_in_the_dtype_that_it_began_with(trained, policy, data, tokens, tmp_path, capsys):
+    """Who forgets --dtype float32 would learn on in bfloat16."""
+    output = tmp_path / "out"
+    shutil.copytree(trained[0], output)
+    kept = (output / "training_state.pt").read_bytes()
+    AcceleratorState._reset_state(reset_partial_state=True)  # it knows one dtype a process
+    try:
+        assert main([*words(policy, data, output, tokens, 4), "--dtype", "bfloat16"]) == 2
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert "began with another --dtype (float32, now bfloat16)" in capsys.readouterr().err
+    assert (output / "training_state.pt").read_bytes() == kept
+
+
 def test_only_what_is_held_out_is_called_validation(trained, policy, data, tokens, tmp_path, capsys):
     """Of three episodes none is held out for a share of 0.05, and one for 0.4."""
     measured = {name for line in trained[1] for name in line}

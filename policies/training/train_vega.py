@@ -100,7 +100,7 @@ def train(options: argparse.Namespace) -> int:
     demonstrations = read_demonstrations(options.data, config.cameras)
     # The courses that --steps, --decay-step and --warm-up give the learning rate may change as a run goes on.
     decides = {"--dataset": asked, "--data": fingerprint(demonstrations, config.cameras)[:12]}
-    decides |= decisive(options, "holdout", "seed", "batch", "lr") | {"--no-augment": not options.augment}
+    decides |= decisive(options, "holdout", "seed", "batch", "lr", "dtype") | {"--no-augment": not options.augment}
     check_decided(options.output / STATE_FILE, decides)  # before tokens are computed
     policy, whose = open_policy(folder, config, key, demonstrations, device_of(engine), options.dtype)
     if engine.is_main_process:
