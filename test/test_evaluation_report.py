@@ -22,7 +22,7 @@ from sim import compare
 from sim.results.evaluation import EpisodeRecord, ResultWriter
 from sim.results.evaluation_report import page, read_run, write_report
 from sim.results.film import strip, strip_path, video_path
-from sim.results.paired import Pair, compare_pair, mcnemar_exact, sign_flips_exact
+from sim.results.paired import Pair, compare_arms, compare_pair, mcnemar_exact, sign_flips_exact
 from sim.results.video import write_video
 from sim.worlds.environment import VIEWS
 
@@ -72,6 +72,23 @@ def test_the_interval_of_a_difference_holds_it_nineteen_times_in_twenty(worse: f
     assert held > 0.94
     # One that is wide enough for everything would hold as well.
     assert low < high and Pair(0, 0, 25, 0).interval_95[0] > 50 and Pair(1000, 0, 0, 0).interval_95[1] < 1
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.2])
+def test_tasks_that_are_all_alike_are_no_proof_that_the_next_is(share: float) -> None:
+    """Where a share of tasks is gained whole, the interval of ten has to hold it nineteen times in twenty."""
+    held = 0.0
+    for won in range(11):
+        ways = math.comb(10, won) * share**won * (1 - share) ** (10 - won)
+        first, second = (
+            [{"task": t, "trial": i, "success": solved and t < won, "error": ""} for t in range(10) for i in range(5)]
+            for solved in (False, True)
+        )
+        low, high = compare_arms([first], [second]).interval_95
+        held += ways * (low <= 100 * share <= high)
+        assert low < high
+    assert held > 0.94
+    assert compare_arms([second, second], [first, first]).interval_95 == pytest.approx((-high, -low))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans())))

@@ -20,8 +20,8 @@ class Pair:
     """Counts over the initial states that both runs tried.
 
     by_task: of each task, by how many states the second solved more.  difference: second minus first, percentage
-    points.  p_value: exact two-sided McNemar, every state by itself; p_over_tasks: what a task's states made of it goes
-    together, as in many suites they are one layout moved a little.
+    points; interval_95: of it, as `of_disagreements` has it.  p_value: exact two-sided McNemar, every state by itself;
+    p_over_tasks: what a task's states made of it goes together, as in many suites they are one layout moved a little.
     """
 
     both: int
@@ -40,14 +40,7 @@ class Pair:
 
     @property
     def interval_95(self) -> tuple[float, float]:
-        """Of the difference, percentage points: Bonett and Price 2012, a pair added to each kind of disagreement.
-
-        With few pairs that agree it is wide, as it should be; the plain Wald interval would have no width at all.
-        """
-        count = self.count + 2
-        worse, better = (self.only_first + 1) / count, (self.only_second + 1) / count
-        half = Z_95 * sqrt((worse + better - (better - worse) ** 2) / count)
-        return 100.0 * max(better - worse - half, -1.0), 100.0 * min(better - worse + half, 1.0)
+        return of_disagreements(self.only_first, self.only_second, self.count)
 
     @property
     def p_value(self) -> float:
@@ -56,6 +49,17 @@ class Pair:
     @property
     def p_over_tasks(self) -> float:
         return sign_flips_exact(self.by_task)
+
+
+def of_disagreements(worse: float, better: float, count: int) -> tuple[float, float]:
+    """95 % of the difference of `count` pairs, of which so many lost and so many gained, percentage points.
+
+    Bonett and Price 2012: a pair is added to each kind of disagreement.  With few pairs that agree it is wide, as it
+    should be; the plain Wald interval would have no width at all.
+    """
+    lost, won = (worse + 1) / (count + 2), (better + 1) / (count + 2)
+    half = Z_95 * sqrt((lost + won - (won - lost) ** 2) / (count + 2))
+    return 100.0 * max(won - lost - half, -1.0), 100.0 * min(won - lost + half, 1.0)
 
 
 def sign_flips_exact(gained: Sequence[int]) -> float:
@@ -99,7 +103,7 @@ class ArmDifference:
     states: initial states that all runs tried, of so many tasks.  interval_95: percentiles over tasks and seeds, both
     drawn again with replacement; what both arms and all seeds made of all of a task's states goes together.  A task's
     states are often one layout moved a little, solved all or none: drawn one by one they would pass for much more than
-    was tried.
+    was tried.  Where all tasks gained alike there is nothing to draw: it is then `of_disagreements`, of tasks.
     """
 
     states: int
@@ -132,6 +136,9 @@ def compare_arms(first: Sequence[Episodes], second: Sequence[Episodes]) -> ArmDi
         sums = np.add.reduceat(gained, begins, axis=1)  # (seeds, tasks): a task's states stand side by side
         samples = np.einsum("kr,kf,rf->k", by_seed, by_task, sums, optimize=True) / (by_task @ counts) / len(first)
         interval = percentiles(samples)
+        if interval[0] == interval[1]:  # alike in all tasks: drawn again it is always the same, and would look certain
+            gain = len(counts) * float(gained.mean())
+            interval = of_disagreements(max(-gain, 0.0), max(gain, 0.0), len(counts))
     return ArmDifference(len(states), len(counts), 100 * float(gained.mean()), interval, each)
 
 
