@@ -17,11 +17,13 @@ import pytest
 from tiny_reasoner import write_tiny_reasoner
 
 from policies.spatial.scores import vsi
+from policies.types import VegaError
 from sim.evaluation.spatial.benchmarks import read_items
 from sim.results.spatial.answers import AnswerRecord, AnswerWriter, figures, intervals
 from sim.results.spatial.blind import baselines
 from sim.results.spatial.frames import read_frames
 from sim.results.spatial.page import table_rows
+from sim.results.video import write_video
 from sim.run_spatial import AnswerProgress, main
 
 HERE = Path(__file__).parent
@@ -268,6 +270,20 @@ def test_of_a_long_film_frames_are_taken_evenly(tmp_path: Path) -> None:
         cv2.imwrite(str(path / f"{number:05d}.png"), np.zeros((20, 30), np.uint16))  # its depth
     frames = read_frames(tmp_path, "made/scene", 32)
     assert [round(float(f.mean()) / 4) for f in frames] == [int(i) for i in np.linspace(0, 49, 32)]
+
+
+def test_a_video_that_is_cut_off_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    """A download that broke off still tells how many frames it had."""
+    path = tmp_path / "made" / "scene.mp4"
+    path.parent.mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    write_video(path, [np.roll(picture, step, axis=1) for step in range(100)], 10.0)
+    whole = path.read_bytes()
+    assert len(read_frames(tmp_path, "made/scene", 32)) == 32
+    for share in (0.97, 0.5):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(VegaError, match=r"scene\.mp4' ends after \d+ of its 100 frames: get it again"):
+            read_frames(tmp_path, "made/scene", 32)
 
 
 @pytest.mark.parametrize(

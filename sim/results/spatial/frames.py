@@ -12,6 +12,7 @@ from policies.types import FloatArray, Image, VegaError
 
 PLACES = ("", "posed_images", "scannet/posed_images", "videos")
 PICTURES = (".jpg", ".jpeg", ".png")
+ENDS_EARLY = 0.01  # of a video's frames, the share that may be missing at its end
 
 
 def read_frames(data: Path, scene: str, most: int) -> list[Image]:
@@ -53,11 +54,12 @@ def _evenly(count: int, most: int) -> list[int]:
 def _of_video(path: Path, most: int) -> list[Image]:
     video = cv2.VideoCapture(str(path))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    wanted = set(_evenly(count, most))
+    wanted, read = set(_evenly(count, most)), 0
     frames: list[Image] = []
     for number in range(count):
         if not video.grab():
             break
+        read += 1
         if number in wanted:
             done, frame = video.retrieve()
             if done:
@@ -65,6 +67,9 @@ def _of_video(path: Path, most: int) -> list[Image]:
     video.release()
     if not frames:
         raise VegaError(f"Video '{path}' shows nothing that can be read: get it again.")
+    # Some files count a little more than they hold; of one cut off, a model would be asked about what is left.
+    if count - read > ENDS_EARLY * count:
+        raise VegaError(f"Video '{path}' ends after {read} of its {count} frames: get it again.")
     return frames
 
 
