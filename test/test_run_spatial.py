@@ -22,7 +22,8 @@ from sim.evaluation.spatial.benchmarks import read_items
 from sim.results.spatial.answers import AnswerRecord, AnswerWriter, figures, intervals
 from sim.results.spatial.blind import baselines
 from sim.results.spatial.frames import read_frames
-from sim.results.spatial.page import table_rows
+from sim.results.spatial.items import split_of
+from sim.results.spatial.page import PUBLISHED, table_rows, write_page
 from sim.results.video import write_video
 from sim.run_spatial import AnswerProgress, main
 
@@ -320,6 +321,18 @@ def test_published_scores_are_not_shown_beside_a_model_whose_tokens_are_replaced
     summary = {"benchmark": "vsi_bench", "scores": {"overall": 50.0}, "interval_95": {}, "corrected": {}}
     assert "GPT-4o" in table_rows(summary)[0] and "GPT-4o" in table_rows({**summary, "world_simulator": "on"})[0]
     assert "GPT-4o" not in table_rows({**summary, "world_simulator": "noise"})[0]
+
+
+@pytest.mark.parametrize("benchmark", PUBLISHED)
+def test_published_scores_are_said_to_be_of_the_whole_split(benchmark: str, tmp_path: Path) -> None:
+    """Of a run with --limit, which asks a part, they are no less."""
+    numbers = {name: {} for name in ("scores", "interval_95", "corrected", "kinds")}
+    counts = dict.fromkeys(("questions", "scenes", "errors", "wall_s"), 1)
+    summary = {"benchmark": benchmark, "model": "m", "split": split_of(benchmark, None), **numbers, **counts}
+    for more, shown in (({}, True), ({"world_simulator": "noise"}, False)):
+        write_page(tmp_path, tmp_path, summary | more, {})
+        page = (tmp_path / "report.html").read_text()
+        assert ("VEGA-3D" in page, "Published numbers are of the whole" in page) == (shown, shown)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

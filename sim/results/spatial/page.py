@@ -43,6 +43,8 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 }
 NOTES = {
     "vsi_bench": "Published numbers are of the whole test split of 5130 questions.",
+    "scanrefer": "Published numbers are of the whole validation split.",
+    "sqa3d": "Published numbers are of the whole test split.",
     "libero_space": "Nobody has published numbers: the benchmark is this package's own.",
 }
 LOOK = """
@@ -57,11 +59,7 @@ LOOK = """
 
 def table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Head and rows: each task's score, interval, corrected score, the blind ones, the published ones."""
-    blind = summary.get("blind", {})
-    benchmark = str(summary["benchmark"])
-    whole = split_of(benchmark, summary.get("split")) == split_of(benchmark, None)
-    as_published = whole and summary.get("world_simulator", "on") == "on"
-    published = PUBLISHED.get(benchmark, {}) if as_published else {}
+    blind, published = summary.get("blind", {}), _published(summary)
     head = ("task, %", "model", "95 % interval", "corrected", *blind, *published, "questions")
     counts = summary.get("kinds", {})
     rows: list[tuple[str, ...]] = [head]
@@ -81,6 +79,13 @@ def table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def _published(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """What is published of a run's benchmark; nothing beside another split or other tokens."""
+    benchmark = str(summary["benchmark"])
+    whole = split_of(benchmark, summary.get("split")) == split_of(benchmark, None)
+    return PUBLISHED.get(benchmark, {}) if whole and summary.get("world_simulator", "on") == "on" else {}
 
 
 def _place(name: str) -> tuple[int, int, str]:
@@ -110,10 +115,12 @@ def _headline(summary: Mapping[str, Any]) -> str:
     scores = summary.get("scores", {})
     best = next((scores[name] for name in ("overall", "Acc@0.5", "F1@0.5", "EM", "CIDEr") if name in scores), None)
     number = "" if best is None else f'<p class="number">{best:.1f} %</p>'
+    benchmark = str(summary["benchmark"])
+    more = NOTES.get(benchmark, "") if _published(summary) or benchmark not in PUBLISHED else ""
     note = (
         "Scores as the reference counts them; corrected: an answer read as a reader would, boxes not rounded. "
         "Intervals over scenes drawn again with replacement. Blind: without a frame, from the training split, or from "
-        f"other scenes where there is none. {NOTES.get(str(summary['benchmark']), '')}"
+        f"other scenes where there is none. {more}"
     )
     return section("Scores", number + table(head, rows), note)
 
