@@ -69,6 +69,32 @@ def test_an_arm_is_taken_over_slowly_and_where_it_was_told_to_be() -> None:
         guard(workspace_upper=arm.forward(INSIDE)[0] - 0.01).take_over(INSIDE, STILL, 0)
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.01, 0.06, 0.12])
+def test_an_arm_that_is_measured_at_rest_on_its_way_is_not_taken_over_before_its_path_ends(after_s) -> None:
+    """As one that lags, or turns round: led from there its controller would swing beyond the end that was judged."""
+    bent = 0.9 * LIMITS.acceleration[0]
+    follower = Follower(guard())
+    for steps in (1, 2):
+        follower.step(
+            INSIDE + AXIS[0] * 0.5 * bent * (steps * PERIOD) ** 2, AXIS[0] * bent * steps * PERIOD, PERIOD * (steps < 2)
+        )
+    path, asked_ns = follower.controller.points, follower.time_ns + round(1e9 * after_s)
+    ends_ns = follower.time_ns + round(1e9 * (path[-1][0] - path[0][0]))
+    follower.guard.reset()
+    place, rate = follower.controller.state(1e-9 * asked_ns)
+    assert rate[0] > 0.1
+    nothing, wait = follower.guard.take_over(place, STILL, asked_ns)
+    assert nothing is None and "still on the path" in wait
+    # A stream that is late is on it for longer.
+    late_ns = 400_000_000
+    assert follower.guard.take_over(place, STILL, ends_ns + 3 * PERIOD_NS, late_ns=late_ns) == (None, wait)
+    lead, _ = follower.guard.take_over(path[-1][1], STILL, ends_ns + PERIOD_NS)
+    assert lead is not None
+    # A clock that was set back says nothing about a path of before.
+    follower.guard.reset()
+    assert follower.guard.take_over(path[-1][1], STILL, -(10**9))[0] is not None
+
+
 def test_a_controller_that_obeys_at_once_is_not_sent_away_from_where_it_was_told_to_hold_the_arm() -> None:
     """It cannot be led, so that a place beyond the tolerance would be a step; one of the two places is wrong."""
     follower = Follower(guard())
@@ -82,7 +108,7 @@ def test_a_controller_that_obeys_at_once_is_not_sent_away_from_where_it_was_told
     np.testing.assert_allclose(near.positions, told, atol=1e-9)
     follower.guard.reset()
     with pytest.raises(VegaError, match=r"panda_joint1 .* clean up, configure and activate policy_node"):
-        follower.guard.take_over(told + AXIS[0] * 0.3, STILL, later_ns)
+        follower.guard.take_over(told + AXIS[0] * 0.3, STILL, later_ns + 10**9)
     # It may have heard the beginning of our path alone.
     follower.guard.reset(elsewhere=True, held=INSIDE)
     held, _ = follower.guard.take_over(INSIDE - 0.02, STILL, later_ns)

@@ -223,7 +223,7 @@ class Realtime:
         self.waiting_for = UNCONFIRMED if self._unconfirmed else self._moves or "The policy is computing."
         if self.scheduler.should_query():
             self._ask(sample, instruction)
-        lead, wait = self._take_over(sample, time_ns)
+        lead, wait = self._take_over(sample, time_ns, late_ns)
         item = None if wait else self.scheduler.pop()
         if item is None:
             self.journal("tick", **tick_fields(sample, lead, time_ns, begin_ns, late_ns))
@@ -263,7 +263,7 @@ class Realtime:
         self.journal("brake", time_ns=time_ns, begin_ns=begin_ns, late_ns=late_ns)
         return command_of(decision, sample, self.period_s, {}, lead=True, begin_ns=begin_ns, late_ns=late_ns)
 
-    def _take_over(self, sample: JointSample, time_ns: int) -> tuple[JointCommand | None, str]:
+    def _take_over(self, sample: JointSample, time_ns: int, late_ns: int) -> tuple[JointCommand | None, str]:
         """Once an action waits: what leads the controller to the beginning of the path, and why it waits still."""
         guard = self.loop.guard
         if guard is None or not (self.scheduler.remaining or self._leading):
@@ -271,7 +271,7 @@ class Realtime:
         heard = not self._leading or self.confirmed()
         if not heard:
             self.journal("unheard")
-        decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns, heard)
+        decision, wait = guard.take_over(sample.positions, sample.velocities, time_ns, heard, late_ns)
         if decision is not None:
             if self._lead_began_ns is None:
                 self._lead_began_ns = sample.stamp_ns

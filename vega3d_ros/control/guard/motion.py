@@ -44,6 +44,13 @@ class Motion:
         )
         return cubic.at(since - float(self.times_s[index]))
 
+    def is_under_way(self, time_ns: int, late_ns: int) -> bool:
+        """Whether it has begun, and whoever goes along it so late has not come to its end.
+
+        One that begins later is of a clock that was set back since.
+        """
+        return self.start_ns <= time_ns < self.start_ns + round(1e9 * self.times_s[-1]) + late_ns
+
     def along(self, times_ns: IntArray) -> FloatArray:
         """Positions (k, n) rad at times (k,)."""
         since = np.clip((times_ns - self.start_ns) * 1e-9, 0.0, self.times_s[-1])

@@ -35,6 +35,7 @@ REST_RAD_S = 0.05
 # twice as many, since a controller that has just come up may have it before it looks.
 AGAIN, LATE = 2, 4
 TAKEN_OVER = "The arm is being taken over."
+UNDER_WAY = "The arm is still on the path that it was commanded last: wait until it rests."
 HALVINGS = 8
 MOSTLY = 0.8
 
@@ -107,7 +108,7 @@ class SafetyGuard:
             self._motion, self._course = None if held is None else resting(held), None
 
     def take_over(
-        self, measured: FloatArray, rate: FloatArray, time_ns: int, heard: bool = True
+        self, measured: FloatArray, rate: FloatArray, time_ns: int, heard: bool = True, late_ns: int = 0
     ) -> tuple[GuardDecision | None, str]:
         """What has to leave before the first command; and why that must wait still, '' when it need not.
 
@@ -118,11 +119,15 @@ class SafetyGuard:
         come up little time, or none.
         heard: whether all who listen have what this said last.  Else it says it again, and waits anew: one that has
         just come up may be known here and not hear us yet, and would be jolted by the first command.
+        late_ns: as for `start`.
         Raises VegaError where the arm is outside the limits; at_once, where it is not within the tolerance of that end.
         """
         if not self.committed:
             return None, ""
         if self._ready_ns is None:
+            # An arm that turns round, or lags, is measured at rest where its controller is not.
+            if self._motion is not None and self._motion.is_under_way(time_ns, late_ns + self._period_ns):
+                return None, UNDER_WAY
             fast = _first(np.abs(rate) > REST_RAD_S)
             if fast is not None:
                 return None, (
