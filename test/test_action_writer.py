@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from action_msgs.msg import GoalStatus
+from action_msgs.msg import GoalInfo, GoalStatus, GoalStatusArray
+from action_msgs.srv import CancelGoal
 from ros_harness import CAMERAS, FINGERS, JOINTS, Pace, image_of, now_ns, policy_node
 
 from vega3d_ros.control.control_loop import JointCommand
@@ -27,14 +28,23 @@ SETTINGS = {
 }
 
 
-class Controller:
-    """Accepts goals as joint_trajectory_controller does: a new one takes the place of the one before."""
+# What joint_trajectory_controller says of a goal that another replaces: until July 2026 (as in Humble) its C++ handle
+# goes and so it is cancelled, though nobody asked for that; since then it is aborted (Jazzy 4.42, Kilted 5.17).
+INVALID_GOAL, PREEMPTED = -1, "Current goal preempted by new incoming action."
 
-    def __init__(self, node, name, kind) -> None:
+
+class Controller:
+    """Accepts goals as joint_trajectory_controller does: a new one takes the place of the one before.
+
+    replaced: how that one ends then.
+    """
+
+    def __init__(self, node, name, kind, replaced="canceled") -> None:
         from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
         self.refuses = self.closed = False
         self.on_goal = None
+        self.replaced = replaced
         self.goals, self.ended = [], []
         self._kind, self._active = kind, None
         self._server = ActionServer(
@@ -49,20 +59,20 @@ class Controller:
 
     def _accept(self, handle) -> None:
         if self._active is not None and self._active.is_active:
-            self.end("canceled")
+            self.end("canceled" if self.cancel_requested else self.replaced, PREEMPTED, INVALID_GOAL)
         self._active = handle
         self.goals.append(handle.request)
         if self.on_goal is not None:
             self.on_goal(handle.request)
         handle._update_state(_events().EXECUTE)
 
-    def end(self, how: str, sentence: str = "") -> None:
+    def end(self, how: str, sentence: str = "", code: int = 0) -> None:
         """End the goal under way as `aborted`, `succeeded` or `canceled`."""
         handle, result = self._active, self._kind.Result()
-        if sentence:
-            result.error_string = sentence
+        if how == "aborted" and hasattr(result, "error_code"):
+            result.error_string, result.error_code = sentence, code
         if how == "canceled" and not handle.is_cancel_requested:
-            handle._update_state(_events().CANCEL_GOAL)
+            handle._goal_handle.update_goal_state(_events().CANCEL_GOAL)  # nobody is told of this between
         {"aborted": handle.abort, "succeeded": handle.succeed, "canceled": handle.canceled}[how]()
         self.ended.append(how)
         # What rclpy does after an execute callback, which here has nothing to wait for.
@@ -95,9 +105,10 @@ def arm(request):
     """A node that commands a stand-in controller: robot, controller of the arm, and of the gripper (or None)."""
     from control_msgs.action import FollowJointTrajectory, GripperCommand
 
-    extra = getattr(request, "param", {})
+    extra = dict(getattr(request, "param", {}))
+    replaced = extra.pop("replaced", "canceled")
     with policy_node(**SETTINGS, **extra) as (robot, child):
-        controller = Controller(robot.node, ARM, FollowJointTrajectory)
+        controller = Controller(robot.node, ARM, FollowJointTrajectory, replaced)
         controller.on_goal = lambda goal: robot.obey(goal.trajectory)
         gripper = Controller(robot.node, "hand/gripper_cmd", GripperCommand) if extra else None
         pictures, count = [image_of(seed) for seed in range(4)], [0]
@@ -155,6 +166,24 @@ def test_a_goal_that_is_given_up_stops_the_robot_until_start(arm):
 
 
 @needs_actions
+@pytest.mark.parametrize("arm", [{"replaced": "canceled"}, {"replaced": "aborted"}], indirect=True)
+def test_a_goal_that_others_cancel_stops_the_robot_though_another_took_its_place_before_it_ended(arm):
+    robot, controller, _ = arm
+    assert len(controller.ended) > 3 and set(controller.ended) == {controller.replaced}
+    cancel = robot.node.create_client(CancelGoal, f"{ARM}/_action/cancel_goal")
+    assert robot.until(cancel.service_is_ready)
+    cancel.call_async(CancelGoal.Request())
+    # That controller says how a goal ended in a timer of its own, by when the next may have come.
+    assert robot.shows(ERROR, "was cancelled by somebody else")
+    sent = len(controller.goals)
+    robot.diagnostics.clear()
+    assert robot.until(lambda: len(robot.diagnostics) > 1)
+    assert len(controller.goals) == sent
+    robot.client.trigger("policy_node/start")
+    assert robot.until(lambda: len(controller.goals) > sent)
+
+
+@needs_actions
 def test_a_refused_goal_stops_the_robot(arm):
     robot, controller, _ = arm
     controller.refuses = True
@@ -184,16 +213,22 @@ class Goals:
     """A stand-in for an action client: accepts every goal, and ends it as told."""
 
     def __init__(self, _node=None, _kind=None, _name="") -> None:
-        self.goals, self._ends = [], []
+        self.goals, self.ids, self._ends = [], [], []
 
-    def send_goal_async(self, goal):
+    def send_goal_async(self, goal, goal_uuid):
         self.goals.append(goal)
+        self.ids.append(goal_uuid)
         handle = SimpleNamespace(accepted=True)
         handle.get_result_async = lambda: SimpleNamespace(add_done_callback=self._ends.append)
         return SimpleNamespace(add_done_callback=lambda answered: answered(SimpleNamespace(result=lambda: handle)))
 
     def server_is_ready(self) -> bool:
         return True
+
+    def cancelling(self, which: int) -> None:
+        """Its server tells that it was asked to cancel a goal."""
+        told = GoalStatus(goal_info=GoalInfo(goal_id=self.ids[which]), status=GoalStatus.STATUS_CANCELING)
+        self.tell_status(GoalStatusArray(status_list=[told]))
 
     def end(self, which: int = -1, status: int = GoalStatus.STATUS_ABORTED, **result) -> None:
         """Give up the last goal, or end another otherwise."""
@@ -216,7 +251,13 @@ def action_writer_of(monkeypatch):
         command_ahead_s=0.0,
     )  # fmt: skip
     cancel = SimpleNamespace(call_async=lambda request: None)
-    writer = action_writer.ActionWriter(SimpleNamespace(create_client=lambda *_: cancel), parameters)
+    statuses = []
+    node = SimpleNamespace(
+        create_client=lambda *_: cancel, create_subscription=lambda kind, topic, hear, qos: statuses.append(hear)
+    )
+    writer = action_writer.ActionWriter(node, parameters)
+    for client, hear in zip(writer._clients, statuses, strict=True):
+        client.tell_status = hear
     return writer, *writer._clients
 
 
@@ -243,6 +284,35 @@ def test_the_last_goal_alone_is_cancelled_by_nobody_but_others(monkeypatch, whos
     assert writer.lost() == (whose == "arm")
     writer.reset()
     assert not writer.unheard() and not writer.lost()
+
+
+@pytest.mark.parametrize("whose", ["arm", "hand"])
+def test_a_goal_that_somebody_asked_to_cancel_is_told_once_though_the_next_has_replaced_it(monkeypatch, whose):
+    writer, *clients = action_writer_of(monkeypatch)
+    client = clients[whose == "hand"]
+    for gripper in (0.04, 0.0):
+        writer.write(COMMAND, gripper, None)
+    client.cancelling(0)
+    # One of the gripper's that was replaced may be one that a stop cancelled.
+    assert bool(writer.unheard()) == (whose == "arm") == writer.lost()
+    client.cancelling(1)
+    assert f"A goal of {whose}/" in writer.unheard()
+    writer.reset()
+    client.cancelling(1)
+    client.end(1, status=GoalStatus.STATUS_CANCELED)
+    assert not writer.unheard(), "it was told before the start"
+
+
+@pytest.mark.parametrize(
+    ("which", "code", "said"),
+    [(0, INVALID_GOAL, ""), (1, INVALID_GOAL, "gave up a goal (why)"), (0, -4, "gave up a goal (why)")],
+)
+def test_a_goal_that_ends_as_invalid_was_replaced_but_for_the_last(monkeypatch, which, code, said):
+    writer, arm, _ = action_writer_of(monkeypatch)
+    for _ in range(2):
+        writer.write(COMMAND, None, None)
+    arm.end(which, error_code=code, error_string="why")
+    assert said in writer.unheard() and bool(said) == bool(writer.unheard()) == writer.lost()
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,24 @@
 Where the package control_msgs is installed.  Each command is a goal of its own that ends at rest after one control
 period and braking, and takes the place of the one before; so the arm rests by itself if this process dies.  Unlike a
 topic, an action tells when the controller refuses or gives up: no command is sent then until `~/start`.
+
+How a goal ends does not tell why: joint_trajectory_controller lets one that another replaced end as cancelled, or as
+aborted (since ros2_controllers 6.8, 5.17 and 4.42), and one that somebody cancelled up to a period of its timer later,
+by when the next may have replaced it.  That somebody asked for it the action's status says at once.
 """
 
 from __future__ import annotations
 
+import uuid
 from functools import partial
 from typing import Any
 
-from action_msgs.msg import GoalStatus
+from action_msgs.msg import GoalStatus, GoalStatusArray
 from action_msgs.srv import CancelGoal
 from rclpy.action import ActionClient
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from unique_identifier_msgs.msg import UUID
 
 from policies.types import VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
@@ -24,6 +31,11 @@ try:
     from control_msgs.action import FollowJointTrajectory, GripperCommand
 except ImportError:
     FollowJointTrajectory = GripperCommand = None
+
+INVALID_GOAL = -1  # of FollowJointTrajectory's result
+# Deep enough that none of what the server says is passed over, as the client's own subscription would.
+STATUS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+REMEMBERED = 100  # of goals that never seem to end, the last
 
 
 class ActionWriter:
@@ -50,6 +62,11 @@ class ActionWriter:
         self._names = names
         # One request ends every goal, those too that the controller has not accepted yet.
         self._cancels = [node.create_client(CancelGoal, f"{name}/_action/cancel_goal") for name in names[1:]]
+        self._goals: list[dict[int, bytes]] = [{} for _ in names]  # by number, the ids of those that may still end
+        self._statuses = [
+            node.create_subscription(GoalStatusArray, f"{name}/_action/status", partial(self._on_status, index), STATUS)
+            for index, name in enumerate(names)
+        ]
         self._gripper_sent: float | None = None
         self._last_lead: Any = None  # the future of what the server says to it
         self._problems: dict[int, str] = {}  # by client, the first of each
@@ -109,6 +126,8 @@ class ActionWriter:
     def destroy(self) -> None:
         if self._node.context.ok():  # after a signal nothing can be sent any more; the goals end at rest by themselves
             self.stop()
+        for status in self._statuses:
+            self._node.destroy_subscription(status)
         for cancel in self._cancels:
             self._node.destroy_client(cancel)
         for client in self._clients:
@@ -117,9 +136,24 @@ class ActionWriter:
     def _send(self, index: int, goal: Any, holds: bool = False) -> Any:
         """holds: what the goal may end at before it is reached, since it is there to be held."""
         self._newest[index] += 1
-        answer = self._clients[index].send_goal_async(goal)
+        made = UUID(uuid=list(uuid.uuid4().bytes))
+        self._goals[index][self._newest[index]] = bytes(made.uuid)
+        for number in list(self._goals[index])[:-REMEMBERED]:
+            del self._goals[index][number]
+        answer = self._clients[index].send_goal_async(goal, goal_uuid=made)
         answer.add_done_callback(partial(self._answered, index, self._newest[index], holds))
         return answer
+
+    def _on_status(self, index: int, message: GoalStatusArray) -> None:
+        """Nobody here cancels a goal of the arm, nor the last one of the gripper that is not done with."""
+        asked = {
+            bytes(told.goal_info.goal_id.uuid)
+            for told in message.status_list
+            if told.status == GoalStatus.STATUS_CANCELING
+        }
+        for number, made in list(self._goals[index].items()):
+            if made in asked and (index == 0 or number == self._newest[index]):
+                self._say_cancelled(index, number)
 
     def _answered(self, index: int, number: int, holds: bool, future: Any) -> None:
         handle = future.result()
@@ -133,12 +167,22 @@ class ActionWriter:
         # With allow_stalling at its default a gripper controller gives up wherever there is something to hold.
         if answer is None or (holds and getattr(answer.result, "stalled", False)):
             return
+        last = number == self._newest[index]
         if answer.status == GoalStatus.STATUS_ABORTED:
+            # One that was accepted is invalid only as another has replaced it, or as its controller ends, and refuses.
+            if not last and getattr(answer.result, "error_code", 0) == INVALID_GOAL:
+                return
             why = str(getattr(answer.result, "error_string", "")).strip().rstrip(".") or "no reason given"
             self._say(index, f"{self._names[index]} gave up a goal ({why}): mend the cause, then call ~/start again.")
-        # One that was replaced ends as cancelled, as it should; the last one nobody here has cancelled, and from then
-        # on its controller holds the arm beside our path.
-        elif answer.status == GoalStatus.STATUS_CANCELED and number == self._newest[index]:
+        # One that was replaced may end as cancelled; the last one nobody here has cancelled, and from then on its
+        # controller holds the arm beside our path.
+        elif answer.status == GoalStatus.STATUS_CANCELED and last:
+            self._say_cancelled(index, number)
+        self._goals[index].pop(number, None)
+
+    def _say_cancelled(self, index: int, number: int) -> None:
+        """Once of each goal: it may be told as being cancelled, and as having been, with a ~/start between the two."""
+        if self._goals[index].pop(number, None) is not None:
             self._say(
                 index,
                 f"A goal of {self._names[index]} was cancelled by somebody else, or with its controller: find out by "
