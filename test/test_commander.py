@@ -118,6 +118,10 @@ class Bench:
     def lost(self, lost: bool) -> None:
         self._lost = lost
 
+    def leave(self) -> None:
+        """What is led anew is not gone on with."""
+        assert self.lost
+
     def forget_gripper(self) -> None:
         self.forgotten += 1
 

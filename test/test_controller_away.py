@@ -79,6 +79,7 @@ def test_a_gripper_s_controller_that_comes_up_is_told_the_next_order_and_none_fr
     assert graph.orders == [0.7]
     graph.away.add(GRIPPER)
     assert made.unheard
+    made.forget_gripper()
     graph.away.clear()
     assert not made.unheard
     made.publish(order(clock, 1.0), SAMPLED)
@@ -104,9 +105,29 @@ def test_a_stream_that_nobody_hears_is_not_gone_on_with_to_who_comes_next(clock)
     before = len(graph.sent)
     stream(graph, clock, 0.5)
     graph.away.clear()
-    assert not made.unheard
+    # Nobody has looked meanwhile; who takes the arm over anew leaves the path, and not who only asks.
+    assert made.lost and "For a moment nobody listened" in made.unheard
+    made.leave()
+    assert not made.lost and not made.unheard
     stream(graph, clock, 0.5)
-    assert len(graph.sent) == before and made.held is None
+    assert len(graph.sent) == before + 1 and made.held is None
+
+
+def test_who_asks_whether_a_stream_is_heard_does_not_end_it(clock) -> None:  # noqa: F811
+    """As /diagnostics do: nobody would know that the arm is to be taken over, and the next command be a jump."""
+    graph = Heard()
+    made = outputs(graph, clock)
+    sent = order(clock, 1.0)
+    made.publish(sent, SAMPLED)
+    stream(graph, clock, 0.1)
+    graph.away.update((ARM, GRIPPER))
+    assert made.lost and made.unheard and made.missing and not made.heard() and made.held is None
+    graph.away.clear()
+    assert not made.lost and made.heard()
+    stream(graph, clock, 3.0)
+    assert graph.sent[-1] == pytest.approx(sent.motion.positions[-1, 0])
+    made.publish(sent, SAMPLED)
+    assert graph.orders == [0.7], "nor does it say an order again"
 
 
 def test_where_the_gripper_alone_is_away_the_arm_goes_on_from_its_path() -> None:

@@ -14,7 +14,7 @@ from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.control.guard.limits import GuardLimits
 from vega3d_ros.control.guard.motion import Motion, braking, resting
 from vega3d_ros.inference.process import END_S
-from vega3d_ros.topics import command_writers, node_outputs
+from vega3d_ros.topics import command_writers, node_outputs, rivals
 from vega3d_ros.topics.command_writers import ForwardWriter
 from vega3d_ros.topics.node_outputs import Outputs
 
@@ -72,6 +72,12 @@ class Graph:
     def create_timer(self, period_s: float, callback: Any, **_: Any) -> None:
         self.timers.append(callback)
 
+    def create_subscription(self, kind: Any, topic: str, callback: Any, qos: Any) -> None:
+        """Nobody tells this node anything."""
+
+    def destroy_subscription(self, subscription: Any) -> None:
+        """Nor has anybody told it."""
+
     def destroy_timer(self, timer: Any) -> None:
         self.timers.clear()
 
@@ -108,7 +114,7 @@ def parameters(jerk: float) -> Any:
 @pytest.fixture
 def clock(monkeypatch) -> Clockwork:
     clockwork = Clockwork()
-    for module in (command_writers, node_outputs):
+    for module in (command_writers, node_outputs, rivals):
         monkeypatch.setattr(module, "time", clockwork)
     return clockwork
 

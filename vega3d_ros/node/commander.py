@@ -103,6 +103,8 @@ class Commander:
                 news = runner.release(lost, self._outputs.held)
                 if news and not runner.told:
                     inputs.forget_turns()
+            if lost:
+                self._outputs.leave()
             if not lost and self._outputs.unheard:
                 self._outputs.forget_gripper()
             return

@@ -12,9 +12,9 @@ from rclpy.node import Node
 from vega3d_ros.inference.lockstep import Lockstep
 from vega3d_ros.inference.realtime import Realtime
 from vega3d_ros.ros.node_parameters import NodeParameters
-from vega3d_ros.topics.command_writers import RECORDERS, command_actions, command_topics
+from vega3d_ros.topics.command_writers import command_actions, command_topics
 from vega3d_ros.topics.node_outputs import Outputs
-from vega3d_ros.topics.rivals import Rivals, may_be_listed_late
+from vega3d_ros.topics.rivals import RECORDERS, Rivals, may_be_listed_late
 
 # A node that did not look for longer may have missed who came, moved the arm and went; its own waits are shorter.
 LONGEST_LOOK_S = 5.0

@@ -75,10 +75,7 @@ class ActionWriter:
     def unheard(self) -> str:
         if self._problems:
             return next(iter(self._problems.values()))
-        missing = self.missing()
-        if missing and not self.lost():
-            self._gripper_sent = None  # a controller that comes up has been told nothing
-        return missing
+        return self.missing()
 
     def missing(self) -> str:
         for client, name in zip(self._clients, self._names, strict=True):
@@ -109,6 +106,12 @@ class ActionWriter:
             goal.command.max_effort = float(self._parameters.gripper_max_effort)
             self._send(1, goal, holds=gripper == self._parameters.gripper_closed)
             self._gripper_sent = gripper
+
+    def leave(self) -> None:
+        """The next goal takes the place of the one under way."""
+
+    def forget_gripper(self) -> None:
+        self._gripper_sent = None
 
     def stop(self, alone: bool = True) -> None:
         """End the gripper's goal.  The arm's ends at rest by itself: a controller that is told to cancel one holds the

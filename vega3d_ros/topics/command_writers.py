@@ -10,8 +10,7 @@ from __future__ import annotations
 import array
 import math
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
@@ -31,18 +30,16 @@ from vega3d_ros.ros import conversions
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.ros.qos_events import publisher_events
 from vega3d_ros.topics.action_writer import ActionWriter
+from vega3d_ros.topics.rivals import Audience
 from vega3d_ros.topics.trajectories import trajectories
 
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 BRAKING_DEADLINE_S = END_S - 1.0  # after a signal the process is ended with whatever it still streams
 HEARD, NOW = Duration(seconds=0.1), Duration(nanoseconds=0)
 DRY_RUN = "~/dry_run/"
-# Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
-RECORDERS = ("recorder", "rosbag2_recorder")
-CONTROLLERS = (("arm", "controller"), ("gripper", "gripper.controller"))  # in the order of the topics
-LOOK_AGAIN_S = 0.2
 CLOCK_STEP_NS = 20_000_000
 LAST_WORDS = 5
+DEAF = "For a moment nobody listened to the arm's commands: see what restarts its controller."
 
 
 def command_topics(parameters: NodeParameters) -> list[str]:
@@ -78,8 +75,10 @@ class Writer(Protocol):
     own_publishers: on each of `command_topics`; own_clients: of each of `command_actions`.  unheard: why a command
     would be lost, '' if it would not; missing: the same, of who does not listen alone.  lost: whether the arm's
     controller may have left our path, since it does not listen or gave up; the gripper's alone does not lose it.
-    confirmed: whether all who listen have the last lead that was sent.  stop: no command follows; alone: nobody else
-    commands the arm and it is not lost.
+    confirmed: whether all who listen have the last lead that was sent.  To ask changes nothing.
+    leave: the arm is taken over anew, and nothing more of the path under way leaves.  forget_gripper: its controller is
+    away, and one that comes up has been told nothing.  stop: no command follows; alone: nobody else commands the arm
+    and it is not lost.
     held: where the controller holds the arm (n,) rad since a path was left on its way; None if none was.  late_ns: so
     long ago the path was where the controller has been told to be by now; behind: a sentence where that is too long.
     reset: an episode begins.  destroy: where the controller holds the arm if its path could not be ended.
@@ -109,63 +108,15 @@ class Writer(Protocol):
 
     def write(self, command: JointCommand, gripper: float | None, sample: JointSample) -> None: ...
 
+    def leave(self) -> None: ...
+
+    def forget_gripper(self) -> None: ...
+
     def stop(self, alone: bool = True) -> None: ...
 
     def reset(self) -> None: ...
 
     def destroy(self) -> FloatArray | None: ...
-
-
-class Audience:
-    """Whether somebody who could move an arm listens to each of `publishers`: the arm's, then the gripper's."""
-
-    def __init__(self, node: Node, publishers: Sequence[Any]) -> None:
-        self._node, self._publishers = node, publishers
-        self._counts: list[int] = []
-        self._looked_s = 0.0
-        self._listens = [False for _ in publishers]
-
-    def missing(self) -> str:
-        """A sentence where nobody does."""
-        for publisher, listens, (whose, parameter) in zip(self._publishers, self._listen(), CONTROLLERS, strict=False):
-            if not listens:
-                topic = publisher.topic_name
-                return f"Nobody listens to {topic}: start the {whose}'s controller or correct '{parameter}'."
-        return ""
-
-    @property
-    def arm(self) -> bool:
-        """Whether somebody listens to the arm's."""
-        return self._listen()[0]
-
-    def listeners(self) -> list[set[bytes]]:
-        """Who listens to each, by the number that DDS gives a reader."""
-        topics = [publisher.topic_name for publisher in self._publishers]
-        return [{bytes(i.endpoint_gid) for i in self._node.get_subscriptions_info_by_topic(name)} for name in topics]
-
-    def look_ahead(self) -> None:
-        """After a command has left: what the next ones would look for soon, before they go."""
-        if time.monotonic() - self._looked_s > LOOK_AGAIN_S / 2:
-            self._look(self._counted())
-
-    def _listen(self) -> list[bool]:
-        counts = self._counted()
-        # Counting is cheap; asking for names at every command would not be.
-        if counts != self._counts or time.monotonic() - self._looked_s > LOOK_AGAIN_S:
-            self._look(counts)
-        return self._listens
-
-    def _counted(self) -> list[int]:
-        return [int(publisher.get_subscription_count()) for publisher in self._publishers]
-
-    def _look(self, counts: list[int]) -> None:
-        self._counts, self._looked_s = counts, time.monotonic()
-        told = zip(self._publishers, counts, strict=True)
-        self._listens = [count > 0 and self._drives(publisher) for publisher, count in told]
-
-    def _drives(self, publisher: Any) -> bool:
-        infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
-        return any(info.node_name not in RECORDERS for info in infos)
 
 
 class TrajectoryWriter:
@@ -221,6 +172,12 @@ class TrajectoryWriter:
             publisher.publish(message)
         self._audience.look_ahead()
 
+    def leave(self) -> None:
+        """The next trajectory takes the place of the one under way."""
+
+    def forget_gripper(self) -> None:
+        """It is told with every command."""
+
     def stop(self, alone: bool = True) -> None:
         """A committed trajectory ends at rest by itself."""
 
@@ -254,6 +211,7 @@ class ForwardWriter:
         self._sent = array.array("d")  # last, of the stream under way or the one before
         self._told_s, self._longest_s, self._held_up_s, self._latest_s = 0.0, math.inf, 0.0, math.inf
         self._ahead_ns = 0  # of the path's clock against the steady one
+        self._deaf = False  # nobody heard a stream, and the arm has not been taken over anew since
         topics = command_topics(parameters)
         self._publishers = [
             node.create_publisher(kind, topic, LATEST, event_callbacks=publisher_events(node, topic, qos_problems))
@@ -264,25 +222,18 @@ class ForwardWriter:
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def unheard(self) -> str:
-        lost, missing = self.lost(), self.missing()
-        if self._held_up_s:
+        if self._stood_s:
             return (
-                f"The stream of positions was held up for {self._held_up_s:.2f} s: see what stopped this process or "
+                f"The stream of positions was held up for {self._stood_s:.2f} s: see what stopped this process or "
                 "keeps the machine busy, then call ~/start again."
             )
-        if missing and not lost:
-            self._gripper_sent = None  # a controller that comes up has been told nothing
-        return missing
+        return self.missing() or (DEAF if self._deaf else "")
 
     def missing(self) -> str:
         return self._audience.missing()
 
     def lost(self) -> bool:
-        self._notice_delay()
-        if not self._audience.arm:
-            self._stream = None  # whoever listens next holds the arm where it is, which may be beside our path
-            return True
-        return bool(self._held_up_s)
+        return bool(self._stood_s) or self._deaf or not self._audience.arm
 
     @property
     def late_ns(self) -> int:
@@ -300,7 +251,7 @@ class ForwardWriter:
 
     @property
     def held(self) -> FloatArray | None:
-        known = self._held_up_s and self._sent and self._audience.arm
+        known = self._stood_s and self._sent and self._audience.arm
         return np.array(self._sent) if known else None
 
     def confirmed(self) -> bool:
@@ -332,11 +283,21 @@ class ForwardWriter:
             self._publishers[1].publish(conversions.trajectory_message(0, [joint], [gripper], [0.0], command.period_s))
             self._gripper_sent = gripper
 
+    @property
+    def _stood_s(self) -> float:
+        """For so long the arm was told nothing, where that is too long; else 0."""
+        late_s = 0.0 if self._stream is None else time.monotonic() - self._told_s
+        return self._held_up_s or (late_s if late_s > self._longest_s else 0.0)
+
     def _notice_delay(self) -> None:
-        late_s = time.monotonic() - self._told_s
-        if self._stream is not None and late_s > self._longest_s:
+        if self._stood_s:
             # The arm rests since then where it was told to be last: where the path is by now would be a jump.
-            self._stream, self._held_up_s = None, late_s
+            self._stream, self._held_up_s = None, self._stood_s
+
+    def _notice_deafness(self) -> None:
+        if self._stream is not None and not self._parameters.dry_run and not self._audience.arm:
+            # Whoever listens next holds the arm where it is, which may be beside our path.
+            self._stream, self._deaf = None, True
 
     def _step(self) -> None:
         self._notice_delay()
@@ -351,7 +312,8 @@ class ForwardWriter:
             if self._stream is not None and self._stands(time.monotonic()) == stood:
                 self._publishers[0].publish(message)
                 self._sent_by(stream, positions)
-                return
+                break
+        self._notice_deafness()
 
     def _stands(self, now_s: float) -> bool:
         return now_s - self._told_s > stands_after_s(self._period_s)
@@ -363,10 +325,17 @@ class ForwardWriter:
         if stream.at_rest:
             self._stream = None  # the next path begins where this one ended
 
+    def leave(self) -> None:
+        self._notice_delay()
+        self._stream, self._deaf = None, False
+
+    def forget_gripper(self) -> None:
+        self._gripper_sent = None
+
     def stop(self, alone: bool = True) -> None:
         """The path ends at rest when no command follows; where the arm may be on another's, it is left at once."""
         if not alone:
-            self._stream = None
+            self.leave()
 
     def reset(self) -> None:
         self._gripper_sent = None

@@ -157,8 +157,15 @@ class Outputs:
         known = self._writer is not None and self._node.context.ok() and not self.rivals()
         return self._writer.held if known and self._writer is not None else None
 
+    def leave(self) -> None:
+        """The arm is taken over anew: what is under way yet does not go on."""
+        if self._writer is not None:
+            self._writer.leave()
+
     def forget_gripper(self) -> None:
         """Its controller is away: one that comes up holds the gripper where it is, until the next order."""
+        if self._writer is not None:
+            self._writer.forget_gripper()
         if self.notes.gripper.remembers:
             self.notes("forget")
 

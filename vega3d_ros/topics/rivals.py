@@ -1,9 +1,12 @@
-"""Who else could command the same arm: publishers of any topic of its controllers, and clients of their actions."""
+"""Who else could command the same arm, publishers of any topic of its controllers and clients of their actions; and who
+hears what is commanded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from rclpy.node import Node, NodeNameNonExistentError
 
@@ -12,6 +15,10 @@ from vega3d_ros.ros.node_parameters import NodeParameters
 UNNAMED = "a node yet unnamed"
 SAME_NAME = "another node of the same name"
 _HIDDEN = "_UNKNOWN_"
+# Nodes that listen to commands without moving an arm: ours (`recording_node.py`) and that of `ros2 bag record`.
+RECORDERS = ("recorder", "rosbag2_recorder")
+CONTROLLERS = (("arm", "controller"), ("gripper", "gripper.controller"))  # in the order of the topics
+LOOK_AGAIN_S = 0.2
 
 
 class Rivals:
@@ -77,3 +84,55 @@ def may_be_listed_late(rivals: str) -> bool:
 def _name(namespace: str, name: str) -> str:
     # An endpoint may be known a moment before the name of its node is.
     return UNNAMED if _HIDDEN in name else f"{namespace.rstrip('/')}/{name}"
+
+
+class Audience:
+    """Whether somebody who could move an arm listens to each of `publishers`: the arm's, then the gripper's."""
+
+    def __init__(self, node: Node, publishers: Sequence[Any]) -> None:
+        self._node, self._publishers = node, publishers
+        self._counts: list[int] = []
+        self._looked_s = 0.0
+        self._listens = [False for _ in publishers]
+
+    def missing(self) -> str:
+        """A sentence where nobody does."""
+        for publisher, listens, (whose, parameter) in zip(self._publishers, self._listen(), CONTROLLERS, strict=False):
+            if not listens:
+                topic = publisher.topic_name
+                return f"Nobody listens to {topic}: start the {whose}'s controller or correct '{parameter}'."
+        return ""
+
+    @property
+    def arm(self) -> bool:
+        """Whether somebody listens to the arm's."""
+        return self._listen()[0]
+
+    def listeners(self) -> list[set[bytes]]:
+        """Who listens to each, by the number that DDS gives a reader."""
+        topics = [publisher.topic_name for publisher in self._publishers]
+        return [{bytes(i.endpoint_gid) for i in self._node.get_subscriptions_info_by_topic(name)} for name in topics]
+
+    def look_ahead(self) -> None:
+        """After a command has left: what the next ones would look for soon, before they go."""
+        if time.monotonic() - self._looked_s > LOOK_AGAIN_S / 2:
+            self._look(self._counted())
+
+    def _listen(self) -> list[bool]:
+        counts = self._counted()
+        # Counting is cheap; asking for names at every command would not be.
+        if counts != self._counts or time.monotonic() - self._looked_s > LOOK_AGAIN_S:
+            self._look(counts)
+        return self._listens
+
+    def _counted(self) -> list[int]:
+        return [int(publisher.get_subscription_count()) for publisher in self._publishers]
+
+    def _look(self, counts: list[int]) -> None:
+        self._counts, self._looked_s = counts, time.monotonic()
+        told = zip(self._publishers, counts, strict=True)
+        self._listens = [count > 0 and self._drives(publisher) for publisher, count in told]
+
+    def _drives(self, publisher: Any) -> bool:
+        infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
+        return any(info.node_name not in RECORDERS for info in infos)
