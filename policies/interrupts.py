@@ -28,9 +28,10 @@ def quiet_while_imported() -> None:
         return
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _quiet
+    atexit.register(_skip_teardown)  # the first to be registered is the last to be called
+    # In a script's background it is ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)
-        atexit.register(_skip_teardown)  # the first to be registered is the last to be called
 
 
 def stopped() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,9 +40,17 @@ sys.exit(status)
 """
 
 
+@pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize(("case", "status", "told"), [("interrupted", 0, ""), ("refused", 1, "It cannot be made.\n")])
-def test_a_node_that_is_done_ends_at_once_and_says_no_more(case: str, status: int, told: str, tmp_path: Path) -> None:
-    run = ended(case, tmp_path)
+def test_a_node_that_is_done_ends_at_once_and_says_no_more(
+    case: str, status: int, told: str, ignored: bool, tmp_path: Path
+) -> None:
+    """Also where it was started in a script's background: SIGINT is ignored there, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        run = ended(case, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (run.returncode, run.stdout, run.stderr) == (status, "the last word\n", told)
 
 
