@@ -64,8 +64,6 @@ class PolicyNode(CarefulLifecycleNode):
         # From the configuration to the cleanup:
         self._policy: Policy | None = None
         self._parts: Parts | None = None
-        self._inputs: Inputs | None = None
-        self._runner: Lockstep | Realtime | None = None
         self._still: StillWatch | None = None
         self._listeners: list[Any] = []
         # From the activation to the deactivation; after a fault the reporter stays until the next of either.
@@ -82,6 +80,14 @@ class PolicyNode(CarefulLifecycleNode):
         # With use_sim_time the control timer, and so the supervision, would change under way.
         fix_parameters_while(self, lambda: self._active is not None)
 
+    @property
+    def _inputs(self) -> Inputs | None:
+        return None if self._parts is None else self._parts.inputs
+
+    @property
+    def _runner(self) -> Lockstep | Realtime | None:
+        return None if self._parts is None else self._parts.runner
+
     # Lifecycle
 
     def _configure(self) -> None:
@@ -89,8 +95,6 @@ class PolicyNode(CarefulLifecycleNode):
         with may_end_at_once(), self._emergency.listening():
             self._policy = open_policy(parameters)
         self._parts = parts = build(self, parameters, self._policy)
-        self._inputs = parts.inputs
-        self._runner = parts.runner
         self._lockstep = isinstance(parts.runner, Lockstep)
         self._notes = parts.runner.journal = Notes(gripper_memory(parameters))
         self._condition.strict = self._is_strict
@@ -140,7 +144,7 @@ class PolicyNode(CarefulLifecycleNode):
             self._policy.close()  # whatever it computes; its thread then ends
         if isinstance(self._runner, Realtime):
             self._runner.close(CLOSE_S)
-        self._runner = self._inputs = self._parts = self._policy = self._still = None
+        self._parts = self._policy = self._still = None
         self._condition.qos_problems.clear()
 
     def destroy_node(self) -> None:
