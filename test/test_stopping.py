@@ -133,6 +133,19 @@ def test_a_node_that_cannot_deactivate_does_not_start_while_the_stop_is_set(robo
     assert not node._condition.running
 
 
+def test_a_stop_that_is_set_after_a_fault_has_deactivated_the_node_is_told_in_its_place(robot):
+    """What the fault says to do, the stop refuses."""
+    arm = robot()
+    arm.bring_up()
+    assert arm.start().success
+    arm.node._fail("The camera is gone.", deactivate=True)
+    assert arm.node._active is None and arm.node._condition.fault.startswith("The camera is gone, then activate")
+    arm.node._emergency._on_service(Trigger.Request(), Trigger.Response())
+    assert arm.node._condition.fault == arm.node._emergency.sentence
+    assert arm.node.trigger_activate() != SUCCESS
+    assert arm.node._condition.fault == arm.node._emergency.sentence
+
+
 def test_a_start_by_itself_does_not_go_with_a_switch_that_somebody_has_to_hold(robot, monkeypatch):
     arm, said = robot(autostart=True, enable__topic="enable"), []
     assert arm.node.trigger_configure() == SUCCESS

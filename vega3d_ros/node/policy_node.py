@@ -220,6 +220,8 @@ class PolicyNode(CarefulLifecycleNode):
         if self._active is not None:
             self._fail(sentence, deactivate=True)
         else:
+            if self._reporter is not None:  # which tells the fault that deactivated the node, and what helps no more
+                self._condition.fault = sentence
             self.get_logger().error(sentence)
 
     def _on_emergency_cleared(self, sentence: str) -> None:
