@@ -2,6 +2,7 @@
 
 An event is a name and fields; times are stamps in ns, arrays are SI as in `control_loop.py`:
 
+    configure                                             the first of a configured node, which knows nothing of before
     start                                                 an episode begins: queue, guard and policy forget
     discard                                               the queue is dropped: stop, fault or new instruction
     query    query, sample_ns, frames_ns, instruction, base_position, base_quaternion     the policy is asked

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +59,14 @@ def replay(folder: Path, policy: str = "", device: str = "") -> Iterator[str]:
             yield from _headline(bag, values)
             if unmoved:
                 yield "The gripper had no controller: it was told nothing."
-            yield from _run(
-                bag,
-                parameters,
-                build(
-                    node,
-                    parameters,
-                    load_policy(
-                        parameters.policy,
-                        parameters.device,
-                        parameters.threads,
-                        parameters.world_simulator,
-                        speed=parameters.speed,
-                    ),
-                ),
+            loaded = load_policy(
+                parameters.policy,
+                parameters.device,
+                parameters.threads,
+                parameters.world_simulator,
+                speed=parameters.speed,
             )
+            yield from _run(bag, parameters, partial(build, node, parameters, loaded))
         finally:
             context.try_shutdown()
 
@@ -112,9 +106,14 @@ def _headline(bag: Bag, values: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> list[str]:
-    if bag.info["parameters"].get("use_sim_time"):
-        parts.guard.ahead_ns = 0
+def _run(bag: Bag, parameters: node_parameters.NodeParameters, configure: Callable[[], Parts]) -> list[str]:
+    def configured() -> Parts:
+        made = configure()
+        if bag.info["parameters"].get("use_sim_time"):
+            made.guard.ahead_ns = 0
+        return made
+
+    parts = configured()
     decisions = Decisions(parts.runner, parameters)
     together = parameters.clock_mode == "lockstep"
     continuous = parts.runner.loop.kinematics.continuous
@@ -127,6 +126,11 @@ def _run(bag: Bag, parameters: node_parameters.NodeParameters, parts: Parts) -> 
         event = decided.event
         if event["n"] == 0:
             memory.forget()  # an activation begins, and says what its node remembers
+        if event["event"] == "configure":
+            memory = gripper_memory(parameters)
+            if decisions.compared.episodes:
+                decisions = Decisions(configured().runner, parameters, decisions.compared)
+            continue
         if event["event"] == "gripper":
             memory.recall(event["position"], event["off"])
             continue

@@ -41,6 +41,7 @@ INFO: dict[str, Check] = {
 }  # fmt: skip
 EVENT: dict[str, Check] = {"event": _of(str), "n": _of(int)}
 EVENTS: dict[str, dict[str, Check]] = {
+    "configure": {},
     "start": {},
     "discard": {},
     "query": {

@@ -166,12 +166,14 @@ class RecordedFrames:
 class Decisions:
     """Runs the recorded events again, one after another.
 
-    runner: as `node_setup.build` made it.  last_sample: the joint state of the last tick.  Raises Difference at the
-    first that differs.
+    runner: as `node_setup.build` made it.  compared: of a configuration before, to be gone on with.  last_sample: the
+    joint state of the last tick.  Raises Difference at the first that differs.
     """
 
-    def __init__(self, runner: Lockstep | Realtime, parameters: NodeParameters) -> None:
-        self.compared = Compared()
+    def __init__(
+        self, runner: Lockstep | Realtime, parameters: NodeParameters, compared: Compared | None = None
+    ) -> None:
+        self.compared = Compared() if compared is None else compared
         self._sample: JointSample | None = None
         self._period: list[Event] = []
         self._frames = RecordedFrames()

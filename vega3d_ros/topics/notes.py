@@ -14,14 +14,15 @@ from vega3d_ros.ros.conversions import GripperMemory
 class Notes:
     """Exists from the configuration to the cleanup; between `begin` and `end` the node is active.
 
-    While it is not, nothing is told, and kept is only what changes how it begins the next time: that the arm is to be
-    taken over anew.  gripper: what it remembers of its orders, which others' orders and its controller's end make void.
+    While it is not, nothing is told, and kept is only what changes how it begins the next time: that it was configured,
+    and that the arm is to be taken over anew.  gripper: what it remembers of its orders, which others' orders and its
+    controller's end make void.
     """
 
     def __init__(self, gripper: GripperMemory) -> None:
         self.gripper = gripper
         self._active = False
-        self._noted: list[tuple[str, dict[str, Any]]] = []
+        self._noted: list[tuple[str, dict[str, Any]]] = [("configure", {})]
         self._count = 0
 
     def __call__(self, event: str, **fields: Any) -> None:
