@@ -53,6 +53,12 @@ def test_tasks_that_count_backwards_are_told() -> None:
         parse_tasks("0,3-1", 10)
 
 
+@pytest.mark.parametrize("text", ["3-", "0-,3", "1,3-"])  # the last of these is what `--tasks 1 3-` says
+def test_a_range_of_tasks_without_an_end_is_not_its_first_task_alone(text: str) -> None:
+    with pytest.raises(VegaError, match=f"The tasks '{text}' cannot be read: write them as 0-9"):
+        parse_tasks(text, 10)
+
+
 @pytest.mark.parametrize("text", ["10", "a", "", "3-1", "-1", "0-99"])
 def test_tasks_that_do_not_exist_are_refused(text: str) -> None:
     with pytest.raises(VegaError):

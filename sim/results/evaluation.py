@@ -87,8 +87,8 @@ def parse_tasks(text: str, count: int) -> list[int]:
     tasks: list[int] = []
     try:
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            numbers = range(int(first), int(last or first) + 1)
+            first, dash, last = part.partition("-")
+            numbers = range(int(first), int(last if dash else first) + 1)
             if not numbers:
                 raise VegaError(f"The tasks '{text}' count backwards: write {last}-{first} in place of {part}.")
             tasks.extend(numbers)
