@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 DEADLINE_S = 300.0
@@ -68,6 +69,15 @@ def test_the_texts_name_commands() -> None:
     found = commands()
     assert {"vega3d-bringup", "vega3d-policy-node", "-m policies.compose", "sim/run_libero.py", "-m benchmarks.control",
             "-m policies.world_simulator export-prompt"} <= set(found)  # fmt: skip
+
+
+def test_what_the_texts_publish_is_yaml_that_its_message_takes() -> None:
+    said = [re.findall(r"ros2 topic pub [^\n']*?(\w+)/msg/(\w+) '([^'\n]*)'", path.read_text()) for path in TEXTS]
+    found = [one for of_text in said for one in of_text]
+    assert found
+    for package, name, text in found:
+        message = getattr(importlib.import_module(f"{package}.msg"), name)
+        assert message(**yaml.safe_load(text))
 
 
 @pytest.mark.parametrize("command", commands())
