@@ -129,6 +129,15 @@ def test_what_ros_itself_refuses_is_one_sentence(tmp_path, capsys, monkeypatch):
     assert len([line for line in printed.err.splitlines() if line.startswith("vega3d-check-robot")]) == 1
 
 
+def test_its_words_are_not_taken_for_remappings_of_ros(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(check_robot, "read_robot_file", lambda _: {"joint_names": [1, "two"]})  # ends early
+    words = [f"robot:={patient(tmp_path)}", "axes:=true"]
+    monkeypatch.setattr(sys, "argv", ["vega3d-check-robot", *words])  # as it is started on a terminal
+    assert check_robot.main() == 1
+    said = capfd.readouterr().err
+    assert "ROS refuses the robot's file (" in said and "remap" not in said, said
+
+
 def test_each_thing_that_is_wrong_is_named(robot, tmp_path):
     robot.node.create_publisher(JointTrajectory, COMMANDS, 1)
     cameras = {

@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         robot, seconds, axes = _arguments(words)
         values = read_robot_file(robot_file(robot)) | {"clock_mode": "realtime"}
-        rclpy.init(context=context)
+        rclpy.init(context=context, args=[])  # ROS would take the words of ours for remappings
         with tempfile.TemporaryDirectory(prefix="vega3d-") as folder:
             path = Path(folder) / "robot.yaml"
             write_parameters(values, path)
