@@ -228,8 +228,8 @@ def test_a_path_that_a_deactivation_could_not_end_is_not_taken_for_one_that_was_
     for _ in range(100):
         graph.timers[0]()
         clock.sleep(STEP_S)
-    held = outputs.end()
-    assert held is not None and 0.0 < held[0] < 3.0
+    elsewhere, held = outputs.end()
+    assert elsewhere and held is not None and 0.0 < held[0] < 3.0
     np.testing.assert_array_equal(graph.sent[-5:], np.repeat(held, 5))
     outputs.destroy()
 
@@ -240,7 +240,27 @@ def test_a_path_that_was_ended_is_one_that_was_reached(clock) -> None:
     assert made.motion is not None
     end = Motion(made.motion.start_ns, np.array([0.0, 0.4]), np.zeros((2, 1)), np.array([[0.1], [0.0]]))
     outputs.publish(replace(made, motion=end), SAMPLE)
-    assert outputs.end() is None
+    assert outputs.end() == (False, None)
+
+
+def test_a_braking_that_nobody_hears_is_no_end_that_was_reached_nor_said_to_who_comes_next(clock, monkeypatch) -> None:
+    """A controller that comes up during a deactivation holds the arm where it is measured."""
+    graph = Graph()
+    outputs = Outputs(graph, parameters(1000.0), LIMITS, {}, clock.monotonic())  # type: ignore[arg-type]
+    outputs.publish(steady(clock), SAMPLE)
+    writer, told = outputs._writer, list[int]()
+    assert isinstance(writer, ForwardWriter)
+    step, listeners = writer._step, list(graph.listeners)
+
+    def changed() -> None:
+        told.append(len(graph.sent))
+        graph.listeners[:] = [] if len(told) > 9 else listeners
+        step()
+        graph.listeners[:] = listeners
+
+    monkeypatch.setattr(writer, "_step", changed)
+    assert outputs.end() == (True, None)
+    assert len(told) == 10 and len(graph.sent) == told[-1] + 1
 
 
 def test_the_time_that_a_command_took_to_come_does_not_hide_how_late_the_stream_is(clock, writer) -> None:

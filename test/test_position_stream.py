@@ -59,7 +59,8 @@ class Graph:
 
         def publish(message: Any) -> None:
             assert self.runs, "nothing can be published after the end"
-            self.sent += list(getattr(message, "data", ()))
+            said = getattr(message, "data", ())
+            self.sent += [] if isinstance(said, str) else list(said)  # not what is noted of decisions
 
         return SimpleNamespace(
             topic_name=self._own[-1], publish=publish, get_subscription_count=lambda: len(self.listeners)

@@ -82,7 +82,7 @@ class Activity:
         self._heartbeat.destroy()
 
     def _end_outputs(self) -> None:
-        held = self.outputs.end()
-        if held is not None and isinstance(self._runner, Realtime):
+        elsewhere, held = self.outputs.end()
+        if elsewhere and isinstance(self._runner, Realtime):
             self._runner.release(True, held)
         self.outputs.destroy()

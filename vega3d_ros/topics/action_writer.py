@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from unique_identifier_msgs.msg import UUID
 
-from policies.types import VegaError
+from policies.types import FloatArray, VegaError
 from vega3d_ros.control.control_loop import JointCommand, JointSample
 from vega3d_ros.ros.node_parameters import NodeParameters
 from vega3d_ros.topics.trajectories import trajectories
@@ -126,7 +126,7 @@ class ActionWriter:
         self._problems.clear()
         self._gripper_sent = None
 
-    def destroy(self) -> None:
+    def destroy(self) -> tuple[bool, FloatArray | None]:
         if self._node.context.ok():  # after a signal nothing can be sent any more; the goals end at rest by themselves
             self.stop()
         for status in self._statuses:
@@ -135,6 +135,7 @@ class ActionWriter:
             self._node.destroy_client(cancel)
         for client in self._clients:
             client.destroy()
+        return False, None
 
     def _send(self, index: int, goal: Any, holds: bool = False) -> Any:
         """holds: what the goal may end at before it is reached, since it is there to be held."""

@@ -116,7 +116,7 @@ class Writer(Protocol):
 
     def reset(self) -> None: ...
 
-    def destroy(self) -> FloatArray | None: ...
+    def destroy(self) -> tuple[bool, FloatArray | None]: ...
 
 
 class TrajectoryWriter:
@@ -184,11 +184,12 @@ class TrajectoryWriter:
     def reset(self) -> None:
         """Nothing is kept from one command to the next."""
 
-    def destroy(self) -> None:
+    def destroy(self) -> tuple[bool, FloatArray | None]:
         for publisher in self._publishers:
             if self._node.context.ok():
                 publisher.wait_for_all_acked(HEARD)  # what was said last, the braking, must not be lost with it
             self._node.destroy_publisher(publisher)
+        return False, None
 
 
 class ForwardWriter:
@@ -341,10 +342,11 @@ class ForwardWriter:
         self._gripper_sent = None
         self._held_up_s = 0.0
 
-    def destroy(self) -> FloatArray | None:
+    def destroy(self) -> tuple[bool, FloatArray | None]:
         """Goes on to the path's rest first, for which it takes the executor's thread.
 
-        Where no path is under way nothing is said: the arm may have been moved since by others.
+        Where no path is under way nothing is said, nor once nobody hears it: the arm may have been moved since by
+        others, and one who comes up then holds it where it is.
         """
         self._node.destroy_timer(self._timer)
         due_s = time.monotonic()
@@ -355,12 +357,15 @@ class ForwardWriter:
             # In time again after a step that was late; what was missed is no reason for one after the other at once.
             due_s = max(due_s, time.monotonic() - 0.5 * self._period_s) + self._period_s
             time.sleep(max(0.0, due_s - time.monotonic()))
-        for _ in range(last_words if self._sent and self._node.context.ok() else 0):
+        last_words = last_words if self._sent and self._node.context.ok() and not self._deaf else 0
+        for _ in range(last_words):
             # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along
             # the path, which is not over where its braking took too long.
             self._publishers[0].publish(Float64MultiArray(data=self._sent))
             time.sleep(self._period_s)
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
-        cut = self._sent and (self._stream is not None or self._held_up_s)
-        return np.array(self._sent) if cut else None
+        if self._deaf:
+            return True, None
+        cut = bool(self._sent) and (self._stream is not None or bool(self._held_up_s))
+        return cut, np.array(self._sent) if cut else None

@@ -186,9 +186,10 @@ class Outputs:
             if self._gates[camera].get_subscription_count() > 0:
                 self._gates[camera].publish(conversions.gate_message(gate, chunk.stamp_ns, camera))
 
-    def end(self) -> FloatArray | None:
-        """Ends commanding with the arm at rest; where its controller holds it (n,) rad if that is beside our path."""
-        return None if self._writer is None else self._writer.destroy()
+    def end(self) -> tuple[bool, FloatArray | None]:
+        """Ends commanding with the arm at rest; whether its controller holds it beside our path's end, and where (n,)
+        rad, if that is known."""
+        return (False, None) if self._writer is None else self._writer.destroy()
 
     def destroy(self) -> None:
         """Takes the publishers out of the graph.  After `end`."""
