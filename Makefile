@@ -3,7 +3,7 @@ VENV ?= .venv
 SUITE ?= libero_object
 TASK ?= 0
 TRIAL ?= 0
-POLICY ?= vega-nano
+POLICY ?= vega-nano-prior
 QUESTION ?= how far is the milk from the basket?
 # Processes that share the tests, a file at a time: 0 runs them in pytest's own.
 JOBS ?= 2

@@ -29,7 +29,7 @@ from benchmarks.simulation.__main__ import main as compare_builds
 from benchmarks.simulation.suites import Refused, all_suites, outcomes, solved
 from policies.checkpoints import check_instructions, checkpoint_sha256, load_policy
 from policies.files.command_line import command, command_parser
-from policies.types import WORLD_CONTROLS, Observation, RobotState, VegaError
+from policies.types import DEFAULT_POLICY, WORLD_CONTROLS, Observation, RobotState, VegaError
 from sim import run_libero
 from sim.results.evaluation import ResultWriter, parse_tasks, wilson_95
 from sim.results.paired import compare_pair
@@ -45,7 +45,7 @@ REPORTED = ["libero_object_swap", "libero_object_lan"]
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m benchmarks.closed_loop", __doc__, paragraphs=3)
-    parser.add_argument("--policy", default="vega-nano", help="name or checkpoint folder")
+    parser.add_argument("--policy", default=DEFAULT_POLICY, help="name or checkpoint folder")
     parser.add_argument("--without", default="vega-nano-plain", help="the same without a world simulator; '': none")
     parser.add_argument("--trials", type=int, default=10, help="initial states per task")
     parser.add_argument("--workers", type=int, default=2, help="processes; the results do not depend on it")

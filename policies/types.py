@@ -24,6 +24,7 @@ Image = NDArray[np.uint8]
 _POSITIVE = {"positive": True}  # as `policies.files.json_config` reads it
 MAX_INSTRUCTION_CHARS = 512
 MAX_QUESTION_CHARS = 4096
+DEFAULT_POLICY = "vega-nano-prior"  # where none is named; its card says why it is this one
 # What can stand in for a world simulator's tokens; `fusion/controls.py` says what each is.
 WORLD_CONTROLS = ("on", "off", "noise", "shuffled", "untrained", "vae")
 

@@ -16,7 +16,7 @@ from typing import Any
 from policies.checkpoints import check_instructions, for_suite, shipped_policies
 from policies.files.command_line import command_parser, results_folder, while_read
 from policies.interrupts import stopped
-from policies.types import VegaError
+from policies.types import DEFAULT_POLICY, VegaError
 from sim.results.report import Recording, side_by_side, versions, write_page
 from sim.results.video import write_video
 from sim.robot.recorder import Recorder
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", default="libero_object", help="LIBERO or LIBERO-PRO suite")
     parser.add_argument("--task", type=int, default=0, help="number of the task in the suite")
     parser.add_argument("--trial", type=int, default=0, help="official initial state")
-    parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, or module:Class")
+    parser.add_argument("--policy", default=DEFAULT_POLICY, help="name, checkpoint folder, or module:Class")
     parser.add_argument("--device", default="cpu", help="torch device of the policy, such as cpu or cuda:0")
     parser.add_argument("--camera-every", type=int, default=1, help="draw the cameras every n-th step")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for the video and the page")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from policies.types import VegaError
+from policies.types import DEFAULT_POLICY, VegaError
 from vega3d_ros.bringup import preflight, scene
 from vega3d_ros.bringup.bringup import ARGUMENTS, node_table, strict_files
 from vega3d_ros.bringup.entries import NodeEntry, parse_arguments, robot_file
@@ -53,17 +53,18 @@ def test_what_a_robots_file_says_wins_over_the_policys_and_our_own_defaults(opin
     # The policy's own file still says what nobody else does, before our defaults.
     opinionated.write_text(robot_file("ur5e").read_text())
     values = understood(table_of(f"robot:={opinionated}")["policy_node"], tmp_path)
-    assert (values["policy"], values["device"], values["threads"]) == ("vega-nano", "cpu", 1)
+    assert (values["policy"], values["device"], values["threads"]) == (DEFAULT_POLICY, "cpu", 1)
     assert (values["use_sim_time"], values["autostart"]) == (False, False)
 
 
 def test_an_argument_wins_over_the_robots_file_also_with_the_value_of_our_default(
     opinionated: Path, tmp_path: Path
 ) -> None:
-    words = ["policy:=vega-nano", "device:=cpu", "threads:=1", "use_sim_time:=false", "scene:=true"]
+    words = [f"policy:={DEFAULT_POLICY}", "device:=cpu", "threads:=1", "use_sim_time:=false", "scene:=true"]
     table = table_of(f"robot:={opinionated}", *words, "scene_model:=tiny_scene:RedScene", "scene_device:=cpu")
     values = understood(table["policy_node"], tmp_path)
-    assert [values[name] for name in ("policy", "device", "threads", "use_sim_time")] == ["vega-nano", "cpu", 1, False]
+    told = [values[name] for name in ("policy", "device", "threads", "use_sim_time")]
+    assert told == [DEFAULT_POLICY, "cpu", 1, False]
     seen = understood(table["scene_node"], tmp_path)
     assert (seen["use_sim_time"], seen["device"]) == (False, "cpu")
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.rows import Rows
 from policies.files.command_line import command, command_parser
-from policies.types import VegaError
+from policies.types import DEFAULT_POLICY, VegaError
 
 # Of every suite; drawers, knobs and much contact among them.
 TASKS = (
@@ -67,7 +67,7 @@ class Build:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m benchmarks.simulation", __doc__, paragraphs=2)
     parser.add_argument("--base", type=Path, required=True, help="folder of the build to compare with")
-    parser.add_argument("--policy", default="vega-nano", help="name, also where the base ships another, or a folder")
+    parser.add_argument("--policy", default=DEFAULT_POLICY, help="name, also where the base ships another, or a folder")
     kinds = ("steps", "act", "episodes", "demonstrations")
     parser.add_argument("--rows", nargs="+", choices=kinds, help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="how often each episode and demonstration is repeated")

@@ -29,6 +29,7 @@ PROTOCOLS = {"openpi": openpi, "vla-eval": vla_eval}
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser("vega3d-serve", __doc__, paragraphs=3)
+    # A request says nothing of an episode, and the default of everything else remembers what it has done in one.
     parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, hub id, or module:Class")
     parser.add_argument("--device", default="cpu", help="torch device")
     add_threads(parser)

@@ -18,7 +18,7 @@ from policies.checkpoints import check_instructions, for_suite, load_policy, sta
 from policies.files.command_line import command, command_parser
 from policies.files.processes import each_in_its_process
 from policies.training.curves import LOG, SUCCESS, add_line, draw, read_log
-from policies.types import Policy
+from policies.types import DEFAULT_POLICY, Policy
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.disturbances import Driver
 from sim.demonstrations.skills.expert import SkillExpert
@@ -53,7 +53,7 @@ def try_task(policy: str, suite: str, task: int, episodes: int, seed: int) -> li
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.try_layouts", __doc__)
-    parser.add_argument("--policy", default="vega-nano", help="name, checkpoint folder, or module:Class")
+    parser.add_argument("--policy", default=DEFAULT_POLICY, help="name, checkpoint folder, or module:Class")
     add_options(parser, "libero_object", 1001, 1)
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)

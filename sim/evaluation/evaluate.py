@@ -13,7 +13,7 @@ from typing import Any
 from policies.checkpoints import checkpoint_sha256, serves_one, statistics_key
 from policies.files.command_line import results_folder
 from policies.interrupts import stopped
-from policies.types import WORLD_CONTROLS, VegaError
+from policies.types import DEFAULT_POLICY, WORLD_CONTROLS, VegaError
 from sim.evaluation.running import Progress, add_run_options, carry_out, check_run_options, device_kind
 from sim.evaluation.settings import TAPES, EpisodeSettings
 from sim.evaluation.shared_policy import PolicyProcess
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that every benchmark has."""
     parser.add_argument(
         "--policy",
-        default="vega-nano",
+        default=DEFAULT_POLICY,
         help="name in this repository, checkpoint folder, hub id owner/name, module:Class, or ws://host:port",
     )
     add_tasks(parser, "such as 0-9, 0,3 or 0 3 (default: all)")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.checkpoints import check_instructions
-from policies.types import WORLD_CONTROLS, VegaError, check_instruction
+from policies.types import DEFAULT_POLICY, WORLD_CONTROLS, VegaError, check_instruction
 from vega3d_ros.bringup import viewer
 from vega3d_ros.bringup.entries import (
     DOMAIN,
@@ -53,11 +53,10 @@ from vega3d_ros.parameters.robot_file import read_robot_file, write_parameters
 from vega3d_ros.ros.dds import check_discovery, check_middleware
 
 MAX_DOMAIN = 232
-POLICY = "vega-nano"  # where neither an argument nor the robot's file names one
 ARGUMENTS = (
     ROBOT,
     Argument("driver", "none", "franka: also start franka_driver, for a Franka FR3 without ros2_control; or none."),
-    Argument("policy", "auto", "Policy: a name in policies, or a checkpoint's folder; auto: configured, or vega-nano."),
+    Argument("policy", "auto", f"A name in policies, or a checkpoint's folder; auto: configured, or {DEFAULT_POLICY}."),
     Argument("instruction", "", "What the robot shall do; empty: the simulated task's own sentence, or none yet."),
     USE_SIM_TIME,
     Argument("clock_mode", "auto", "lockstep, realtime, or auto: as configured, else lockstep with a simulated robot."),
@@ -85,7 +84,7 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
     instruction = check_instruction(arguments["instruction"]) if arguments["instruction"] else ""
     robot = robot_file(arguments["robot"])
     own = read_robot_file(robot)
-    name = given_or(arguments, "policy", str(own.get("policy", POLICY)))
+    name = given_or(arguments, "policy", str(own.get("policy", DEFAULT_POLICY)))
     files = (*policy_files(name), robot)  # later ones win
     # What is wrong with them is said before anything starts.
     values = {key: value for path in files[:-1] for key, value in read_robot_file(path).items()} | own

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from policies.types import WORLD_CONTROLS
+from policies.types import DEFAULT_POLICY, WORLD_CONTROLS
 from vega3d_ros.control.chunk_scheduler import MERGE_MODES
 
 # topic: a topic's name; part: what comes before or after the slash of one.
@@ -66,7 +66,7 @@ SAFETY = (
     Row("safety.max_rejections", "numbers", None, "So many commands refused in a row are a fault.", 1.0, 10000.0),
 )
 _POLICY = (
-    Row("policy", "text", "vega-nano", "Name of a policy in policies/, checkpoint folder, or module:Class."),
+    Row("policy", "text", DEFAULT_POLICY, "Name of a policy in policies/, checkpoint folder, or module:Class."),
     Row("device", "text", "cpu", "Torch device of the policy, such as cpu or cuda:0."),
     Row("threads", "whole", 1, "Torch threads of the policy.", 1, 256),
     Row(
