@@ -142,6 +142,7 @@ def test_it_overwrites_neither_its_teacher_nor_another_encoder(
     demos: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher = shutil.copytree(find_checkpoint(TEACHER), tmp_path / "teacher")
+    (teacher / "log.jsonl").touch()  # as where it was trained
     before, words = checkpoint_sha256(str(teacher)), ["--data", str(demos), "--hold-out", "3", "--steps", "1"]
     assert distil.main(["--policy", str(teacher), "--output", str(teacher / ".." / "teacher"), *words]) == 2
     assert "would be overwritten" in capsys.readouterr().err

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from test_train_nano import train
 from policies.files import weight_files
 from policies.files.weight_files import write_tensors
 from policies.nano.vocabulary import Vocabulary
-from policies.training import curves, train_nano, train_spatial, train_vega, train_world_simulator
+from policies.training import curves, distil, train_nano, train_spatial, train_vega, train_world_simulator
 from policies.training.curves import LOG, add_line, cut_log, read_log
 from policies.training.dataset import Wordings
 from policies.training.nano import building
-from policies.training.optimisation import going_on, save_state
+from policies.training.optimisation import begin, going_on, save_state
 from policies.types import VegaError
 
 VEGA_NANO = Path(train_nano.__file__).parents[1] / "vega_nano"
@@ -110,6 +111,20 @@ def test_a_state_of_other_sizes_is_one_sentence(tmp_path: Path) -> None:
     save_state(path, {"module": module.state_dict(), "step": 4})
     with going_on(path, "module") as state:
         assert state["step"] == 4
+
+
+@pytest.mark.parametrize("training", [train_nano, train_spatial, distil, train_world_simulator])
+def test_a_training_writes_over_no_checkpoint_that_is_none_of_its_own(
+    training: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(VEGA_NANO / "config.json", tmp_path)
+    words = ["--data", str(tmp_path / "none"), "--output", str(tmp_path)]
+    assert training.main([*words, "--policy", str(VEGA_NANO)] if training is distil else words) == 2
+    said = f"The folder {tmp_path} holds a checkpoint that this training did not make: give another --output."
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    (tmp_path / LOG).touch()  # killed between its first weights and its first state
+    begin(7, torch.get_num_threads(), tmp_path)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"steps": 1}', "3"])

@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 
 from policies.files.command_line import results_folder
 from policies.files.made_once import differing, replacing
+from policies.fusion.fused_policy import CONFIG_FILE
+from policies.training.curves import LOG
 from policies.types import VegaError
 
 DECIDES = "decides"  # where a state keeps what decided it
@@ -24,10 +26,15 @@ OLDER: dict[str, Any] = {"--progress-loss": "l1", LEFT_OUT: 0, "--base": [0.0, 0
 
 
 def begin(seed: int, threads: int, output: Path) -> None:
-    """What every training does first.  Raises VegaError where nothing can be written to its folder."""
+    """What every training does first.  Raises VegaError where nothing can be written to its folder, or another's
+    checkpoint lies there (a training has a log from its beginning on, before its first weights)."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     results_folder(output)
+    if (output / CONFIG_FILE).exists() and not (output / LOG).exists():
+        raise VegaError(
+            f"The folder {output} holds a checkpoint that this training did not make: give another --output."
+        )
 
 
 def set_learning_rate(optimizer: Optimizer, step: int, steps: int, peak: float, warm_up: int, floor: float) -> None:
