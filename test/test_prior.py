@@ -19,9 +19,9 @@ from benchmarks.prior.correspondence import correspondence, read_table
 from benchmarks.prior.evaluations import Condition, Evaluations, Trained
 from benchmarks.prior.recorded import letters, recorded
 from benchmarks.rows import Rows
-from policies.checkpoints import checkpoint_sha256
+from policies.checkpoints import checkpoint_sha256, find_checkpoint
 from policies.training.study.arms import SEVEN
-from policies.types import VegaError
+from policies.types import DEFAULT_POLICY, VegaError
 from sim.results.paired import compare_arms
 
 SUITES = ["libero_object", "libero_object_swap", "libero_object:camera"]
@@ -156,6 +156,23 @@ def test_a_noise_run_that_is_missing_is_said(study: Path, capsys: pytest.Capture
     found = rows(study, capsys)
     assert found["best_arm_points_lost_to_noise_libero_object_swap"][1] == "missing"
     assert "best_arm_points_lost_to_noise_at_least_where_most" not in found
+
+
+@pytest.mark.parametrize(("noisy", "judged"), [(2, "ok"), (9, "FAIL"), (None, "")])
+def test_what_the_shipped_default_loses_to_noise_is_told_where_it_was_tried(
+    study: Path, capsys: pytest.CaptureFixture[str], noisy: int | None, judged: str
+) -> None:
+    for suite in SUITES[1:]:
+        evaluation(study / "evaluations", find_checkpoint(DEFAULT_POLICY), suite, 9)
+        if noisy is not None or suite != SUITES[1]:
+            evaluation(study / "evaluations", find_checkpoint(DEFAULT_POLICY), suite, noisy or 0, "noise")
+    found, name = rows(study, capsys), "shipped_default_points_lost_to_noise"
+    if noisy is None:
+        assert found[f"{name}_{SUITES[1]}"][1:4] == ["missing", "-", "FAIL"]
+        assert f"{name}_at_least_where_most" not in found
+    else:
+        assert float(found[f"{name}_{SUITES[1]}_points"][1]) == 10.0 * (9 - noisy)
+        assert found[f"{name}_at_least_where_most"][-1] == judged
 
 
 def test_other_arms_that_were_tried_with_noise_are_told_too(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,8 @@
 
 Evaluates the checkpoints of a study (`python -m policies.training.study`) with `sim/run_libero.py` on the same initial
 states, then prints what was asked: that all of it ran, what each arm has over the semantic stream alone, what the best
-arm loses when its tokens become noise, how its encoders find places again, what a distilled encoder loses and saves,
-and whether the study repeats itself.
+arm and the shipped default lose when their tokens become noise, how encoders find places again, what a distilled
+encoder loses and saves, and whether the study repeats itself.
 Episodes that were run are read again; `--print-only` runs none.  A row of what is missing is a FAIL that says so.
 `--record FILE` keeps what a study's runs have solved, and `--recorded FILE ...` joins it with another study's;
 `--picture FILE` draws it.
@@ -36,9 +36,9 @@ from benchmarks.prior.picture import draw
 from benchmarks.prior.recorded import joined, record, recorded
 from benchmarks.prior.repeated import repeat
 from benchmarks.rows import Rows
-from policies.checkpoints import checkpoint_sha256
+from policies.checkpoints import checkpoint_sha256, find_checkpoint
 from policies.files.command_line import command, command_parser, results_folder
-from policies.types import VegaError
+from policies.types import DEFAULT_POLICY, VegaError
 from sim.results.paired import ArmDifference, compare_arms
 
 CONDITIONS = ["libero_object", "libero_object_swap", "libero_object_temp_x0.2", "libero_object:camera"]
@@ -131,6 +131,25 @@ def noise(rows: Rows, found: Found, conditions: Sequence[Condition], runs: Evalu
         rows.at_least(f"{name}_at_least_where_most", low, CLEAR_OF_ZERO)
 
 
+def shipped(rows: Rows, conditions: Sequence[Condition], runs: Evaluations) -> None:
+    """What the shipped default loses when noise takes the place of its tokens, where something is moved.
+
+    It is no arm of a study: it was trained for longer, and on more.
+    """
+    name, moved = "shipped_default_points_lost_to_noise", [c for c in conditions if c.name != PLAIN]
+    default, lost = Trained(DEFAULT_POLICY, 0, find_checkpoint(DEFAULT_POLICY), {}), list[float]()
+    for condition in moved:
+        own, noisy = (runs.episodes(default, condition, control) for control in ("on", "noise"))
+        if own is None or noisy is None:
+            rows.missing(f"{name}_{condition.name}", "there are no runs of it, leave --print-only out")
+            continue
+        gained = compare_arms([noisy], [own])
+        difference(rows, f"{name}_{condition.name}", gained)
+        lost.append(gained.interval_95[0])
+    if moved and len(lost) == len(moved):
+        rows.at_least(f"{name}_at_least_where_most", max(lost), CLEAR_OF_ZERO)
+
+
 def distilled(
     rows: Rows, folder: Path | None, found: Found, conditions: Sequence[Condition], runs: Evaluations
 ) -> None:
@@ -218,6 +237,7 @@ def judge(args: argparse.Namespace) -> int:
     found = gather(rows, trained, conditions, runs)
     arms(rows, found, conditions)
     noise(rows, found, conditions, runs)
+    shipped(rows, conditions, runs)
     correspondence(rows, readings, args.scored_as, found)
     distilled(rows, args.distilled, found, conditions, runs)
     repeat(rows, own, args.repeat_arm, run=not args.print_only)
