@@ -29,6 +29,7 @@ from vega3d_ros.control.resources import share_folder
 SIZE = 64
 PHASE = 500
 TICK_EVERY = 10
+AFTER_NS = 200_000_000  # as the guard waits: a period, and what a late command may be late by
 FINGERS = ("panda_finger_joint1", "panda_finger_joint2")
 ARM = tuple(f"panda_joint{i}" for i in range(1, 8))
 WORDS = (
@@ -155,6 +156,15 @@ class Target:
             self.tick()
         return self.commands - before
 
+    def rest(self) -> None:
+        """Waits for the end of what was commanded last, before which a start takes no arm over and nothing could go
+        wrong."""
+        guard, deadline = self.node._runner.loop.guard, time.monotonic() + DEADLINE_S
+        while guard._motion is not None and guard._motion.is_under_way(time.monotonic_ns(), AFTER_NS):
+            if time.monotonic() > deadline:
+                raise VegaError("What was commanded last does not end in this process: read its output.")
+            time.sleep(0.01)
+
     def close(self) -> None:
         import rclpy
 
@@ -269,6 +279,7 @@ def _attack(target: Target, name: str, make: Callable[[], Any], count: int, seen
     }
     # What the last phase left behind, queued actions too, must not be taken for a consequence of this one.
     target.node._start()
+    target.rest()
     before = target.commands
     for index in range(count):
         message = make()  # now, since a message made before the start would be refused for its stamp alone
