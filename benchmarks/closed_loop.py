@@ -46,7 +46,7 @@ REPORTED = ["libero_object_swap", "libero_object_lan"]
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m benchmarks.closed_loop", __doc__, paragraphs=3)
     parser.add_argument("--policy", default=DEFAULT_POLICY, help="name or checkpoint folder")
-    parser.add_argument("--without", default="vega-nano-plain", help="the same without a world simulator; '': none")
+    parser.add_argument("--without", default="vega-nano-plain", help="one without a world simulator; '': none")
     parser.add_argument("--trials", type=int, default=10, help="initial states per task")
     parser.add_argument("--workers", type=int, default=2, help="processes; the results do not depend on it")
     parser.add_argument("--output", type=Path, default=Path("outputs/closed_loop"), help="folder of the runs")
