@@ -132,6 +132,20 @@ def arm(request):
         assert child.returncode is None
 
 
+def sends_nothing_more(robot, controller):
+    sent = len(controller.goals)
+    robot.diagnostics.clear()
+    assert robot.until(lambda: len(robot.diagnostics) > 1)
+    assert len(controller.goals) == sent
+
+
+def sends_nothing_until_start(robot, controller):
+    sends_nothing_more(robot, controller)
+    sent = len(controller.goals)
+    robot.client.trigger("policy_node/start")
+    assert robot.until(lambda: len(controller.goals) > sent)
+
+
 @needs_actions
 def test_every_command_is_a_goal_that_ends_at_rest_and_a_stop_lets_it(arm):
     robot, controller, _ = arm
@@ -143,10 +157,7 @@ def test_every_command_is_a_goal_that_ends_at_rest_and_a_stop_lets_it(arm):
     assert not robot.commands, "the topic is not used beside the action"
     robot.client.trigger("policy_node/stop")
     robot.until(lambda: False, 0.1)  # what was on its way
-    sent = len(controller.goals)
-    robot.diagnostics.clear()
-    assert robot.until(lambda: len(robot.diagnostics) > 1)
-    assert len(controller.goals) == sent
+    sends_nothing_more(robot, controller)
     # A cancelled goal would be held at once, at whatever speed.
     assert not controller.cancel_requested
 
@@ -157,12 +168,7 @@ def test_a_goal_that_is_given_up_stops_the_robot_until_start(arm):
     assert "aborted" not in controller.ended
     controller.end("aborted", "joint 3 left its path")
     assert robot.shows(ERROR, "gave up a goal (joint 3 left its path)")
-    sent = len(controller.goals)
-    robot.diagnostics.clear()
-    assert robot.until(lambda: len(robot.diagnostics) > 1)
-    assert len(controller.goals) == sent
-    robot.client.trigger("policy_node/start")
-    assert robot.until(lambda: len(controller.goals) > sent)
+    sends_nothing_until_start(robot, controller)
 
 
 @needs_actions
@@ -175,12 +181,7 @@ def test_a_goal_that_others_cancel_stops_the_robot_though_another_took_its_place
     cancel.call_async(CancelGoal.Request())
     # That controller says how a goal ended in a timer of its own, by when the next may have come.
     assert robot.shows(ERROR, "was cancelled by somebody else")
-    sent = len(controller.goals)
-    robot.diagnostics.clear()
-    assert robot.until(lambda: len(robot.diagnostics) > 1)
-    assert len(controller.goals) == sent
-    robot.client.trigger("policy_node/start")
-    assert robot.until(lambda: len(controller.goals) > sent)
+    sends_nothing_until_start(robot, controller)
 
 
 @needs_actions

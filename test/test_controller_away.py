@@ -57,12 +57,17 @@ def order(clock: Clockwork, gripper: float, speed: float = SPEED) -> Any:  # noq
 SAMPLED = SimpleNamespace(**{**SAMPLE.__dict__, "gripper_positions": np.zeros(1)})
 
 
-def test_an_arm_at_speed_brakes_along_its_path_where_the_gripper_s_controller_alone_is_away(clock) -> None:  # noqa: F811
+def under_way(clock: Clockwork, gripper: float) -> tuple[Heard, Outputs, Any]:  # noqa: F811
+    """A stream of positions at speed, of an order that has been heard."""
     graph = Heard()
-    made = outputs(graph, clock)
-    sent = order(clock, 1.0)
+    made, sent = outputs(graph, clock), order(clock, gripper)
     made.publish(sent, SAMPLED)
     stream(graph, clock, 0.1)
+    return graph, made, sent
+
+
+def test_an_arm_at_speed_brakes_along_its_path_where_the_gripper_s_controller_alone_is_away(clock) -> None:  # noqa: F811
+    graph, made, sent = under_way(clock, 1.0)
     graph.away.add(GRIPPER)
     on_our_path = made.stop()
     stream(graph, clock, 3.0)
@@ -96,10 +101,7 @@ def test_a_gripper_s_controller_that_comes_up_is_told_the_next_order_and_none_fr
 
 def test_a_stream_that_nobody_hears_is_not_gone_on_with_to_who_comes_next(clock) -> None:  # noqa: F811
     """A controller that comes up holds the arm where it is measured; the rest of the path would be a jump."""
-    graph = Heard()
-    made = outputs(graph, clock)
-    made.publish(order(clock, 0.0), SAMPLED)
-    stream(graph, clock, 0.1)
+    graph, made, _ = under_way(clock, 0.0)
     graph.away.add(ARM)
     assert "start the arm's controller" in made.unheard
     before = len(graph.sent)
@@ -115,11 +117,7 @@ def test_a_stream_that_nobody_hears_is_not_gone_on_with_to_who_comes_next(clock)
 
 def test_who_asks_whether_a_stream_is_heard_does_not_end_it(clock) -> None:  # noqa: F811
     """As /diagnostics do: nobody would know that the arm is to be taken over, and the next command be a jump."""
-    graph = Heard()
-    made = outputs(graph, clock)
-    sent = order(clock, 1.0)
-    made.publish(sent, SAMPLED)
-    stream(graph, clock, 0.1)
+    graph, made, sent = under_way(clock, 1.0)
     graph.away.update((ARM, GRIPPER))
     assert made.lost and made.unheard and made.missing and not made.heard() and made.held is None
     graph.away.clear()

@@ -126,9 +126,13 @@ def noise(rows: Rows, found: Found, conditions: Sequence[Condition], runs: Evalu
                 lost[condition.name] = gained
         elif arm == best:
             rows.missing(f"{name}_{condition.name}", f"{len(pairs) - len(noisy)} runs with noise in place")
-    if len(lost) == len(moved):
-        low = max(found.interval_95[0] for found in lost.values())
-        rows.at_least(f"{name}_at_least_where_most", low, CLEAR_OF_ZERO)
+    where_most(rows, name, list(lost.values()), moved)
+
+
+def where_most(rows: Rows, name: str, lost: Sequence[ArmDifference], moved: Sequence[Condition]) -> None:
+    """The row of the suite where the least that can have been lost is most, once all have been tried."""
+    if moved and len(lost) == len(moved):
+        rows.at_least(f"{name}_at_least_where_most", max(found.interval_95[0] for found in lost), CLEAR_OF_ZERO)
 
 
 def shipped(rows: Rows, conditions: Sequence[Condition], runs: Evaluations) -> None:
@@ -137,17 +141,15 @@ def shipped(rows: Rows, conditions: Sequence[Condition], runs: Evaluations) -> N
     It is no arm of a study: it was trained for longer, and on more.
     """
     name, moved = "shipped_default_points_lost_to_noise", [c for c in conditions if c.name != PLAIN]
-    default, lost = Trained(DEFAULT_POLICY, 0, find_checkpoint(DEFAULT_POLICY), {}), list[float]()
+    default, lost = Trained(DEFAULT_POLICY, 0, find_checkpoint(DEFAULT_POLICY), {}), list[ArmDifference]()
     for condition in moved:
         own, noisy = (runs.episodes(default, condition, control) for control in ("on", "noise"))
         if own is None or noisy is None:
             rows.missing(f"{name}_{condition.name}", "there are no runs of it, leave --print-only out")
             continue
-        gained = compare_arms([noisy], [own])
-        difference(rows, f"{name}_{condition.name}", gained)
-        lost.append(gained.interval_95[0])
-    if moved and len(lost) == len(moved):
-        rows.at_least(f"{name}_at_least_where_most", max(lost), CLEAR_OF_ZERO)
+        lost.append(compare_arms([noisy], [own]))
+        difference(rows, f"{name}_{condition.name}", lost[-1])
+    where_most(rows, name, lost, moved)
 
 
 def distilled(

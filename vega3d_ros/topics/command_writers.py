@@ -223,9 +223,9 @@ class ForwardWriter:
         self._timer = node.create_timer(self._period_s, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def unheard(self) -> str:
-        if self._stood_s:
+        if stood_s := self._stood_s:
             return (
-                f"The stream of positions was held up for {self._stood_s:.2f} s: see what stopped this process or "
+                f"The stream of positions was held up for {stood_s:.2f} s: see what stopped this process or "
                 "keeps the machine busy, then call ~/start again."
             )
         return self.missing() or (DEAF if self._deaf else "")
@@ -291,9 +291,9 @@ class ForwardWriter:
         return self._held_up_s or (late_s if late_s > self._longest_s else 0.0)
 
     def _notice_delay(self) -> None:
-        if self._stood_s:
+        if stood_s := self._stood_s:
             # The arm rests since then where it was told to be last: where the path is by now would be a jump.
-            self._stream, self._held_up_s = None, self._stood_s
+            self._stream, self._held_up_s = None, stood_s
 
     def _notice_deafness(self) -> None:
         if self._stream is not None and not self._parameters.dry_run and not self._audience.arm:
@@ -351,14 +351,14 @@ class ForwardWriter:
         self._node.destroy_timer(self._timer)
         due_s = time.monotonic()
         deadline = due_s + BRAKING_DEADLINE_S
-        last_words = LAST_WORDS if self._stream is not None else 0
+        streamed = self._stream is not None
         while self._stream is not None and self._node.context.ok() and time.monotonic() < deadline:
             self._step()
             # In time again after a step that was late; what was missed is no reason for one after the other at once.
             due_s = max(due_s, time.monotonic() - 0.5 * self._period_s) + self._period_s
             time.sleep(max(0.0, due_s - time.monotonic()))
-        last_words = last_words if self._sent and self._node.context.ok() and not self._deaf else 0
-        for _ in range(last_words):
+        heard = streamed and self._node.context.ok() and not self._deaf
+        for _ in range(LAST_WORDS if heard and self._sent else 0):
             # What is said last may be lost with the publisher, and it is where the arm shall rest: no further along
             # the path, which is not over where its braking took too long.
             self._publishers[0].publish(Float64MultiArray(data=self._sent))
