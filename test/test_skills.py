@@ -270,6 +270,43 @@ def test_what_is_told_of_a_view_is_what_is_seen_and_named_things_keep_their_colo
     views.draw((), np.random.default_rng(0))
 
 
+def test_things_are_dyed_until_the_next_view_and_never_where_a_colour_is_named(
+    stove: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, model = Views(stove), stove.env.sim.model._model  # "pick up the black bowl ..."
+    stove.reset(0)
+    plain, built = stove.render("agentview").astype(int), model.mat_rgba.copy()
+    named.dye(np.random.default_rng(0))
+    np.testing.assert_array_equal(model.mat_rgba, built)
+    monkeypatch.setattr(stove, "instruction", "pick up the bowl")
+    views, seen = Views(stove), []
+    for seed in range(8):
+        views.draw([], np.random.default_rng(seed))
+        views.dye(np.random.default_rng(seed))
+        changed = {int(m) for m in np.flatnonzero((model.mat_rgba != built).any(axis=1))}
+        of_things = {int(m) for m in model.geom_matid[model.body_weldid[model.geom_bodyid] != 0]}
+        assert changed <= of_things and (model.mat_rgba[:, 3] == built[:, 3]).all()
+        seen.append(np.abs(stove.render("agentview").astype(int) - plain).mean())
+    assert max(seen) > 0.1
+    views.draw([], np.random.default_rng(0))
+    np.testing.assert_array_equal(stove.render("agentview"), plain)
+
+
+def test_the_hand_leans_out_to_what_stands_farther_than_it_reaches_straight_down() -> None:
+    environment = LiberoEnvironment("libero_object", 3)
+    try:
+        environment.reset(0)
+        joint = str(environment.env.objects_dict[environment.env.obj_of_interest[0]].joints[-1])
+        pose = np.array(environment.env.sim.data.get_joint_qpos(joint))
+        pose[:2] = 0.22, -0.15  # 0.83 m from the arm's base
+        environment.env.sim.data.set_joint_qpos(joint, pose)
+        environment.env.sim.forward()
+        expert = SkillExpert(environment)
+        assert any(environment.step_eef(expert.action()) for _ in range(environment.max_steps))
+    finally:
+        environment.close()
+
+
 def test_goals_are_put_in_order_and_an_unknown_one_is_refused(stove: LiberoEnvironment) -> None:
     scene = Scene(stove)
     drawer = "wooden_cabinet_1_top_region"

@@ -22,7 +22,7 @@ EXCHANGED = 0.5  # of the permuted layouts, those in which fixtures stand in eac
 BESIDE = 0.2  # from a thing to what an instruction may place it by ("next to the ramekin"), m
 MIN_GAP = 0.03
 FALL = 0.05  # m
-REACH = (0.32, 0.78)  # horizontal distance from the arm's base at which things are within reach, m
+REACH = (0.28, 0.88)  # horizontal distance from the arm's base at which things are within reach, m
 SIDEWAYS = 0.33
 ATTEMPTS = 20
 DRAWS = 200
@@ -172,7 +172,7 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
     fixed = [scene.box(name) for name in scene.names if name not in scene.movable]
     piled = {name for pile in piles for name in pile}
     taken = fixed + [scene.box(name) for name in scene.movable if name not in piled]
-    region = np.array([[-0.30, -0.30], [0.22, 0.30]]) if wide else np.array([[-0.2, -0.25], [0.15, 0.25]])
+    region = np.array([[-0.33, -0.33], [0.26, 0.33]]) if wide else np.array([[-0.2, -0.25], [0.15, 0.25]])
     spread = {"shifted": SHIFT, "permuted": 0.02, "random": np.inf}[kind]
     base = np.array(scene.env.robots[0].base_pos[:2])
     moves: dict[str, FloatArray] = {}

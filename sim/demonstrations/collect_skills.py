@@ -48,6 +48,7 @@ AFTER_SUCCESS = 8
 MOST_TRIES = 4
 TAPES, SETTINGS = "tapes", "settings.json"
 DRAWN = "drawn"  # the kinds of layouts, if none is named
+OTHER_COLOURS = 0.3  # of the demonstrations
 DRIVEN = 0.6  # of an episode's steps, the most that a policy drives before the skills take over
 
 
@@ -61,6 +62,8 @@ def collect_episode(
     """
     lay_out(environment, rng, layouts)
     views.draw([kind for kind in VIEW_KINDS if rng.random() < 0.7], rng)
+    if rng.random() < OTHER_COLOURS:
+        views.dye(rng)
     text = paraphrase(environment.instruction, rng)
     driven = int(rng.integers(round(DRIVEN * environment.max_steps)))
     if policy is not None and drive(environment, policy, text, driven):
@@ -134,9 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     by = None if args.policy is None else checkpoint_sha256(args.policy)
     settings = {
         "every": args.every, "as_scored": args.as_scored, "policy_sha256": by, "views": VIEWS,
-        "layouts": args.layouts or DRAWN,
+        "layouts": args.layouts or DRAWN, "dyed": OTHER_COLOURS,
     }  # fmt: skip
-    made_with(tapes / SETTINGS, settings, older={"views": 1, "layouts": DRAWN})
+    made_with(tapes / SETTINGS, settings, older={"views": 1, "layouts": DRAWN, "dyed": 0.0})
     rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored, args.layouts)
     jobs = [(args.suite, task, *rest) for task in tasks]
     start = time.monotonic()

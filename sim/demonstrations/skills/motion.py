@@ -22,7 +22,7 @@ SLOPE = 5.0  # metres kept back for each metre of lateral error
 RADIUS = 0.06  # what counts as lateral error of one radian, m
 CORRIDOR = 0.07  # half width of the way in which things are cleared, m
 CLEARANCE = 0.03
-LEAN_WITHIN = 0.45  # horizontal distance from the arm's base within which the hand leans, m
+LEAN_WITHIN, LEAN_BEYOND = 0.45, 0.74  # horizontal distances from the arm's base, m
 
 
 def rotation_vector(rotation: FloatArray) -> FloatArray:
@@ -41,10 +41,12 @@ def hand_rotation(approach: FloatArray, opening: FloatArray) -> FloatArray:
 
 
 def reachable_down(scene: Scene, position: FloatArray) -> FloatArray:
-    """Approach axis from above: leaning in where straight down would fold the elbow past its limit."""
+    """Approach axis from above: leaning in where straight down would fold the elbow past its limit, out beyond it."""
     away = position[:2] - np.array(scene.env.robots[0].base_pos[:2])
     distance = float(np.linalg.norm(away))
-    lean = float(np.clip((LEAN_WITHIN - distance) * 3.0, 0.0, 0.45))
+    inwards = np.clip((LEAN_WITHIN - distance) * 3.0, 0.0, 0.45)
+    outwards = np.clip((distance - LEAN_BEYOND) * 4.0, 0.0, 0.6)
+    lean = float(inwards - outwards)
     return np.array([*(-away / distance * np.sin(lean)), -np.cos(lean)])
 
 
