@@ -17,8 +17,8 @@ from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
 MOVED, TURNED = 0.10, np.deg2rad(10.0)  # most that the fixed camera is moved and turned
 BRIGHTNESS, SHIFTED = (0.6, 1.4), 0.5  # of the lights: factor, m
 TINT = 0.25  # most that a colour of a surface is scaled by
-DYED, SATURATION = 0.35, (0.3, 0.9)  # of the things in a demonstration of dyed ones; how little is left of what is no dye
-COLOURS = {"black", "blue", "brown", "green", "grey", "orange", "pink", "purple", "red", "silver", "white", "yellow"}
+DYED, SATURATION = 0.35, (0.3, 0.9)  # share of the things, and how much of their own colours is lost
+COLOURS = {"black", "blue", "brown", "green", "grey", "pink", "purple", "red", "silver", "white", "yellow"}
 # MuJoCo renders lights and colours above 1; only what is lit beyond white is cut, in each pixel.  So pictures get
 # darker by more than they get brighter.
 
