@@ -3,14 +3,18 @@
     python -m sim.demonstrations.try_skills --suite libero_goal --episodes 20 --layouts suite
 
 One row per task: how many layouts were solved, the median of the steps of those, and what is asked.  The suite's own
-success test decides; the official initial states are the test set and are left alone.  Other layouts than the suite's
-own random resets may leave a task that cannot be solved, such as a drawer with something before it.
+success test decides.  Other layouts than the suite's own random resets may leave a task that cannot be solved, such as
+a drawer with something before it.
+
+The official initial states are the test set: demonstrations never begin there.  `--layouts official` asks what can be
+solved from them at all, and names things that the goal needs and that stand more than a metre away from the arm.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,21 +23,36 @@ from policies.files.processes import each_in_its_process
 from policies.types import VegaError
 from sim.demonstrations.arrangements import KINDS, lay_out
 from sim.demonstrations.skills.expert import SkillExpert
+from sim.demonstrations.skills.scene import Scene
 from sim.results.evaluation import add_tasks, parse_tasks
 from sim.worlds.libero_env import LiberoEnvironment
 from sim.worlds.suites import list_tasks, load_task
 
 LEAST = 0.95
+OFFICIAL = "official"  # in the place of a kind of layouts
+FAR = 1.0  # from the arm's base, as seen from above, m
 
 
-def attempt(environment: LiberoEnvironment, rng: np.random.Generator, layouts: str) -> tuple[bool, int, str]:
+def attempt(environment: LiberoEnvironment, seed: int, episode: int, layouts: str) -> tuple[bool, int, str]:
     """One episode on a new layout, of that kind unless it is "": solved?, steps, kind of layout."""
-    kind = lay_out(environment, rng, layouts)
+    if layouts == OFFICIAL:
+        environment.reset(episode)
+        kind = ", ".join([OFFICIAL, *far_things(environment)])
+    else:
+        kind = lay_out(environment, np.random.default_rng([seed, environment.task, episode]), layouts)
     expert = SkillExpert(environment)
     for step in range(environment.max_steps):
         if environment.step_eef(expert.action()):
             return True, step + 1, kind
     return False, environment.max_steps, kind
+
+
+def far_things(environment: LiberoEnvironment) -> list[str]:
+    """What the goal needs and no arm reaches, with its distance."""
+    scene, base = Scene(environment), np.array(environment.env.robots[0].base_pos[:2])
+    needed = [name for name in environment.env.obj_of_interest if name in scene.movable]
+    away = {name: float(np.linalg.norm(scene.pose(name).position[:2] - base)) for name in needed}
+    return [f"{name} {metres:.1f} m away" for name, metres in away.items() if metres > FAR]
 
 
 def try_task(
@@ -44,7 +63,7 @@ def try_task(
     steps, failed = [], []
     try:
         for episode in range(episodes):
-            solved, count, kind = attempt(environment, np.random.default_rng([seed, task, episode]), layouts)
+            solved, count, kind = attempt(environment, seed, episode, layouts)
             if solved:
                 steps.append(count)
             else:
@@ -56,15 +75,17 @@ def try_task(
     return task, steps, failed, ""
 
 
-def add_options(parser: argparse.ArgumentParser, suite: str, seed: int, processes: int) -> None:
-    """Which episodes, with these defaults."""
+def add_options(
+    parser: argparse.ArgumentParser, suite: str, seed: int, processes: int, others: Sequence[str] = ()
+) -> None:
+    """Which episodes, with these defaults.  others: what may stand in the place of a kind of layouts."""
     parser.add_argument("--suite", default=suite, help="name of a suite")
     add_tasks(parser, "such as 0-9, 0,3 or 0 3 (default: all)")
     parser.add_argument("--episodes", type=int, default=20, help="per task")
     add_seed(parser, seed, "of the layouts")
     parser.add_argument("--processes", type=int, default=processes, help="tasks at once")
     parser.add_argument(
-        "--layouts", default="", choices=["", *KINDS],
+        "--layouts", default="", choices=["", *KINDS, *others],
         help="of this kind alone (suite: the suite's own random resets; default: drawn)",
     )  # fmt: skip
 
@@ -82,8 +103,8 @@ def chosen_tasks(args: argparse.Namespace) -> list[int]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = command_parser("python -m sim.demonstrations.try_skills", __doc__)
-    add_options(parser, "libero_object", 2001, 1)
+    parser = command_parser("python -m sim.demonstrations.try_skills", __doc__, paragraphs=3)
+    add_options(parser, "libero_object", 2001, 1, [OFFICIAL])
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
     jobs = [(args.suite, task, args.episodes, args.seed, args.layouts) for task in tasks]
