@@ -14,6 +14,7 @@ from policies.files.json_config import read_json
 from policies.files.paths import exists, files_below, is_folder, leads_out, refuse_file
 from policies.nano.vocabulary import Vocabulary
 from policies.spatial.models import nano_folder, shipped_scene_models
+from policies.spatial.nano.config import is_spatial_nano
 from policies.types import AS_CONFIGURED, Policy, PolicySpec, SceneModel, SpeedOptions, VegaError
 from policies.world_simulator.experts import INDEX_FILE, LOW
 
@@ -51,6 +52,12 @@ def find_checkpoint(name_or_path: str) -> Path:
     if is_folder(name_or_path):
         return Path(name_or_path).expanduser()
     refuse_file(name_or_path)
+    if _is_class(name_or_path):
+        _refuse_server(name_or_path, "policy")
+        raise VegaError(
+            f"The policy '{name_or_path}' is a class and has no folder of weights: give one of {', '.join(shipped)}, "
+            "a checkpoint folder, or a hub id owner/name."
+        )
     if _on_hub(name_or_path):
         from policies.files.weight_files import CHECKPOINT_FILES, resolve_folder
 
@@ -59,6 +66,20 @@ def find_checkpoint(name_or_path: str) -> Path:
         f"There is no policy '{name_or_path}': give one of {', '.join(shipped) or '(none shipped)'}, "
         "a checkpoint folder, a hub id owner/name, or module:Class."
     )
+
+
+def find_small(name_or_path: str) -> Path:
+    """Folder of a policy as train_nano makes them, for whoever trains with its weights.
+
+    Found as `find_checkpoint` does; raises VegaError for one of another kind, too.
+    """
+    check_exists(name_or_path)
+    folder = find_checkpoint(name_or_path)
+    if is_openvla(folder):
+        raise VegaError(f"The policy '{name_or_path}' has the full size: give one trained by train_nano.")
+    if is_spatial_nano(folder):
+        raise VegaError(f"'{name_or_path}' answers questions and is no policy: give one trained by train_nano.")
+    return folder
 
 
 def _on_hub(name: str) -> bool:

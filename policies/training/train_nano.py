@@ -21,7 +21,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
 from torch import nn
 
-from policies.checkpoints import is_openvla
+from policies.checkpoints import find_small
 from policies.files.command_line import (
     add_seed,
     add_threads,
@@ -100,9 +100,9 @@ class Training:
         self.accelerator = Accelerator(mixed_precision="bf16", cpu=cpu, kwargs_handlers=[parts])
         known = None
         if args.init is not None:
-            if is_openvla(args.init):
-                raise VegaError(f"The policy in {args.init} has the full size: start from one trained by this command.")
-            known = load_vega_policy(args.init)
+            known = load_vega_policy(find_small(args.init))
+        if args.warm_start is not None:
+            find_small(args.warm_start)  # before pictures are read
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
             self.demos = Demonstrations(args.data, cameras, args.cache or args.output, base=args.base)
@@ -281,8 +281,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add_base(parser)
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano"), help="checkpoint folder")
     parser.add_argument("--name", default="vega-nano", help="of the policy")
-    parser.add_argument("--init", type=Path, help="checkpoint folder to start from, with its world simulator if any")
-    parser.add_argument("--warm-start", type=Path, help="checkpoint whose weights a new policy takes where they fit")
+    parser.add_argument("--init", help="shipped name or checkpoint to start from, with its world simulator if any")
+    parser.add_argument("--warm-start", help="shipped name or checkpoint whose weights a new policy takes that fit")
     parser.add_argument(
         "--sentences", type=Path, help="text file of what a new policy will be told later, besides those in --data"
     )

@@ -24,14 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/vega_nano_spatial"), help="checkpoint folder")
     parser.add_argument("--name", default="vega-nano-spatial", help="of the model")
-    shipped = HERE / "vega_nano"
+    shipped = HERE / "vega_nano" / "world_simulator"
+    parser.add_argument("--world-simulator", type=Path, default=shipped, help="folder of a world simulator")
     parser.add_argument(
-        "--world-simulator", type=Path, default=shipped / "world_simulator", help="folder of a world simulator"
+        "--warm-start", default="vega-nano", help="shipped name or checkpoint whose encoder and gate are taken first"
     )
     parser.add_argument(
-        "--warm-start", type=Path, default=shipped, help="policy whose encoder and gate are taken first"
+        "--init", help="shipped name or checkpoint of this command whose weights are taken, words by word"
     )
-    parser.add_argument("--init", type=Path, help="checkpoint of this command whose weights are taken, words by word")
     parser.add_argument(
         "--from-scratch", action="store_true", help="nothing is taken from a policy: encoder and gate begin at random"
     )

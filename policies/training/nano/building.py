@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from policies.checkpoints import find_small
 from policies.fusion.sources import TokenSource, open_source
 from policies.nano.config import VegaConfig, WorldViewConfig
 from policies.nano.policy import VegaPolicy, load_vega_policy
@@ -72,7 +73,7 @@ def build_policy(
         config, source = as_large_without(config, source), None
     policy = VegaPolicy(config, source)
     if args.warm_start is not None:
-        take_what_fits(policy, load_vega_policy(args.warm_start))
+        take_what_fits(policy, load_vega_policy(find_small(args.warm_start)))
     if policy.progress is not None and np.isnan(demos.data["progress"]).all():
         believe_nothing(policy.progress)
     return policy

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from policies.checkpoints import checkpoint_sha256, find_checkpoint, is_openvla
+from policies.checkpoints import checkpoint_sha256, find_small
 from policies.fusion.distilled import DistilledConfig, DistilledEncoder
 from policies.fusion.sources import NoiseTokens, OfSimulator
 from policies.fusion.world_view import WorldView
@@ -50,9 +50,7 @@ class Distillation:
     """One training: the frozen policy, the encoder, and the state that survives a kill."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, folder = args, find_checkpoint(args.policy)
-        if is_openvla(folder):
-            raise VegaError(f"The policy '{args.policy}' has the full size: give one trained by train_nano.")
+        self.args, folder = args, find_small(args.policy)
         self.policy, self.sha256 = load_vega_policy(folder), checkpoint_sha256(str(folder))
         self.world = _teacher(self.policy, args.policy)
         if args.output.resolve() == folder.resolve():

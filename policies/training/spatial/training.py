@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from policies.checkpoints import checkpoint_sha256
+from policies.checkpoints import check_scene_model, checkpoint_sha256, find_small
 from policies.files.json_config import read_json
 from policies.nano.policy import load_vega_policy
+from policies.spatial.models import nano_folder
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.model import build_network, load_network, save_network
 from policies.spatial.nano.network import CAMERA, SpatialNetwork
@@ -111,9 +112,9 @@ class Training:
         simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
         network = build_network(config, simulator)
         if not args.from_scratch:
-            take_encoder(network, args.warm_start)
+            take_encoder(network, find_small(args.warm_start))
         if args.init is not None:
-            take_known(network, load_network(args.init))
+            take_known(network, load_network(scene_folder(args.init)))
         self.films = read_films(files, config, args.output, digests)
         self.held = read_films(held_out, config, args.output, digests) if held_out else None
         self.tokens: dict[int, WorldTokens] = {}
@@ -216,6 +217,14 @@ class Training:
 
 def _told(parts: dict[str, float]) -> str:
     return " ".join(f"{key} {value:.3f}" for key, value in parts.items())
+
+
+def scene_folder(name: str) -> Path:
+    """Folder of a model of this kind by its shipped name, its own or a hub id.  Raises VegaError for another kind."""
+    check_scene_model(name)
+    if (folder := nano_folder(name)) is None:
+        raise VegaError(f"The scene model '{name}' is none of this command's: give vega-nano-spatial or one's folder.")
+    return folder
 
 
 def take_encoder(network: SpatialNetwork, folder: Path) -> None:
