@@ -36,13 +36,28 @@ class Help(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reads every `type=Path` with `_path`; the parsers of its subcommands do, too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", Path, _path)
+
+
+def _path(text: str) -> Path:
+    """A path as a user gave it; nothing, such as a variable that is not set, is not the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"'{text}' names no file or folder: give its path")
+    return Path(text)
+
+
 def command_parser(program: str, doc: str | None, paragraphs: int = 1, **options: Any) -> argparse.ArgumentParser:
     """The parser of one of our commands, whose --help tells every default.
 
     program: as it is typed.  doc: the module's docstring, whose first `paragraphs` describe it.  options: of argparse.
     """
     described = "\n\n".join((doc or "").split("\n\n")[:paragraphs])
-    return argparse.ArgumentParser(prog=program, description=described, formatter_class=Help, **options)
+    return _Parser(prog=program, description=described, formatter_class=Help, **options)
 
 
 def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None, args: argparse.Namespace) -> set[str]:
