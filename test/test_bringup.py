@@ -73,11 +73,30 @@ def test_a_bag_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_bag_where_none_can_be_made_is_refused_before_anything_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Where anybody's permissions would allow it, too, as in /proc."""
+    monkeypatch.setattr(bringup, "run_table", lambda *_: pytest.fail("something is started"))
     (tmp_path / "file").write_text("")
-    assert bringup.main(["record:=true", f"bag:={tmp_path / 'file' / 'runs' / 'one'}"]) == 1
-    assert f"nothing can be written to {tmp_path / 'file'}" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    refused = ("file/runs/one", "link", "link/one", "x" * 300)
+    for bag in ("/proc/x", "/proc/runs/one", "~nobody.of.that.name/x", *(f"{tmp_path}/{name}" for name in refused)):
+        assert bringup.main(["record:=true", f"bag:={bag}"]) == 1
+        error = capsys.readouterr().err
+        assert f"The bag {bag} cannot be made" in error and error.count("\n") == 1, error
+    monkeypatch.chdir("/proc")
+    assert bringup.main(["record:=true"]) == 1
+    assert "The bag /proc/vega3d-bag-" in capsys.readouterr().err
+
+
+def test_a_bag_that_can_be_made_is_not_made_before_it_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for words in (["bag:=there/one"], [f"bag:={tmp_path}/runs/one"], ["bag:=one"], []):
+        assert "recorder" in table_of("record:=true", *words)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_users_instruction_replaces_that_of_the_simulated_task() -> None:

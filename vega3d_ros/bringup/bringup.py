@@ -7,6 +7,8 @@ system is not installed.  Neither ROS nor torch is imported here.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import signal
@@ -165,13 +167,30 @@ def node_table(arguments: Mapping[str, str]) -> tuple[NodeEntry, ...]:
 
 def _new_bag(name: str) -> str:
     """The absolute path of a bag to be made; empty for one in the working directory.  Raises VegaError."""
-    bag = Path(name).expanduser().absolute() if name else Path.cwd() / "vega3d-bag"
-    if name and bag.exists():
-        raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
-    above = next(parent for parent in bag.parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise VegaError(f"The bag {bag} cannot be made, as nothing can be written to {above}: give another as bag:=.")
+    bag = Path(name or f"vega3d-bag-{os.getpid()}")
+    try:
+        bag = bag.expanduser().absolute()
+        if bag.exists():
+            raise VegaError(f"The bag {bag} exists already: give another folder as bag:=.")
+        _try_folder(bag)
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
+        why = getattr(error, "strerror", None) or error
+        raise VegaError(f"The bag {bag} cannot be made ({why}): give another folder as bag:=.") from error
     return str(bag) if name else ""
+
+
+def _try_folder(folder: Path) -> None:
+    """Make a folder that is not there, and take it away again; OSError where it cannot be made.
+
+    Permissions alone do not tell: root has them in /proc, too.
+    """
+    missing = [folder, *itertools.takewhile(lambda above: not above.exists(), folder.parents)]
+    try:
+        folder.mkdir(parents=True)
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):  # not made, or somebody else's already
+                made.rmdir()
 
 
 def _franka_driver(robot: str, values: Mapping[str, Any]) -> NodeEntry:
