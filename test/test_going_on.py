@@ -89,6 +89,22 @@ def test_a_small_policy_goes_on_with_what_it_began_with(
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 2
 
 
+def test_a_small_policy_goes_on_in_as_many_processes_as_it_began_with(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each draws a batch of its own, so that a step of two learns from other rows, and from twice as many."""
+    words = nano(demos, tmp_path, 2)
+    assert train_nano.main([*words, "--until", "1"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(train_nano.Accelerator, "num_processes", property(lambda _: 2))  # as `accelerate launch` says
+        said = {"another number of processes (1, now 2)": []}
+        refused(train_nano.main, words, tmp_path, STATE, said, capsys)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    del state["decides"]["number of processes"]
+    torch.save(state, tmp_path / STATE)  # as before that was kept
+    assert train_nano.main(words) == 0
+
+
 def test_a_fusion_that_cannot_be_of_several_grids_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
     for name, offered in (("cross_attention", False), ("token_gate_residual", True)):
         words = ["--data", "nowhere", "--fusion", name]

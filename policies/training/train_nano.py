@@ -115,6 +115,7 @@ class Training:
         names += ["progress_loss"] if policy.config.remembers else []
         names += ["base"] if self.demos.told_base else []
         self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint, LEFT_OUT: self.demos.left_out}
+        self.decides["number of processes"] = self.accelerator.num_processes  # each draws a batch of its own
         check_sentences(policy, self.demos)
         if args.language_teacher:
             learn_language(policy, self.demos, known is None)
