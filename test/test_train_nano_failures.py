@@ -113,6 +113,13 @@ def test_a_state_of_other_sizes_is_one_sentence(tmp_path: Path) -> None:
         assert state["step"] == 4
 
 
+def test_a_state_is_read_onto_the_device_that_accelerate_names_among_several_processes(tmp_path: Path) -> None:
+    """It numbers CPUs there, which torch cannot read onto: no training of several could go on."""
+    save_state(path := tmp_path / "training_state.pt", {"mean": torch.ones(2), "step": 4})
+    with going_on(path, "mean", device=torch.device("cpu", 0)) as state:
+        assert state["mean"].device.type == "cpu" and state["step"] == 4
+
+
 @pytest.mark.parametrize("training", [train_nano, train_spatial, distil, train_world_simulator])
 def test_a_training_writes_over_no_checkpoint_that_is_none_of_its_own(
     training: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -107,7 +107,9 @@ def going_on(
     names: what it holds at least.  Raises VegaError where it is damaged, another training's, does not fit, or something
     else decided what it has learned.
     """
-    state = _read(path, names, map_location=device)
+    device = torch.device(device)
+    # Among several processes accelerate's is cpu:0, onto which torch.load reads nothing.
+    state = _read(path, names, map_location="cpu" if device.type == "cpu" else device)
     _check_same(state, decides or {}, path)
     try:
         yield state
