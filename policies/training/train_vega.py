@@ -72,7 +72,7 @@ def train(options: argparse.Namespace) -> int:
     from policies.openvla.config import part_files, read_policy_config
     from policies.training.optimisation import check_decided, decided, decisive
     from policies.training.vega.batches import Batches
-    from policies.training.vega.demonstrations import EVENLY, EVERY, Samples, fingerprint, held_out
+    from policies.training.vega.demonstrations import ALL, EVENLY, EVERY, LEARNED, Samples, fingerprint, held_out
     from policies.training.vega.engine import device_of, open_engine
     from policies.training.vega.learner import VegaLearner
     from policies.training.vega.opening import asked_data_set, data_set_of, open_policy
@@ -102,14 +102,20 @@ def train(options: argparse.Namespace) -> int:
     decides = {"--dataset": asked, "--data": fingerprint(demonstrations, config.cameras)[:12]}
     decides |= decisive(options, "holdout", "seed", "batch", "lr", "dtype") | {"--no-augment": not options.augment}
     check_decided(options.output / STATE_FILE, decides)  # before tokens are computed
-    policy, whose = open_policy(folder, config, key, demonstrations, device_of(engine), options.dtype)
-    if engine.is_main_process:
-        print(f"pictures of {', '.join(config.cameras)}; by the statistics '{key}' {whose}", flush=True)
     before, which = decided(options.output / STATE_FILE), "--holdout (which episodes)"
     # One that goes on keeps aside what it has not learned from; older states do not say how that was chosen.
     rule = EVENLY if before is None else str(before.get(which, EVERY))
     learned, kept = held_out(demonstrations, options.holdout, rule)
     decides[which] = rule
+    # And it goes on by the numbers that it began with: older states by those of all episodes.
+    whose_steps = "--dataset (statistics of which episodes)"
+    decides[whose_steps] = scaled = LEARNED if before is None else str(before.get(whose_steps, ALL))
+    policy, whose = open_policy(
+        folder, config, key, demonstrations, learned if scaled == LEARNED else demonstrations, device_of(engine),
+        options.dtype,
+    )  # fmt: skip
+    if engine.is_main_process:
+        print(f"pictures of {', '.join(config.cameras)}; by the statistics '{key}' {whose}", flush=True)
     chunk = policy.model.info.chunk_length
     parts = [Samples(part, chunk) for part in (learned, kept) if part]
     # Apart from --data, by which states from before 2026-12 know of first pictures alone.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from policies.types import FloatArray, Image, VegaError
 
 EVENLY, EVERY = "evenly", "every so-manieth"  # how episodes are chosen that are held out
+LEARNED, ALL = "those learned", "all"  # whose steps a new data set's statistics are of
 SHOWN = 5  # pictures of an episode by which it is told from another
 
 
@@ -125,8 +126,13 @@ def check_numbers(demonstrations: Sequence[Demonstration], actions: int, states:
 
 
 def statistics(demonstrations: Sequence[Demonstration]) -> dict[str, object]:
-    """Of all steps, as a checkpoint's `dataset_statistics.json` has them; the gripper, the last, is left."""
+    """Of all steps, as a checkpoint's `dataset_statistics.json` has them; the gripper, the last, is left.
+
+    Raises VegaError where there are none.
+    """
     actions = np.concatenate([demo.actions for demo in demonstrations])
+    if not len(actions):
+        raise VegaError("No demonstration that is learned has a step: give others with --data.")
     states = np.concatenate([demo.states for demo in demonstrations])
     mask = [True] * (actions.shape[1] - 1) + [False]
     return {

@@ -50,18 +50,20 @@ def open_policy(
     config: VegaOpenVLAConfig,
     key: str,
     demonstrations: Sequence[Demonstration],
+    scaled_by: Sequence[Demonstration],
     device: torch.device,
     dtype: str,
 ) -> tuple[VegaOpenVLA, str]:
     """The policy by the statistics of data set `key`, and whose they are, for people.
 
-    A data set that the checkpoint does not know has the statistics of these demonstrations.  dtype: "float32" for a
-    policy in float32; else it has the dtype of its configuration.  Raises VegaError for demonstrations that do not fit.
+    A data set that the checkpoint does not know has the statistics of `scaled_by`, some of the demonstrations.  dtype:
+    "float32" for a policy in float32; else it has the dtype of its configuration.  Raises VegaError for demonstrations
+    that do not fit.
     """
     checkpoint, robot = openvla_folder(folder, config), platform(config.robot)
     check_numbers(demonstrations, robot.action_space.dim, robot.proprio_dim if takes_state(checkpoint) else 0)
     known = read_statistics(checkpoint)
-    entry = known[key] if key in known else statistics(demonstrations)
+    entry = known[key] if key in known else statistics(scaled_by)
     own = replace(config, statistics_key=key)
     # LoRA and gradients know neither codes nor kernels made for inference.
     plain = replace(own, compiled=False, weights="plain", dtype="float32" if dtype == "float32" else own.dtype)
