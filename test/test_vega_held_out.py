@@ -1,4 +1,4 @@
-"""What a full-size training knows of episodes that are held out."""
+"""What a full-size training knows of episodes that are held out, and of tokens that another precision computed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pytest
 import torch
 from test_train_vega import CAMERAS
 from test_train_vega_options import _an_engine_of_their_own as _an_engine_of_their_own
-from test_train_vega_options import words
+from test_train_vega_options import changed, words
 from test_train_vega_options import room as room
 
+from policies.checkpoints import load_policy
 from policies.openvla.policy import VegaOpenVLA
 from policies.training.train_vega import main
-from policies.training.vega.demonstrations import Demonstration, held_out, statistics
+from policies.training.vega.demonstrations import Demonstration, Samples, held_out, statistics
 from policies.training.vega.readers import read_demonstrations
 from policies.training.vega.run import STATE_FILE, Run
+from policies.training.vega.tokens import TokenCache
 from policies.types import VegaError
 
 NEW = ("--dataset", "my_kitchen", "--holdout", "0.4")
@@ -61,3 +63,12 @@ def test_episodes_in_which_nothing_is_learned_have_no_statistics() -> None:
     idle = Demonstration("wait", np.zeros((0, 7)), np.zeros((0, 8)), lambda camera, step: np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(VegaError, match="has a step"):
         statistics([idle])
+
+
+def test_tokens_of_another_precision_are_not_taken(room: Path, tmp_path: Path) -> None:
+    """--tokens may be shared by a run in bfloat16 and one in float32, whose tokens differ from the third digit on."""
+    samples, computed = Samples(read_demonstrations(room / "data", CAMERAS), 8), []
+    for number, dtype in enumerate(("float32", "bfloat16", "bfloat16", "float32")):
+        policy = load_policy(str(changed(room, tmp_path / str(number), dtype=dtype)))
+        computed.append(TokenCache(policy.world, samples, tmp_path / "tokens").compute())  # type: ignore[attr-defined]
+    assert computed == [2, 2, 0, 0]

@@ -36,8 +36,8 @@ BATCH = 8  # frames at a time
 class TokenCache:
     """Tokens (frames, rows, columns, G) `as_kept`, of every camera, in files under `folder`/<hash>.
 
-    The hash is of the world simulator's weights and prompt, of block, noise, canvas and framing, and of the
-    demonstrations.
+    The hash is of the world simulator's weights and prompt, of the precision that it computes in, of block, noise,
+    canvas and framing, and of the demonstrations.
     """
 
     def __init__(self, world: WorldView, samples: Samples, folder: Path) -> None:
@@ -56,6 +56,7 @@ class TokenCache:
         for camera in world.cameras:
             config = asdict(world.simulator_of(camera).config)
             decides = {name: config[name] for name in ("tap", "noise_index", "shift", "seed", "canvas", "framing")}
+            decides["dtype"] = str(simulator.trunk.patch_embedding.weight.dtype)
             key = json.dumps([weights, decides, shown, camera], sort_keys=True)
             self._folders[camera] = folder / hashlib.sha256(key.encode()).hexdigest()[:16] / camera
 
