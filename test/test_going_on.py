@@ -105,6 +105,24 @@ def test_a_small_policy_goes_on_in_as_many_processes_as_it_began_with(
     assert train_nano.main(words) == 0
 
 
+def test_a_small_policy_goes_on_from_the_weights_that_it_began_with(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else `--init` or `--warm-start` of a command that goes on would change nothing, and nobody would be told."""
+    one, other = (tmp_path / name for name in ("one", "other"))
+    for output, seed in ((one, "1"), (other, "2")):
+        assert train_nano.main([*nano(demos, output, 1), "--seed", seed]) == 0
+    (one / STATE).unlink()  # no part of the weights
+    for option in ("--init", "--warm-start"):
+        output, moved = tmp_path / option, shutil.copytree(one, tmp_path / f"moved{option}")
+        assert train_nano.main([*nano(demos, output, 1), option, str(one)]) == 0
+        changes = {f"another {option} (": [option, str(other)], ", now None)": []}
+        refused(train_nano.main, nano(demos, output, 2), output, STATE, changes, capsys)
+        assert train_nano.main([*nano(demos, output, 2), option, str(moved)]) == 0
+        changes = {f"another {option} (None, now ": [option, str(one)]}
+        refused(train_nano.main, [*nano(demos, other, 2), "--seed", "2"], other, STATE, changes, capsys)
+
+
 def test_a_fusion_that_cannot_be_of_several_grids_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
     for name, offered in (("cross_attention", False), ("token_gate_residual", True)):
         words = ["--data", "nowhere", "--fusion", name]
@@ -225,6 +243,9 @@ def test_a_spatial_model_goes_on_with_what_it_began_with(
         "another --batch (2, now 4)": ["--batch", "4"],
         "another --without-prior (False, now True)": ["--without-prior"],
         "another --world-simulator": ["--world-simulator", str(simulator)],
+        "another --init (None, now ": ["--init", "vega-nano-spatial"],
+        "another --warm-start": ["--warm-start", "vega-nano-plain"],
+        ", now None)": ["--from-scratch"],
         "learns from films of": ["--data", str(films), str(other)],
     }
     refused(train_spatial.main, [*words, "2"], output, STATE, changes, capsys)

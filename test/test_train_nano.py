@@ -147,16 +147,17 @@ def test_a_fused_policy_goes_on_with_its_world_simulator_and_its_fusion(
 
 
 def test_it_does_not_go_on_with_what_is_composed_in_another_way(
-    demos: Path, simulator: Path, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demos: Path, simulator: Path, plain: Path, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Noise, and another world simulator, have as many channels as what they stand for: nothing else would tell."""
     before = (fused / "config.json").read_text()
     make_untrained(simulator, tmp_path / "other", [demos])
     made_with(noise_index=700)(simulator, tmp_path / "noisier", [demos])
     for other in ("other", "noisier"):
-        train(demos, fused, 2, "--world-simulator", str(tmp_path / other))
+        train(demos, fused, 2, "--world-simulator", str(tmp_path / other), "--init", str(plain))
         assert "learned with another world simulator" in capsys.readouterr().err
-    for more, said in ((("--tokens", "noise"), "another world_simulator"), (("--no-remember",), "another")):
+    begun = ("--init", str(plain))
+    for more, said in (((*begun, "--tokens", "noise"), "another world_simulator"), (("--no-remember",), "another")):
         train(demos, fused, 2, "--world-simulator", str(simulator), *more)
         assert said in capsys.readouterr().err
     train(demos, fused, 2, "--hold-out", "1")

@@ -83,6 +83,8 @@ def test_other_options_without_an_effect_are_refused(
         (train_world_simulator.main, ["--unet-beside", somewhere, "--vae-steps", "9"], "--vae-steps changes nothing"),
         (train_world_simulator.main, ["--unet-beside", somewhere, "--tap", "1"], "--tap changes nothing"),
         (train_spatial.main, ["--from-scratch", "--warm-start", somewhere], "--warm-start changes nothing"),
+        (train_spatial.main, ["--init", somewhere, "--warm-start", somewhere], "--warm-start changes nothing beside"),
+        (train_spatial.main, ["--init", somewhere, "--from-scratch"], "--from-scratch changes nothing beside --init"),
         (train_vega.main, ["--policy", somewhere, "--gpus", "2"], "--gpus is of --plan alone: processes are started"),
         (train_vega.main, ["--policy", somewhere, "--gpu-tflops", "9"], "--gpu-tflops is of --plan alone"),
     ):

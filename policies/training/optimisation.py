@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,20 @@ def check_finite(step: int, *values: float) -> None:
 def decisive(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Option -> value, of those that decide what is learned."""
     return {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+
+
+def begun_with(init: nn.Module | None, warm_start: nn.Module | None) -> dict[str, Any]:
+    """The options that name weights to begin with -> a fingerprint of these, None where there are none."""
+    begun = {"--init": init, "--warm-start": warm_start}
+    return {name: None if module is None else fingerprint_of(module.state_dict()) for name, module in begun.items()}
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """Tells a module's weights (its `state_dict`) from others of the same shapes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def save_state(path: Path, state: Mapping[str, Any], decides: Mapping[str, Any] | None = None) -> None:

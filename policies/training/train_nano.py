@@ -48,6 +48,7 @@ from policies.training.optimisation import (
     LEFT_OUT,
     average_in,
     begin,
+    begun_with,
     check_finite,
     decisive,
     going_on,
@@ -98,11 +99,10 @@ class Training:
         cpu = not torch.cuda.is_available()
         parts = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision="bf16", cpu=cpu, kwargs_handlers=[parts])
-        known = None
-        if args.init is not None:
-            known = load_vega_policy(find_small(args.init))
-        if args.warm_start is not None:
-            find_small(args.warm_start)  # before pictures are read
+        # Before pictures are read, which takes long.
+        known, warm = (
+            None if name is None else load_vega_policy(find_small(name)) for name in (args.init, args.warm_start)
+        )
         cameras = CAMERAS if known is None else known.config.cameras
         with self.accelerator.main_process_first():
             self.demos = Demonstrations(args.data, cameras, args.cache or args.output, base=args.base)
@@ -116,6 +116,7 @@ class Training:
         names += ["base"] if self.demos.told_base else []
         self.decides = decisive(args, *names) | {"--data": self.demos.fingerprint, LEFT_OUT: self.demos.left_out}
         self.decides["number of processes"] = self.accelerator.num_processes  # each draws a batch of its own
+        self.decides |= begun_with(known, warm)
         check_sentences(policy, self.demos)
         if args.language_teacher:
             learn_language(policy, self.demos, known is None)

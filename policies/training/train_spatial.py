@@ -44,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_threads(parser)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args(argv)
-    if args.from_scratch:
-        why = "changes nothing beside --from-scratch: leave one of them out."
-        refuse_idle(given(parser, argv, args), ("warm_start",), why)
+    for option, others in (("from_scratch", ("warm_start",)), ("init", ("warm_start", "from_scratch"))):
+        if getattr(args, option):
+            why = f"changes nothing beside --{option.replace('_', '-')}: leave one of them out."
+            refuse_idle(given(parser, argv, args), others, why)
     if min(args.steps, args.batch, args.save_every) < 1:
         raise VegaError("--steps, --batch and --save-every count something: give numbers from 1 on.")
     from policies.training.optimisation import begin  # torch, which --help does without

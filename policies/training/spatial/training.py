@@ -18,7 +18,7 @@ from torch import nn
 
 from policies.checkpoints import check_scene_model, checkpoint_sha256, find_small
 from policies.files.json_config import read_json
-from policies.nano.policy import load_vega_policy
+from policies.nano.policy import VegaPolicy, load_vega_policy
 from policies.spatial.models import nano_folder
 from policies.spatial.nano.config import SpatialConfig
 from policies.spatial.nano.model import build_network, load_network, save_network
@@ -28,6 +28,7 @@ from policies.training.curves import LOG, add_line, cut_log, draw
 from policies.training.dataset import recolour
 from policies.training.optimisation import (
     average_in,
+    begun_with,
     check_decided,
     check_finite,
     decisive,
@@ -106,15 +107,18 @@ class Training:
             "--data (its films)": films_sha256(digests[p] for p in every)[:12],  # apart: older states do not have it
             "--world-simulator": checkpoint_sha256(str(args.world_simulator))[:12],
         }
+        known = None if args.init is None else load_network(scene_folder(args.init))
+        warm = None if args.from_scratch or args.init is not None else load_vega_policy(find_small(args.warm_start))
+        self.decides |= begun_with(known, warm)
         check_decided(args.output / STATE_FILE, self.decides)  # before tokens of all frames
         control = "off" if args.without_prior else "on"
         config = SpatialConfig(name=args.name, things=categories(files), world_control=control)
         simulator = LatentWorldSimulator.from_pretrained(args.world_simulator, dtype=torch.float32)
         network = build_network(config, simulator)
-        if not args.from_scratch:
-            take_encoder(network, find_small(args.warm_start))
-        if args.init is not None:
-            take_known(network, load_network(scene_folder(args.init)))
+        if warm is not None:
+            take_encoder(network, warm)
+        if known is not None:
+            take_known(network, known)
         self.films = read_films(files, config, args.output, digests)
         self.held = read_films(held_out, config, args.output, digests) if held_out else None
         self.tokens: dict[int, WorldTokens] = {}
@@ -227,9 +231,9 @@ def scene_folder(name: str) -> Path:
     return folder
 
 
-def take_encoder(network: SpatialNetwork, folder: Path) -> None:
+def take_encoder(network: SpatialNetwork, warm: VegaPolicy) -> None:
     """The encoder and the gate of a policy with this one's widths, as far as they fit; of its first camera."""
-    policy = load_vega_policy(folder).state_dict()
+    policy = warm.state_dict()
     own = network.state_dict()
     camera = next(key for key in policy if key.startswith("semantic_encoder.encoders.")).split(".")[2]
     renamed = {key.replace(f"encoders.{camera}.", f"encoders.{CAMERA}."): value for key, value in policy.items()}

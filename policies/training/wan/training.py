@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,15 @@ from torch import Tensor, nn
 
 from policies.checkpoints import checkpoint_sha256
 from policies.training.dataset import CANVAS
-from policies.training.optimisation import begin, check_finite, decisive, going_on, save_state, set_learning_rate
+from policies.training.optimisation import (
+    begin,
+    check_finite,
+    decisive,
+    fingerprint_of,
+    going_on,
+    save_state,
+    set_learning_rate,
+)
 from policies.training.wan.clips import CLIP_FRAMES, Clips, picture
 from policies.training.wan.networks import (
     LATENT_CHANNELS,
@@ -101,14 +108,6 @@ def train(args: argparse.Namespace) -> None:
     else:
         encoder = load_encoder(args.unet_beside / "vae", torch.device("cpu"), torch.float32)  # before reading videos
         train_unet(encoder, Clips(args.data), args)
-
-
-def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """Tells a module's weights (its `state_dict`) from others of the same shapes."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def latents_of_before(args: argparse.Namespace) -> dict[str, list[float]] | None:
