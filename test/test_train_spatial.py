@@ -19,7 +19,7 @@ from policies.spatial.models import GroundingModel, load_spatial_model
 from policies.spatial.nano.config import SpatialConfig
 from policies.training import train_spatial
 from policies.training.spatial.films import WorldTokens, film_files, read_films, video_digests
-from policies.training.spatial.training import Training, chosen_films
+from policies.training.spatial.training import STATE_FILE, Training, chosen_films
 from policies.types import SceneModel, SceneView, VegaError
 from policies.world_simulator.simulator import LatentWorldSimulator
 from sim.results.video import write_video
@@ -198,12 +198,26 @@ def test_films_made_anew_are_no_films_to_go_on_with(tmp_path: Path, capsys: pyte
     assert "began with another --data (its films)" in capsys.readouterr().err
 
 
+def test_what_ended_before_its_first_state_begins_anew_with_the_films_that_are_there(tmp_path: Path) -> None:
+    """A name that was mistyped, or Ctrl-C while tokens are computed, does not leave later films out unheard."""
+    films, output = tmp_path / "films", tmp_path / "output"
+    write_film(films, "train_0000_000", 0)
+    words = ["--data", str(films), "--output", str(output), "--steps", "1", "--batch", "2"]
+    assert train_spatial.main([*words, "--held-out", "", "--init", "nowhere"]) == 2
+    write_film(films, "train_0000_001", 1)
+    write_film(films, "layouts_0000_000", 2)
+    assert train_spatial.main(words) == 0
+    lists = json.loads((output / "films.json").read_text())
+    assert (len(lists["train"]), len(lists["held_out"]), lists["split"]) == (2, 1, "layouts")
+
+
 def test_another_split_is_not_held_out_unheard(tmp_path: Path) -> None:
     write_film(tmp_path / "films", "train_0000_000", 0)
     for split in ("layouts", "nouns"):
         write_film(tmp_path / "films", f"{split}_0000_000", 1)
     for output, first in ((tmp_path / "some", "layouts"), (tmp_path / "none", "")):
         output.mkdir()
+        (output / STATE_FILE).touch()
         args = argparse.Namespace(output=output, data=[tmp_path / "films"], held_out=first)
         begun = chosen_films(args)
         lists = json.loads((output / "films.json").read_text())

@@ -61,7 +61,7 @@ def chosen_films(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     Raises VegaError where --data names other folders, or --held-out another split.
     """
     path = args.output / FILMS_FILE
-    if not path.exists():
+    if not path.exists() or not (args.output / STATE_FILE).exists():  # what ended before its first state begins anew
         train = film_files(args.data, "train")
         held_out = film_files(args.data, args.held_out) if args.held_out else []
         lists = {"train": list(map(str, train)), "held_out": list(map(str, held_out)), "split": args.held_out}
