@@ -159,6 +159,23 @@ def test_a_policy_that_cannot_be_told_the_tasks_is_refused_before_anything_is_bu
         assert "which this policy does not know" in capsys.readouterr().err
 
 
+def test_a_policy_is_tried_on_the_kind_of_layouts_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is drawn unless it is named; in the success of a training they are not taken together."""
+    noted: list[tuple[object, ...]] = []
+    monkeypatch.setattr(try_layouts, "note", lambda *line: noted.append(line))
+    monkeypatch.setattr(try_layouts, "attempt", lambda *_: (False, 0.1))
+    monkeypatch.setattr(
+        try_layouts, "each_in_its_process", lambda work, jobs, *_: [(job, work(*job)) for job in jobs]
+    )  # fmt: skip
+    words = ["--policy", "tiny_policy:TinyPolicy", "--suite", "libero_goal", "--tasks", "7", "--episodes", "1"]
+    assert try_layouts.main([*words, "--layouts", "suite"]) == 0
+    rows = capsys.readouterr().out.strip().splitlines()
+    assert rows[0].startswith("task 7 suite:") and len(rows) == 3  # drawn, this one would be shifted
+    assert [line[1:] for line in noted] == [("libero_goal suite", 0, 1)]
+
+
 def test_what_stands_on_a_fixture_is_reset_onto_it_and_stays_in_a_new_layout(stove: LiberoEnvironment) -> None:
     for seed in range(3):
         stove.seed_random(seed)

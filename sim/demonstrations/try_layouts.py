@@ -39,12 +39,14 @@ def attempt(environment: LiberoEnvironment, policy: Policy) -> tuple[bool, float
     return False, nearest
 
 
-def try_task(policy: str, suite: str, task: int, episodes: int, seed: int) -> list[tuple[str, bool, float]]:
-    """(kind of layout, solved?, least distance in m) of every episode."""
+def try_task(
+    policy: str, suite: str, task: int, episodes: int, seed: int, layouts: str = ""
+) -> list[tuple[str, bool, float]]:
+    """(kind of layout, solved?, least distance in m) of every episode.  layouts: as `lay_out` has it."""
     loaded, environment = load_policy(for_suite(policy, suite)), LiberoEnvironment(suite, task)
     found = []
     for episode in range(episodes):
-        kind = lay_out(environment, np.random.default_rng([seed, task, episode]))
+        kind = lay_out(environment, np.random.default_rng([seed, task, episode]), layouts)
         found.append((kind, *attempt(environment, loaded)))
     environment.close()
     return found
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     statistics_key(for_suite(args.policy, args.suite))  # refuses a policy that has not learned this suite's numbers
     won: Counter[str] = Counter()
     tried: Counter[str] = Counter()
-    jobs = [(args.policy, args.suite, task, args.episodes, args.seed) for task in tasks]
+    jobs = [(args.policy, args.suite, task, args.episodes, args.seed, args.layouts) for task in tasks]
     tries = each_in_its_process(try_task, jobs, args.processes, lambda: "Layouts are being tried")
     for (_, _, task, *_), found in tries:
         for kind, solved, nearest in found:
@@ -73,12 +75,15 @@ def main(argv: list[str] | None = None) -> int:
     for key in sorted(tried):
         low, high = wilson_95(won[key], tried[key])
         print(f"{key}: {won[key]} of {tried[key]} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")
-    note(Path(args.policy), args.suite, won["all"], tried["all"])
+    note(Path(args.policy), f"{args.suite} {args.layouts}".strip(), won["all"], tried["all"])
     return 0
 
 
 def note(folder: Path, suite: str, solved: int, tried: int) -> None:
-    """Add a line to the success of a training, if `folder` is one, and draw its curves again."""
+    """Add a line to the success of a training, if `folder` is one, and draw its curves again.
+
+    suite: with the kind of layouts behind it, where only one was tried: that is another curve.
+    """
     log = read_log(folder / LOG)
     if not log:
         return
