@@ -378,6 +378,18 @@ def test_a_policy_that_cannot_be_served_is_one_sentence(capsys: pytest.CaptureFi
     taken.close()
 
 
+@pytest.mark.parametrize("name", ["vega-nano", "vega-nano-prior"])
+def test_who_serves_a_policy_that_remembers_is_told_that_it_cannot_here(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def begun(*served: Any) -> None:
+        served[-1]("127.0.0.1", 8000)
+
+    monkeypatch.setattr("policies.serving.serve.serve", begun)
+    assert main(["--policy", name]) == 0
+    assert ("decides without that" in capsys.readouterr().err) == (name == "vega-nano-prior")
+
+
 def test_a_rotation_vector_comes_back_from_the_quaternion() -> None:
     from policies.openvla.preprocessing import axis_angle
 

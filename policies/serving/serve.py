@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.checkpoints import load_policy
+from policies.checkpoints import load_policy, serves_one
 from policies.files.command_line import add_threads, command, command_parser
 from policies.serving import openpi, vla_eval
 from policies.serving.libero import FLOOR_BASE
@@ -65,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     def ready(host: str, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         print(f"{decider.spec.name} answers at ws://{shown}:{port} ({args.protocol}); Ctrl-C ends it.", flush=True)
+        if serves_one(args.policy):
+            print(
+                f"{decider.spec.name} remembers how far it is in an episode, of which a request says nothing: here it "
+                "decides without that, otherwise than measured.",
+                file=sys.stderr,
+            )
         if not is_loopback(host):
             print("Everybody who reaches this machine can ask it: nobody is asked for a password.", file=sys.stderr)
 
