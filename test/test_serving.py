@@ -25,15 +25,14 @@ from ros_harness import DEADLINE_S, ROOT
 from policies.checkpoints import load_policy
 from policies.openvla.robots import libero_proprio
 from policies.serving import openpi, vla_eval
-from policies.serving.libero import observation, quaternion
+from policies.serving.libero import check_served, observation, quaternion
 from policies.serving.messages import pack, unpack
 from policies.serving.serve import main
 from policies.serving.server import Decider, serve
 from policies.types import ActionChunk, ActionSpace, Observation, PolicySpec, RobotState, VegaError
 from sim.evaluation.remote_policy import RemotePolicy
 
-RNG = np.random.default_rng(3)
-BASE = np.array([-0.6, 0.0, 0.0])
+RNG, BASE = np.random.default_rng(3), np.array([-0.6, 0.0, 0.0])
 INSTRUCTION = "pick up the milk and place it in the basket"
 
 
@@ -367,8 +366,6 @@ def test_a_policy_that_cannot_be_served_is_one_sentence(capsys: pytest.CaptureFi
         (PolicySpec("p", ("agentview",), space, window=4), "4 frames"),
         (PolicySpec("p", ("head",), space), "head"),
     ):
-        from policies.serving.libero import check_served
-
         with pytest.raises(VegaError, match=part):
             check_served(spec)
     taken = socket.create_server(("127.0.0.1", 0))
