@@ -47,8 +47,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"of {','.join(VIEW_KINDS)}: drawn for each episode from its seed, camera up to 10 cm and 10 degrees; "
         "light and texture darken by more than they brighten, as a picture has no more than white",
     )  # fmt: skip
-    add_options(parser)
-    parser.set_defaults(trials=None)
+    add_options(parser, trials=None, of_each=f"initial states per task (default: {TRIALS}; of LIBERO-plus its one)")
     parser.add_argument("--list", action="store_true", help="list suites, their tasks, and policies, then stop")
     args = parser.parse_args(argv)
     if args.command is None:

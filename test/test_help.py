@@ -10,10 +10,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+
+from sim import run_libero
+from vega3d_ros.control.guard.limits import combine_limits
+from vega3d_ros.ros import node_parameters
+from vega3d_ros.ros.node_help import answer_help
 
 DEADLINE_S = 300.0
 TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "policies").glob("*/README.md")]
@@ -102,6 +109,28 @@ def test_help_is_answered_at_once_with_defaults(command: str, tmp_path: Path) ->
     assert not {"mujoco", "robosuite"} & imported or words[-1] in SIMULATOR_IS_THEIR_SUBJECT
     assert "torch" not in imported or words[-1] in TORCH_IS_THEIR_SUBJECT
     assert not any(tmp_path.iterdir())
+
+
+def test_the_defaults_that_are_told_are_those_that_count(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a value of None stands for another, which the command or the guard puts in its place, that one is told."""
+    with pytest.raises(SystemExit):
+        run_libero.main(["--help"])
+    told = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert f"initial states per task (default: {run_libero.TRIALS}; of LIBERO-plus its one)" in told
+    assert answer_help("policy_node", "", node_parameters.declare, ["policy_node", "-h"])
+    told = re.sub(r"\s+", " ", capsys.readouterr().out)
+    arm = SimpleNamespace(
+        n=1, joint_names=("joint",), lower=-np.ones(1), upper=np.ones(1), velocity_limits=np.ones(1)
+    )  # fmt: skip
+    limits = combine_limits(arm, {"acceleration": [1.0]})  # type: ignore[arg-type]
+    counting = {
+        "position_margin": 1.0 - limits.upper[0], "velocity_scale": limits.velocity[0],
+        "acceleration_scale": limits.acceleration[0], "min_interval_s": limits.min_interval_s,
+        "tracking_tolerance": np.max(limits.tolerance), "max_rejections": limits.max_rejections,
+    }  # fmt: skip
+    for name, value in counting.items():
+        described = told.partition(f" safety.{name} ")[2].partition(" safety.")[0]
+        assert re.findall(r"\(default: (.*?)\)", described)[0] == f"{value:g}", name
 
 
 @pytest.mark.parametrize(

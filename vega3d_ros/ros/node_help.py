@@ -26,7 +26,8 @@ class Declarations:
             told.append(f"One of: {descriptor.additional_constraints}.")
         for limits in (*descriptor.integer_range, *descriptor.floating_point_range):
             told.append(f"{limits.from_value:g} to {limits.to_value:g}.")
-        told.append(f"(default: {_shown(default)})")
+        if "(default: " not in descriptor.description:  # of what ROS is told to have none
+            told.append(f"(default: {_shown(default)})")
         self.lines += [f"  {name}", textwrap.indent(textwrap.fill(" ".join(told), WIDTH), " " * 6)]
 
     def add_on_set_parameters_callback(self, _callback: object) -> None:
