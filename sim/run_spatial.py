@@ -3,8 +3,9 @@
     python sim/run_spatial.py --benchmark libero_space --data data/libero_space --model CHECKPOINT --output outputs/run
 
 Scores are the reference's, with a corrected one beside each, and what is reached without looking: the most frequent
-answer, and the question alone.  `--workers N` and `--resume` change no number.  A model is a checkpoint folder or hub
-id (published spatial reasoning, or a plain Qwen2.5-VL), or module:Class with `watch`, `answer`, and `ground` for boxes.
+answer, and the question alone.  `--workers N` and `--resume` change no number.  A model is vega-nano-spatial, a
+checkpoint folder or hub id (one trained here, published spatial reasoning, or a plain Qwen2.5-VL), or module:Class with
+`watch`, `answer`, and `ground` for boxes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("python -m sim.run_spatial", __doc__, paragraphs=3)
     parser.add_argument("--benchmark", choices=BENCHMARKS, default="libero_space", help="whose questions are asked")
     parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark's data")
-    parser.add_argument("--model", required=True, help="checkpoint folder, hub id owner/name, or module:Class")
+    parser.add_argument("--model", required=True, help="shipped name, checkpoint folder, hub id, or module:Class")
     parser.add_argument("--split", default=None, help="of the benchmark (default: the one that it is scored on)")
     parser.add_argument("--frames", type=int, default=32, help="of each scene at most, evenly")
     parser.add_argument("--limit", type=int, default=None, help="scenes at most, evenly (default: all)")

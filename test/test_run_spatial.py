@@ -294,6 +294,8 @@ def test_a_video_that_is_cut_off_is_not_taken_for_a_whole_one(tmp_path: Path) ->
         (["--benchmark", "scanqa"], "has no scanqa_val_llava_style.json"),
         (["--split", "val"], "neither val.jsonl"),
         (["--split", ""], "--split is empty"),
+        (["--model", "vega-nano-spatail"], "no scene model 'vega-nano-spatail': give one of vega-nano-spatial"),
+        (["--model", "vega-nano"], "There is no scene model 'vega-nano': give one of vega-nano-spatial"),
         (["--model", "no_such_module:Model"], "cannot be imported"),
         (["--model", ":Model"], "cannot be imported"),
         (["--model", "sys:exit"], "cannot be made"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from policies.checkpoints import checkpoint_sha256
+from policies.checkpoints import check_scene_model, checkpoint_sha256
 from policies.spatial.models import GroundingModel, PosedModel, SpatialModel, load_spatial_model, nano_folder
 from policies.types import VegaError
 from sim.evaluation.spatial.benchmarks import GROUNDED, read_items
@@ -70,6 +70,7 @@ class SpatialSettings:
 
 def model_sha256(name: str) -> str:
     """Hash of a model's checkpoint, "" of a class of one's own.  Raises VegaError where there is none."""
+    check_scene_model(name)
     folder = nano_folder(name)
     if folder is None and ":" in name:
         return ""
