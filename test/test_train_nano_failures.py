@@ -23,6 +23,7 @@ from policies.training.curves import LOG, add_line, cut_log, read_log
 from policies.training.dataset import Wordings
 from policies.training.nano import building
 from policies.training.optimisation import begin, going_on, save_state
+from policies.training.study.__main__ import main as study_main
 from policies.types import VegaError
 
 VEGA_NANO = Path(train_nano.__file__).parents[1] / "vega_nano"
@@ -82,6 +83,7 @@ def test_other_options_without_an_effect_are_refused(
         (train_nano.main, ["--fusion", "add", "--steps", "1"], "--fusion is about tokens that are fused in"),
         (train_world_simulator.main, ["--unet-beside", somewhere, "--vae-steps", "9"], "--vae-steps changes nothing"),
         (train_world_simulator.main, ["--unet-beside", somewhere, "--tap", "1"], "--tap changes nothing"),
+        (train_world_simulator.main, ["--unet-beside", somewhere, "--held-out", "x"], "--held-out changes nothing"),
         (train_spatial.main, ["--from-scratch", "--warm-start", somewhere], "--warm-start changes nothing"),
         (train_spatial.main, ["--init", somewhere, "--warm-start", somewhere], "--warm-start changes nothing beside"),
         (train_spatial.main, ["--init", somewhere, "--from-scratch"], "--from-scratch changes nothing beside --init"),
@@ -91,6 +93,36 @@ def test_other_options_without_an_effect_are_refused(
         assert main([*data, *options]) == 2  # type: ignore[operator]
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
+
+
+def test_nothing_is_learned_from_twice_nor_judged_by_what_was_learned(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pattern of the shell and a name beside it may say the same; the double of what is held out would be learned."""
+    link, once = tmp_path / "link", ["--output", str(tmp_path / "o"), "--data", str(demos)]
+    link.symlink_to(demos)
+    study = [*once, str(link), "--world-simulator", str(VEGA_NANO / "world_simulator"), "--plan"]
+    for main, words, said in (
+        (train_nano.main, [*once, str(link)], "twice"),
+        (train_spatial.main, [*once, str(link)], "twice"),
+        (train_world_simulator.main, [*once, str(link)], "twice"),
+        (distil.main, [*once, str(link), "--policy", "vega-nano"], "twice"),
+        (study_main, study, "twice"),
+        (train_world_simulator.main, [*once, "--held-out", str(link)], f"--held-out names {link}, which --data names"),
+    ):
+        assert main(words) == 2  # type: ignore[operator]
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
+def test_the_folder_around_a_dataset_is_told_from_one_without(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What collect_skills was given as --output has the dataset in a folder of its own."""
+    (tmp_path / "dataset").symlink_to(demos)
+    for folder, said in ((tmp_path, f"give {tmp_path / 'dataset'}."), (demos / "meta", "make one with")):
+        assert train_nano.main(["--data", str(folder), "--output", str(tmp_path / "o")]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("state", [b"", b"no archive", {"step": 1}, [1], {"a": np.zeros(1)}])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive, refuse_twice
 from policies.types import VegaError
 
 
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hold-out", type=int, default=10, metavar="N", help="learn nothing from every N-th episode")
     parser.add_argument("--cache", type=Path, help="folder for pictures and tokens (default: --output)")
     args = parser.parse_args(argv)
+    refuse_twice(args.data)
     if min(args.steps, args.save_every, args.width) < 1 or args.width % 16 or args.hold_out < 0:
         raise VegaError("--steps, --save-every and --width count something: give numbers from 1 on.")
     # Only now: whoever asks for help need not wait for torch.

@@ -80,9 +80,11 @@ class Recording:
             info = json.loads((self.folder / "meta" / "info.json").read_text(encoding="utf-8"))
             version = info.get("codebase_version")
         except (OSError, ValueError, AttributeError) as error:
+            within = self.folder / "dataset"  # of what collect_skills was given as --output
+            other = "make one with `python -m sim.demonstrations.collect_skills`, or get it again"
             raise VegaError(
-                f"There is no LeRobot dataset in {self.folder} ({error}): make one with "
-                "`python -m sim.demonstrations.collect_skills`, or get it again."
+                f"There is no LeRobot dataset in {self.folder} ({error}): "
+                f"{f'give {within}' if (within / 'meta').is_dir() else other}."
             ) from error
         if version != VERSION:
             raise VegaError(f"The dataset in {self.folder} has version {version}: convert it to {VERSION}.")

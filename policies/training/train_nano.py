@@ -31,6 +31,7 @@ from policies.files.command_line import (
     given,
     positive,
     refuse_idle,
+    refuse_twice,
 )
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
@@ -247,6 +248,7 @@ class Training:
 
 def check(args: argparse.Namespace) -> None:
     """Raise VegaError for numbers that make no sense, and for options that would change nothing."""
+    refuse_twice(args.data)
     if args.init is not None:
         why = "is about a new policy, and --init names one that exists: leave one of them out."
         refuse_idle(args.given, OF_NEW, why)

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.checkpoints import HERE
-from policies.files.command_line import add_seed, add_threads, command, command_parser, given, positive, refuse_idle
+from policies.files.command_line import (
+    add_seed,
+    add_threads,
+    command,
+    command_parser,
+    given,
+    positive,
+    refuse_idle,
+    refuse_twice,
+)
 from policies.types import VegaError
 
 
@@ -44,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_threads(parser)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args(argv)
+    refuse_twice(args.data)
     for option, others in (("from_scratch", ("warm_start",)), ("init", ("warm_start", "from_scratch"))):
         if getattr(args, option):
             why = f"changes nothing beside --{option.replace('_', '-')}: leave one of them out."

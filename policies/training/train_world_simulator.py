@@ -15,7 +15,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, given, positive, refuse_idle
+from policies.files.command_line import (
+    add_seed,
+    add_threads,
+    command,
+    command_parser,
+    given,
+    positive,
+    refuse_idle,
+    refuse_twice,
+)
 from policies.types import VegaError
 
 
@@ -39,9 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     add_threads(parser, default=2)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args(argv)
+    refuse_twice(args.data, args.held_out)
     if args.unet_beside is not None:
         why = "changes nothing beside --unet-beside: leave it out."
-        refuse_idle(given(parser, argv, args), ("vae_steps", "tap"), why)
+        refuse_idle(given(parser, argv, args), ("vae_steps", "tap", "held_out"), why)
     counts = [args.transformer_steps, args.batch, args.save_every]
     if args.unet_beside is None:
         counts.append(args.vae_steps)
