@@ -81,6 +81,7 @@ def test_other_options_without_an_effect_are_refused(
     data, somewhere = ["--data", str(demos), "--output", str(tmp_path / "o")], str(tmp_path)
     for main, options, said in (
         (train_nano.main, ["--fusion", "add", "--steps", "1"], "--fusion is about tokens that are fused in"),
+        (train_nano.main, ["--no-remember", "--progress-loss", "l1"], "--progress-loss is about what a policy remem"),
         (train_world_simulator.main, ["--unet-beside", somewhere, "--vae-steps", "9"], "--vae-steps changes nothing"),
         (train_world_simulator.main, ["--unet-beside", somewhere, "--tap", "1"], "--tap changes nothing"),
         (train_world_simulator.main, ["--unet-beside", somewhere, "--held-out", "x"], "--held-out changes nothing"),

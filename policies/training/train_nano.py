@@ -252,6 +252,9 @@ def check(args: argparse.Namespace) -> None:
     if args.init is not None:
         why = "is about a new policy, and --init names one that exists: leave one of them out."
         refuse_idle(args.given, OF_NEW, why)
+    elif not args.remember:
+        why = "is about what a policy remembers, and --no-remember makes one that does not: leave it out."
+        refuse_idle(args.given, ("progress_loss",), why)
     if args.world_simulator is None and args.tokens != "imagenet":
         why = "is about tokens that are fused in anew: give --world-simulator, or leave it out."
         refuse_idle(args.given, ("fusion",), why)
