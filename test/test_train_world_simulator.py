@@ -53,7 +53,8 @@ def test_it_trains_resumes_and_writes_a_world_simulator(
     training.main(arguments(demos, tmp_path / "a", 1, 1))
     before = torch.load(tmp_path / "a" / "vae.pt", weights_only=True)
     assert before["step"] == 1
-    training.main([*arguments(demos, tmp_path / "a", 1, 2), "--held-out", str(demos)])
+    others = make_dataset(tmp_path / "others", episodes=2)
+    training.main([*arguments(demos, tmp_path / "a", 1, 2), "--held-out", str(others)])
     assert "held out, wrist: reconstruction" in capsys.readouterr().out
     told = json.loads((tmp_path / "a" / "held_out.json").read_text())["psnr_db"]["agentview"]
     assert told.keys() == {"reconstruction", "prediction", "repetition"} and all(0 < db < 100 for db in told.values())
