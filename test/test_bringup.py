@@ -165,6 +165,26 @@ def test_bad_argument_is_refused_with_one_sentence(word: str, said: str, capsys:
     assert said in printed.err and len(printed.err.strip().splitlines()) == 1
 
 
+def test_what_is_there_and_no_robots_file_is_called_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("three.py", "arm.yaml", "plain"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder.yaml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, what in (
+        ("three.py", "'three.py' is no YAML file, as a robot's is"), ("plain", "'plain' is no YAML file"),
+        (f"{tmp_path}/plain", "plain' is no YAML file"), ("folder.yaml", "'folder.yaml' is a folder"),
+        (str(tmp_path), "is a folder"), ("four.py", "There is no robot 'four.py'"), ("", "There is no robot ''"),
+        ("x" * 300 + ".yaml", "There is no robot"), ("~nobody.of.that.name/arm.yaml", "There is no robot"),
+    ):  # fmt: skip
+        with pytest.raises(VegaError, match=r": choose one of .*, or give the path of a \.yaml file") as told:
+            robot_file(name)
+        assert what in str(told.value)
+    assert robot_file("~/arm.yaml") == robot_file("arm.yaml") == tmp_path / "arm.yaml"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("a: [b\n", "cannot be read"), ("hello\n", "no parameters"), ("", "no parameters"), ("/**: 3\n", "no parameters")],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.files.command_line import command_parser
+from policies.files.paths import exists, is_folder
 from policies.types import VegaError
 from vega3d_ros.bringup.preflight import check_words
 from vega3d_ros.control.resources import share_folder
@@ -127,15 +128,20 @@ def given_or(arguments: Mapping[str, str], name: str, otherwise: str) -> str:
 
 
 def robot_file(robot: str) -> Path:
-    """Parameter file of a robot given by name or path.  Raises VegaError that lists what exists."""
+    """Parameter file of a robot given by name or path, `~` expanded.  Raises VegaError that lists what exists."""
     folder = share_folder() / "config" / "robots"
     named = folder / f"{robot}.yaml"
-    if "/" not in robot and named.is_file():
+    if "/" not in robot and exists(str(named)):
         return named
-    if robot.endswith((".yaml", ".yml")) and Path(robot).is_file():
-        return Path(robot).absolute()
+    what = f"There is no robot '{robot}'"
+    if is_folder(robot):
+        what = f"'{robot}' is a folder"
+    elif exists(robot):
+        if robot.endswith((".yaml", ".yml")):
+            return Path(robot).expanduser().absolute()
+        what = f"'{robot}' is no YAML file, as a robot's is"
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    raise VegaError(f"There is no robot '{robot}': choose one of {known}, or give the path of a parameter file.")
+    raise VegaError(f"{what}: choose one of {known}, or give the path of a .yaml file of your own.")
 
 
 def choice(arguments: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
