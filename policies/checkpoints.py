@@ -69,10 +69,7 @@ def find_checkpoint(name_or_path: str) -> Path:
 
 
 def find_small(name_or_path: str) -> Path:
-    """Folder of a policy as train_nano makes them, for whoever trains with its weights.
-
-    Found as `find_checkpoint` does; raises VegaError for one of another kind, too.
-    """
+    """`find_checkpoint` of a policy as train_nano makes them; VegaError for one of another kind, too."""
     check_exists(name_or_path)
     folder = find_checkpoint(name_or_path)
     if is_openvla(folder):
@@ -187,20 +184,28 @@ def check_instructions(name_or_path: str, instructions: Sequence[str]) -> None:
     For whoever is going to build a scene or to start processes first.  Policies that live elsewhere, and those that
     understand any sentence, are not asked.
     """
-    config = _config_here(name_or_path)
+    if refused := _refused(name_or_path, instructions):
+        several = len(instructions) > 1
+        others = f" ({len(refused)} of {len(instructions)} instructions are refused)" if several else ""
+        able = [name for name in shipped_policies() if not _refused(name, instructions)]
+        if able:
+            others += f", or the policy {' or '.join(able)}, which can be told {'all of them' if several else 'it'}"
+        raise VegaError(f"{str(refused[0]).rstrip('.')}{others}.")
+
+
+def _refused(name_or_path: str, instructions: Sequence[str]) -> list[VegaError]:
+    """Why a checkpoint of this machine cannot be told some of these."""
+    config, refused = _config_here(name_or_path), list[VegaError]()
     try:
         vocabulary = Vocabulary(config["words"], config["things"])
     except (ValueError, KeyError, TypeError):
-        return  # of another kind; loading it says what is wrong with it
-    refused: list[VegaError] = []
+        return []  # of another kind; loading it says what is wrong with it
     for instruction in instructions:
         try:
             vocabulary.encode(instruction)
         except VegaError as error:
             refused.append(error)
-    if refused:
-        others = f" ({len(refused)} of {len(instructions)} instructions are refused)" if len(instructions) > 1 else ""
-        raise VegaError(f"{str(refused[0]).rstrip('.')}{others}.")
+    return refused
 
 
 def serves_one(name_or_path: str) -> bool:

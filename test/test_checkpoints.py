@@ -14,6 +14,7 @@ import tiny_checkpoints as tiny
 from tiny_reasoner import make_plain, write_tiny_reasoner
 
 from policies.checkpoints import (
+    check_instructions,
     checkpoint_sha256,
     find_checkpoint,
     load_policy,
@@ -279,3 +280,17 @@ def test_a_configuration_too_deep_to_read_is_named(tmp_path: Path) -> None:
 def test_a_name_that_can_be_no_policy_is_one_sentence(name: str, named: str) -> None:
     with pytest.raises(VegaError, match=named):
         load_policy(name)
+
+
+def test_who_refuses_an_instruction_names_the_shipped_policies_that_can_be_told_it() -> None:
+    bowl, milk, shirt = "put the bowl on the stove", "pick up the milk and place it in the basket", "take the shirt"
+    for name in ("vega-nano", "vega-nano-prior", str(shipped_policies()["vega-nano"])):
+        with pytest.raises(VegaError, match=r", or the policy vega-nano-suites, which can be told it\.$"):
+            check_instructions(name, [bowl])
+        with pytest.raises(VegaError, match=r"\(1 of 2 .*\), or the policy vega-nano-suites, which can be told all"):
+            check_instructions(name, [milk, bowl])
+        with pytest.raises(VegaError, match="names 'shirt', which this policy does not know") as told:
+            check_instructions(name, [shirt, bowl])
+        assert "or the policy" not in str(told.value)
+        check_instructions(name, [milk])
+    check_instructions("vega-nano-suites", [bowl, milk])

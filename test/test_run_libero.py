@@ -41,6 +41,7 @@ PLAIN = ["--policy", "vega-nano-plain"]  # knows ten things of one suite
         (["--perturb", "camera,wind"], "--perturb takes camera, light, texture"),
         (["--perturb", "light", "--transport", "ros"], "leave --perturb out"),
         ([*PLAIN, "--suite", "libero_10"], "of 10 instructions are refused"),
+        ([*PLAIN, "--suite", "libero_goal"], ", or the policy vega-nano-suites, which can be told all of them."),
         (["--output", "/proc/nowhere"], "cannot be written"),
         (["--record", "/proc/nowhere"], "give another --record"),
     ],
