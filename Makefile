@@ -3,7 +3,8 @@ VENV ?= .venv
 SUITE ?= libero_object
 TASK ?= 0
 TRIAL ?= 0
-POLICY ?= vega-nano-prior
+# Without a name the default, which policies/types.py holds.
+POLICY ?=
 QUESTION ?= how far is the milk from the basket?
 # Processes that share the tests, a file at a time: 0 runs them in pytest's own.
 JOBS ?= 2
@@ -20,7 +21,7 @@ unexport PYTHONHOME
 .PHONY: demo ask test lint bench venv lock
 
 demo: venv
-	@$(RUN) -m sim.demo --suite $(SUITE) --task $(TASK) --trial $(TRIAL) --policy $(POLICY) $(ARGS)
+	@$(RUN) -m sim.demo --suite $(SUITE) --task $(TASK) --trial $(TRIAL) $(if $(POLICY),--policy $(POLICY)) $(ARGS)
 
 ask: export ASKED = $(QUESTION)
 ask: venv

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -104,3 +105,15 @@ def test_as_make_runs_it_a_process_that_is_lost_ends_it_as_a_failure(tmp_path: P
     with ChildProcess("pytest", command, environment=environment, folder=tmp_path, on_line=None) as run:
         assert run.wait(DEADLINE_S) == 1
         assert "LOST gw0: Not properly terminated" in run.tail(50)
+
+
+def test_make_demo_leaves_the_policy_to_the_command_unless_one_is_given() -> None:
+    """So that the default stands in one place, policies/types.py."""
+    told = {}
+    for words in ((), ("POLICY=vega-nano-suites",)):
+        command = ["make", "--dry-run", "--no-print-directory", "demo", *words]
+        own = {name: value for name, value in os.environ.items() if name not in ("POLICY", "MAKEFLAGS")}
+        run = subprocess.run(command, cwd=TESTS.parent, env=own, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert "-m sim.demo" in run.stdout, run.stderr
+        told[words] = re.findall(r"--policy (\S+)", run.stdout)
+    assert told == {(): [], ("POLICY=vega-nano-suites",): ["vega-nano-suites"]}
