@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from policies.types import DEFAULT_POLICY, VegaError
-from vega3d_ros.bringup import preflight, scene
+from vega3d_ros.bringup import bringup, preflight, scene
 from vega3d_ros.bringup.bringup import ARGUMENTS, node_table, strict_files
 from vega3d_ros.bringup.entries import NodeEntry, parse_arguments, robot_file
 
@@ -98,3 +98,55 @@ def test_the_scene_of_a_real_robot_has_no_task(word: str, opinionated: Path) -> 
     words = [f"robot:={opinionated}", "scene_model:=tiny_scene:RedScene", word]
     with pytest.raises(VegaError, match=f"{word} is for the simulated robot only: leave it out"):
         scene.scene_table(parse_arguments(words, scene.ARGUMENTS))
+
+
+def test_a_bag_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bringup.main(["record:=true", f"bag:={tmp_path}"]) == 1
+    assert f"The bag {tmp_path} exists already" in capsys.readouterr().err
+
+
+def test_a_bag_where_none_can_be_made_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where anybody's permissions would allow it, too, as in /proc."""
+    monkeypatch.setattr(bringup, "run_table", lambda *_: pytest.fail("something is started"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    refused = ("file/runs/one", "link", "link/one", "x" * 300)
+    for bag in ("/proc/x", "/proc/runs/one", "~nobody.of.that.name/x", *(f"{tmp_path}/{name}" for name in refused)):
+        assert bringup.main(["record:=true", f"bag:={bag}"]) == 1
+        error = capsys.readouterr().err
+        assert f"The bag {bag} cannot be made" in error and error.count("\n") == 1, error
+    monkeypatch.chdir("/proc")
+    assert bringup.main(["record:=true"]) == 1
+    assert "The bag /proc/vega3d-bag-" in capsys.readouterr().err
+
+
+def test_a_bag_that_can_be_made_is_not_made_before_it_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for words in (["bag:=there/one"], [f"bag:={tmp_path}/runs/one"], ["bag:=one"], []):
+        assert "recorder" in table_of("record:=true", *words)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_what_is_there_and_no_robots_file_is_called_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("three.py", "arm.yaml", "plain"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder.yaml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, what in (
+        ("three.py", "'three.py' is no YAML file, as a robot's is"), ("plain", "'plain' is no YAML file"),
+        (f"{tmp_path}/plain", "plain' is no YAML file"), ("folder.yaml", "'folder.yaml' is a folder"),
+        (str(tmp_path), "is a folder"), ("four.py", "There is no robot 'four.py'"), ("", "There is no robot ''"),
+        ("x" * 300 + ".yaml", "There is no robot"), ("~nobody.of.that.name/arm.yaml", "There is no robot"),
+    ):  # fmt: skip
+        with pytest.raises(VegaError, match=r": choose one of .*, or give the path of a \.yaml file") as told:
+            robot_file(name)
+        assert what in str(told.value)
+    assert robot_file("~/arm.yaml") == robot_file("arm.yaml") == tmp_path / "arm.yaml"
