@@ -77,19 +77,6 @@ def refuse_idle(named: Collection[str], without_effect: Iterable[str], why: str)
             raise VegaError(f"--{name.replace('_', '-')} {why}")
 
 
-def refuse_twice(data: Sequence[Path], held_out: Sequence[Path] = ()) -> None:
-    """Raise VegaError for a folder that would be learned from twice, or learned from and judged by."""
-    learned = [folder.resolve() for folder in data]
-    for folder, place in zip(data, learned, strict=True):
-        if learned.count(place) > 1:
-            raise VegaError(
-                f"--data names {folder} twice: name it once, since what is held out would be learned from its double."
-            )
-    for folder in held_out:
-        if folder.resolve() in learned:
-            raise VegaError(f"--held-out names {folder}, which --data names too: hold out what is not learned from.")
-
-
 def add_threads(parser: argparse.ArgumentParser, described: str = "torch threads", default: int = 1) -> None:
     parser.add_argument("--threads", type=whole("--threads", 1, MOST_THREADS), default=default, help=described)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from policies.types import VegaError
@@ -70,3 +70,16 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             yield from _below(path, (*above, here))
         else:
             yield path
+
+
+def refuse_twice(data: Sequence[Path], held_out: Sequence[Path] = ()) -> None:
+    """Raise VegaError for a folder that would be learned from twice, or learned from and judged by."""
+    learned = [folder.resolve() for folder in data]
+    for folder, place in zip(data, learned, strict=True):
+        if learned.count(place) > 1:
+            raise VegaError(
+                f"--data names {folder} twice: name it once, since what is held out would be learned from its double."
+            )
+    for folder in held_out:
+        if folder.resolve() in learned:
+            raise VegaError(f"--held-out names {folder}, which --data names too: hold out what is not learned from.")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.files.command_line import add_seed, add_threads, command, command_parser, positive, refuse_twice
+from policies.files.command_line import add_seed, add_threads, command, command_parser, positive
+from policies.files.paths import refuse_twice
 from policies.types import VegaError
 
 

@@ -31,8 +31,8 @@ from policies.files.command_line import (
     given,
     positive,
     refuse_idle,
-    refuse_twice,
 )
+from policies.files.paths import refuse_twice
 from policies.fusion.gated_fusion import fusion_names
 from policies.fusion.sources import open_source, same_source
 from policies.nano.config import VegaConfig

@@ -12,16 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.checkpoints import HERE
-from policies.files.command_line import (
-    add_seed,
-    add_threads,
-    command,
-    command_parser,
-    given,
-    positive,
-    refuse_idle,
-    refuse_twice,
-)
+from policies.files.command_line import add_seed, add_threads, command, command_parser, given, positive, refuse_idle
+from policies.files.paths import refuse_twice
 from policies.types import VegaError
 
 

@@ -15,16 +15,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.files.command_line import (
-    add_seed,
-    add_threads,
-    command,
-    command_parser,
-    given,
-    positive,
-    refuse_idle,
-    refuse_twice,
-)
+from policies.files.command_line import add_seed, add_threads, command, command_parser, given, positive, refuse_idle
+from policies.files.paths import refuse_twice
 from policies.types import VegaError
 
 
