@@ -244,6 +244,7 @@ def test_a_policy_that_cannot_be_loaded_fails_the_transition_and_says_why():
         ({"clock_mode": "warp"}, "choose one of lockstep, realtime"),
         ({"tip_frame": "nose"}, "nose"),
         ({"cameras__wrist__topic": "/agentview/image_raw"}, "'agentview' and 'wrist' are both to come from '/agen"),
+        ({"policy": "vega-nano", "cameras__wrist__width": 640}, "256x256 pixels of camera 'wrist'"),
     ],
 )
 def test_settings_that_cannot_work_fail_configure_with_one_sentence(parameters, words):

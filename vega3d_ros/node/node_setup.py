@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rclpy.node import Node
 
-from policies.types import Policy, VegaError
+from policies.types import Policy, PolicySpec, VegaError
 from vega3d_ros.control.control_loop import guarded_loop
 from vega3d_ros.control.frame_buffer import FrameBuffer
 from vega3d_ros.control.guard.belief import Belief
@@ -59,10 +60,22 @@ def ahead_ns(node: Node, parameters: node_parameters.NodeParameters) -> int:
     return round(1e9 * parameters.command_ahead_s) if stamped and not simulated else 0
 
 
+def check_sizes(spec: PolicySpec, cameras: Mapping[str, node_parameters.CameraParameters]) -> None:
+    """Raises VegaError where only pictures are accepted that the policy would refuse once the arm is to move."""
+    for name, (height, width) in spec.image_sizes.items():
+        camera = cameras[name]
+        if camera.width not in (0, width) or camera.height not in (0, height):
+            raise VegaError(
+                f"Policy {spec.name} was trained on {width}x{height} pixels of camera '{name}', and cameras.{name} has "
+                f"width {camera.width} and height {camera.height}: set the camera and these to what it was trained on."
+            )
+
+
 def build(node: Node, parameters: node_parameters.NodeParameters, policy: Policy) -> Parts:
     """Put everything around the policy.  Raises VegaError."""
     spec = policy.spec
     cameras = node_parameters.read_cameras(node, spec.cameras)
+    check_sizes(spec, cameras)
     period_ns = round(1e9 / spec.action_space.rate_hz)
     lockstep = parameters.clock_mode == "lockstep"
     urdf_xml = read_robot_description(node, parameters.robot_description)
