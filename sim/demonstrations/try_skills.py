@@ -103,7 +103,7 @@ def chosen_tasks(args: argparse.Namespace) -> list[int]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = command_parser("python -m sim.demonstrations.try_skills", __doc__, paragraphs=3)
+    parser = command_parser("python -m sim.demonstrations.try_skills", __doc__, paragraphs=4)
     add_options(parser, "libero_object", 2001, 1, [OFFICIAL])
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)
