@@ -111,7 +111,7 @@ class Training:
         if not len(self.rows):
             raise VegaError("There is nothing to learn from: give more --data, or hold out less.")
         before = VegaConfig.load(args.output) if (args.output / STATE_FILE).exists() else None
-        policy = build_policy(args, self.demos, known, chosen_source(args), self.rows, before)
+        policy = build_policy(args, self.demos, known, chosen_source(args), self.rows, before, warm)
         names = ["hold_out", "seed", "batch", "lr", "drop_semantic", "mask_patches", "language_teacher"]
         names += ["progress_loss"] if policy.config.remembers else []
         names += ["base"] if self.demos.told_base else []

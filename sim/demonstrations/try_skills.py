@@ -49,7 +49,7 @@ def attempt(environment: LiberoEnvironment, seed: int, episode: int, layouts: st
 
 def far_things(environment: LiberoEnvironment) -> list[str]:
     """What the goal needs and no arm reaches, with its distance."""
-    scene, base = Scene(environment), np.array(environment.env.robots[0].base_pos[:2])
+    scene, base = Scene(environment), environment.base_position[:2]
     needed = [name for name in environment.env.obj_of_interest if name in scene.movable]
     away = {name: float(np.linalg.norm(scene.pose(name).position[:2] - base)) for name in needed}
     return [f"{name} {metres:.1f} m away" for name, metres in away.items() if metres > FAR]

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from policies.checkpoints import find_small
 from policies.fusion.sources import TokenSource, open_source
 from policies.nano.config import VegaConfig, WorldViewConfig
-from policies.nano.policy import VegaPolicy, load_vega_policy
+from policies.nano.policy import VegaPolicy
 from policies.training.dataset import CAMERAS, CANVAS, Demonstrations
 from policies.training.nano.language_teacher import LanguageTeacher
 from policies.training.wordings import vocabulary
@@ -43,12 +42,12 @@ def chosen_source(args: argparse.Namespace) -> TokenSource | None:
 
 def build_policy(
     args: argparse.Namespace, demos: Demonstrations, known: VegaPolicy | None, source: TokenSource | None,
-    rows: NDArray[np.int64], before: VegaConfig | None = None,
+    rows: NDArray[np.int64], before: VegaConfig | None = None, warm: VegaPolicy | None = None,
 ) -> VegaPolicy:  # fmt: skip
     """A new policy; all weights that it shares with `known` are taken from there.
 
     Without a `source`, that of `known` stays, and its fusion with it.  rows: which are learned.  before: of the policy
-    that a training goes on with.
+    that a training goes on with.  warm: whose weights one without `known` takes where they fit.
     """
     world = None
     if source is not None:
@@ -72,8 +71,8 @@ def build_policy(
     if args.tokens == NO_TOKENS:
         config, source = as_large_without(config, source), None
     policy = VegaPolicy(config, source)
-    if args.warm_start is not None:
-        take_what_fits(policy, load_vega_policy(find_small(args.warm_start)))
+    if warm is not None:
+        take_what_fits(policy, warm)
     if policy.progress is not None and np.isnan(demos.data["progress"]).all():
         believe_nothing(policy.progress)
     return policy
