@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recorded import make_dataset
 from torch import Tensor
 
@@ -44,8 +45,8 @@ def blocks(policy: VegaPolicy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     computed: list[str] = []
     pictures = CachedWorldTokens.pictures
 
-    def seen(self: CachedWorldTokens, camera: str, variant: int, block: int) -> object:
-        computed.append(f"{camera} {variant} {block}")
+    def seen(self: CachedWorldTokens, camera: str, variant: int, block: slice) -> object:
+        computed.append(f"{camera} {variant} {block.start}")
         return pictures(self, camera, variant, block)
 
     monkeypatch.setattr(CachedWorldTokens, "pictures", seen)
@@ -67,10 +68,10 @@ def test_tokens_that_float16_does_not_hold_are_kept_as_they_are(
     plain = make(policy, demos, tmp_path / "plain")
     seen = CachedWorldTokens._seen
 
-    def grown(self: CachedWorldTokens, camera: str, variant: int, block: int) -> Tensor:
-        if dies and block == 4:
+    def grown(self: CachedWorldTokens, camera: str, variant: int, block: slice) -> Tensor:
+        if dies and block.start == 8:
             raise Killed
-        return seen(self, camera, variant, block) * (1e6 if block >= large else 1.0)
+        return seen(self, camera, variant, block) * (1e6 if block.start >= 2 * large else 1.0)
 
     monkeypatch.setattr(CachedWorldTokens, "_seen", grown)
     dies = True
@@ -107,7 +108,7 @@ def test_what_a_kill_has_left_is_gone_on_with_to_the_same_bits(
     every, seen = list(blocks), CachedWorldTokens.pictures
     blocks.clear()
 
-    def dying(self: CachedWorldTokens, camera: str, variant: int, block: int) -> object:
+    def dying(self: CachedWorldTokens, camera: str, variant: int, block: slice) -> object:
         if len(blocks) == 4:
             raise Killed
         return seen(self, camera, variant, block)
@@ -131,6 +132,35 @@ def test_what_a_kill_has_left_is_gone_on_with_to_the_same_bits(
     assert make(policy, demos, folder) == whole
     assert blocks == (every[3:] if left == "as it was" else every)
     assert not list(folder.glob("*.partial")) and not list(folder.glob("*.blocks"))
+
+
+def test_with_more_data_only_what_is_new_is_computed(policy: VegaPolicy, tmp_path: Path, blocks: list[str]) -> None:
+    """As in a round of DAgger; and what is read is each row's own, whichever dataset comes first."""
+    assert policy.world is not None
+    sets = [make_dataset(tmp_path / f"set{episodes}", episodes=episodes) for episodes in (1, 2)]
+    cameras, folder = policy.config.cameras, tmp_path / "cache"
+    alone = [Demonstrations([data], cameras, folder) for data in sets]
+    rng = np.random.default_rng(0)
+    of = [CachedWorldTokens(policy.world, alone[0], folder, 0)]
+    blocks.clear()
+    both = Demonstrations(sets[::-1], cameras, folder)
+    together = CachedWorldTokens(policy.world, both, folder, 0)
+    assert len(blocks) == 4 * -(-len(alone[1]) // 2), "one dataset's blocks, of two cameras and two sets"
+    blocks.clear()
+    of.append(CachedWorldTokens(policy.world, alone[1], folder, 0))
+    assert not blocks
+    rows = np.arange(len(both))
+    found = together.batch(rows, rng, augment=False)
+    for camera, tokens in found.items():
+        own = [
+            cached.batch(np.arange(len(demos)), rng, augment=False)[camera]
+            for cached, demos in zip(of, alone, strict=True)
+        ]
+        assert torch.equal(tokens, torch.cat(own[::-1])) 
+        for variant in range(world_tokens.VARIANTS):
+            last = slice(len(alone[1]) - 1, len(alone[1]) + 1)
+            ends = [of[1].native(camera, variant, slice(-1, None)), of[0].native(camera, variant, slice(0, 1))]
+            assert torch.equal(together.native(camera, variant, last), torch.cat(ends))
 
 
 def test_what_another_process_is_making_comes_last(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -101,9 +102,9 @@ class Demonstrations:
     """All rows of some datasets, one frame of each camera in a row.
 
     cameras: how the policy sees.  cache: folder for the frames in that size, decoded once.  steps_per_row: control
-    steps from one row's pictures to the next's, of each dataset.  fingerprint: tells them from others.  left_out:
-    episodes that did not end in success, from which nothing is learned.  base: position of the arm's base in the world,
-    m, for datasets that do not say it; told_base: whether there are such.
+    steps from one row's pictures to the next's, of each dataset.  datasets: the rows of each.  fingerprint: tells them
+    from others.  left_out: episodes that did not end in success, from which nothing is learned.  base: position of the
+    arm's base in the world, m, for datasets that do not say it; told_base: whether there are such.
     Raises VegaError for a dataset without these cameras, with another robot's numbers, or of failures alone, and for
     one of which nobody says where the base stands.
     """
@@ -135,6 +136,8 @@ class Demonstrations:
         }
         self.fingerprint = fingerprint(recordings, self.cameras)
         self._first_row = np.cumsum([0, *map(len, recordings)])
+        ends = self._first_row.tolist()
+        self.datasets = [slice(begin, end) for begin, end in pairwise(ends)]
 
     def __len__(self) -> int:
         return len(self.episode)

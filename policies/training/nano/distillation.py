@@ -90,19 +90,19 @@ class Distillation:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
 
-    def _whole(self, rows: NDArray[np.int64]) -> list[tuple[int, Tensor]]:
+    def _whole(self, rows: NDArray[np.int64]) -> list[tuple[slice, Tensor]]:
         """Blocks that have some of these rows, and which of their rows those are."""
-        wanted = np.zeros(self.tokens.blocks * BLOCK, bool)
+        wanted = np.zeros(len(self.demos), bool)
         wanted[rows] = True
-        found = wanted.reshape(-1, BLOCK)
-        blocks = map(int, np.flatnonzero(found.any(axis=1)))
-        return [(block, torch.from_numpy(np.flatnonzero(found[block]))) for block in blocks]
+        blocks = [block for dataset in range(len(self.demos.datasets)) for block in self.tokens.blocks(dataset)]
+        found = [(block, torch.from_numpy(np.flatnonzero(wanted[block]))) for block in blocks]
+        return [(block, inside) for block, inside in found if len(inside)]
 
     def _take_statistics(self) -> None:
         """Mean and deviation of every channel, over both cameras."""
         every = -(-len(self.blocks) // STATISTICS)
         seen = [
-            self.tokens.native(camera, 0, slice(block * BLOCK, (block + 1) * BLOCK))[rows].flatten(0, -2)
+            self.tokens.native(camera, 0, block)[rows].flatten(0, -2)
             for camera in self.world.cameras
             for block, rows in self.blocks[::every]
         ]
@@ -111,10 +111,10 @@ class Distillation:
         self.encoder.std.copy_(tokens.std(dim=0).clamp_min(LEVEL))
 
     def parts(
-        self, encoder: DistilledEncoder, camera: str, variant: int, block: int, rows: Tensor
+        self, encoder: DistilledEncoder, camera: str, variant: int, block: slice, rows: Tensor
     ) -> dict[str, Tensor]:
         """How far the encoder is from a block's tokens: squared error (1: no better than their mean) and 1 - cosine."""
-        wanted = self.tokens.native(camera, variant, slice(block * BLOCK, (block + 1) * BLOCK))[rows]
+        wanted = self.tokens.native(camera, variant, block)[rows]
         wanted = (wanted - encoder.mean) / encoder.std
         frames = self.tokens.pictures(camera, variant, block)[rows]
         pictures = on_canvas(frames, self.world.cameras[camera].canvas, "registered", torch.float32)
