@@ -20,7 +20,7 @@ from recorded import take_place_away
 from policies.types import RobotState, VegaError
 from sim.demonstrations import collect_skills
 from sim.results.lerobot.ownership import MARK
-from sim.results.lerobot.statistics import column_stats, combine
+from sim.results.lerobot.statistics import STATS_STRIDE, column_stats, combine, image_stats
 from sim.results.lerobot_dataset import EEF_ACTION_NAMES, EpisodeTape, check_target, tape_path, write_dataset
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -238,6 +238,18 @@ def test_statistics_of_parts_are_those_of_the_whole(parts: list[Any]) -> None:
     whole = column_stats(np.concatenate(parts))
     for name in ("min", "max", "mean", "std", "count"):
         np.testing.assert_allclose(total[name], whole[name], atol=1e-7)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), st.just(3))))
+def test_statistics_of_pictures_are_those_of_their_numbers(frames: np.ndarray) -> None:
+    """What NumPy makes of the same pixels one by one."""
+    found = image_stats(list(frames))
+    pixels = frames[:, ::STATS_STRIDE, ::STATS_STRIDE].reshape(-1, 3) / 255.0
+    wanted = column_stats(pixels) | {"count": np.array([len(frames)])}
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        shape = (1,) if name == "count" else (3, 1, 1)
+        np.testing.assert_allclose(found[name], value.reshape(shape), atol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,19 @@ def test_what_is_touched_keeps_its_faces(environment: LiberoEnvironment) -> None
         model.geom_contype[:] = kinds
 
 
+def test_contacts_solved_once_move_alike(environment: LiberoEnvironment) -> None:
+    """Down among the things and into one of them: to less than a tenth of a micrometre, and as scored afterwards."""
+    _, states = seen_and_done(environment)
+    environment.step_quickly()
+    try:
+        _, quick = seen_and_done(environment)
+    finally:
+        environment._control_step.quick = False
+    apart = [np.abs(np.frombuffer(a) - np.frombuffer(b)).max() for a, b in zip(states, quick, strict=True)]
+    assert 0 < max(apart) < 1e-7
+    assert seen_and_done(environment)[1] == states
+
+
 def test_quick_pictures_look_alike_and_move_alike(environment: LiberoEnvironment) -> None:
     pictures, states = seen_and_done(environment)
     model = environment.env.sim.model._model

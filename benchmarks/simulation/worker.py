@@ -141,7 +141,7 @@ class Worker:
         return {"all_s": spent[0], "quick_s": spent[1], "apart": float(np.abs(seen[0] - seen[1]).mean())}
 
     def _environment(self, suite: str, task: int, quickly: bool = False) -> Any:
-        """quickly: drawn as demonstrations are, where the build knows how."""
+        """quickly: drawn and stepped as demonstrations are, where the build knows how."""
         wanted = (suite, task, quickly and (FOLDER / "sim/demonstrations/quick_drawing.py").is_file())
         if wanted != self.wanted:
             if self.environment is not None:
@@ -150,6 +150,8 @@ class Worker:
             self.wanted = wanted
             if wanted[2]:
                 load("sim.demonstrations.quick_drawing").draw_quickly(self.environment)
+                if hasattr(self.environment, "step_quickly"):
+                    self.environment.step_quickly()
         return self.environment
 
 

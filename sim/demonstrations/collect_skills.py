@@ -101,6 +101,7 @@ def collect_task(
         environment = LiberoEnvironment(suite, task)
         if not as_scored:
             draw_quickly(environment)
+            environment.step_quickly()
         views = Views(environment)
         for episode in missing:
             for attempt in range(MOST_TRIES):
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser, "libero_goal", 7, 2)
     parser.add_argument("--every", type=int, default=1, help="control steps in a row of the dataset, drawn once")
     parser.add_argument("--policy", help="checkpoint that acts first in every episode (a round of DAgger)")
-    parser.add_argument("--as-scored", action="store_true", help="draw as a scored run does, slower")
+    parser.add_argument("--as-scored", action="store_true", help="draw and step as a scored run does, slower")
     parser.add_argument("--output", type=Path, required=True, help="folder of the dataset and of its parts")
     args = parser.parse_args(argv)
     tasks, names = chosen_tasks(args), list_tasks(args.suite)

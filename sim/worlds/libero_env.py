@@ -131,6 +131,10 @@ class LiberoEnvironment:
             self.step_eef(NO_OP)
         self._steps = 0
 
+    def step_quickly(self) -> None:
+        """Solve contacts once a physics step from now on (demonstrations): nothing that is scored."""
+        self._control_step.quick = True
+
     def seed_random(self, seed: int) -> None:
         """Seed the generator that `random_reset` draws from."""
         self.env.seed(seed)

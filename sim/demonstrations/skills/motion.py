@@ -6,6 +6,7 @@ funnel), so that a hand pushed aside comes back by itself, and a policy without 
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from policies.types import ActionSpace, FloatArray
@@ -27,9 +28,7 @@ LEAN_WITHIN, LEAN_BEYOND = 0.45, 0.74  # horizontal distances from the arm's bas
 
 def rotation_vector(rotation: FloatArray) -> FloatArray:
     """(3,) axis times angle of a rotation matrix."""
-    from scipy.spatial.transform import Rotation
-
-    return np.asarray(Rotation.from_matrix(rotation).as_rotvec())
+    return np.asarray(cv2.Rodrigues(rotation)[0], float).reshape(3)
 
 
 def hand_rotation(approach: FloatArray, opening: FloatArray) -> FloatArray:

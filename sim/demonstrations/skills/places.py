@@ -45,19 +45,19 @@ class Place:
         frame = scene.site(self.where) if self.is_site else scene.pose(self.where)
         if self.is_site and abs(frame.rotation[2, 2]) < STEEP and not self.inside:
             return self._leaning(frame)
-        own = scene.pose(name)
+        own, points = scene.pose(name), scene.world_points(name)
         bottom = own.position[2] - scene.box(name).low[2]
         xy = frame.position[:2] + self.offset
-        return Target(np.array([*xy, self._floor(xy, frame) + bottom + ABOVE]), self._heading(frame))
+        floor = self._floor(xy, frame, own, points)
+        return Target(np.array([*xy, floor + bottom + ABOVE]), self._heading(frame, own, points))
 
-    def _floor(self, xy: FloatArray, frame: Pose) -> float:
-        """Height of what the object will stand on."""
+    def _floor(self, xy: FloatArray, frame: Pose, own: Pose, points: FloatArray) -> float:
+        """Height of what the object, now at `own` and filling `points`, will stand on."""
         scene = self.scene
         if self.under is None:
             return float(frame.position[2]) - 0.007 if self.is_site else scene.table
-        points = scene.world_points(self.name)
         base = points[points[:, 2] < points[:, 2].min() + 0.012]
-        radius = float(np.abs(base[:, :2] - scene.pose(self.name).position[:2]).max())
+        radius = float(np.abs(base[:, :2] - own.position[:2]).max())
         support = scene.points_now(self.under)
         if self.inside:
             support = support[support[:, 2] < frame.position[2]]
@@ -65,12 +65,10 @@ class Place:
         near = support[np.all(np.abs(support[:, :2] - xy) < min(radius, 0.045), axis=1)]
         return float(near[:, 2].max()) if len(near) else float(frame.position[2])
 
-    def _heading(self, frame: Pose) -> FloatArray | None:
+    def _heading(self, frame: Pose, own: Pose, points: FloatArray) -> FloatArray | None:
         """A thing much longer than the place is wide is turned so that it fits, about the vertical."""
         if not self.inside:
             return None
-        points = self.scene.world_points(self.name)
-        own = self.scene.pose(self.name)
         half = self._half(frame)
         flat = points[:, :2] - own.position[:2]
         if np.all(np.ptp(flat, axis=0).max() < 2 * half - 0.005):

@@ -148,14 +148,10 @@ class Scene:
 
     def touches(self, name: str) -> tuple[bool, bool]:
         """Whether each finger's pad touches the object."""
-        geoms = set(self._geoms[name].tolist())
-        found = [False, False]
-        for contact in self.data.contact[: self.data.ncon]:
-            for i, pad in enumerate(self._pads):
-                pair = {contact.geom1, contact.geom2}
-                if pad in pair and pair & geoms:
-                    found[i] = True
-        return found[0], found[1]
+        pairs = self.data.contact.geom[: self.data.ncon]
+        touched = pairs[np.isin(pairs, self._geoms[name]).any(axis=1)]
+        first, second = (bool((touched == pad).any()) for pad in self._pads)
+        return first, second
 
     def rests_on(self, name: str) -> bool:
         """Whether the object touches anything but the robot."""

@@ -28,10 +28,28 @@ def column_stats(values: NDArray[Any]) -> Stats:
 
 
 def image_stats(frames: Sequence[Image]) -> Stats:
-    """The same for each colour in [0, 1], as (3, 1, 1), over some pixels of every frame; count is that of frames."""
-    pixels = np.stack([frame[::STATS_STRIDE, ::STATS_STRIDE] for frame in frames]).reshape(-1, 3) / 255.0
-    stats = {name: value.reshape(3, 1, 1) for name, value in column_stats(pixels).items() if name != "count"}
-    return {**stats, "count": np.array([len(frames)])}
+    """The same for each colour in [0, 1], as (3, 1, 1), over some pixels of every frame; count is that of frames.
+
+    From how often each of the 256 levels occurs, which is a tenth of the work.
+    """
+    pixels = np.stack([frame[::STATS_STRIDE, ::STATS_STRIDE] for frame in frames]).reshape(-1, 3)
+    counts, levels = np.stack([np.bincount(colour, minlength=256) for colour in pixels.T]), np.arange(256) / 255.0
+    mean = counts @ levels / len(pixels)
+    variance = np.sum(counts * (levels - mean[:, None]) ** 2, axis=1) / len(pixels)
+    seen = [levels[count > 0] for count in counts]
+    stats = {
+        "min": np.array([found[0] for found in seen]), "max": np.array([found[-1] for found in seen]),
+        "mean": mean, "std": np.sqrt(variance),
+        **{f"q{round(100 * q):02d}": np.array([_quantile(count, levels, q) for count in counts]) for q in QUANTILES},
+    }  # fmt: skip
+    return {**{name: value.reshape(3, 1, 1) for name, value in stats.items()}, "count": np.array([len(frames)])}
+
+
+def _quantile(counts: NDArray[np.int64], values: FloatArray, q: float) -> float:
+    """Of values that occur so often each, ascending: between two neighbours in a line, as np.quantile has it."""
+    place, up_to = q * (counts.sum() - 1), np.cumsum(counts)
+    low, high = (values[np.searchsorted(up_to, index, side="right")] for index in (np.floor(place), np.ceil(place)))
+    return float(low + (high - low) * (place - np.floor(place)))
 
 
 def combine(episodes: Sequence[Mapping[str, Stats]]) -> dict[str, Stats]:

@@ -3,7 +3,7 @@
 At each of the 25 physics steps of a control step robosuite makes a forward pass, its controller makes another one, and
 `mj_step` a third.  Positions and velocities are the same in all three, so kinematics, collisions and velocities are
 computed once here.  The constraint solver does run three times, each time from the accelerations of the time before:
-its result depends on where it starts in the last bits.
+its result depends on where it starts in the last bits.  Where nothing is scored it runs once (`quick`).
 """
 
 from __future__ import annotations
@@ -48,10 +48,14 @@ class ControlStep:
     What a control step leaves in MuJoCo's data, in the environment and in its controller and gripper is the same; the
     robot's history of recent forces and velocities (`recent_ee_forcetorques`, ...), which only observations and some
     rewards of robosuite's read, is not kept.  An environment that differs from what is known here is stepped by itself.
+
+    quick: contacts are solved once a physics step, as MuJoCo's `mj_step1` and `mj_step2` do it, for demonstrations
+    only: the same motion to within the solver's tolerance, not its bits.
     """
 
     def __init__(self, env: Any) -> None:
         self.env = env
+        self.quick = False
         self._arm: _Arm | None = None
 
     def __call__(self, action: FloatArray) -> None:
@@ -62,7 +66,7 @@ class ControlStep:
             env.step(action)
             return
         env.timestep += 1
-        arm.advance(action, int(env.control_timestep / env.model_timestep))
+        arm.advance(action, int(env.control_timestep / env.model_timestep), self.quick)
         env.cur_time += env.control_timestep
         env._post_action(action)
 
@@ -130,17 +134,21 @@ class _Arm:
         self._finger_middle = 0.5 * (limits[:, 1] + limits[:, 0])
         self._finger_half = 0.5 * (limits[:, 1] - limits[:, 0])
 
-    def advance(self, action: FloatArray, substeps: int) -> None:
+    def advance(self, action: FloatArray, substeps: int, quick: bool) -> None:
         """The physics steps of one control period."""
         model, data, law = self._model, self._data, self.law
         ctrl = data.ctrl
         fingers = self._finger_commands(action[self._arm_dim :], substeps)
         for i in range(substeps):
             last = i == substeps - 1
-            # Sensors are read by nobody before the end of the step.
-            mujoco.mj_forwardSkip(model, data, _BEGINNING, not last)
-            if law.controller.new_update:  # only then does a controller make the second pass
-                mujoco.mj_fwdConstraint(model, data)
+            if quick and law.controller.new_update:
+                mujoco.mj_fwdPosition(model, data)
+                mujoco.mj_fwdVelocity(model, data)
+            else:
+                # Sensors are read by nobody before the end of the step.
+                mujoco.mj_forwardSkip(model, data, _BEGINNING, not last)
+                if law.controller.new_update:  # only then does a controller make the second pass
+                    mujoco.mj_fwdConstraint(model, data)
             if i == 0:
                 law.set_goal(action[: self._arm_dim])
             torques = _clipped(law.torques(), self._low, self._high)
