@@ -38,12 +38,13 @@ def test_shipped_urdf_is_what_the_exporter_writes() -> None:
     assert URDF.read_text() == panda_urdf()
 
 
-@pytest.mark.parametrize("output", ["/proc/x", "file/x.urdf", "."])
+@pytest.mark.parametrize("output", ["/proc/x", "file/x.urdf", ".", "..", "file/.."])
 def test_an_urdf_that_cannot_be_written_is_one_sentence(
-    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert main([str(tmp_path / output)]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main([output]) == 2
     error = capsys.readouterr().err
     assert "cannot be written" in error and error.count("\n") == 1
 

@@ -56,7 +56,9 @@ def replacing(path: Path, partial: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.  Raises VegaError where there is no room for it."""
+    """Write a text file whole or not at all.  Raises VegaError where there is no room for it, or a folder."""
+    if path.is_dir():
+        raise VegaError(f"File '{path}' cannot be written, a folder has that name: give another.")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with replacing(path, partial):

@@ -150,10 +150,8 @@ def main(argv: list[str] | None = None) -> int:
 
     for done, (_, (task, made, tried)) in enumerate(each_in_its_process(collect_task, jobs, args.processes, news), 1):
         left = (time.monotonic() - start) / done * (len(jobs) - done) / 60
-        print(
-            f"{done}/{len(jobs)} task {task}: {made} of {tried} episodes kept, {left:.1f} min left: {names[task]}",
-            flush=True,
-        )
+        what = f"{made} of {tried} episodes kept" if tried else "all episodes were there"
+        print(f"{done}/{len(jobs)} task {task}: {what}, {left:.1f} min left: {names[task]}", flush=True)
     print(f"{write_dataset(recorded, dataset)} of {len(recorded)} episodes in the LeRobot dataset {dataset}")
     return 0
 
