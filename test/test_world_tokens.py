@@ -156,7 +156,7 @@ def test_with_more_data_only_what_is_new_is_computed(policy: VegaPolicy, tmp_pat
             cached.batch(np.arange(len(demos)), rng, augment=False)[camera]
             for cached, demos in zip(of, alone, strict=True)
         ]
-        assert torch.equal(tokens, torch.cat(own[::-1])) 
+        assert torch.equal(tokens, torch.cat(own[::-1]))
         for variant in range(world_tokens.VARIANTS):
             last = slice(len(alone[1]) - 1, len(alone[1]) + 1)
             ends = [of[1].native(camera, variant, slice(-1, None)), of[0].native(camera, variant, slice(0, 1))]

@@ -1,8 +1,8 @@
 """The generative tokens of all demonstrations, computed once before training and kept on disk.
 
-Each dataset has files of its own, so that a training with more of them computes only what is new.  Their source is
-frozen, so its tokens of a frame do not change while the policy learns.  Besides those of the frames as
-they are, `VARIANTS - 1` sets come from shifted and recoloured frames, so that the policy does not rely on exact ones.
+Their source is frozen, so its tokens of a frame do not change while the policy learns.  Each dataset has files of its
+own, so that a training with more of them computes only what is new.  Besides those of the frames as they are,
+`VARIANTS - 1` sets come from shifted and recoloured frames, so that the policy does not rely on exact ones.
 Windows may take an hour: a file that a kill has left is gone on with, and processes that need the same share the work.
 """
 
@@ -80,12 +80,11 @@ class CachedWorldTokens:
 
     def _digest(self, camera: str, dataset: int) -> str:
         """Tells the tokens of this camera in a dataset from all others."""
-        source, span = self._world.source_of(camera), self._demos.datasets[dataset]
-        key = f"{_name(source)} {self._world.cameras[camera]} {span.stop - span.start} {self._seed}"
+        source, frames = self._world.source_of(camera), self._demos.frames_of[camera][dataset]
+        key = f"{_name(source)} {self._world.cameras[camera]} {_kept_as(frames)} {self._seed}"
         if source.frames_needed > 1:
             key += f" {source.frames_needed} frames {self._stride} apart"
-        pixels = _kept_as(self._demos.frames_of[camera][dataset])
-        return hashlib.sha256((key + pixels).encode()).hexdigest()[:12]
+        return hashlib.sha256(key.encode()).hexdigest()[:12]
 
     def blocks(self, dataset: int) -> list[slice]:
         """The rows of each block of a dataset, among the rows of all."""

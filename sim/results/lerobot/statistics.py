@@ -30,7 +30,7 @@ def column_stats(values: NDArray[Any]) -> Stats:
 def image_stats(frames: Sequence[Image]) -> Stats:
     """The same for each colour in [0, 1], as (3, 1, 1), over some pixels of every frame; count is that of frames.
 
-    From how often each of the 256 levels occurs, which is a tenth of the work.
+    From how often each of the 256 levels occurs: there are few of them and many pixels.
     """
     pixels = np.stack([frame[::STATS_STRIDE, ::STATS_STRIDE] for frame in frames]).reshape(-1, 3)
     counts, levels = np.stack([np.bincount(colour, minlength=256) for colour in pixels.T]), np.arange(256) / 255.0
