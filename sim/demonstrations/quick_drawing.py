@@ -19,7 +19,8 @@ from scipy.spatial import cKDTree
 from policies.types import FloatArray
 from sim.worlds.libero_env import LiberoEnvironment
 
-PLAIN, TEXTURED, FINE = 1500, 4000, 6  # faces left without and with a texture; of a fine mesh that share
+PLAIN, TEXTURED, FINE = 1500, 4000, 6  # faces left without and with a texture; of a fine mesh that part
+SIZE, LEAST = 0.3, 0.15  # m: what is smaller keeps so much less, at least that share; a screw fills fewer pixels
 TURNED = 0.1  # of a mesh's size: so far counts a face that looks away by a radian
 
 
@@ -47,7 +48,8 @@ def simplify_meshes(environment: LiberoEnvironment) -> int:
         touched = model.geom_contype[geoms].any() or model.geom_conaffinity[geoms].any()
         materials = model.geom_matid[geoms]
         textured = bool((model.mat_texid[materials[materials >= 0]] >= 0).any()) and model.mesh_texcoordadr[mesh] >= 0
-        most = max(TEXTURED, model.mesh_facenum[mesh] // FINE) if textured else PLAIN
+        share = np.clip(np.linalg.norm(np.ptp(_part(model, mesh, "vert"), axis=0)) / SIZE, LEAST, 1.0)
+        most = round(share * (max(TEXTURED, int(model.mesh_facenum[mesh]) // FINE) if textured else PLAIN))
         if model.mesh_facenum[mesh] > most and not touched:
             simplify_mesh(model, mesh, most, textured)
             mujoco.mjr_uploadMesh(model, context.con, mesh)

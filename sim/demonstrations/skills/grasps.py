@@ -8,7 +8,7 @@ best of each asset once and keeps what held in grasps.json, in the frame of the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sim.demonstrations.skills.motion import (
     reachable_down,
     rotation_vector,
 )
-from sim.demonstrations.skills.scene import Pose, Scene
+from sim.demonstrations.skills.scene import Pose, Scene, turn
 
 TABLE = Path(__file__).with_name("grasps.json")
 PAD_HALF = 0.008  # of the pads across, m; they reach from 12 mm above the TCP to 4 mm below it
@@ -33,6 +33,10 @@ REACH = 0.036  # of the open pads from the TCP
 THICK = 0.054  # outer side of the open fingers
 PALM = 0.026  # of the palm above the TCP
 PALM_HALF = np.array([0.032, 0.106])
+FLANGE = 0.10  # from the palm's lower side to where the hand meets the round wrist
+WRIST_HALF, WRIST = np.array([0.05, 0.05]), 0.26  # half width of the wrist, and how far it reaches above the TCP
+LEANS = (0.0, 0.3, -0.3, 0.5, -0.5)  # of the hand about the axis along which it opens, rad
+SHALLOWER = (0.0, 0.012)  # m
 GRID = 0.008
 YAWS = 12
 HOME = hand_rotation(DOWN, np.array([0.0, -1.0, 0.0]))
@@ -52,6 +56,14 @@ class Grasp:
         pose = scene.pose(name) @ self.hand
         rotation = lean_from(DOWN, reachable_down(scene, pose.position)) @ nearer_half_turn(pose.rotation, HOME)
         return Pose(pose.position, rotation)
+
+    def variants(self) -> list[Grasp]:
+        """Less deep, and leaned about the axis on which the pads press, so that they press on the same spots."""
+        axes, at = self.hand.rotation, self.hand.position
+        return [
+            replace(self, hand=Pose(at - back * axes[:, 2], turn(axes[:, 1], lean) @ axes))
+            for back in SHALLOWER for lean in LEANS if back or lean
+        ]  # fmt: skip
 
 
 def candidates(scene: Scene, name: str) -> list[Grasp]:
@@ -162,6 +174,28 @@ def palm_height(
             if _meets(low[i, :2], high[i, :2], hand, half):
                 lowest = max(lowest, float(high[i, 2]) - above)
     return lowest
+
+
+def hits(scene: Scene, hand: Pose, without: tuple[str, ...], margin: float = 0.003) -> bool:
+    """Whether fingers, palm or wrist of an open hand, however it leans, are inside a collision box."""
+    points = hand.position + _filled() @ hand.rotation.T
+    return scene.any_inside(points, without, margin)
+
+
+@cache
+def _filled() -> FloatArray:
+    """(n, 3) points that fill fingers, palm and wrist, in the hand's frame."""
+    parts = [
+        (np.array([FINGER_HALF, THICK]), -TIP, PALM, 0.005),
+        (PALM_HALF, PALM, PALM + FLANGE, 0.015),
+        (WRIST_HALF, PALM + FLANGE, WRIST, 0.025),
+    ]
+    grids = []
+    for half, below, above, apart in parts:
+        axes = [np.linspace(-h, h, int(np.ceil(2 * h / apart)) + 1) for h in half]
+        axes.append(-np.linspace(below, above, int(np.ceil((above - below) / apart)) + 1))
+        grids.append(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
+    return np.concatenate(grids)
 
 
 def _meets(low: FloatArray, high: FloatArray, hand: Pose, half: FloatArray) -> bool:

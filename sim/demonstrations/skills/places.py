@@ -117,15 +117,26 @@ class Place:
                     and np.all(box.high[:2] > frame.position[:2] - half - 0.1)
                 ):
                     others.append(box)
+        shared = self._still_to_come()
+        across = int(np.argmax(room / (high - low)))  # where two of its kind stand beside each other most easily
         best, spot = -np.inf, np.zeros(2)
-        for x in np.linspace(-room[0], room[0], 7):
+        for x in np.linspace(room[0], -room[0], 7):
             for y in np.linspace(-room[1], room[1], 7):
                 at = frame.position[:2] + np.array([x, y])
                 gaps = [np.maximum(box.low[:2] - (at + high), at + low - box.high[:2]).max() for box in others]
                 value = min([*gaps, 0.02]) - 0.05 * np.hypot(x, y)
+                if shared:
+                    value = min([*gaps, 0.02]) + 0.2 * abs((x, y)[across]) - 0.05 * abs((x, y)[1 - across])
                 if value > best:
                     best, spot = value, np.array([x, y])
         return spot
+
+    def _still_to_come(self) -> bool:
+        """Whether the task wants something else in the same place, which is not there yet."""
+        goal = self.scene.env.parsed_problem["goal_state"]
+        return any(
+            p[0] in ("on", "in") and p[1] != self.name and p[2] == self.where and not self.scene.holds(p) for p in goal
+        )
 
     def _leaning(self, frame: Pose) -> Target:
         """Leaning up a slope, as far as the wrist gets, its foot at the lower end."""

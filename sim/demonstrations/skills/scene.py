@@ -107,6 +107,19 @@ class Scene:
         skip = [self.names.index(name) for name in without if name in self.names]
         return self._corners(self._boxed[~np.isin(self._owner, skip)])
 
+    def any_inside(self, points: FloatArray, without: tuple[str, ...], margin: float) -> bool:
+        """Whether any of (n, 3) points is inside a collision box as it is turned, of all things but `without`."""
+        skip = [self.names.index(name) for name in without if name in self.names]
+        geoms = self._boxed[~np.isin(self._owner, skip)]
+        low, high = self._corners(geoms)
+        near = np.all((low < points.max(axis=0) + margin) & (high > points.min(axis=0) - margin), axis=1)
+        for geom in geoms[near]:
+            local = (points - self.data.geom_xpos[geom]) @ self.data.geom_xmat[geom].reshape(3, 3)
+            away = np.abs(local - self.model.geom_aabb[geom][:3]) - self.model.geom_aabb[geom][3:]
+            if bool((away < margin).all(axis=1).any()):
+                return True
+        return False
+
     def box(self, name: str) -> Box:
         low, high = self._corners(self._geoms[name])
         return Box(low.min(axis=0), high.max(axis=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from policies.types import FloatArray
-from sim.demonstrations.skills.grasps import Grasp, grasps_of, palm_height
+from sim.demonstrations.skills.grasps import Grasp, grasps_of, hits, palm_height
 from sim.demonstrations.skills.motion import CLOSE, DOWN, OPEN, errors, funnel, rotation_vector, towards, travel_height
 from sim.demonstrations.skills.places import Place, Target
 from sim.demonstrations.skills.scene import Pose, Scene
@@ -25,6 +25,7 @@ class Transfer:
         self.scene, self.name, self.place = scene, name, place
         self.finished = False
         self._refused: list[Grasp] = []
+        self._variants: list[Grasp] = []
         self._start()
 
     @property
@@ -96,6 +97,7 @@ class Transfer:
         target = self.place.target()
         self._untouched = 0 if any(scene.touches(self.name)) else self._untouched + 1
         if scene.opening < EMPTY or self._untouched > LOST:
+            self._refused.append(self._grasp)
             self._start()
             return towards(scene, Pose(scene.tcp - 0.05 * DOWN, scene.hand.rotation), OPEN)
         goal = self._goal(target)
@@ -133,9 +135,13 @@ class Transfer:
             self._refused.clear()
             options = list(grasps_of(scene, self.name))
 
+        def blocked(grasp: Grasp, hand: Pose) -> float:
+            if grasp in variants:
+                return 0.1 if hits(scene, hand, (self.name,)) else 0.01
+            return min(max(palm_height(scene, hand, (self.name,), margin=0.015) - hand.position[2], 0.0), 0.1)
+
         def cost(grasp: Grasp) -> float:
             hand = grasp.in_world(scene, self.name)
-            blocked = max(palm_height(scene, hand, (self.name,), margin=0.015) - hand.position[2], 0.0)
             turned = float(np.linalg.norm(rotation_vector(hand.rotation @ scene.hand.rotation.T)))
             from_home = abs(float(np.arctan2(hand.rotation[0, 1], -hand.rotation[1, 1])))
             rotation, there = hand.rotation, hand.position + target.position - own.position
@@ -145,11 +151,19 @@ class Transfer:
             raised = 0.0
             if -rotation[2, 2] > UPRIGHT:
                 raised = max(palm_height(scene, Pose(there, rotation), (self.name,), fingers=False) - there[2], 0.0)
-            tilted = float(np.arccos(np.clip(-hand.rotation[2, 2], -1, 1)))
+            tilted = float(np.arccos(np.clip(-hand.rotation[2, 2], -1, 1))) * (2.0 if grasp in variants else 1.0)
             reach = float(np.linalg.norm(hand.position[:2] - scene.env.robots[0].base_pos[:2]))
             return (
-                30.0 * min(blocked, 0.1) + 10.0 * min(raised, 0.3) + 0.10 * turned + 0.08 * from_home
+                30.0 * blocked(grasp, hand) + 10.0 * min(raised, 0.3) + 0.10 * turned + 0.08 * from_home
                 + 10 * grasp.slip + 0.6 * grasp.tilt + 60.0 * max(grasp.width - 0.056, 0.0) + tilted + 0.3 * reach
             )  # fmt: skip
 
-        return min(options, key=cost)
+        variants: list[Grasp] = []
+        best = min(options, key=cost)
+        if blocked(best, best.in_world(scene, self.name)) > 0:
+            # Beside what is higher, such as a cabinet over its open drawer, the hand has room where it leans away.
+            if not self._variants:
+                self._variants = [variant for grasp in options for variant in grasp.variants()]
+            variants = [grasp for grasp in self._variants if grasp not in self._refused]
+            best = min([best, *variants], key=cost)
+        return best
