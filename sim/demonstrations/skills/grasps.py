@@ -176,7 +176,7 @@ def palm_height(
     return lowest
 
 
-def hits(scene: Scene, hand: Pose, without: tuple[str, ...], margin: float = 0.003) -> bool:
+def hits(scene: Scene, hand: Pose, without: tuple[str, ...], margin: float = 0.0015) -> bool:
     """Whether fingers, palm or wrist of an open hand, however it leans, are inside a collision box."""
     points = hand.position + _filled() @ hand.rotation.T
     return scene.any_inside(points, without, margin)

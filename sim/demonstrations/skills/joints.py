@@ -22,7 +22,7 @@ from sim.demonstrations.skills.scene import Joint, Pose, Scene
 AHEAD = 0.018  # how far ahead of a handle the hand is led: faster, and the pads slip, m
 DEEPER = 0.005  # the middle of the pads lies above the TCP, m
 SETTLE = 8
-BEYOND = 8  # steps for which an open drawer is pulled on, towards the end of its way
+BEYOND = 8  # steps for which a drawer is pulled or pushed on, towards the end of its way
 PUSH_TILT = 0.55  # rad from straight down
 PATIENCE = 150
 
@@ -142,7 +142,8 @@ class Push(_Joined):
             height = max(travel_height(scene, scene.tcp, ready.position, 0.02), ready.position[2] + 0.05)
             return towards(scene, funnel(scene, ready, height), CLOSE)
         if self._phase == "push":
-            if scene.holds(self.predicate):
+            self._beyond = self._beyond + 1 if scene.holds(self.predicate) else 0
+            if self._beyond > BEYOND:
                 self._enter("leave")
                 return towards(scene, self._hold, CLOSE)
             lead = self.joint.moved(goal.position, self.sign * 0.05) - goal.position

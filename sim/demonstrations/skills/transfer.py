@@ -15,6 +15,7 @@ NEAR, ALIGNED = 0.008, 0.09  # where fingers close, m and rad
 UPRIGHT = 0.9  # cosine of the hand's lean up to which the palm is kept above things
 PATIENCE = 90  # steps for one phase, after which another grasp is tried
 SETTLE = 6
+COVERED = 0.005  # of the pads above the TCP, at least, m: a rim; less of something flat slips
 LOST = 4  # steps without touch after which something has slipped away
 
 
@@ -137,7 +138,8 @@ class Transfer:
 
         def blocked(grasp: Grasp, hand: Pose) -> float:
             if grasp in variants:
-                return 0.1 if hits(scene, hand, (self.name,)) else 0.01
+                shallow = scene.box(self.name).high[2] < hand.position[2] + COVERED
+                return 0.1 if shallow or hits(scene, hand, (self.name,)) else 0.01
             return min(max(palm_height(scene, hand, (self.name,), margin=0.015) - hand.position[2], 0.0), 0.1)
 
         def cost(grasp: Grasp) -> float:
@@ -152,10 +154,12 @@ class Transfer:
             if -rotation[2, 2] > UPRIGHT:
                 raised = max(palm_height(scene, Pose(there, rotation), (self.name,), fingers=False) - there[2], 0.0)
             tilted = float(np.arccos(np.clip(-hand.rotation[2, 2], -1, 1))) * (2.0 if grasp in variants else 1.0)
+            off = float(np.linalg.norm((hand.position - own.position)[:2]))  # a corner is missed by a little
             reach = float(np.linalg.norm(hand.position[:2] - scene.env.robots[0].base_pos[:2]))
             return (
                 30.0 * blocked(grasp, hand) + 10.0 * min(raised, 0.3) + 0.10 * turned + 0.08 * from_home
                 + 10 * grasp.slip + 0.6 * grasp.tilt + 60.0 * max(grasp.width - 0.056, 0.0) + tilted + 0.3 * reach
+                + 6.0 * off
             )  # fmt: skip
 
         variants: list[Grasp] = []
