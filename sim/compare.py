@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from policies.files.command_line import command, command_parser
+from policies.files.paths import check_named_once
 from sim.results.evaluation import wilson_95
 from sim.results.evaluation_report import read_run, write_report
 from sim.results.paired import compare_arms, compare_pair
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of results")
     parser.add_argument("--output", type=Path, help="page to write (default: compare.html beside the first RUN)")
     args = parser.parse_args(argv)
+    check_named_once(args.runs)
     runs = [read_run(folder) for folder in args.runs]
     for run in runs:
         won, count = run.tally()

@@ -107,8 +107,8 @@ def test_arms_are_scored_on_what_all_runs_answered(tmp_path: Path, capsys: pytes
     refusing = scores.copy()
     refusing[:, 2:] = np.nan  # the hard half
     refusing[0] = np.nan  # of a film nothing is left
-    first, second = run(tmp_path / "a", scores), run(tmp_path / "b", refusing)
-    for arms in ([first], [second]), ([second], [first]), ([first, first], [first, second]):
+    first, second, again = (run(tmp_path / name, s) for name, s in zip("abd", (scores, refusing, scores), strict=True))
+    for arms in ([first], [second]), ([second], [first]), ([first, again], [first, second]):
         found = differences(*arms)[KIND]
         assert (found.first, found.difference, found.interval_95) == (100, 0, (0, 0))
     assert main(["--first", str(first), "--second", str(second)]) == 0
@@ -146,3 +146,14 @@ def test_a_run_without_answers_is_one_sentence_without_a_table(
     assert main(["--first", str(tmp_path), "--second", str(tmp_path)]) == 2
     out, error = capsys.readouterr()
     assert not out and re.search(part, error) and error.count("\n") == 1
+
+
+def test_a_run_named_twice_is_no_second_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would make the interval narrower; the same run in both arms is a comparison with itself, and says 0."""
+    flat = np.full((FILMS, QUESTIONS), 0.5)
+    first, second = run(tmp_path / "a", flat), run(tmp_path / "b", flat)
+    again = tmp_path / "b" / ".." / "b"
+    assert main(["--first", str(first), str(first), "--second", str(second), str(again)]) == 2
+    assert f"Run '{first}' is named twice: name each once" in capsys.readouterr().err
+    with pytest.raises(VegaError, match="is named twice"):
+        compare([first, second], [second, again])

@@ -186,6 +186,8 @@ def test_compare_says_what_differs_and_writes_the_page(tmp_path: Path, capsys: p
     assert "Run against run" in output.read_text()
     assert compare.main([str(tmp_path)]) == 2
     assert "give a folder of a run" in capsys.readouterr().err
+    assert compare.main([str(folder) for folder in (*folders, folders[0])]) == 2
+    assert f"Run '{folders[0]}' is named twice" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -83,3 +83,11 @@ def refuse_twice(data: Sequence[Path], held_out: Sequence[Path] = ()) -> None:
     for folder in held_out:
         if folder.resolve() in learned:
             raise VegaError(f"--held-out names {folder}, which --data names too: hold out what is not learned from.")
+
+
+def check_named_once(folders: Sequence[Path]) -> None:
+    """Raise VegaError for a folder of results that would count twice, and so make an interval narrower than it is."""
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise VegaError(f"Run '{folder}' is named twice: name each once, since the same again tells nothing new.")

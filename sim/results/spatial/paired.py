@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from policies.files.json_config import read_json
+from policies.files.paths import check_named_once
 from policies.types import FloatArray, VegaError
 from sim.results.paired import drawn_again, percentiles
 from sim.results.result_files import SUMMARY_FILE
@@ -96,6 +97,8 @@ def compare(first: Sequence[Path], second: Sequence[Path], which: str = "scores"
     """
     if len(first) != len(second) or not first:
         raise VegaError(f"There are {len(first)} runs of one arm and {len(second)} of the other: give as many of each.")
+    for arm in (first, second):
+        check_named_once(arm)
     summaries, answers = zip(*(read_answers(folder) for folder in (*first, *second)), strict=True)
     _check_alike(dict(zip((*first, *second), summaries, strict=True)))
     common, refused = _answered_by_all(answers)
