@@ -7,6 +7,7 @@ from typing import Protocol
 
 from policies.types import FloatArray, VegaError
 from sim.demonstrations.skills.grasps import known_grasps
+from sim.demonstrations.skills.insert import Insert, behind_a_door
 from sim.demonstrations.skills.joints import along_joint
 from sim.demonstrations.skills.places import Place
 from sim.demonstrations.skills.scene import Scene
@@ -89,6 +90,8 @@ def skill_for(scene: Scene, predicate: Predicate) -> Skill:
     kind = predicate[0]
     if kind in ("on", "in"):
         name, place = predicate[1], Place(scene, predicate[1], list(predicate))
+        if kind == "in" and behind_a_door(scene, predicate[2]):
+            return Insert(scene, name, predicate[2])
         if not known_grasps(scene, name) and place.under is None:
             return Slide(scene, name, place, list(predicate))
         return Transfer(scene, name, place)

@@ -25,6 +25,7 @@ SETTLE = 8
 BEYOND = 8  # steps for which a drawer is pulled or pushed on, towards the end of its way
 PUSH_TILT = 0.55  # rad from straight down
 PATIENCE = 150
+OUT_ON_DOOR = 0.6  # of the way from a door's middle to its free edge
 
 
 class _Joined:
@@ -117,13 +118,23 @@ class Push(_Joined):
     def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
         super().__init__(scene, joint, predicate, sign)
         low, high = scene.body_boxes(joint.body)
-        outward = joint.moved(joint.pose.position, -sign * 1e-3) - joint.pose.position
+        middle = (low.min(axis=0) + high.max(axis=0)) / 2  # a door's own origin is on its hinge, which does not move
+        outward = joint.moved(middle, -sign * 1e-3) - middle
         self._out = outward / np.linalg.norm(outward)
         most = np.maximum(low @ self._out, high @ self._out)
         front = int(np.argmax(most))
         centre = (low[front] + high[front]) / 2
+        if not joint.slides:  # near the free edge, where it moves easily
+            arm = middle - joint.anchor
+            arm -= joint.axis * (arm @ joint.axis)
+            centre = middle + OUT_ON_DOOR * arm
+            centre[2] = high[:, 2].max() - 0.02  # so that the palm stays above it
         contact = centre + self._out * (most[front] - centre @ self._out + 0.012)
-        approach = np.cos(PUSH_TILT) * DOWN - np.sin(PUSH_TILT) * self._out  # the wrist stays clear of what is above
+        if joint.slides:
+            # The wrist stays clear of what is above.
+            approach = np.cos(PUSH_TILT) * DOWN - np.sin(PUSH_TILT) * self._out
+        else:
+            approach = reachable_down(scene, contact)
         self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(approach, np.cross(self._out, DOWN)))
 
     def _goal(self) -> Pose:

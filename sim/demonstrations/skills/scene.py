@@ -125,9 +125,8 @@ class Scene:
         return Box(low.min(axis=0), high.max(axis=0))
 
     def body_boxes(self, body: int) -> tuple[FloatArray, FloatArray]:
-        """The same for the geoms of one body, such as a drawer."""
-        geoms = [g for g in range(self.model.ngeom) if self.model.geom_bodyid[g] == body and self.model.geom_contype[g]]
-        return self._corners(np.array(geoms, int))
+        """The same for the geoms of one body and what is fixed to it, such as a drawer."""
+        return self._corners(self._collision_geoms(body))
 
     def points(self, name: str) -> FloatArray:
         """(n, 3) points that fill the collision boxes of an object, in its body's frame."""
@@ -222,6 +221,7 @@ class Joint:
         self.body = int(scene.model.jnt_bodyid[self._index])
         self.range = scene.model.jnt_range[self._index].copy()
         self.slides = scene.model.jnt_type[self._index] == mujoco.mjtJoint.mjJNT_SLIDE
+        self.turns = scene.model.jnt_type[self._index] == mujoco.mjtJoint.mjJNT_HINGE
 
     @property
     def value(self) -> float:
