@@ -1,4 +1,4 @@
-"""Put a thing with a handle into a place with a roof, through its open side, such as a mug into a microwave."""
+"""Put a thing with a handle into a place behind a door, from its open side, such as a mug into a microwave."""
 
 from __future__ import annotations
 
