@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of results")
     parser.add_argument("--output", type=Path, help="page to write (default: compare.html beside the first RUN)")
     args = parser.parse_args(argv)
-    check_named_once(args.runs)
     runs = [read_run(folder) for folder in args.runs]
+    check_named_once([run.folder for run in runs])
     for run in runs:
         won, count = run.tally()
         low, high = wilson_95(won, count)

@@ -86,7 +86,7 @@ def refuse_twice(data: Sequence[Path], held_out: Sequence[Path] = ()) -> None:
 
 
 def check_named_once(folders: Sequence[Path]) -> None:
-    """Raise VegaError for a folder of results that would count twice, and so make an interval narrower than it is."""
+    """Raise VegaError for a run that is named twice: pooled, it would make an interval narrower than it is."""
     places = [folder.resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:

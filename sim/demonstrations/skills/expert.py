@@ -81,6 +81,9 @@ class SkillExpert:
 def ordered(scene: Scene, goal: Sequence[Predicate]) -> list[list[str]]:
     """Predicates in the order in which they can be met: what has to be open first, closing last."""
     before = [["open", p[2]] for p in goal if p[0] == "in" and scene.joints_of(p[2])]
+    for _, _, where in (p for p in goal if p[0] == "in" and behind_a_door(scene, p[2]) and not scene.holds(p)):
+        if scene.holds(["close", str(scene.parent(where))]):
+            before.append(["open", str(scene.parent(where))])
     middle = [list(p) for p in goal if p[0] != "close"]
     # Something that is taken out of nowhere needs no opening; a drawer that stands open is left as it is.
     return [*before, *middle, *(list(p) for p in goal if p[0] == "close")]

@@ -178,24 +178,13 @@ def palm_height(
 
 def hits(scene: Scene, hand: Pose, without: tuple[str, ...], margin: float = 0.0015) -> bool:
     """Whether fingers, palm or wrist of an open hand, however it leans, are inside a collision box."""
-    points = hand.position + _filled() @ hand.rotation.T
-    return scene.any_inside(points, without, margin)
-
-
-@cache
-def _filled() -> FloatArray:
-    """(n, 3) points that fill fingers, palm and wrist, in the hand's frame."""
-    parts = [
-        (np.array([FINGER_HALF, THICK]), -TIP, PALM, 0.005),
-        (PALM_HALF, PALM, PALM + FLANGE, 0.015),
-        (WRIST_HALF, PALM + FLANGE, WRIST, 0.025),
-    ]
-    grids = []
-    for half, below, above, apart in parts:
-        axes = [np.linspace(-h, h, int(np.ceil(2 * h / apart)) + 1) for h in half]
-        axes.append(-np.linspace(below, above, int(np.ceil((above - below) / apart)) + 1))
-        grids.append(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
-    return np.concatenate(grids)
+    parts = [(FINGER_HALF, THICK, -TIP, PALM), (*PALM_HALF, PALM, PALM + FLANGE), (*WRIST_HALF, PALM + FLANGE, WRIST)]
+    for along, across, below, above in parts:
+        middle = hand.position - hand.rotation[:, 2] * (below + above) / 2
+        half = np.array([along, across, (above - below) / 2]) + margin
+        if scene.meets(Pose(middle, hand.rotation), half, without):
+            return True
+    return False
 
 
 def _meets(low: FloatArray, high: FloatArray, hand: Pose, half: FloatArray) -> bool:

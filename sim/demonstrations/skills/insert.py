@@ -47,7 +47,7 @@ class Insert:
 
     def action(self) -> FloatArray:
         self._waited += 1
-        if self._waited > PATIENCE:
+        if self._waited > PATIENCE and self._phase != "leave":
             self._enter("reach")
         return {"reach": self._reach, "close": self._close, "carry": self._carry, "leave": self._leave}[self._phase]()
 
@@ -108,7 +108,7 @@ class Insert:
         if self._waited < 4:
             return towards(scene, self._hold, OPEN)
         back = self._hold.position - 0.14 * self._into + np.array([0.0, 0.0, 0.06])
-        if self._waited > 6 and np.linalg.norm(scene.tcp - back) < 0.04:
+        if self._waited > 6 and (np.linalg.norm(scene.tcp - back) < 0.04 or self._waited > 30):
             self.finished = True
         return towards(scene, Pose(back, self._hold.rotation), OPEN)
 

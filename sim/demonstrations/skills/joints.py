@@ -69,8 +69,7 @@ class Pull(_Joined):
     def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
         super().__init__(scene, joint, predicate, sign)
         low, high = scene.body_boxes(joint.body)
-        outward = joint.moved(joint.pose.position, sign * 1e-3) - joint.pose.position
-        self._out = outward / np.linalg.norm(outward)
+        self._out = _way(joint, (low.min(axis=0) + high.max(axis=0)) / 2, sign)
         handle = int(np.argmax(np.maximum(low @ self._out, high @ self._out)))
         centre, size = (low[handle] + high[handle]) / 2, high[handle] - low[handle]
         long = np.eye(3)[int(np.argmax(size))]
@@ -113,29 +112,33 @@ class Pull(_Joined):
 
 
 class Push(_Joined):
-    """Push the face of a drawer or door along its joint with closed fingers until the predicate holds."""
+    """Push the face of a drawer or door along its joint with closed fingers, a little beyond the predicate."""
 
     def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
         super().__init__(scene, joint, predicate, sign)
         low, high = scene.body_boxes(joint.body)
-        middle = (low.min(axis=0) + high.max(axis=0)) / 2  # a door's own origin is on its hinge, which does not move
-        outward = joint.moved(middle, -sign * 1e-3) - middle
-        self._out = outward / np.linalg.norm(outward)
-        most = np.maximum(low @ self._out, high @ self._out)
-        front = int(np.argmax(most))
+        middle = (low.min(axis=0) + high.max(axis=0)) / 2
+        out = _way(joint, middle, -sign)
+        self._outward = joint.pose.rotation.T @ out
+        front = int(np.argmax(np.maximum(low @ out, high @ out)))
         centre = (low[front] + high[front]) / 2
         if not joint.slides:  # near the free edge, where it moves easily
             arm = middle - joint.anchor
             arm -= joint.axis * (arm @ joint.axis)
             centre = middle + OUT_ON_DOOR * arm
             centre[2] = high[:, 2].max() - 0.02  # so that the palm stays above it
-        contact = centre + self._out * (most[front] - centre @ self._out + 0.012)
+        contact = centre + out * (scene.extent(joint.body, out) - centre @ out + 0.012)
         if joint.slides:
             # The wrist stays clear of what is above.
-            approach = np.cos(PUSH_TILT) * DOWN - np.sin(PUSH_TILT) * self._out
+            approach = np.cos(PUSH_TILT) * DOWN - np.sin(PUSH_TILT) * out
         else:
             approach = reachable_down(scene, contact)
-        self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(approach, np.cross(self._out, DOWN)))
+        self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(approach, np.cross(out, DOWN)))
+
+    @property
+    def _out(self) -> FloatArray:
+        """(3,) away from the face that is pushed; of a door it turns with it."""
+        return self.joint.pose.rotation @ self._outward
 
     def _goal(self) -> Pose:
         pose = self.joint.pose @ self._grip
@@ -158,13 +161,17 @@ class Push(_Joined):
                 self._enter("leave")
                 return towards(scene, self._hold, CLOSE)
             lead = self.joint.moved(goal.position, self.sign * 0.05) - goal.position
-            if (
-                np.linalg.norm((scene.tcp - goal.position) - self._out * ((scene.tcp - goal.position) @ self._out))
-                > 0.06
-            ):
+            off, out = scene.tcp - goal.position, self._out
+            if np.linalg.norm(off - out * (off @ out)) > 0.06 or self._waited > PATIENCE:
                 self._enter("reach")
             return towards(scene, Pose(goal.position + lead / np.linalg.norm(lead) * 0.06, goal.rotation), CLOSE)
         return self._leave()
+
+
+def _way(joint: Joint, point: FloatArray, sign: float) -> FloatArray:
+    """(3,) unit vector along which a point of a moved part goes; not its origin, which a door has on its hinge."""
+    moved = joint.moved(point, sign * 1e-3) - point
+    return np.asarray(moved / np.linalg.norm(moved))
 
 
 class Turn(_Joined):

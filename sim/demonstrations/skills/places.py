@@ -117,7 +117,7 @@ class Place:
                     and np.all(box.high[:2] > frame.position[:2] - half - 0.1)
                 ):
                     others.append(box)
-        shared = self._still_to_come()
+        shared = not self.inside and self._still_to_come()
         across = int(np.argmax(room / (high - low)))  # where two of its kind stand beside each other most easily
         best, spot = -np.inf, np.zeros(2)
         for x in np.linspace(room[0], -room[0], 7):

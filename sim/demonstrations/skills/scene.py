@@ -107,18 +107,34 @@ class Scene:
         skip = [self.names.index(name) for name in without if name in self.names]
         return self._corners(self._boxed[~np.isin(self._owner, skip)])
 
-    def any_inside(self, points: FloatArray, without: tuple[str, ...], margin: float) -> bool:
-        """Whether any of (n, 3) points is inside a collision box as it is turned, of all things but `without`."""
+    def meets(self, middle: Pose, half: FloatArray, without: tuple[str, ...]) -> bool:
+        """Whether a box with these half sizes (3,) m meets a collision box of anything but `without`.
+
+        Both as they are turned: separating axes (Gottschalk et al. 1996), their faces' and the products of their edges.
+        """
         skip = [self.names.index(name) for name in without if name in self.names]
         geoms = self._boxed[~np.isin(self._owner, skip)]
-        low, high = self._corners(geoms)
-        near = np.all((low < points.max(axis=0) + margin) & (high > points.min(axis=0) - margin), axis=1)
-        for geom in geoms[near]:
-            local = (points - self.data.geom_xpos[geom]) @ self.data.geom_xmat[geom].reshape(3, 3)
-            away = np.abs(local - self.model.geom_aabb[geom][:3]) - self.model.geom_aabb[geom][3:]
-            if bool((away < margin).all(axis=1).any()):
-                return True
-        return False
+        turned, centres, halves = self._turned(geoms)
+        between = middle.rotation.T @ turned
+        size = np.abs(between) + 1e-9
+        away = (centres - middle.position) @ middle.rotation
+        apart = (np.abs(away) > half + np.einsum("nij,nj->ni", size, halves)).any(axis=1)
+        theirs = np.abs(np.einsum("ni,nij->nj", away, between))
+        apart |= (theirs > halves + np.einsum("i,nij->nj", half, size)).any(axis=1)
+        for i in range(3):
+            ahead, behind = (i + 1) % 3, (i + 2) % 3
+            for j in range(3):
+                left, right = (j + 1) % 3, (j + 2) % 3
+                distance = np.abs(away[:, behind] * between[:, ahead, j] - away[:, ahead] * between[:, behind, j])
+                reach = half[ahead] * size[:, behind, j] + half[behind] * size[:, ahead, j]
+                reach = reach + halves[:, left] * size[:, i, right] + halves[:, right] * size[:, i, left]
+                apart |= distance > reach
+        return bool((~apart).any())
+
+    def extent(self, body: int, direction: FloatArray) -> float:
+        """How far one body and what is fixed to it reach along a unit vector (3,), m from the world's origin."""
+        turned, centres, halves = self._turned(self._collision_geoms(body))
+        return float((centres @ direction + np.einsum("ni,ni->n", np.abs(direction @ turned), halves)).max())
 
     def box(self, name: str) -> Box:
         low, high = self._corners(self._geoms[name])
@@ -205,11 +221,16 @@ class Scene:
             inside[self.model.geom_bodyid] & ((self.model.geom_contype | self.model.geom_conaffinity) != 0)
         )
 
+    def _turned(self, geoms: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Of the boxes of geoms: rotations (n, 3, 3), middles (n, 3) m, half sizes (n, 3) m."""
+        turned = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
+        middles = self.data.geom_xpos[geoms] + np.einsum("nij,nj->ni", turned, self.model.geom_aabb[geoms][:, :3])
+        return turned, middles, self.model.geom_aabb[geoms][:, 3:]
+
     def _corners(self, geoms: Any) -> tuple[FloatArray, FloatArray]:
-        rotation = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
-        centre = self.data.geom_xpos[geoms] + np.einsum("nij,nj->ni", rotation, self.model.geom_aabb[geoms][:, :3])
-        half = np.einsum("nij,nj->ni", np.abs(rotation), self.model.geom_aabb[geoms][:, 3:])
-        return centre - half, centre + half
+        turned, middles, halves = self._turned(geoms)
+        half = np.einsum("nij,nj->ni", np.abs(turned), halves)
+        return middles - half, middles + half
 
 
 class Joint:

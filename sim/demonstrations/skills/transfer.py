@@ -130,7 +130,7 @@ class Transfer:
         """Nearest to the hand's present turn, clear of neighbours here and there, and well tried."""
         scene = self.scene
         target = self.place.target()
-        own = scene.pose(self.name)
+        own, middle = scene.pose(self.name), scene.data.xipos[scene.env.obj_body_id[self.name]].copy()
         options = [grasp for grasp in grasps_of(scene, self.name) if grasp not in self._refused]
         if not options:
             self._refused.clear()
@@ -151,10 +151,12 @@ class Transfer:
                 rotation = target.heading @ own.rotation.T @ hand.rotation
                 there = target.position + target.heading @ own.rotation.T @ (hand.position - own.position)
             raised = 0.0
-            if -rotation[2, 2] > UPRIGHT:
+            if grasp in variants:
+                raised = 0.05 if hits(scene, Pose(there, rotation), (self.name,)) else 0.0
+            elif -rotation[2, 2] > UPRIGHT:
                 raised = max(palm_height(scene, Pose(there, rotation), (self.name,), fingers=False) - there[2], 0.0)
             tilted = float(np.arccos(np.clip(-hand.rotation[2, 2], -1, 1))) * (2.0 if grasp in variants else 1.0)
-            off = float(np.linalg.norm((hand.position - own.position)[:2]))  # a corner is missed by a little
+            off = float(np.linalg.norm((hand.position - middle)[:2]))  # a corner is missed by a little
             reach = float(np.linalg.norm(hand.position[:2] - scene.env.robots[0].base_pos[:2]))
             return (
                 30.0 * blocked(grasp, hand) + 10.0 * min(raised, 0.3) + 0.10 * turned + 0.08 * from_home
@@ -167,7 +169,7 @@ class Transfer:
         if blocked(best, best.in_world(scene, self.name)) > 0:
             # Beside what is higher, such as a cabinet over its open drawer, the hand has room where it leans away.
             if not self._variants:
-                self._variants = [variant for grasp in options for variant in grasp.variants()]
+                self._variants = [v for grasp in grasps_of(scene, self.name) for v in grasp.variants()]
             variants = [grasp for grasp in self._variants if grasp not in self._refused]
             best = min([best, *variants], key=cost)
         return best
