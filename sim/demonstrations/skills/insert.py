@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from policies.types import FloatArray
-from sim.demonstrations.skills.motion import (
-    CLOSE,
-    DOWN,
-    OPEN,
-    errors,
-    funnel,
-    hand_rotation,
-    nearer_half_turn,
-    towards,
-    travel_height,
-)
+from sim.demonstrations.skills import motion
+from sim.demonstrations.skills.motion import CLOSE, DOWN, OPEN, errors, hand_rotation, towards
 from sim.demonstrations.skills.scene import Pose, Scene, turn
 
 TILT = np.deg2rad(60.0)  # of the approach from straight down: the wrist stays clear of the table
@@ -57,7 +48,7 @@ class Insert:
 
     def _hand(self) -> Pose:
         pose = self.scene.pose(self.name) @ self._grip
-        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
+        return Pose(pose.position, motion.nearer_half_turn(pose.rotation, self.scene.hand.rotation))
 
     def _reach(self) -> FloatArray:
         scene, goal = self.scene, self._hand()
@@ -65,8 +56,8 @@ class Insert:
         if distance < 0.008 and angle < 0.12:
             self._enter("close")
             return towards(scene, goal, CLOSE)
-        height = max(travel_height(scene, scene.tcp, goal.position, 0.02), goal.position[2] + 0.05)
-        return towards(scene, funnel(scene, goal, height), OPEN)
+        height = max(motion.travel_height(scene, scene.tcp, goal.position, 0.02), goal.position[2] + 0.05)
+        return towards(scene, motion.funnel(scene, goal, height), OPEN)
 
     def _close(self) -> FloatArray:
         held = all(self.scene.touches(self.name))
@@ -90,7 +81,7 @@ class Insert:
         rise = floor + ABOVE - box.low[2]
         deep = (axis - opening) @ self._into
         straight = hand_rotation(np.cos(TILT) * DOWN + np.sin(TILT) * self._into, aside)
-        rotation = nearer_half_turn(straight, scene.hand.rotation)
+        rotation = motion.nearer_half_turn(straight, scene.hand.rotation)
         turned = errors(scene, Pose(scene.tcp, rotation))[1]
         wrong = max(abs(off) - 0.012, 0.0) + max(rise - 0.004, 0.0) + 0.1 * max(turned - 0.15, 0.0)
         wanted = float(np.clip(DEEP - 6.0 * wrong, -IN_FRONT, DEEP))
