@@ -35,7 +35,9 @@ TORCH_IS_THEIR_SUBJECT = {
     )
 }
 # Skills are tried in the simulator: it is imported with them.
-SIMULATOR_IS_THEIR_SUBJECT = {f"sim.demonstrations.{name}" for name in ("collect_skills", "try_layouts", "try_skills")}
+SIMULATOR_IS_THEIR_SUBJECT = {
+    f"sim.demonstrations.{name}" for name in ("collect_skills", "try_layouts", "try_skills", "skills.measure_grasps")
+}
 TRAININGS = ("distil", "train_nano", "train_spatial", "train_vega", "train_world_simulator")
 THREADED = (
     "policies.benchmark", "policies.correspondence.__main__", "policies.serving.serve",

@@ -2,7 +2,8 @@
 
     python -m sim.demonstrations.skills.measure_grasps --suites libero_object libero_spatial
 
-Each is taken, lifted, and carried 15 cm aside; what slipped or tilted least comes first in grasps.json.
+Each is taken, lifted, and carried 15 cm aside, from where it is aimed and from 6 mm beside; what slipped or tilted
+least comes first in grasps.json.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def _row(grasp: Grasp) -> dict[str, Any]:
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("python -m sim.demonstrations.skills.measure_grasps", __doc__)
-    parser.add_argument("--suites", nargs="+", default=["libero_spatial", "libero_object", "libero_goal", "libero_10"])
+    suites = ["libero_spatial", "libero_object", "libero_goal", "libero_10"]
+    parser.add_argument("--suites", nargs="+", default=suites, help="whose things are tried")
     parser.add_argument("--again", nargs="*", default=[], metavar="ASSET", help="assets to try anew")
     args = parser.parse_args(argv)
     table = json.loads(grasps.TABLE.read_text()) if grasps.TABLE.is_file() else {}
