@@ -35,9 +35,8 @@ TORCH_IS_THEIR_SUBJECT = {
     )
 }
 # Skills are tried in the simulator: it is imported with them.
-SIMULATOR_IS_THEIR_SUBJECT = {
-    f"sim.demonstrations.{name}" for name in ("collect_skills", "try_layouts", "try_skills", "skills.measure_grasps")
-}
+OF_LAYOUTS = {f"sim.demonstrations.{name}" for name in ("collect_skills", "try_layouts", "try_skills")}
+SIMULATOR_IS_THEIR_SUBJECT = {*OF_LAYOUTS, "sim.demonstrations.skills.measure_grasps"}
 TRAININGS = ("distil", "train_nano", "train_spatial", "train_vega", "train_world_simulator")
 THREADED = (
     "policies.benchmark", "policies.correspondence.__main__", "policies.serving.serve",
@@ -46,7 +45,7 @@ THREADED = (
 )  # fmt: skip
 SEEDED = (
     "policies.compose", *(f"policies.training.{name}" for name in TRAININGS), "sim.ask", "sim.render_views",
-    "sim.space.collect", *sorted(SIMULATOR_IS_THEIR_SUBJECT),
+    "sim.space.collect", *sorted(OF_LAYOUTS),
 )  # fmt: skip
 BIN = Path(sys.executable).parent
 
