@@ -75,11 +75,10 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 def refuse_twice(data: Sequence[Path], held_out: Sequence[Path] = ()) -> None:
     """Raise VegaError for a folder that would be learned from twice, or learned from and judged by."""
     learned = [folder.resolve() for folder in data]
-    for folder, place in zip(data, learned, strict=True):
-        if learned.count(place) > 1:
-            raise VegaError(
-                f"--data names {folder} twice: name it once, since what is held out would be learned from its double."
-            )
+    if (folder := _double(data)) is not None:
+        raise VegaError(
+            f"--data names {folder} twice: name it once, since what is held out would be learned from its double."
+        )
     for folder in held_out:
         if folder.resolve() in learned:
             raise VegaError(f"--held-out names {folder}, which --data names too: hold out what is not learned from.")
@@ -87,7 +86,11 @@ def refuse_twice(data: Sequence[Path], held_out: Sequence[Path] = ()) -> None:
 
 def check_named_once(folders: Sequence[Path]) -> None:
     """Raise VegaError for a run that is named twice: pooled, it would make an interval narrower than it is."""
+    if (folder := _double(folders)) is not None:
+        raise VegaError(f"Run '{folder}' is named twice: name each once, since the same again tells nothing new.")
+
+
+def _double(folders: Sequence[Path]) -> Path | None:
+    """The first folder that another one of them is too, by whatever name."""
     places = [folder.resolve() for folder in folders]
-    for folder, place in zip(folders, places, strict=True):
-        if places.count(place) > 1:
-            raise VegaError(f"Run '{folder}' is named twice: name each once, since the same again tells nothing new.")
+    return next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)

@@ -26,7 +26,7 @@ class Insert:
         self.scene, self.name, self.where = scene, name, where
         self.finished = False
         self._into = _way_in(scene, where)
-        self._grip = _by_its_handle(scene, name)
+        self._grip, self._axis, self._floor = _by_its_handle(scene, name), _axis(scene, name), _floor(scene, where)
         self._enter("reach")
 
     @property
@@ -71,10 +71,10 @@ class Insert:
         if scene.opening < EMPTY or self._untouched > LOST:
             self._enter("reach")
             return towards(scene, Pose(scene.tcp - 0.05 * DOWN, scene.hand.rotation), OPEN)
-        box, floor = scene.box(self.name), self._floor()
+        box, floor, thing = scene.box(self.name), self._floor, scene.pose(self.name)
         site = scene.site(self.where).position
-        opening = site - self._into * self._half()
-        axis = self._middle()
+        opening = site - self._into * (scene.site_half(self.where) @ np.abs(self._into))
+        axis = thing.position + thing.rotation @ self._axis
         # In front of the opening first, at its height and in its middle; then in.
         aside = np.cross(self._into, DOWN)
         off = (site - axis) @ aside
@@ -103,22 +103,6 @@ class Insert:
             self.finished = True
         return towards(scene, Pose(back, self._hold.rotation), OPEN)
 
-    def _middle(self) -> FloatArray:
-        """Of the thing without its handle, as seen from above."""
-        return self.scene.pose(self.name).position + self.scene.pose(self.name).rotation @ _axis(self.scene, self.name)
-
-    def _half(self) -> float:
-        site = self.scene.env.object_sites_dict[self.where]
-        rotation = self.scene.site(self.where).rotation
-        return float(np.abs(rotation @ np.asarray(site.size, float)) @ np.abs(self._into))
-
-    def _floor(self) -> float:
-        """Height on which the thing will stand."""
-        scene, site = self.scene, self.scene.site(self.where).position
-        points = scene.points_now(scene.parent(self.where) or self.where)
-        below = points[(points[:, 2] < site[2]) & np.all(np.abs(points[:, :2] - site[:2]) < 0.03, axis=1)]
-        return float(below[:, 2].max())
-
 
 def behind_a_door(scene: Scene, where: str) -> bool:
     """Whether a place belongs to something with a door on hinges: it is entered from the side."""
@@ -140,6 +124,14 @@ def _way_in(scene: Scene, where: str) -> FloatArray:
         return int(((along < 0) & (along > -0.2) & (np.abs(across) < 0.05)).sum())
 
     return min(ways, key=blocked)
+
+
+def _floor(scene: Scene, where: str) -> float:
+    """Height on which a thing will stand there."""
+    site = scene.site(where).position
+    points = scene.points_now(scene.parent(where) or where)
+    below = points[(points[:, 2] < site[2]) & np.all(np.abs(points[:, :2] - site[:2]) < 0.03, axis=1)]
+    return float(below[:, 2].max())
 
 
 def _axis(scene: Scene, name: str) -> FloatArray:

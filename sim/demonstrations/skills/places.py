@@ -49,7 +49,7 @@ class Place:
         bottom = own.position[2] - scene.box(name).low[2]
         xy = frame.position[:2] + self.offset
         floor = self._floor(xy, frame, own, points)
-        return Target(np.array([*xy, floor + bottom + ABOVE]), self._heading(frame, own, points))
+        return Target(np.array([*xy, floor + bottom + ABOVE]), self._heading(own, points))
 
     def _floor(self, xy: FloatArray, frame: Pose, own: Pose, points: FloatArray) -> float:
         """Height of what the object, now at `own` and filling `points`, will stand on."""
@@ -65,11 +65,11 @@ class Place:
         near = support[np.all(np.abs(support[:, :2] - xy) < min(radius, 0.045), axis=1)]
         return float(near[:, 2].max()) if len(near) else float(frame.position[2])
 
-    def _heading(self, frame: Pose, own: Pose, points: FloatArray) -> FloatArray | None:
+    def _heading(self, own: Pose, points: FloatArray) -> FloatArray | None:
         """A thing much longer than the place is wide is turned so that it fits, about the vertical."""
         if not self.inside:
             return None
-        half = self._half(frame)
+        half = self.scene.site_half(self.where)[:2]
         flat = points[:, :2] - own.position[:2]
         if np.all(np.ptp(flat, axis=0).max() < 2 * half - 0.005):
             return None
@@ -87,16 +87,11 @@ class Place:
         assert best is not None
         return best[1]
 
-    def _half(self, frame: Pose) -> FloatArray:
-        """Half sizes of a site along the world's x and y, m."""
-        site = self.scene.env.object_sites_dict[self.where]
-        return np.asarray(np.abs(frame.rotation @ np.asarray(site.size, float))[:2])
-
     def _free_spot(self) -> FloatArray:
         """Where in a region the object stands clear of others: the middle if that is free."""
         scene = self.scene
         frame = scene.site(self.where)
-        half = self._half(frame)
+        half = self.scene.site_half(self.where)[:2]
         points = scene.world_points(self.name)
         own = scene.pose(self.name).position[:2]
         low, high = points[:, :2].min(axis=0) - own, points[:, :2].max(axis=0) - own
@@ -124,9 +119,11 @@ class Place:
             for y in np.linspace(-room[1], room[1], 7):
                 at = frame.position[:2] + np.array([x, y])
                 gaps = [np.maximum(box.low[:2] - (at + high), at + low - box.high[:2]).max() for box in others]
-                value = min([*gaps, 0.02]) - 0.05 * np.hypot(x, y)
+                free = min([*gaps, 0.02])
                 if shared:
-                    value = min([*gaps, 0.02]) + 0.2 * abs((x, y)[across]) - 0.05 * abs((x, y)[1 - across])
+                    value = free + 0.2 * abs((x, y)[across]) - 0.05 * abs((x, y)[1 - across])
+                else:
+                    value = free - 0.05 * np.hypot(x, y)
                 if value > best:
                     best, spot = value, np.array([x, y])
         return spot

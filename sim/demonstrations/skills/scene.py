@@ -102,19 +102,21 @@ class Scene:
         index = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, name)
         return Pose(np.array(self.data.site_xpos[index]), self.data.site_xmat[index].reshape(3, 3).copy())
 
+    def site_half(self, name: str) -> FloatArray:
+        """(3,) half sizes of the box round a site along the world's axes, m."""
+        size = np.asarray(self.env.object_sites_dict[name].size, float)
+        return np.asarray(np.abs(self.site(name).rotation @ size))
+
     def boxes(self, without: tuple[str, ...] = ()) -> tuple[FloatArray, FloatArray]:
         """Low and high corners (n, 3) of the collision boxes of all objects and fixtures but `without`."""
-        skip = [self.names.index(name) for name in without if name in self.names]
-        return self._corners(self._boxed[~np.isin(self._owner, skip)])
+        return self._corners(self._all_but(without))
 
     def meets(self, middle: Pose, half: FloatArray, without: tuple[str, ...]) -> bool:
         """Whether a box with these half sizes (3,) m meets a collision box of anything but `without`.
 
         Both as they are turned: separating axes (Gottschalk et al. 1996), their faces' and the products of their edges.
         """
-        skip = [self.names.index(name) for name in without if name in self.names]
-        geoms = self._boxed[~np.isin(self._owner, skip)]
-        turned, centres, halves = self._turned(geoms)
+        turned, centres, halves = self._turned(self._all_but(without))
         between = middle.rotation.T @ turned
         size = np.abs(between) + 1e-9
         away = (centres - middle.position) @ middle.rotation
@@ -220,6 +222,11 @@ class Scene:
         return np.flatnonzero(
             inside[self.model.geom_bodyid] & ((self.model.geom_contype | self.model.geom_conaffinity) != 0)
         )
+
+    def _all_but(self, without: tuple[str, ...]) -> Any:
+        """Collision geoms of all objects and fixtures but these."""
+        skip = [self.names.index(name) for name in without if name in self.names]
+        return self._boxed[~np.isin(self._owner, skip)]
 
     def _turned(self, geoms: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Of the boxes of geoms: rotations (n, 3, 3), middles (n, 3) m, half sizes (n, 3) m."""
