@@ -17,6 +17,7 @@ ABOVE = 0.012  # of the thing over the floor on its way in, m
 IN_FRONT = 0.13  # of the thing's middle from the opening while it comes to its height, m
 DEEP = 0.055  # of the thing's middle behind the opening once it is in, m
 PATIENCE = 150
+HANDLE, HANDLE_TURNED = 0.02, 0.4  # from a hand that has it by its handle to where it would take it, m and rad
 
 
 class Insert:
@@ -28,6 +29,9 @@ class Insert:
         self._into = _way_in(scene, where)
         self._grip, self._axis, self._floor = _by_its_handle(scene, name), _axis(scene, name), _floor(scene, where)
         self._enter("reach")
+        distance, angle = errors(scene, self._hand())
+        if all(scene.touches(name)) and distance < HANDLE and angle < HANDLE_TURNED:  # opening would drop it
+            self._enter("close" if scene.rests_on(name) else "carry")
 
     @property
     def attention(self) -> FloatArray:

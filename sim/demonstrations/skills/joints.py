@@ -25,6 +25,7 @@ SETTLE = 8
 BEYOND = 8  # steps for which a drawer is pulled or pushed on, towards the end of its way
 PUSH_TILT = 0.55  # rad from straight down
 PATIENCE = 150
+HELD, HELD_TURNED = 0.03, 0.5  # from a hand that has a handle or knob to where it would take it, m and rad
 OUT_ON_DOOR = 0.6  # of the way from a door's middle to its free edge
 
 
@@ -44,6 +45,11 @@ class _Joined:
 
     def _goal(self) -> Pose:
         raise NotImplementedError
+
+    def _has_it(self) -> bool:
+        """Whether the hand has taken hold already, as where another was at the wheel: then it does not let go first."""
+        distance, angle = errors(self.scene, self._goal())
+        return all(self.scene.touches_body(self.joint.body)) and distance < HELD and angle < HELD_TURNED
 
     def _enter(self, phase: str) -> None:
         self._phase, self._waited = phase, 0
@@ -78,6 +84,8 @@ class Pull(_Joined):
         approach = -np.sin(tilt) * self._out + np.cos(tilt) * DOWN
         rotation = hand_rotation(approach, np.cross(long, approach))
         self._grip = frame.inverse @ Pose(centre + DEEPER * approach, rotation)
+        if self._has_it():
+            self._enter("close")
 
     def _goal(self) -> Pose:
         pose = self.joint.pose @ self._grip
@@ -134,6 +142,15 @@ class Push(_Joined):
         else:
             approach = reachable_down(scene, contact)
         self._grip = joint.pose.inverse @ Pose(contact, hand_rotation(approach, np.cross(out, DOWN)))
+        if self._at_it():
+            self._enter("push")
+
+    def _at_it(self) -> bool:
+        """Whether the hand is at the face already, as where another was at the wheel."""
+        goal, out = self._goal(), self._out
+        off = self.scene.tcp - goal.position
+        beside = float(np.linalg.norm(off - out * (off @ out)))
+        return beside < HELD and abs(float(off @ out)) < HELD and errors(self.scene, goal)[1] < HELD_TURNED
 
     @property
     def _out(self) -> FloatArray:
@@ -185,6 +202,8 @@ class Turn(_Joined):
         top = np.array([*joint.anchor[:2], high[ridge, 2] - 0.012])
         across = np.eye(3)[int(np.argmin(size[:2]))]
         self._grip = joint.pose.inverse @ Pose(top, hand_rotation(reachable_down(scene, top), across))
+        if self._has_it():
+            self._enter("close")
 
     def _goal(self) -> Pose:
         pose = self.joint.pose @ self._grip

@@ -105,10 +105,13 @@ def travel_height(
     return top + CLEARANCE + hang
 
 
-def funnel(scene: Scene, goal: Pose, height: float, back: float = 0.09, without_turn: bool = False) -> Pose:
+def funnel(
+    scene: Scene, goal: Pose, height: float, back: float = 0.09, without_turn: bool = False, mouth: float = FUNNEL
+) -> Pose:
     """The pose to head for now on the way to `goal`, which is entered along the hand's z axis.
 
     height: of the TCP while it travels, m.  back: how far the hand is kept back on the approach axis, m.
+    mouth: lateral error below which the goal itself is approached, m; the wider, the sooner the way down begins.
     """
     hand = scene.hand
     axis = goal.rotation[:, 2]
@@ -119,7 +122,7 @@ def funnel(scene: Scene, goal: Pose, height: float, back: float = 0.09, without_
     error = float(np.linalg.norm(lateral)) + max(turned - 0.006, 0.0)
     vertical = axis @ DOWN > 0.85
     most = max(height - goal.position[2], 0.05) if vertical else back
-    kept = float(np.clip((error - FUNNEL) * SLOPE, 0.0, most))
+    kept = float(np.clip((error - mouth) * SLOPE, 0.0, most))
     point = goal.position - axis * kept
     if vertical:
         missing = np.clip((point[2] - hand.position[2] - 0.005) / 0.05, 0.0, 1.0)

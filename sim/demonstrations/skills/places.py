@@ -7,22 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.types import FloatArray, VegaError
-from sim.demonstrations.skills.motion import DOWN
+from sim.demonstrations.skills.motion import DOWN, FUNNEL, lean_from
 from sim.demonstrations.skills.scene import Pose, Scene, turn
 
 ABOVE = 0.006  # of an object's bottom over what it is set down on, m
 MOST_LEAN = 0.7  # rad
 BESIDE_POST = 0.05  # of what leans from the middle of its place, m
+WIDE = 0.03  # m: a hand that waits over a slope to be better aligned teaches a policy to wait
 STEEP = 0.8  # cosine of the slope from which a thing is laid along it instead of standing
 
 
 @dataclass(frozen=True)
 class Target:
-    """position (3,) of the origin of an object's body; heading: its rotation (3, 3), or None where any will do."""
+    """position (3,) of the origin of an object's body; heading: its rotation (3, 3), or None where any will do.
+
+    tolerance: lateral error with which it is let go, m.  mouth: as `funnel` has it.
+    """
 
     position: FloatArray
     heading: FloatArray | None = None
     tolerance: float = 0.012
+    mouth: float = FUNNEL
 
 
 class Place:
@@ -35,7 +40,7 @@ class Place:
         if not self.is_site and self.where not in scene.names:
             raise VegaError(f"Nothing in this scene is called '{self.where}': no skill can put something there.")
         self.under = scene.parent(self.where) if self.is_site else self.where
-        self._standing = scene.pose(name).rotation
+        self._standing = self.upright(scene.pose(name).rotation)
         self._side = 1.0 if self.is_site and scene.site(self.where).rotation[0, 0] > 0 else -1.0
         self.offset = self._free_spot() if self.is_site else np.zeros(2)
 
@@ -50,6 +55,12 @@ class Place:
         xy = frame.position[:2] + self.offset
         floor = self._floor(xy, frame, own, points)
         return Target(np.array([*xy, floor + bottom + ABOVE]), self._heading(own, points))
+
+    @staticmethod
+    def upright(rotation: FloatArray) -> FloatArray:
+        """The same (3, 3) with the axis of the body that is nearest to the vertical on it, as when the thing stands."""
+        axis = rotation[:, int(np.argmax(np.abs(rotation[2])))]
+        return lean_from(axis * np.sign(axis[2]), -DOWN) @ rotation
 
     def _floor(self, xy: FloatArray, frame: Pose, own: Pose, points: FloatArray) -> float:
         """Height of what the object, now at `own` and filling `points`, will stand on."""
@@ -143,4 +154,4 @@ class Place:
         lean = min(float(np.arccos(np.clip(along[2], -1, 1))), MOST_LEAN)
         rotation = turn(axis / np.linalg.norm(axis), lean) @ self._standing
         aside = frame.rotation[:, 0] * BESIDE_POST * self._side
-        return Target(frame.position + 0.015 * along + 0.008 * out + aside, rotation, 0.02)
+        return Target(frame.position + 0.015 * along + 0.008 * out + aside, rotation, 0.02, WIDE)

@@ -178,10 +178,11 @@ class Scene:
 
     def touches(self, name: str) -> tuple[bool, bool]:
         """Whether each finger's pad touches the object."""
-        pairs = self.data.contact.geom[: self.data.ncon]
-        touched = pairs[np.isin(pairs, self._geoms[name]).any(axis=1)]
-        first, second = (bool((touched == pad).any()) for pad in self._pads)
-        return first, second
+        return self._pads_on(self._geoms[name])
+
+    def touches_body(self, body: int) -> tuple[bool, bool]:
+        """The same for one body and what is fixed to it, such as a drawer."""
+        return self._pads_on(self._collision_geoms(body))
 
     def rests_on(self, name: str) -> bool:
         """Whether the object touches anything but the robot."""
@@ -213,6 +214,12 @@ class Scene:
         """The object or fixture that a site belongs to; None for places on the table and for things themselves."""
         site = self.env.object_sites_dict.get(name)
         return None if site is None else site.parent_name
+
+    def _pads_on(self, geoms: Any) -> tuple[bool, bool]:
+        pairs = self.data.contact.geom[: self.data.ncon]
+        touched = pairs[np.isin(pairs, geoms).any(axis=1)]
+        first, second = (bool((touched == pad).any()) for pad in self._pads)
+        return first, second
 
     def _collision_geoms(self, body: int) -> Any:
         inside = np.zeros(self.model.nbody, bool)

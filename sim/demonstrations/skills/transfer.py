@@ -28,6 +28,9 @@ class Transfer:
         self._refused: list[Grasp] = []
         self._variants: list[Grasp] = []
         self._start()
+        touched = scene.touches(name)
+        if scene.opening > EMPTY and (all(touched) or (any(touched) and not scene.rests_on(name))):
+            self._go_on()
 
     @property
     def attention(self) -> FloatArray:
@@ -48,6 +51,13 @@ class Transfer:
     def _start(self) -> None:
         self._enter("reach")
         self._grasp = self._best_grasp()
+
+    def _go_on(self) -> None:
+        """The hand has it already, as where another was at the wheel: opening would drop it."""
+        scene, own, hand = self.scene, self.scene.pose(self.name), self.scene.hand
+        self._grasp = Grasp(own.inverse @ hand, 2 * scene.opening)
+        self._hold, self._rotation = hand, self.place.upright(own.rotation) @ own.rotation.T @ hand.rotation
+        self._enter("close" if scene.rests_on(self.name) else "carry")
 
     def _enter(self, phase: str) -> None:
         self._phase, self._waited, self._untouched = phase, 0, 0
@@ -115,7 +125,7 @@ class Transfer:
             self._hold = scene.hand
             return towards(scene, self._hold, OPEN)
         speed = 0.45 if aside < 0.03 and low < 0.05 else 1.0
-        return towards(scene, funnel(scene, goal, height), CLOSE, speed=speed)
+        return towards(scene, funnel(scene, goal, height, mouth=target.mouth), CLOSE, speed=speed)
 
     def _release(self) -> FloatArray:
         scene = self.scene
