@@ -17,8 +17,9 @@ from sim.worlds.libero_env import LiberoEnvironment
 KINDS = {"suite": 0.1, "shifted": 0.2, "permuted": 0.35, "random": 0.35}
 INSTEAD = ("permuted", "random", "shifted", "suite")  # after the kind that is wanted, those behind it
 SHIFT = 0.06  # of each thing about the place that the suite gives it, m
-FIXTURE_SHIFT = 0.02  # m
+FIXTURE_SHIFT, FIXTURE_FAR = 0.02, 0.15  # m
 EXCHANGED = 0.5  # of the permuted layouts, those in which fixtures stand in each other's places too
+FAR = 0.5  # of the random layouts, those in which fixtures are shifted by up to FIXTURE_FAR
 BESIDE = 0.2  # from a thing to what an instruction may place it by ("next to the ramekin"), m
 MIN_GAP = 0.03
 FALL = 0.05  # m
@@ -33,10 +34,11 @@ def lay_out(environment: LiberoEnvironment, rng: np.random.Generator, kind: str 
     """Reset and lay the scene out anew; the kind of layout, drawn unless it is given.
 
     suite: the task's own regions.  shifted: up to 6 cm about them, fixtures 2 cm.  permuted: things of like size
-    exchanged, often fixtures too, then shifted a little.  random: anywhere within reach.  What fell or slid is laid out
-    again, and after 20 attempts as the next of INSTEAD: not everything has room to be exchanged.  Where what the
-    goal names has a twin, only its place tells them apart: it and what stands beside it keep their places to 6 cm in
-    every layout, and the twin keeps away.  The arm is left at its settled home.
+    exchanged, often fixtures too, then shifted a little.  random: anywhere within reach, and often fixtures up to 15 cm
+    from where they are.  What fell or slid is laid out again, and after 20 attempts as the next of INSTEAD: not
+    everything has room to be exchanged.  Where what the goal names has a twin, only its place tells them apart: it and
+    what stands beside it keep their places to 6 cm in every layout, and the twin keeps away.  The arm is left at its
+    settled home.
     Raises VegaError where every layout solves the task already.
     """
     kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
@@ -66,8 +68,11 @@ def _laid_out(environment: LiberoEnvironment, rng: np.random.Generator, kind: st
     scene = Scene(environment)
     if kind == "permuted" and rng.random() < EXCHANGED and not _exchange_fixtures(scene, rng):
         return False
+    far = kind == "random" and rng.random() < FAR
     if kind != "suite":
-        _move_fixtures(scene, rng)
+        _move_fixtures(scene, rng, FIXTURE_FAR if far else FIXTURE_SHIFT)
+    if far and not _stand_apart(scene, _fixtures(scene)):
+        return False
     if not _rearrange(scene, kind, rng, wide):
         return False
     before = {name: scene.pose(name) for name in scene.movable}
@@ -90,14 +95,18 @@ def _exchange_fixtures(scene: Scene, rng: np.random.Generator) -> bool:
     carried = {name: _carried(scene, name) for name in names}
     for name, other in zip(names, rng.permutation(len(names)), strict=True):
         _move_fixture(scene, name, carried[name], at[names[other]] - at[name])
+    return _stand_apart(scene, names)
+
+
+def _move_fixtures(scene: Scene, rng: np.random.Generator, most: float) -> None:
+    """Shift each fixture by up to `most` m, with what is on it or in it."""
+    for name in _fixtures(scene):
+        _move_fixture(scene, name, _carried(scene, name), rng.uniform(-most, most, 2))
+
+
+def _stand_apart(scene: Scene, names: list[str]) -> bool:
     boxes = [scene.box(name) for name in names]
     return not any(_overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def _move_fixtures(scene: Scene, rng: np.random.Generator) -> None:
-    """Shift each fixture a little, with what is on it or in it."""
-    for name in _fixtures(scene):
-        _move_fixture(scene, name, _carried(scene, name), rng.uniform(-FIXTURE_SHIFT, FIXTURE_SHIFT, 2))
 
 
 def _fixtures(scene: Scene) -> list[str]:
