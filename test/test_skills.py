@@ -207,20 +207,6 @@ def test_layouts_exchange_things_and_keep_the_place_that_an_instruction_names(st
     assert max(moved["flat_stove_1"]) > 0.3
 
 
-def test_random_layouts_shift_fixtures_too_which_stand_apart(stove: LiberoEnvironment) -> None:
-    stove.seed_random(0)
-    stove.random_reset()
-    scene, names = Scene(stove), ("flat_stove_1", "wooden_cabinet_1")
-    usual, shifts = {name: scene.pose(name).position for name in names}, []
-    for seed in range(8):
-        assert lay_out(stove, np.random.default_rng(seed), "random") == "random"
-        first, second = (scene.box(name) for name in names)
-        assert np.any((first.high < second.low) | (second.high < first.low))
-        shifts.append([np.abs(scene.pose(name).position - usual[name]).max() for name in names])
-    assert 0.04 < np.max(shifts) <= 0.15 + 1e-9
-    assert 0 < np.sum(np.max(shifts, axis=1) <= 0.02 + 1e-9) < len(shifts)  # not always so far
-
-
 def test_a_knob_is_turned_where_its_fixture_has_been_put() -> None:
     environment = LiberoEnvironment("libero_goal", 7)  # turn on the stove
     try:

@@ -20,7 +20,9 @@ SHIFT = 0.06  # of each thing about the place that the suite gives it, m
 FIXTURE_SHIFT, FIXTURE_FAR = 0.02, 0.15  # m
 EXCHANGED = 0.5  # of the permuted layouts, those in which fixtures stand in each other's places too
 FAR = 0.5  # of the random layouts, those in which fixtures are shifted by up to FIXTURE_FAR
+TOGETHER = 0.2  # of things that an instruction tells by their places among each other, m
 BESIDE = 0.2  # from a thing to what an instruction may place it by ("next to the ramekin"), m
+CENTRE = "table center"  # in an instruction: a place that does not move with things
 MIN_GAP = 0.03
 FALL = 0.05  # m
 REACH = (0.28, 0.88)  # horizontal distance from the arm's base at which things are within reach, m
@@ -37,8 +39,8 @@ def lay_out(environment: LiberoEnvironment, rng: np.random.Generator, kind: str 
     exchanged, often fixtures too, then shifted a little.  random: anywhere within reach, and often fixtures up to 15 cm
     from where they are.  What fell or slid is laid out again, and after 20 attempts as the next of INSTEAD: not
     everything has room to be exchanged.  Where what the goal names has a twin, only its place tells them apart: it and
-    what stands beside it keep their places to 6 cm in every layout, and the twin keeps away.  The arm is left at its
-    settled home.
+    what stands beside it are shifted as one, up to 20 cm (6 where the instruction says where on the table), and the
+    twin keeps away.  The arm is left at its settled home.
     Raises VegaError where every layout solves the task already.
     """
     kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
@@ -152,14 +154,16 @@ def _piles(scene: Scene) -> list[list[str]]:
 
 def _told_apart_by_place(scene: Scene, piles: list[list[str]]) -> tuple[set[str], set[str]]:
     """Of the piles' bottoms, those whose place an instruction needs, and the twins that must keep away from them."""
-    goal = {word for predicate in scene.env.parsed_problem["goal_state"] for word in predicate[1:]}
+    predicates = scene.env.parsed_problem["goal_state"]
+    goal = {word for predicate in predicates for word in predicate[1:]}
     named = [name for name in scene.movable if name in goal]
     twins = {o for name in named for o in scene.movable if o not in goal and scene.category(o) == scene.category(name)}
     wanted = [n for n in named if any(o != n and scene.category(o) == scene.category(n) for o in scene.movable)]
     at = {name: scene.pose(name).position[:2] for name in scene.movable}
+    apart = twins | {p[1] for p in predicates if p[1] not in wanted}  # what is carried somewhere has a name of its own
     by_place = {
         pile[0] for pile in piles for name in wanted
-        if name in pile or (not twins & {*pile} and np.linalg.norm(at[pile[0]] - at[name]) < BESIDE)
+        if name in pile or (not apart & {*pile} and np.linalg.norm(at[pile[0]] - at[name]) < BESIDE)
     }  # fmt: skip
     return by_place, twins
 
@@ -173,7 +177,6 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
     boxes = {pile[0]: _hull([scene.box(name) for name in pile]) for pile in piles}
     own = {pile[0]: scene.pose(pile[0]).position[:2].copy() for pile in piles}
     small = [name for name, box in boxes.items() if np.linalg.norm((box.high - box.low)[:2]) < WIDE]
-    together = rng.uniform(-SHIFT, SHIFT, 2)
     places = dict(own)
     if kind == "permuted":
         free = [name for name in small if name not in by_place]
@@ -199,12 +202,17 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
         gap, others = (0.0, fixed) if pile[0] in by_place else (MIN_GAP, taken)
         if any(_overlap(_moved(boxes[pile[0]], at - own[pile[0]]).grown(gap), box) for box in others):
             return False
-        far = float(np.linalg.norm(at - base))
-        if kind == "random" and not (REACH[0] < far < REACH[1] and abs(at[1] - base[1]) < SIDEWAYS):
+        reached = REACH[0] < np.linalg.norm(at - base) < REACH[1] and abs(at[1] - base[1]) < SIDEWAYS
+        if not reached and (kind == "random" or pile[0] in by_place):
             return False
         confusing = kind != "shifted" and pile[0] not in by_place and twins & {*pile}
         return not confusing or all(np.linalg.norm(at - own[o] - moves[o]) > BESIDE for o in by_place)
 
+    most = SHIFT if kind == "shifted" or CENTRE in scene.environment.instruction else TOGETHER
+    shifts = (rng.uniform(-most, most, 2) for _ in range(DRAWS))
+    together = next((by for by in shifts if all(fits(p, own[p[0]] + by) for p in piles if p[0] in by_place)), None)
+    if together is None:
+        return False
     for pile in sorted(piles, key=lambda pile: (pile[0] not in by_place, -_area(boxes[pile[0]]))):
         name = pile[0]
         at = next((at for _ in range(DRAWS) if fits(pile, at := drawn(name))), None)
