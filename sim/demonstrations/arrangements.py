@@ -191,7 +191,7 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
 
     def drawn(name: str) -> FloatArray:
         if name in by_place:
-            return own[name] + together
+            return places[name]
         local = spread if name in small else min(spread, SHIFT)
         if np.isfinite(local):
             return places[name] + rng.uniform(-local, local, 2)
@@ -209,10 +209,11 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
         return not confusing or all(np.linalg.norm(at - own[o] - moves[o]) > BESIDE for o in by_place)
 
     most = SHIFT if kind == "shifted" or CENTRE in scene.environment.instruction else TOGETHER
-    shifts = (rng.uniform(-most, most, 2) for _ in range(DRAWS))
-    together = next((by for by in shifts if all(fits(p, own[p[0]] + by) for p in piles if p[0] in by_place)), None)
-    if together is None:
+    shifts = rng.uniform(-most, most, (DRAWS, 2))
+    fitting = [by for by in shifts if all(fits(p, own[p[0]] + by) for p in piles if p[0] in by_place)]
+    if not fitting:
         return False
+    places |= {name: own[name] + fitting[0] for name in by_place}
     for pile in sorted(piles, key=lambda pile: (pile[0] not in by_place, -_area(boxes[pile[0]]))):
         name = pile[0]
         at = next((at for _ in range(DRAWS) if fits(pile, at := drawn(name))), None)
