@@ -237,7 +237,7 @@ SHIPPED = {
     "vega-nano": "06efe75dc41c093f3bee40abe9315e8ce9dbd5ef36a888a95e65b4a88bccd184",
     "vega-nano-plain": "c6f4d1445424e3bae010d0ad892622c76d351928706e53dd00ce7be307b912d1",
     "vega-nano-prior": "41ae7de65a6fa6c77f3e5bd46269555eb83a820c8a8a5641e2432138dcd4744f",
-    "vega-nano-suites": "dbe4aa54a6e984ed575f69be447c9dc8df2c26bf0cc5ccd8cbd66237510094dd",
+    "vega-nano-suites": "022da07d0a1d6385d0a3bec16a58b5b628746c9870e25f74a8831f4c5c3eee5d",
 }
 
 
