@@ -13,15 +13,15 @@ from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.skills.expert import SkillExpert
 from sim.demonstrations.skills.motion import CLOSE, DOWN, lean_from
 from sim.demonstrations.skills.places import Place
-from sim.demonstrations.skills.scene import turn
+from sim.demonstrations.skills.scene import Scene, turn
 from sim.worlds.libero_env import LiberoEnvironment
 
 LONGEST = 200  # steps
 
 
-def driven_until(environment: LiberoEnvironment, phase: str, steps: int) -> SkillExpert:
-    """Where another is, `steps` after it has entered a phase of its first skill."""
-    other = SkillExpert(environment)
+def drive_until(environment: LiberoEnvironment, phase: str, steps: int, goal: list[list[str]] | None = None) -> None:
+    """To where another is, `steps` after it has entered a phase of its first skill."""
+    other = SkillExpert(environment, goal)
     for _ in range(LONGEST):
         environment.step_eef(other.action())
         if getattr(other._skill, "_phase", "") == phase:
@@ -29,7 +29,6 @@ def driven_until(environment: LiberoEnvironment, phase: str, steps: int) -> Skil
     for _ in range(steps):
         environment.step_eef(other.action())
     assert getattr(other._skill, "_phase", "") == phase
-    return other
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def environment(request: pytest.FixtureRequest) -> Iterator[LiberoEnvironment]:
 def test_what_the_hand_has_it_keeps_and_the_task_is_solved(
     environment: LiberoEnvironment, phase: str, steps: int, kept: int
 ) -> None:
-    driven_until(environment, phase, steps)
+    drive_until(environment, phase, steps)
     expert, grips = SkillExpert(environment), []
     for _ in range(environment.max_steps):
         action = expert.action()
@@ -66,11 +65,8 @@ def test_what_the_hand_has_it_keeps_and_the_task_is_solved(
 
 @pytest.mark.parametrize("environment", [("libero_goal", 7)], indirect=True)
 def test_something_else_in_the_hand_is_let_go(environment: LiberoEnvironment) -> None:
-    other = SkillExpert(environment, [["on", "akita_black_bowl_1", "plate_1"]])
-    for _ in range(LONGEST):
-        environment.step_eef(other.action())
-        if getattr(other._skill, "_phase", "") == "carry":
-            break
+    drive_until(environment, "carry", 10, [["on", "akita_black_bowl_1", "plate_1"]])
+    assert any(Scene(environment).touches("akita_black_bowl_1"))
     assert SkillExpert(environment).action()[6] != CLOSE
 
 

@@ -210,10 +210,10 @@ def _rearrange(scene: Scene, kind: str, rng: np.random.Generator, wide: bool) ->
 
     most = SHIFT if kind == "shifted" or CENTRE in scene.environment.instruction else TOGETHER
     shifts = rng.uniform(-most, most, (DRAWS, 2))
-    fitting = [by for by in shifts if all(fits(p, own[p[0]] + by) for p in piles if p[0] in by_place)]
-    if not fitting:
+    together = next((by for by in shifts if all(fits(p, own[p[0]] + by) for p in piles if p[0] in by_place)), None)
+    if together is None:
         return False
-    places |= {name: own[name] + fitting[0] for name in by_place}
+    places |= {name: own[name] + together for name in by_place}
     for pile in sorted(piles, key=lambda pile: (pile[0] not in by_place, -_area(boxes[pile[0]]))):
         name = pile[0]
         at = next((at for _ in range(DRAWS) if fits(pile, at := drawn(name))), None)

@@ -30,7 +30,9 @@ OUT_ON_DOOR = 0.6  # of the way from a door's middle to its free edge
 
 
 class _Joined:
-    """What skills on one joint share: direction, the predicate, and the way out."""
+    """What skills on one joint share: direction, the predicate, where the hand goes, and the way out."""
+
+    _grip: Pose  # of the hand in the frame of the body that the joint moves
 
     def __init__(self, scene: Scene, joint: Joint, predicate: list[str], sign: float) -> None:
         self.scene, self.joint, self.predicate, self.sign = scene, joint, predicate, sign
@@ -44,7 +46,9 @@ class _Joined:
         return self._goal().position
 
     def _goal(self) -> Pose:
-        raise NotImplementedError
+        """Where the hand takes hold or pushes, as the joint stands now."""
+        pose = self.joint.pose @ self._grip
+        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
 
     def _has_it(self) -> bool:
         """Whether the hand has taken hold already, as where another was at the wheel: then it does not let go first."""
@@ -86,10 +90,6 @@ class Pull(_Joined):
         self._grip = frame.inverse @ Pose(centre + DEEPER * approach, rotation)
         if self._has_it():
             self._enter("close")
-
-    def _goal(self) -> Pose:
-        pose = self.joint.pose @ self._grip
-        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
 
     def action(self) -> FloatArray:
         scene = self.scene
@@ -157,10 +157,6 @@ class Push(_Joined):
         """(3,) away from the face that is pushed; of a door it turns with it."""
         return self.joint.pose.rotation @ self._outward
 
-    def _goal(self) -> Pose:
-        pose = self.joint.pose @ self._grip
-        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
-
     def action(self) -> FloatArray:
         scene = self.scene
         self._waited += 1
@@ -204,10 +200,6 @@ class Turn(_Joined):
         self._grip = joint.pose.inverse @ Pose(top, hand_rotation(reachable_down(scene, top), across))
         if self._has_it():
             self._enter("close")
-
-    def _goal(self) -> Pose:
-        pose = self.joint.pose @ self._grip
-        return Pose(pose.position, nearer_half_turn(pose.rotation, self.scene.hand.rotation))
 
     def action(self) -> FloatArray:
         scene = self.scene

@@ -103,7 +103,7 @@ class Scene:
         return Pose(np.array(self.data.site_xpos[index]), self.data.site_xmat[index].reshape(3, 3).copy())
 
     def site_half(self, name: str) -> FloatArray:
-        """(3,) half sizes of the box round a site along the world's axes, m."""
+        """(3,) half sizes of a site along the world's axes as LIBERO's `in_box` (site_object.py) counts them, m."""
         size = np.asarray(self.env.object_sites_dict[name].size, float)
         return np.asarray(np.abs(self.site(name).rotation @ size))
 

@@ -27,10 +27,11 @@ class Transfer:
         self.finished = False
         self._refused: list[Grasp] = []
         self._variants: list[Grasp] = []
-        self._start()
-        touched = scene.touches(name)
-        if scene.opening > EMPTY and (all(touched) or (any(touched) and not scene.rests_on(name))):
-            self._go_on()
+        touched, rests = scene.touches(name), scene.rests_on(name)
+        if scene.opening > EMPTY and (all(touched) or (any(touched) and not rests)):
+            self._go_on("close" if rests else "carry")
+        else:
+            self._start()
 
     @property
     def attention(self) -> FloatArray:
@@ -52,12 +53,12 @@ class Transfer:
         self._enter("reach")
         self._grasp = self._best_grasp()
 
-    def _go_on(self) -> None:
+    def _go_on(self, phase: str) -> None:
         """The hand has it already, as where another was at the wheel: opening would drop it."""
         scene, own, hand = self.scene, self.scene.pose(self.name), self.scene.hand
         self._grasp = Grasp(own.inverse @ hand, 2 * scene.opening)
         self._hold, self._rotation = hand, self.place.upright(own.rotation) @ own.rotation.T @ hand.rotation
-        self._enter("close" if scene.rests_on(self.name) else "carry")
+        self._enter(phase)
 
     def _enter(self, phase: str) -> None:
         self._phase, self._waited, self._untouched = phase, 0, 0
