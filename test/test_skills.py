@@ -19,6 +19,7 @@ from policies.types import ActionChunk, ActionSpace, Observation, VegaError
 from sim.demonstrations import arrangements, collect_skills, try_layouts, try_skills
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.disturbances import Driver
+from sim.demonstrations.dyes import Dyes
 from sim.demonstrations.skills.expert import SkillExpert, ordered, skill_for
 from sim.demonstrations.skills.motion import DOWN, hand_rotation, lean_from, nearer_half_turn
 from sim.demonstrations.skills.scene import Scene
@@ -105,13 +106,14 @@ def test_layouts_are_of_the_kind_that_is_asked_for(
 def test_a_policy_drives_first_and_what_is_recorded_begins_where_the_skills_take_over(
     stove: LiberoEnvironment, tmp_path: Path
 ) -> None:
-    tape, home, views = tmp_path / "tape.npz", stove.state().eef_position, Views(stove)
+    tape, home, views, dyes = tmp_path / "tape.npz", stove.state().eef_position, Views(stove), Dyes(stove)
     attempts = (
-        collect_skills.collect_episode(stove, views, np.random.default_rng(seed), tape, 4, TinyPolicy())
+        collect_skills.collect_episode(stove, views, dyes, np.random.default_rng(seed), tape, 4, TinyPolicy())
         for seed in range(3)
     )
     assert any(attempts)
     views.draw([], np.random.default_rng(0))
+    dyes.wash()
     with np.load(tape) as kept:
         assert kept["action"].shape == (len(kept["state"]), 28) and kept["fps"] == 5
         arm = kept["state"][0, :3] - kept["column/robot.base"][0, :3]
@@ -295,28 +297,6 @@ def test_what_is_told_of_a_view_is_what_is_seen_and_named_things_keep_their_colo
         brighter.add(stove.render("agentview").astype(int).mean() > plain.mean())
     assert len(named) >= 1 and brighter == {True, False}
     views.draw((), np.random.default_rng(0))
-
-
-def test_things_are_dyed_until_the_next_view_and_never_where_a_colour_is_named(
-    stove: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    named, model = Views(stove), stove.env.sim.model._model  # "pick up the black bowl ..."
-    stove.reset(0)
-    plain, built = stove.render("agentview").astype(int), model.mat_rgba.copy()
-    named.dye(np.random.default_rng(0))
-    np.testing.assert_array_equal(model.mat_rgba, built)
-    monkeypatch.setattr(stove, "instruction", "pick up the bowl")
-    views, seen = Views(stove), []
-    for seed in range(8):
-        views.draw([], np.random.default_rng(seed))
-        views.dye(np.random.default_rng(seed))
-        changed = {int(m) for m in np.flatnonzero((model.mat_rgba != built).any(axis=1))}
-        of_things = {int(m) for m in model.geom_matid[model.body_weldid[model.geom_bodyid] != 0]}
-        assert changed <= of_things and (model.mat_rgba[:, 3] == built[:, 3]).all()
-        seen.append(np.abs(stove.render("agentview").astype(int) - plain).mean())
-    assert max(seen) > 0.1
-    views.draw([], np.random.default_rng(0))
-    np.testing.assert_array_equal(stove.render("agentview"), plain)
 
 
 def test_the_hand_leans_out_to_what_stands_farther_than_it_reaches_straight_down() -> None:

@@ -120,8 +120,9 @@ class Worker:
         begun = spent_s()
         if skilled:
             views = load("sim.demonstrations.views").Views(environment)
+            dyes = load("sim.demonstrations.dyes").Dyes(environment)
             with tempfile.TemporaryDirectory() as folder:
-                kept = module.collect_episode(environment, views, rng, Path(folder) / "tape.npz", 4)
+                kept = module.collect_episode(environment, views, dyes, rng, Path(folder) / "tape.npz", 4)
         else:
             kept = module.collect_episode(environment, rng, 4) is not None
         return {"cpu_s": spent_s() - begun, "kept": bool(kept)}

@@ -34,6 +34,7 @@ from policies.training.wordings import paraphrase
 from policies.types import Policy
 from sim.demonstrations.arrangements import lay_out
 from sim.demonstrations.disturbances import Bursts, Driver
+from sim.demonstrations.dyes import Dyes
 from sim.demonstrations.labels import COLUMNS, labels
 from sim.demonstrations.quick_drawing import draw_quickly
 from sim.demonstrations.skills.expert import SkillExpert
@@ -48,12 +49,12 @@ AFTER_SUCCESS = 8
 MOST_TRIES = 4
 TAPES, SETTINGS = "tapes", "settings.json"
 DRAWN = "drawn"  # the kinds of layouts, if none is named
-OTHER_COLOURS = 0.3  # of the demonstrations
+OTHER_COLOURS = 0.5  # of the demonstrations
 DRIVEN = 0.6  # of an episode's steps, the most that a policy drives before the skills take over
 
 
 def collect_episode(
-    environment: LiberoEnvironment, views: Views, rng: np.random.Generator, tape_at: Path, every: int = 1,
+    environment: LiberoEnvironment, views: Views, dyes: Dyes, rng: np.random.Generator, tape_at: Path, every: int = 1,
     policy: Policy | None = None, layouts: str = "",
 ) -> bool:  # fmt: skip
     """One demonstration, kept if the task's own success test accepts it.  Deterministic in `rng`.
@@ -62,8 +63,9 @@ def collect_episode(
     """
     lay_out(environment, rng, layouts)
     views.draw([kind for kind in VIEW_KINDS if rng.random() < 0.7], rng)
+    dyes.wash()
     if rng.random() < OTHER_COLOURS:
-        views.dye(rng)
+        dyes.draw(rng)
     text = paraphrase(environment.instruction, rng)
     driven = int(rng.integers(round(DRIVEN * environment.max_steps)))
     if policy is not None and drive(environment, policy, text, driven):
@@ -102,13 +104,13 @@ def collect_task(
         if not as_scored:
             draw_quickly(environment)
             environment.step_quickly()
-        views = Views(environment)
+        views, dyes = Views(environment), Dyes(environment)
         for episode in missing:
             for attempt in range(MOST_TRIES):
                 tried += 1
                 rng = np.random.default_rng([seed, task, episode, attempt])
                 tape_at = tape_path(tapes, task, episode)
-                if collect_episode(environment, views, rng, tape_at, every, policy, layouts):
+                if collect_episode(environment, views, dyes, rng, tape_at, every, policy, layouts):
                     made += 1
                     break
         environment.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,8 +16,6 @@ from sim.worlds.libero_env import CAMERAS, LiberoEnvironment
 MOVED, TURNED = 0.10, np.deg2rad(10.0)  # most that the fixed camera is moved and turned
 BRIGHTNESS, SHIFTED = (0.6, 1.4), 0.5  # of the lights: factor, m
 TINT = 0.25  # most that a colour of a surface is scaled by
-DYED, SATURATION = 0.35, (0.3, 0.9)  # share of the things, and how much of their own colours is lost
-COLOURS = {"black", "blue", "brown", "green", "grey", "pink", "purple", "red", "silver", "white", "yellow"}
 # MuJoCo renders lights and colours above 1; only what is lit beyond white is cut, in each pixel.  So pictures get
 # darker by more than they get brighter.
 
@@ -35,8 +32,7 @@ class Views:
             bodies.body_name2id(fixture.root_body)
             for fixture in environment.env.fixtures_dict.values() if fixture.root_body in bodies.body_names
         ]  # fmt: skip
-        fields = ("cam_pos", "cam_quat", "light_diffuse", "light_ambient", "light_pos", "mat_rgba", "geom_rgba")
-        self._dyeable = [] if COLOURS & {*environment.instruction.split()} else _surfaces(environment, self._model)
+        fields = ("cam_pos", "cam_quat", "light_diffuse", "light_ambient", "light_pos", "mat_rgba")
         self._built = {name: getattr(self._model, name).copy() for name in fields}
         self._headlight = np.array(self._model.vis.headlight.diffuse)
 
@@ -52,18 +48,6 @@ class Views:
         drawn = {kind: getattr(self, f"_{kind}")(rng) for kind in VIEW_KINDS if kind in wanted}
         mujoco.mj_camlight(self._model, self._data)
         return drawn
-
-    def dye(self, rng: np.random.Generator) -> None:
-        """Give some things other colours until the next `draw`: none where the instruction names a colour.
-
-        For demonstrations alone, so that a policy knows things by their shapes and labels too.
-        """
-        for materials, geoms in self._dyeable:
-            if rng.random() < DYED:
-                pure, strength = np.array(colorsys.hsv_to_rgb(rng.random(), 1.0, 1.0)), rng.uniform(*SATURATION)
-                tint = 1.0 - strength * (1.0 - pure)
-                self._model.mat_rgba[materials, :3] *= tint
-                self._model.geom_rgba[geoms, :3] *= tint
 
     def _camera(self, rng: np.random.Generator) -> dict[str, Any]:
         model, index = self._model, self._agentview
@@ -101,14 +85,3 @@ class Views:
 def _direction(rng: np.random.Generator) -> Any:
     vector = rng.normal(size=3)
     return vector / np.linalg.norm(vector)
-
-
-def _surfaces(environment: LiberoEnvironment, model: Any) -> list[tuple[list[int], list[int]]]:
-    """Of each thing that can be moved, its materials and what of it has none."""
-    found = []
-    for thing in environment.env.objects_dict.values():
-        root = model.body(thing.root_body).id
-        geoms = np.flatnonzero(model.body_rootid[model.geom_bodyid] == root)
-        bare = [int(g) for g in geoms if model.geom_matid[g] < 0]
-        found.append((sorted({int(m) for m in model.geom_matid[geoms] if m >= 0}), bare))
-    return found
