@@ -140,9 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     by = None if args.policy is None else checkpoint_sha256(args.policy)
     settings = {
         "every": args.every, "as_scored": args.as_scored, "policy_sha256": by, "views": VIEWS,
-        "layouts": args.layouts or DRAWN, "dyed": OTHER_COLOURS,
+        "layouts": args.layouts or DRAWN, "dyed": OTHER_COLOURS, "driven": DRIVEN,
     }  # fmt: skip
-    made_with(tapes / SETTINGS, settings, older={"views": 1, "layouts": DRAWN, "dyed": 0.0})
+    made_with(tapes / SETTINGS, settings, older={"views": 1, "layouts": DRAWN, "dyed": 0.0, "driven": 0.6})
     rest = (args.episodes, args.seed, args.every, tapes, args.policy, args.as_scored, args.layouts)
     jobs = [(args.suite, task, *rest) for task in tasks]
     start = time.monotonic()
