@@ -49,7 +49,7 @@ AFTER_SUCCESS = 8
 MOST_TRIES = 4
 TAPES, SETTINGS = "tapes", "settings.json"
 DRAWN = "drawn"  # the kinds of layouts, if none is named
-OTHER_COLOURS = 0.5  # of the demonstrations
+OTHER_COLOURS = 0.8  # of the demonstrations
 DRIVEN = 0.85  # of an episode's steps, the most that a policy drives before the skills take over
 
 
