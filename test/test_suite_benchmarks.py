@@ -168,8 +168,9 @@ def test_a_demonstration_costs_what_its_video_costs_too(worker: ModuleType, monk
         return True
 
     modules = SimpleNamespace(
-        __name__="sim.demonstrations.collect_skills", collect_episode=collect_episode, Views=lambda environment: None
-    )
+        __name__="sim.demonstrations.collect_skills", collect_episode=collect_episode,
+        Views=lambda environment: None, Dyes=lambda environment: None,
+    )  # fmt: skip
     monkeypatch.setattr(worker, "load", lambda *names: modules)
     monkeypatch.setattr(worker.Worker, "_environment", lambda *_, **__: None)
     found = worker.Worker().demonstration("libero_object", 0, 0)
