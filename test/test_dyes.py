@@ -29,7 +29,7 @@ def test_things_and_fixtures_are_dyed_until_they_are_washed_but_not_what_is_told
     """Of "pick up the black bowl on the stove ..." both bowls keep their colours; so does all that stands around."""
     dyes, model = Dyes(stove), stove.env.sim.model._model
     stove.reset(0)
-    plain, look = stove.render("agentview").astype(int), _look(model)
+    plain, look, opaque = stove.render("agentview").astype(int), _look(model), model.mat_rgba[:, 3].copy()
     bowls = [thing for name, thing in stove.env.objects_dict.items() if "bowl" in name]
     others = [thing for name, thing in stove.env.objects_dict.items() if "bowl" not in name]
     changed, seen = set(), []
@@ -37,6 +37,7 @@ def test_things_and_fixtures_are_dyed_until_they_are_washed_but_not_what_is_told
         dyes.draw(np.random.default_rng(seed))
         now = _look(model)
         changed |= {name for name, body in look.items() if (body != now[name]).any()}
+        np.testing.assert_array_equal(model.mat_rgba[:, 3], opaque)
         seen.append(np.abs(stove.render("agentview").astype(int) - plain).mean())
     roots = {thing.root_body for thing in (*others, *stove.env.fixtures_dict.values())} & {*look}
     assert len(bowls) == 2 and changed == roots

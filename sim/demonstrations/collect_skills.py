@@ -63,9 +63,10 @@ def collect_episode(
     """
     lay_out(environment, rng, layouts)
     views.draw([kind for kind in VIEW_KINDS if rng.random() < 0.7], rng)
-    dyes.wash()
     if rng.random() < OTHER_COLOURS:
         dyes.draw(rng)
+    else:
+        dyes.wash()
     text = paraphrase(environment.instruction, rng)
     driven = int(rng.integers(round(DRIVEN * environment.max_steps)))
     if policy is not None and drive(environment, policy, text, driven):

@@ -80,9 +80,8 @@ def _things(environment: LiberoEnvironment) -> list[list[Part]]:
     roots = model.body_rootid[model.geom_bodyid]
     found: list[list[Part]] = []
     taken: set[int] = set()
-    for thing in (*env.objects_dict.values(), *env.fixtures_dict.values()):
-        body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, thing.root_body)
-        if body < 0 or told & {*thing.category_name.split("_")}:
+    for name, body in env.obj_body_id.items():
+        if told & {*name.split("_")}:
             continue
         geoms = np.flatnonzero(roots == body)
         materials = {int(m) for m in model.geom_matid[geoms] if m >= 0}

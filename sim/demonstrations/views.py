@@ -27,11 +27,8 @@ class Views:
         self._model = environment.env.sim.model._model
         self._data = environment.env.sim.data._data
         self._agentview = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, CAMERAS["agentview"])
-        bodies = environment.env.sim.model
-        self._fixtures = [
-            bodies.body_name2id(fixture.root_body)
-            for fixture in environment.env.fixtures_dict.values() if fixture.root_body in bodies.body_names
-        ]  # fmt: skip
+        bodies = environment.env.obj_body_id
+        self._fixtures = [bodies[name] for name in environment.env.fixtures_dict if name in bodies]
         fields = ("cam_pos", "cam_quat", "light_diffuse", "light_ambient", "light_pos", "mat_rgba")
         self._built = {name: getattr(self._model, name).copy() for name in fields}
         self._headlight = np.array(self._model.vis.headlight.diffuse)
