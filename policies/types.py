@@ -122,7 +122,7 @@ class PolicySpec:
 class SpeedOptions:
     """What a policy gives for speed or memory, in place of what its configuration says; None: as that says.
 
-    refresh_every, refresh_change, stream: of its world simulator.  compiled: torch compiles the networks' blocks.
+    refresh_every, refresh_change, stream: of its world simulator.  compiled: kernels made for the device.
     weights: "plain" or "int8".
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from policies.fusion.fused_policy import StageClock
 from policies.nano.config import VegaConfig
 from policies.nano.policy import VegaPolicy, load_vega_policy, proprioception
 from policies.nano.vocabulary import Vocabulary
-from policies.types import Observation, RobotState, VegaError
+from policies.types import Observation, RobotState, SpeedOptions, VegaError
 
 MILK = "pick up the milk and place it in the basket"
 
@@ -45,6 +46,30 @@ def nano() -> VegaPolicy:
     policy = load_policy("vega-nano")
     assert isinstance(policy, VegaPolicy)
     return policy
+
+
+@pytest.mark.parametrize("name", ["vega-nano-suites", "vega-nano-plain"])
+def test_compiled_it_decides_the_same_and_tells_nobody(name: str) -> None:
+    plain, fast = load_policy(name), load_policy(name, speed=SpeedOptions(compiled=True))
+    assert sys.modules["openvino_telemetry"] is None
+    for seed in (0, 1, 2):  # what it remembers goes on from one to the next
+        seen = observation(seed=seed)
+        expected, found = plain.act(seen), fast.act(seen)
+        np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
+        assert found.gates.keys() == expected.gates.keys() and found.timings_ms.keys() == expected.timings_ms.keys()
+        for camera, gate in expected.gates.items():
+            np.testing.assert_allclose(found.gates[camera], gate, atol=1e-4)
+    if expected.gates:  # what stands in for the tokens does so in a compiled policy too
+        plain, fast = (load_policy(name, speed=SpeedOptions(compiled=c), world_simulator="noise") for c in (None, True))
+        noisy = fast.act(observation()).actions
+        np.testing.assert_allclose(noisy, plain.act(observation()).actions, atol=1e-4)
+        assert np.abs(noisy - load_policy(name).act(observation()).actions).max() > 1e-3
+
+
+def test_without_openvino_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(VegaError, match="OpenVINO, which is not installed"):
+        load_policy("vega-nano-plain", speed=SpeedOptions(compiled=True))
 
 
 def test_a_chunk_is_finite_bounded_and_repeatable(nano: VegaPolicy) -> None:

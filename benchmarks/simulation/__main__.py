@@ -141,10 +141,18 @@ def actions(seed: int, steps: int = STEPS) -> list[list[float]]:
 
 
 def compare_act(rows: Rows, ours: Build, base: Build, policy: str, rounds: int) -> None:
-    """One decision on one core, the world simulator in use: each build's own checkpoint, then the base's in both."""
+    """One decision on one core, the world simulator in use: each build's own checkpoint, then the base's in both.
+
+    Then ours compiled, which the base cannot be.
+    """
     job = {"do": "act", "policy": policy, "looks": LOOKS, "repeats": 10}
     theirs = job | {"policy": of_the_base(base, policy)}
-    for name, least, own_job in (("", ACT_FASTER, job), ("_of_the_same_checkpoint", ACT_FASTER_AT_LEAST, theirs)):
+    kinds = (
+        ("", ACT_FASTER, job),
+        ("_compiled", ACT_FASTER, job | {"compiled": True}),
+        ("_of_the_same_checkpoint", ACT_FASTER_AT_LEAST, theirs),
+    )
+    for name, least, own_job in kinds:
         pairs = side_by_side(ours, base, [own_job] * (rounds + 1), [theirs] * (rounds + 1))[1:]
         own, other = ([answers[build]["times_s"] for answers in pairs] for build in (0, 1))
         rows.information(f"act_cpu_ms{name}", 1e3 * float(np.median(own)))

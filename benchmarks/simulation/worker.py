@@ -92,11 +92,12 @@ class Worker:
         result = self.episodes.run(task, trial)
         return {"cpu_s": time.process_time() - begun, **result.to_dict()}
 
-    def act(self, policy: str, looks: int, repeats: int) -> dict[str, Any]:
+    def act(self, policy: str, looks: int, repeats: int, compiled: bool = False) -> dict[str, Any]:
         """CPU seconds of decisions on one core, `repeats` for each of `looks` scenes of coloured squares; actions."""
-        if self.policy_name != policy:
-            self.policy, self.policy_name = load("policies.checkpoints").load_policy(policy, threads=1), policy
         types, rng = load("policies.types"), np.random.default_rng(0)
+        if self.policy_name != (name := f"{policy}, compiled" if compiled else policy):
+            speed = {"speed": types.SpeedOptions(compiled=True)} if compiled else {}
+            self.policy, self.policy_name = load("policies.checkpoints").load_policy(policy, threads=1, **speed), name
         times, decided = [], []
         for look in range(looks):
             squares = rng.integers(0, 255, (len(self.policy.spec.cameras), 1, 16, 16, 3), dtype=np.uint8)

@@ -162,8 +162,8 @@ class VegaConfig:
 
     def with_speed(self, speed: SpeedOptions) -> VegaConfig:
         """With these options in place of its own.  VegaError for one that a small policy does not have."""
-        if elsewhere := speed.given("compiled", "weights"):
-            raise VegaError(f"Policy {self.name} is a small one: leave {next(iter(elsewhere))} as configured.")
+        if speed.weights is not None:
+            raise VegaError(f"Policy {self.name} is a small one: leave weights as configured.")
         if not (world := speed.given(*WORLD_SPEED)):
             return self
         if self.world_simulator is None:

@@ -7,6 +7,7 @@ in, tokens (B, rows * cols, C) in row-major order out, so that the same world si
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -178,6 +179,18 @@ class Trunk(nn.Module):
         for layer in self.layers:
             x = x + layer(x)
         return self.norm(x), grounding
+
+
+class Decision(NamedTuple):
+    """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target.
+
+    progress (B,): logit of the share of the task that the policy believes done, if it remembers that.
+    """
+
+    actions: Tensor
+    hidden: Tensor
+    grounding: dict[str, dict[str, Tensor]]
+    progress: Tensor | None
 
 
 class L1Head(nn.Module):

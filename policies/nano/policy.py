@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,8 +16,9 @@ from policies.fusion.fused_policy import FusedPolicy, read_weights, write_policy
 from policies.fusion.gated_fusion import build_fusion
 from policies.fusion.sources import TokenSource, keep_inside, open_source
 from policies.fusion.world_view import CameraView, WorldView
+from policies.nano.compiled import CompiledStages
 from policies.nano.config import PROPRIO_DIM, CameraConfig, VegaConfig
-from policies.nano.layers import TEXT_ENCODERS, L1Head, SemanticEncoder, Trunk
+from policies.nano.layers import TEXT_ENCODERS, Decision, L1Head, SemanticEncoder, Trunk
 from policies.nano.vocabulary import Vocabulary
 from policies.types import (
     AS_CONFIGURED,
@@ -57,18 +57,6 @@ def proprioception(position: FloatArray, quaternion: FloatArray, gripper: FloatA
     first = np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)], axis=-1)
     second = np.stack([2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w)], axis=-1)
     return np.concatenate([position, first, second, gripper], axis=-1)
-
-
-class Decision(NamedTuple):
-    """actions (B, chunk, dim); hidden (B, width), the trunk's output; grounding: where each camera sees the target.
-
-    progress (B,): logit of the share of the task that the policy believes done, if it remembers that.
-    """
-
-    actions: Tensor
-    hidden: Tensor
-    grounding: dict[str, dict[str, Tensor]]
-    progress: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -117,6 +105,7 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         self.head = L1Head(config.trunk_width, config.chunk_length, config.action_space.dim)
         self.progress = nn.Linear(config.trunk_width, 1) if config.remembers else None
         self._believed, self._task = 0.0, ""
+        self._compiled: CompiledStages | None = None
         self.register_buffer("proprio_mean", torch.tensor(config.proprio_mean), persistent=False)
         self.register_buffer("proprio_std", torch.tensor(config.proprio_std), persistent=False)
 
@@ -147,9 +136,10 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
         if self.world is not None:
             assert f_gen is not None, "a policy with a world simulator needs its tokens"
             tokens, _ = self.world.fuse(tokens, f_gen)
-        return self._decision(tokens, text, proprio, progress)
+        return self.decision(tokens, text, proprio, progress)
 
-    def _decision(self, tokens: Mapping[str, Tensor], text: Tensor, proprio: Tensor, progress: Tensor) -> Decision:
+    def decision(self, tokens: Mapping[str, Tensor], text: Tensor, proprio: Tensor, progress: Tensor) -> Decision:
+        """From fused tokens.  text (B, D), the rest as `forward` has it."""
         body = (proprio - self.proprio_mean) / self.proprio_std
         if self.progress is None:
             hidden, grounding = self.trunk(tokens, text, body)
@@ -191,17 +181,28 @@ class VegaPolicy(FusedPolicy[NanoInputs]):
 
     def see(self, inputs: NanoInputs) -> dict[str, Tensor]:
         newest = {name: video[:, -1].permute(0, 3, 1, 2) for name, video in inputs.frames.items()}
-        return self.semantic_encoder({name: image.float() / 127.5 - 1.0 for name, image in newest.items()}, inputs.text)
+        images = {name: image.float() / 127.5 - 1.0 for name, image in newest.items()}
+        if self._compiled is not None and len(inputs.text) == 1:
+            return self._compiled.see(images, inputs.text)
+        return self.semantic_encoder(images, inputs.text)
 
     def decide(self, inputs: NanoInputs, tokens: Mapping[str, Tensor]) -> FloatArray:
-        decision = self._decision(tokens, inputs.text, inputs.proprio, inputs.progress)
-        if decision.progress is not None:
-            self._believed = float(decision.progress[0].sigmoid())
-        actions = decision.actions.double().cpu().numpy()
+        known = tokens, inputs.text, inputs.proprio, inputs.progress
+        if self._compiled is not None and len(inputs.text) == 1:
+            found, progress = self._compiled.decide(*known)
+        else:
+            found, progress = (decision := self.decision(*known)).actions, decision.progress
+        if progress is not None:
+            self._believed = float(progress[0].sigmoid())
+        actions = found.double().cpu().numpy()
         if self.config.action_space.kind == "eef_delta":
             actions[..., :6] = np.clip(actions[..., :6], -1.0, 1.0)
         actions[..., -1] = np.where(actions[..., -1] > 0, 1.0, -1.0)
         return actions
+
+    def compile_for_cpu(self) -> None:
+        """Let graphs of OpenVINO's decide for batches of one, with the weights as they are now; takes seconds."""
+        self._compiled = CompiledStages(self.config, self.semantic_encoder, self, self.world, self.device)
 
     def semantic_view(self, camera: str) -> tuple[float, float, float, float]:
         return self.config.cameras[camera].view
@@ -228,7 +229,10 @@ def load_vega_policy(
         source = open_source(world.encoder, local if local.is_dir() else world.source, device)
     policy = VegaPolicy(config, source)
     read_weights(policy, folder, "policy")
-    return policy.to(device).eval()
+    policy.to(device).eval()
+    if speed.compiled:
+        policy.compile_for_cpu()
+    return policy
 
 
 def build_world_view(

@@ -266,7 +266,8 @@ def _conv(
 
     def run(x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 3, 1, 2)
-        if onednn:  # called by its name: for small pictures conv2d would take a slower way
+        # Called by its name: for small pictures conv2d would take a slower way.  An exported graph knows conv2d alone.
+        if onednn and not torch.compiler.is_exporting():
             out = torch.mkldnn_convolution(x, weight, bias, margin, [stride] * 2, [1, 1], 1)
         else:
             out = F.conv2d(x, weight, bias, stride, margin)

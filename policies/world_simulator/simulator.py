@@ -184,12 +184,18 @@ class LatentWorldSimulator(nn.Module):
     @torch.no_grad()
     def beside(self, others: Sequence[LatentWorldSimulator], frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """`forward` of this simulator and of `others`, made from it by `looking`, each on its own frames; one pass."""
+        latents = [own.latents(seen) for own, seen in zip((self, *others), frames, strict=True)]
+        return self.of_latents(others, latents, [seen.shape[2:4] for seen in frames])
+
+    def of_latents(
+        self, others: Sequence[LatentWorldSimulator], latents: Sequence[torch.Tensor], sizes: Sequence[Sequence[int]]
+    ) -> list[torch.Tensor]:
+        """`beside` from what `latents` made of each one's frames.  sizes: of those, (H, W) px."""
         group = (self, *others)
-        latents = [own.latents(seen) for own, seen in zip(group, frames, strict=True)]
         noised = [own.noised(video) for own, video in zip(group, latents, strict=True)]
         found = []
-        for own, video, features, seen in zip(group, latents, self.trunk.several(noised), frames, strict=True):
-            found.append(own.pool(own.on_grid(features, video)[:, -1:], seen.shape[2:4])[:, 0])
+        for own, video, features, size in zip(group, latents, self.trunk.several(noised), sizes, strict=True):
+            found.append(own.pool(own.on_grid(features, video)[:, -1:], size)[:, 0])
         return found
 
     @torch.no_grad()
