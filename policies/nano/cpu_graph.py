@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -31,10 +32,11 @@ class CpuGraph:
                 "Small policies are compiled by OpenVINO, which is not installed: pip install openvino, or leave "
                 "compiled as configured."
             ) from None
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch to itself
             network(*examples)  # what is made once for a size is a constant then
             exported = torch.export.export(network.eval(), tuple(examples))
-        model = openvino.convert_model(exported)
+            model = openvino.convert_model(exported)
         model.reshape({number: list(example.shape) for number, example in enumerate(examples)})
         options = {**OPTIONS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         self._request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
