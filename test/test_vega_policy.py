@@ -72,6 +72,14 @@ def test_without_openvino_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -
         load_policy("vega-nano-plain", speed=SpeedOptions(compiled=True))
 
 
+def test_a_world_simulator_that_looks_at_windows_is_not_compiled() -> None:
+    policy = load_policy("vega-nano-suites")
+    simulator = policy.world.simulator_of("wrist")
+    simulator.config = replace(simulator.config, mode="window", window=5)
+    with pytest.raises(VegaError, match="single frames can be compiled: leave compiled"):
+        policy.compile_for_cpu()
+
+
 def test_a_chunk_is_finite_bounded_and_repeatable(nano: VegaPolicy) -> None:
     first = nano.act(observation())
     nano.reset()

@@ -74,14 +74,14 @@ class CompiledStages:
         if device.type != "cpu":
             raise VegaError(f"Policy {config.name} can be compiled for the CPU alone: leave compiled as configured.")
         sizes = {name: camera.output_size for name, camera in config.cameras.items()}
+        if world is not None:
+            world.look_by(CompiledLook(world, sizes))
         text, proprio, progress = torch.zeros(1, config.text_dim), torch.zeros(1, PROPRIO_DIM), torch.zeros(1)
         images = [torch.zeros(1, 3, *size) for size in sizes.values()]
         self._see = CpuGraph(See(encoder), [text, *images])
         with torch.no_grad():
             tokens = list(See(encoder)(text, *images))
         self._decide = CpuGraph(Decide(rest, tuple(config.cameras)), [text, proprio, progress, *tokens])
-        if world is not None:
-            world.look_by(CompiledLook(world, sizes))
 
     def see(self, images: Mapping[str, Tensor], text: Tensor) -> dict[str, Tensor]:
         """See `See`."""
@@ -99,9 +99,15 @@ class CompiledLook:
     """What every camera's newest frame shows the world simulator: (1, T, H, W, 3) uint8 -> (1, N, G)."""
 
     def __init__(self, world: WorldView, sizes: Mapping[str, tuple[int, int]]) -> None:
-        self._simulators = {camera: world.simulator_of(camera) for camera in world.cameras}
-        if any(own.config.mode != "per_frame" for own in self._simulators.values()):
-            raise VegaError("A world simulator that looks at windows cannot be compiled: leave compiled as configured.")
+        self._simulators: dict[str, LatentWorldSimulator] = {}
+        for camera in world.cameras:
+            own = world.source_of(camera)
+            if not isinstance(own, LatentWorldSimulator) or own.config.mode != "per_frame":
+                raise VegaError(
+                    "Of what gives generative tokens only a world simulator that looks at single frames can be "
+                    "compiled: leave compiled as configured."
+                )
+            self._simulators[camera] = own
         frames = {camera: torch.zeros((1, 1, *sizes[camera], 3), dtype=torch.uint8) for camera in world.cameras}
         network = Look(list(self._simulators.values()), [sizes[camera] for camera in world.cameras])
         self._graph = CpuGraph(network, self._canvases(frames))
